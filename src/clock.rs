@@ -1,0 +1,161 @@
+//! Time as a value that is passed in.
+//!
+//! Nothing else in the crate reads a clock or sleeps by itself, so that a test decides what time it is. Must not know who
+//! asks or why. Invariant: [`Clock::elapsed`] never goes backwards; [`Clock::now`] may, as wall clocks do.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A pause that ends when its clock says so.
+pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Where wall time, elapsed time and pauses come from.
+pub trait Clock: Send + Sync {
+    /// Wall time, for what people and other machines see: token lifetimes, certificates, `startedat`.
+    fn now(&self) -> SystemTime;
+
+    /// Time since some fixed moment, for limits and delays; never goes backwards.
+    fn elapsed(&self) -> Duration;
+
+    /// Resolves once `duration` has passed on this clock.
+    fn sleep(&self, duration: Duration) -> Sleep;
+
+    /// Wall time in whole seconds since 1970 (0 for a clock set before that).
+    fn unix_secs(&self) -> u64 {
+        self.now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs())
+    }
+}
+
+/// The machine's clock.
+#[derive(Debug)]
+pub struct SystemClock {
+    start: std::time::Instant,
+}
+
+impl SystemClock {
+    /// The clock a running program shares.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that reads the machine's clock"
+    )]
+    pub fn new() -> Self {
+        Self {
+            start: std::time::Instant::now(),
+        }
+    }
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for SystemClock {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that reads the machine's clock"
+    )]
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn sleep(&self, duration: Duration) -> Sleep {
+        Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+/// A clock that moves only when told to; for tests, here and in programs that embed the registry.
+#[derive(Debug, Clone)]
+pub struct ManualClock {
+    state: Arc<Mutex<ManualState>>,
+    moved: Arc<tokio::sync::Notify>,
+}
+
+#[derive(Debug)]
+struct ManualState {
+    now: SystemTime,
+    elapsed: Duration,
+}
+
+impl ManualClock {
+    /// A clock that stands at `unix_secs` after 1970.
+    pub fn at_unix_secs(unix_secs: u64) -> Self {
+        let state = ManualState {
+            now: UNIX_EPOCH + Duration::from_secs(unix_secs),
+            elapsed: Duration::ZERO,
+        };
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            moved: Arc::new(tokio::sync::Notify::new()),
+        }
+    }
+
+    /// Moves both wall time and elapsed time on, and wakes the sleepers whose time has come.
+    pub fn advance(&self, duration: Duration) {
+        {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.now += duration;
+            state.elapsed += duration;
+        }
+        self.moved.notify_waiters();
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> SystemTime {
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .now
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .elapsed
+    }
+
+    fn sleep(&self, duration: Duration) -> Sleep {
+        let clock = self.clone();
+        let end = clock.elapsed() + duration;
+        Box::pin(async move {
+            loop {
+                // Registered before the look at the time, so that a move between the two is not missed.
+                let moved = clock.moved.notified();
+                tokio::pin!(moved);
+                moved.as_mut().enable();
+                if clock.elapsed() >= end {
+                    return;
+                }
+                moved.await;
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_manual_sleep_ends_exactly_when_its_time_has_come() {
+        let clock = ManualClock::at_unix_secs(1_000);
+        let sleep = tokio::spawn(clock.sleep(Duration::from_secs(10)));
+        clock.advance(Duration::from_secs(9));
+        tokio::task::yield_now().await;
+        assert!(!sleep.is_finished());
+        clock.advance(Duration::from_secs(1));
+        sleep.await.expect("the sleeper ends");
+        assert_eq!(clock.unix_secs(), 1_010);
+    }
+}

@@ -1,0 +1,198 @@
+//! The store seam: bytes by key, and the only writer of keys.
+//!
+//! Design: `docs/storage-layout.md`. Must not know which links a registry writes, nor HTTP, nor who is asking. Invariant of
+//! every implementation: the steps of one [`ObjectStore::apply`] become visible in order, nothing after a
+//! [`Step::Barrier`] is visible before all before it is durable, and all is durable when `apply` returns. One conformance
+//! suite (`conformance`) holds all of them to that.
+
+use std::any::Any;
+use std::io;
+use std::ops::Range;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+use crate::layout::{Key, Prefix};
+use crate::oci::{Algorithm, Digest};
+
+/// Content as it is read, in pieces of the store's choice.
+pub type ByteStream = BoxStream<'static, Result<Bytes, StoreError>>;
+
+/// Bytes by key, over a directory or a bucket.
+#[async_trait]
+pub trait ObjectStore: Send + Sync {
+    /// The bytes at `key`, or those of `range` (which must lie within the content: see [`Meta::size_bytes`]).
+    async fn get(
+        &self,
+        key: &Key,
+        range: Option<Range<u64>>,
+    ) -> Result<(Meta, ByteStream), StoreError>;
+
+    /// What [`ObjectStore::get`] would say, without the bytes.
+    async fn head(&self, key: &Key) -> Result<Meta, StoreError>;
+
+    /// Makes the modification time of `key` now: a lease against collection.
+    async fn touch(&self, key: &Key) -> Result<(), StoreError>;
+
+    /// An address from which a client may read `key` itself for a while; `None` where the store has none to give.
+    async fn presign(&self, key: &Key) -> Result<Option<String>, StoreError>;
+
+    /// Up to `limit` entries below `prefix` whose full key is greater than `after`, in byte order of the full key. With
+    /// [`Depth::One`], what lies deeper is shown as one prefix entry (its key ends in `/`). A prefix that holds nothing
+    /// lists as empty.
+    async fn list(
+        &self,
+        prefix: &Prefix,
+        after: Option<&str>,
+        depth: Depth,
+        limit: usize,
+    ) -> Result<Vec<Entry>, StoreError>;
+
+    /// Carries out `steps` in order; durable on return. On an error, a front part of them may have happened.
+    async fn apply(&self, steps: Vec<Step>) -> Result<(), StoreError>;
+
+    /// Begins an upload session in the directory `prefix`. The algorithm that the client announced is computed while
+    /// receiving (sha256 always is); `final_key` and `length` help a store that can write to the final place at once.
+    async fn open_upload(
+        &self,
+        prefix: &Prefix,
+        algorithm: Option<Algorithm>,
+        final_key: Option<&Key>,
+        length: Option<u64>,
+    ) -> Result<Box<dyn Upload>, StoreError>;
+
+    /// Takes up the session in the directory `prefix` where it stands; `None` if its bytes are not there.
+    async fn resume_upload(&self, prefix: &Prefix) -> Result<Option<Box<dyn Upload>>, StoreError>;
+}
+
+/// An upload session: hashes what it appends and owns its checkpoint. Dropping it keeps what was received.
+#[async_trait]
+pub trait Upload: Send {
+    /// How many bytes were appended, in this and earlier sittings.
+    fn offset_bytes(&self) -> u64;
+
+    /// Takes in the next bytes.
+    async fn append(&mut self, bytes: Bytes) -> Result<(), StoreError>;
+
+    /// Makes all that was appended survive the death of this process (not of the machine), and tells how much that is.
+    async fn persist(&mut self) -> Result<u64, StoreError>;
+
+    /// The digest of all that was appended; reads everything again where `algorithm` was not computed while receiving.
+    async fn digest(&mut self, algorithm: Algorithm) -> Result<Digest, StoreError>;
+
+    /// Forgets the session and its bytes.
+    async fn abort(self: Box<Self>) -> Result<(), StoreError>;
+
+    /// For the store that made it, which gets it back in [`Step::Finish`].
+    fn into_any(self: Box<Self>) -> Box<dyn Any + Send>;
+}
+
+/// One change of what the store holds.
+pub enum Step {
+    /// Makes `bytes` the content of `key`.
+    Put {
+        /// Where.
+        key: Key,
+        /// What; small (links, manifests).
+        bytes: Bytes,
+        /// What must hold for it to happen.
+        condition: Condition,
+    },
+    /// Makes the bytes of an upload the content of `key` and ends the session. Content that is already there stays: keys
+    /// of blobs are digests, so it is the same.
+    Finish {
+        /// The session, made by the same store.
+        upload: Box<dyn Upload>,
+        /// Where.
+        key: Key,
+    },
+    /// Removes one key; nothing happens if it is not there.
+    Remove(Key),
+    /// Removes all keys below the prefix at once: none of them is visible after the first is not.
+    RemoveTree(Prefix),
+    /// Nothing that follows becomes visible before all before it is durable.
+    Barrier,
+}
+
+impl Step {
+    /// A [`Step::Put`] without a condition.
+    pub fn put(key: Key, bytes: impl Into<Bytes>) -> Self {
+        Self::Put {
+            key,
+            bytes: bytes.into(),
+            condition: Condition::Any,
+        }
+    }
+}
+
+/// What must hold for a [`Step::Put`]; [`StoreError::Conflict`] otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing.
+    Any,
+    /// The key holds nothing.
+    Absent,
+    /// The key holds what [`Meta::version`] told of.
+    Match(Version),
+}
+
+/// How deep [`ObjectStore::list`] looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Only directly below the prefix.
+    One,
+    /// Everything below the prefix.
+    All,
+}
+
+/// One line of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The full key; ends in `/` for a prefix entry. May be anything that another program has put there.
+    pub key: String,
+    /// About it.
+    pub meta: Meta,
+}
+
+/// What is known of a key without its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meta {
+    /// The length of the content; 0 for a prefix entry.
+    pub size_bytes: u64,
+    /// When it was last written or touched; for a prefix entry, when something directly in it came or went (where the
+    /// store can tell).
+    pub modified: Option<SystemTime>,
+    /// Changes whenever the content does.
+    pub version: Version,
+    /// Whether this is a prefix entry of a listing.
+    pub is_prefix: bool,
+}
+
+/// Opaque; equal versions of one key mean equal content.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Version(pub String);
+
+/// Why the store did not do it, by what a caller can decide.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is nothing at the key.
+    #[error("nothing is stored there")]
+    NotFound,
+    /// A [`Condition`] did not hold.
+    #[error("it was changed by somebody else in the meantime")]
+    Conflict,
+    /// No room left (disk or quota); nothing was lost.
+    #[error("no space left in the store")]
+    Full,
+    /// Something else; `doing` says what was being done to which key.
+    #[error("cannot {doing}")]
+    Io {
+        /// `read docker/registry/v2/…`
+        doing: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}

@@ -1,0 +1,1 @@
+//! The place of the web page. Empty until there is one.

@@ -1,0 +1,1 @@
+//! The place of notifications to other programs. Empty until there are some.
