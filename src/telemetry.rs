@@ -9,3 +9,4 @@ pub struct Settings {
     /// `log.accesslog.disabled`
     pub access_log_disabled: bool,
 }
+pub const ACCESS_LOG_TARGET: &str = "boathouse::access";
