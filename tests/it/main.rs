@@ -1,3 +1,18 @@
-//! Integration tests: one binary, one module per feature.
+//! The one integration test binary: each file beside this one is a module of it.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "tests state their expectations by panicking; clippy's own exception stops at functions marked as tests"
+)]
+
+mod access;
+mod blobs;
+mod connections;
+mod layers;
+mod listings;
+mod manifests;
 mod oracle;
+mod support;
+mod uploads;

@@ -140,7 +140,10 @@ fn client(config: &Value, request: &Value) -> Option<IpAddr> {
         let peer = if is_six { "::1" } else { "127.0.0.1" };
         return (server["net"] != "unix").then(|| peer.parse().expect("an address"));
     };
-    let value = header(request, &name).into_iter().next().unwrap_or_default();
+    let value = header(request, &name)
+        .into_iter()
+        .next()
+        .unwrap_or_default();
     let places: Vec<&str> = value.split(',').collect();
     let position = server["real_ip_pos"].as_i64().unwrap_or(0);
     let position = if position < 0 {
@@ -260,7 +263,12 @@ fn docker_auth_decided_the_same() {
             }
         }
     });
-    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} differ:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
     let expected: BTreeMap<&str, usize> = BTreeMap::from([("the same", 6_140)]);
     assert_eq!(counts, expected);
 }
@@ -306,7 +314,11 @@ async fn tokens_of_docker_auth_are_accepted() {
         let other = if right.starts_with('A') { 'B' } else { 'A' };
         let forged = format!("{head}.{left}{other}{}", &right[1..]);
         let caller = auth.caller(&[&forged], &origin).await.expect("a caller");
-        assert!(auth.authorise(&caller, &Access::Any, &origin).is_err(), "{}", case["id"]);
+        assert!(
+            auth.authorise(&caller, &Access::Any, &origin).is_err(),
+            "{}",
+            case["id"]
+        );
         accepted += 1;
     }
     assert_eq!((accepted, absent), (14, 2));
