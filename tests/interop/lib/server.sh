@@ -34,7 +34,7 @@ stop_server() {
 
 kill_server() {
   kill -KILL "$SERVER"
-  wait_for_end 5 "$SERVER"
+  wait_for_end 5 "$SERVER" 2>/dev/null # where bash would say "Killed"
 }
 
 # without_trust COMMAND… : runs it while no client knows the CA.

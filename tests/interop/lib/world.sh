@@ -18,7 +18,10 @@ in_world() {
     exit 1
   fi
   T=$(mktemp -d "${TMPDIR:-/tmp}/boathouse-interop.XXXXXX")
-  trap 'rm -rf "$T"' EXIT
+  # Ended from outside, the world must end too: --kill-child takes everything in it along.
+  trap 'leave_world' EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
   mkdir "$T/user"
   cp -a /etc "$T/etc"
   rm -rf "$T/etc/docker" "$T/etc/containers/certs.d"
@@ -31,5 +34,15 @@ in_world() {
     ip link set lo up
     shift
     exec env -i "$@"
-  ' world "$T" HOME="$T/user" PATH="$PATH" T="$T" "${variables[@]}" "$@" </dev/null
+  ' world "$T" HOME="$T/user" PATH="$PATH" T="$T" "${variables[@]}" "$@" </dev/null &
+  WORLD=$!
+  wait "$WORLD"
+}
+
+leave_world() {
+  if [[ -n ${WORLD:-} ]]; then
+    kill -KILL "$WORLD" 2>/dev/null || true
+    wait "$WORLD" 2>/dev/null || true
+  fi
+  rm -rf "$T"
 }
