@@ -93,6 +93,11 @@ fn a_planted_upward_import_is_found() {
         "a group over lines"
     );
     assert_eq!(
+        upward("use super::server::Server;\n").len(),
+        1,
+        "by way of the parent"
+    );
+    assert_eq!(
         upward("pub(in crate::store) fn f() {}\nuse crate::store::Key;\n"),
         [""; 0],
         "its own module"
@@ -161,10 +166,14 @@ fn complaints(path: &str, text: &str) -> Vec<String> {
     found
 }
 
-/// Modules of this crate that the code names as `crate::NAME` or inside `crate::{…}`, with their lines.
+/// What the code names as `crate::NAME` or inside `crate::{…}`, with its lines; `super::` counts too, since in a module's
+/// first file it is the crate.
 fn modules_named(code: &str) -> Vec<(usize, &str)> {
     let mut named = Vec::new();
-    for (at, path) in code.match_indices("crate::") {
+    for (at, path) in code
+        .match_indices("crate::")
+        .chain(code.match_indices("super::"))
+    {
         let start = at + path.len();
         let rest = &code[start..];
         let starts = if rest.starts_with('{') {

@@ -1,6 +1,7 @@
 # The docker engine of Debian's docker.io, with its own client: log in, push, pull; and who is refused.
 
 # By path: a newer client may come first in PATH, and this one is the engine's own.
+[[ -x /usr/bin/docker ]] || { fail "there is no /usr/bin/docker (newer Debian: package docker-cli)"; exit 1; }
 docker() { /usr/bin/docker --host "unix://$T/docker.sock" "$@"; }
 login() { docker login --username admin --password-stdin "$REGISTRY" <<<"$1"; }
 
