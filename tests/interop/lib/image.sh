@@ -1,7 +1,5 @@
 # Images made by hand, without any network: OCI layouts of random bytes.
 
-EMPTY_IMAGES='{"schemaVersion":2,"manifests":[]}'
-
 # add_blob LAYOUT MEDIA_TYPE FILE : stores FILE in the layout and prints its descriptor.
 add_blob() {
   local hex
@@ -35,8 +33,8 @@ add_image() {
 # name_latest LAYOUT DESCRIPTOR : completes the layout; `oci:LAYOUT:latest` is then what the descriptor points at.
 name_latest() {
   echo '{"imageLayoutVersion":"1.0.0"}' >"$1/oci-layout"
-  jq -nc --argjson image "$2" --argjson empty "$EMPTY_IMAGES" \
-    '$empty | .manifests = [$image + {annotations: {"org.opencontainers.image.ref.name": "latest"}}]' >"$1/index.json"
+  jq -c '{schemaVersion: 2, manifests: [. + {annotations: {"org.opencontainers.image.ref.name": "latest"}}]}' \
+    <<<"$2" >"$1/index.json"
 }
 
 # make_image LAYOUT [BYTES] : a layout with one image.

@@ -27,7 +27,6 @@ in_world() {
   rm -rf "$T/etc/docker" "$T/etc/containers/certs.d"
   # docker treats 127.0.0.0/8 as insecure, so the name leads to ::1 only: there certificates are checked.
   printf '127.0.0.1 localhost\n::1 localhost boathouse.test\n' >"$T/etc/hosts"
-  # shellcheck disable=SC2016 # expanded by the inner shell
   unshare --mount --propagation private --net --pid --fork --kill-child --mount-proc bash -euc '
     mount --bind "$1/etc" /etc
     mount -t tmpfs tmpfs /run
