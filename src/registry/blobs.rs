@@ -59,7 +59,7 @@ impl Registry {
         let target = match from {
             Some(from) if viewer.may_pull(from) => self.mountable_in(from, digest).await?,
             Some(_) => None,
-            None => self.mountable(digest, viewer, &mut Vec::new()).await?,
+            None => self.mountable(digest, viewer, &mut None).await?,
         };
         let Some(target) = target else {
             return Ok(false);
@@ -76,7 +76,7 @@ impl Registry {
         &self,
         digest: &Digest,
         viewer: &Viewer<'_>,
-        known: &mut Vec<RepositoryName>,
+        known: &mut Option<Vec<RepositoryName>>,
     ) -> Result<Option<Digest>, RegistryError> {
         // Most digests that are asked for are nowhere: one look-up tells. (A link may hold a digest of another
         // algorithm, so only the common case is cut short.)
@@ -87,12 +87,16 @@ impl Registry {
         {
             return Ok(None);
         }
-        if known.is_empty() {
-            let limit = self.settings.limits.mount_probes;
-            *known = self
-                .repositories(|name| viewer.may_pull(name), limit)
-                .await?;
-        }
+        let known = match known {
+            Some(known) => known,
+            None => {
+                let limit = self.settings.limits.mount_probes;
+                known.insert(
+                    self.repositories(|name| viewer.may_pull(name), limit)
+                        .await?,
+                )
+            }
+        };
         for position in 0..known.len() {
             let Some(candidate) = known.get(position) else {
                 break;

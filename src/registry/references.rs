@@ -27,7 +27,7 @@ impl Registry {
     ) -> Result<Vec<MissingLink>, RegistryError> {
         let mut missing_links = Vec::new();
         let mut unknown = Vec::new();
-        let mut candidates = Vec::new();
+        let mut candidates = None;
         for blob in distinct(manifest.blobs()) {
             if let Some((_, meta)) = self.linked_blob(name, &blob.digest).await? {
                 check_size(blob, meta.size_bytes)?;

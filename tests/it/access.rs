@@ -296,7 +296,13 @@ async fn a_digest_alone_opens_no_private_blob() {
             .body(image_manifest(content, "").as_bytes())
             .send()
     };
-    put(secret).await.expect_error(400, "MANIFEST_BLOB_UNKNOWN");
+    let refused = put(secret).await;
+    assert_eq!(
+        refused.status,
+        StatusCode::BAD_REQUEST,
+        "a private blob was linked for somebody who merely knew its digest"
+    );
+    refused.expect_error(400, "MANIFEST_BLOB_UNKNOWN");
     let blob = as_bob(registry.get(&format!("/v2/bob/app/blobs/{digest}")))
         .send()
         .await;
