@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::change::{Change, Placement};
-use super::disk::Reach;
 use super::nursery;
+use super::syncing::sync_directories;
 use super::volume::{Corner, Volume, is_absent, meta_of};
 use crate::layout::Key;
 use crate::store::{Condition, StoreError};
@@ -87,14 +87,9 @@ impl Publisher {
         }
     }
 
-    /// Syncs one directory; for one that has gone in the meantime the root stands in, which reaches as far.
-    pub(super) fn sync(&self, directory: &Path, reach: Reach) -> io::Result<()> {
-        match self.volume.disk.sync_directory(directory, reach) {
-            Err(error) if is_absent(&error) => {
-                self.volume.disk.sync_directory(self.volume.root(), reach)
-            }
-            done => done,
-        }
+    /// Syncs directories, and tells which could not be, by position.
+    pub(super) fn sync(&self, directories: &[&Path]) -> Vec<(usize, io::Error)> {
+        sync_directories(&self.volume, directories)
     }
 
     /// Remembers, after all of `changed` was synced, what is durable now.
