@@ -82,7 +82,13 @@ impl Publisher {
                         .iter()
                         .try_for_each(|placement| self.place(placement, changed));
                 }
+                let is_match =
+                    |placement: &Placement| matches!(placement.condition, Condition::Match(_));
+                if placements.iter().any(is_match) {
+                    return Err(StoreError::Conflict);
+                }
                 self.place_whole(&path, &placements, changed)
+                    .map_err(|source| StoreError::from_io(format!("write {directory}"), source))
             }
         }
     }
@@ -209,24 +215,19 @@ impl Publisher {
         target: &Path,
         placements: &[Placement],
         changed: &mut Changed,
-    ) -> Result<(), StoreError> {
-        let is_match = |placement: &Placement| matches!(placement.condition, Condition::Match(_));
-        if placements.iter().any(is_match) {
-            return Err(StoreError::Conflict);
-        }
+    ) -> io::Result<()> {
         let nursery = self.volume.new_path(Corner::Temporary);
         let placed = nursery::fill(&self.volume, &nursery, target, placements)
             .and_then(|()| self.make_parents(target, changed))
             .and_then(|()| self.volume.disk.rename(&nursery, target));
-        placed.map_err(|source| {
+        placed.inspect_err(|_| {
             // What cannot be removed now is removed at the next start.
             let _ = self.volume.disk.remove_tree(&nursery);
-            StoreError::from_io(format!("write {}", target.display()), source)
         })
     }
 
     fn remove_tree(&mut self, path: &Path, changed: &mut Changed) -> io::Result<()> {
-        if path == self.volume.root() || self.volume.root().starts_with(path) {
+        if self.volume.root().starts_with(path) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let trash = self.volume.new_path(Corner::Trash);
