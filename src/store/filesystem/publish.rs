@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::change::{Change, Placement};
-use super::disk::Reach;
+use super::nursery;
+use super::syncing::sync_directories;
 use super::volume::{Corner, Volume, is_absent, meta_of};
 use crate::layout::Key;
 use crate::store::{Condition, StoreError};
@@ -81,19 +82,20 @@ impl Publisher {
                         .iter()
                         .try_for_each(|placement| self.place(placement, changed));
                 }
-                self.build_whole(&path, &placements, changed)
+                let is_match =
+                    |placement: &Placement| matches!(placement.condition, Condition::Match(_));
+                if placements.iter().any(is_match) {
+                    return Err(StoreError::Conflict);
+                }
+                self.place_whole(&path, &placements, changed)
+                    .map_err(|source| StoreError::from_io(format!("write {directory}"), source))
             }
         }
     }
 
-    /// Syncs one directory; for one that has gone in the meantime the root stands in, which reaches as far.
-    pub(super) fn sync(&self, directory: &Path, reach: Reach) -> io::Result<()> {
-        match self.volume.disk.sync_directory(directory, reach) {
-            Err(error) if is_absent(&error) => {
-                self.volume.disk.sync_directory(self.volume.root(), reach)
-            }
-            done => done,
-        }
+    /// Syncs directories, and tells which could not be, by position.
+    pub(super) fn sync(&self, directories: &[&Path]) -> Vec<(usize, io::Error)> {
+        sync_directories(&self.volume, directories)
     }
 
     /// Remembers, after all of `changed` was synced, what is durable now.
@@ -207,63 +209,25 @@ impl Publisher {
         Ok(())
     }
 
-    /// Builds a directory out of sight and gives it its name when all of it is durable.
-    fn build_whole(
+    /// Gives a directory that was built out of sight its name.
+    fn place_whole(
         &mut self,
         target: &Path,
         placements: &[Placement],
         changed: &mut Changed,
-    ) -> Result<(), StoreError> {
-        if placements
-            .iter()
-            .any(|placement| matches!(placement.condition, Condition::Match(_)))
-        {
-            return Err(StoreError::Conflict);
-        }
+    ) -> io::Result<()> {
         let nursery = self.volume.new_path(Corner::Temporary);
-        let built = self
-            .fill_nursery(&nursery, target, placements)
+        let placed = nursery::fill(&self.volume, &nursery, target, placements)
             .and_then(|()| self.make_parents(target, changed))
             .and_then(|()| self.volume.disk.rename(&nursery, target));
-        built.map_err(|source| {
+        placed.inspect_err(|_| {
             // What cannot be removed now is removed at the next start.
             let _ = self.volume.disk.remove_tree(&nursery);
-            StoreError::from_io(format!("write {}", target.display()), source)
         })
     }
 
-    fn fill_nursery(
-        &self,
-        nursery: &Path,
-        target: &Path,
-        placements: &[Placement],
-    ) -> io::Result<()> {
-        let disk = &self.volume.disk;
-        let mut made = BTreeSet::from([nursery.to_owned()]);
-        disk.make_directory(nursery)?;
-        for placement in placements {
-            let path = self.volume.path(&placement.key);
-            let inside = path.strip_prefix(target).map_err(io::Error::other)?;
-            let path = nursery.join(inside);
-            let mut missing: Vec<&Path> = path
-                .ancestors()
-                .skip(1)
-                .take_while(|directory| !made.contains(*directory))
-                .collect();
-            while let Some(directory) = missing.pop() {
-                disk.make_directory(directory)?;
-                made.insert(directory.to_owned());
-            }
-            disk.rename(&placement.file.path, &path)?;
-        }
-        for directory in &made {
-            disk.sync_directory(directory, Reach::Drive)?;
-        }
-        Ok(())
-    }
-
     fn remove_tree(&mut self, path: &Path, changed: &mut Changed) -> io::Result<()> {
-        if path == self.volume.root() || self.volume.root().starts_with(path) {
+        if self.volume.root().starts_with(path) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let trash = self.volume.new_path(Corner::Trash);
