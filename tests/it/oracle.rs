@@ -251,7 +251,9 @@ fn difference(config: &Value, request: &Value) -> Option<&'static str> {
         |text: &str| text.is_empty() || text.contains(|c: char| "/*?[]\\.+()|^$-{}".contains(c));
     let labels = config["users"][&account]["labels"].as_object();
     let brings_syntax = is_syntax(&account)
-        || asked("service").iter().any(|service| is_syntax(service))
+        || asked("service")
+            .iter()
+            .any(|service| service.contains(['/', '*', '[']) || service.contains("%2F"))
         || labels
             .into_iter()
             .flatten()
