@@ -21,10 +21,10 @@ use super::settings::SigningKeyPem;
 use crate::clock::Clock;
 
 /// Registries that trust our certificate keep it for years; nothing revokes it but its removal there.
-const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(20 * 365 * 24 * 60 * 60);
+const CERTIFICATE_LIFETIME: Duration = Duration::from_hours(20 * 365 * 24);
 
 /// Clocks of other machines may be behind ours.
-const CERTIFICATE_BACKDATED: Duration = Duration::from_secs(24 * 60 * 60);
+const CERTIFICATE_BACKDATED: Duration = Duration::from_hours(24);
 
 /// A key that signs tokens.
 pub(super) struct SigningKey {
@@ -157,4 +157,59 @@ pub fn make_token_key(clock: &dyn Clock) -> Result<SigningKeyPem, SetupError> {
         certificate_pem: certificate.pem(),
         key_pem: key.serialize_pem(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pem(label: &str, der: &[u8]) -> String {
+        let text = STANDARD.encode(der);
+        format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
+    }
+
+    #[test]
+    fn reads_every_kind_and_form_of_key() {
+        for (kind, name) in [
+            (&rcgen::PKCS_ECDSA_P256_SHA256, "ES256"),
+            (&rcgen::PKCS_ECDSA_P384_SHA384, "ES384"),
+            (&rcgen::PKCS_ECDSA_P521_SHA512, "ES512"),
+            (&rcgen::PKCS_RSA_SHA256, "RS256"),
+        ] {
+            let key = rcgen::KeyPair::generate_for(kind).expect("a key");
+            let certificate = rcgen::CertificateParams::default()
+                .self_signed(&key)
+                .expect("a certificate");
+            let inner = inside_pkcs8(key.serialized_der()).expect("PKCS#8");
+            let label = if name == "RS256" {
+                "RSA PRIVATE KEY"
+            } else {
+                "EC PRIVATE KEY"
+            };
+            let mut forms = vec![key.serialize_pem()];
+            // What PKCS#8 wraps of an elliptic key may leave out the curve, which SEC1 must name.
+            if name == "RS256" {
+                forms.push(pem(label, &inner));
+            } else {
+                let curve = match name {
+                    "ES256" => &ECDSA_P256_SHA256_FIXED_SIGNING,
+                    "ES384" => &ECDSA_P384_SHA384_FIXED_SIGNING,
+                    _ => &ECDSA_P521_SHA512_FIXED_SIGNING,
+                };
+                let key = EcdsaKeyPair::from_pkcs8(curve, key.serialized_der()).expect("a key");
+                let private = key.private_key();
+                let sec1: aws_lc_rs::encoding::EcPrivateKeyRfc5915Der =
+                    aws_lc_rs::encoding::AsDer::as_der(&private).expect("SEC1");
+                forms.push(pem(label, sec1.as_ref()));
+            }
+            for key_pem in forms {
+                let read = SigningKey::from_pem(&SigningKeyPem {
+                    certificate_pem: certificate.pem(),
+                    key_pem,
+                });
+                let algorithm = read.map(|key| key.algorithm().name());
+                assert_eq!(algorithm, Ok(name));
+            }
+        }
+    }
 }

@@ -73,7 +73,7 @@ impl Verifier {
                 X509Certificate::from_der(&der).map_err(|_| SetupError::Certificate)?;
             // A bundle may hold keys of kinds that sign no tokens here (Ed25519): they are left out.
             if let Some(key) = PublicKey::of_certificate(&certificate) {
-                trusted.push(Trusted { key, der });
+                trusted.push(Trusted { der, key });
             }
         }
         Ok(Self {
@@ -97,16 +97,15 @@ impl Verifier {
             let mut table = self.genuine.lock().unwrap_or_else(PoisonError::into_inner);
             table.get_mut(fingerprint).map(|known| Arc::clone(known))
         };
-        let genuine = match known {
-            Some(known) => known,
-            None => {
-                let genuine = Arc::new(self.check(token, now_unix_secs)?);
-                self.genuine
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(fingerprint, Arc::clone(&genuine));
-                genuine
-            }
+        let genuine = if let Some(known) = known {
+            known
+        } else {
+            let genuine = Arc::new(self.check(token, now_unix_secs)?);
+            self.genuine
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(fingerprint, Arc::clone(&genuine));
+            genuine
         };
         (now_unix_secs <= genuine.vouched_until_unix_secs).then_some(genuine)
     }
@@ -133,9 +132,10 @@ impl Verifier {
             .iter()
             .find(|key| key.verify_token(algorithm, message.as_bytes(), signed))?;
         let claims: Claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
-        (claims.iss == self.issuer).then(|| Genuine {
-            is_under_our_key: self.ours.as_ref() == Some(key),
+        let is_under_our_key = self.ours.as_ref() == Some(key);
+        (claims.iss == self.issuer).then_some(Genuine {
             claims,
+            is_under_our_key,
             vouched_until_unix_secs,
         })
     }
@@ -201,4 +201,105 @@ fn valid_until(certificate: &X509Certificate<'_>, now_unix_secs: u64) -> Option<
     let start = u64::try_from(validity.not_before.timestamp()).unwrap_or(0);
     let end = u64::try_from(validity.not_after.timestamp()).ok()?;
     (start..=end).contains(&now_unix_secs).then_some(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::{Secret, SigningKeyPem};
+    use super::super::token;
+    use super::*;
+
+    const NOW: u64 = 1_795_500_000;
+
+    fn claims() -> Claims {
+        serde_json::from_value(serde_json::json!({"iss": "lab", "exp": NOW})).expect("claims")
+    }
+
+    fn issue(certificates: &[&rcgen::Certificate], key: &rcgen::KeyPair) -> String {
+        let pem = SigningKeyPem {
+            certificate_pem: certificates.iter().map(|one| one.pem()).collect(),
+            key_pem: key.serialize_pem(),
+        };
+        token::sign(&claims(), &SigningKey::from_pem(&pem).expect("a key")).expect("a token")
+    }
+
+    fn verifies(trusted: &rcgen::Certificate, token: &str) -> bool {
+        let hash = KeyedHash::new(&Secret::default());
+        let verifier = Verifier::new("lab", &[trusted.pem()], None, &Limits::default(), hash);
+        let verifier = verifier.expect("a trusted certificate");
+        verifier.verify(token, NOW).is_some()
+    }
+
+    fn params(subject: &str, is_ca: bool) -> rcgen::CertificateParams {
+        let mut params = rcgen::CertificateParams::default();
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, subject);
+        if is_ca {
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        }
+        params
+    }
+
+    #[test]
+    fn a_chain_must_lead_to_a_trusted_certificate_through_authorities() {
+        let key = || rcgen::KeyPair::generate().expect("a key");
+        for (is_ca, expected) in [(true, true), (false, false)] {
+            let (root_key, leaf_key) = (key(), key());
+            let root = params("root", is_ca);
+            let root_certificate = root.self_signed(&root_key).expect("a root");
+            let issuer = rcgen::Issuer::new(root, &root_key);
+            let leaf = params("leaf", false).signed_by(&leaf_key, &issuer);
+            let leaf = leaf.expect("a leaf");
+            assert_eq!(
+                verifies(&root_certificate, &issue(&[&leaf], &leaf_key)),
+                expected
+            );
+            let chain = issue(&[&leaf, &root_certificate], &leaf_key);
+            assert_eq!(verifies(&root_certificate, &chain), expected);
+            let impostor_key = key();
+            let impostor = params("root", true)
+                .self_signed(&impostor_key)
+                .expect("a root");
+            assert!(!verifies(&impostor, &chain));
+            // A certificate of its own, however it is called, vouches for nothing.
+            assert!(!verifies(
+                &root_certificate,
+                &issue(&[&impostor], &impostor_key)
+            ));
+        }
+    }
+
+    #[test]
+    fn no_signature_another_algorithm_and_an_embedded_key_are_refused() {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let certificate = params("lab", false)
+            .self_signed(&key)
+            .expect("a certificate");
+        let good = issue(&[&certificate], &key);
+        assert!(verifies(&certificate, &good));
+        let (message, signature) = good.rsplit_once('.').expect("three parts");
+        let (header, body) = message.split_once('.').expect("three parts");
+        let header = URL_SAFE_NO_PAD.decode(header).expect("base64url");
+        let header: serde_json::Value = serde_json::from_slice(&header).expect("JSON");
+        let with = |change: &dyn Fn(&mut serde_json::Value), signature: &str| {
+            let mut header = header.clone();
+            change(&mut header);
+            let header = URL_SAFE_NO_PAD.encode(header.to_string());
+            format!("{header}.{body}.{signature}")
+        };
+        for algorithm in ["none", "HS256", "RS256", "ES384", "PS256", "EdDSA"] {
+            let change = |header: &mut serde_json::Value| header["alg"] = algorithm.into();
+            assert!(
+                !verifies(&certificate, &with(&change, signature)),
+                "{algorithm}"
+            );
+            assert!(!verifies(&certificate, &with(&change, "")), "{algorithm}");
+        }
+        let embedded = |header: &mut serde_json::Value| {
+            *header = serde_json::json!({"alg": "ES256", "kid": "x", "jwk": {"kty": "EC"}});
+        };
+        assert!(!verifies(&certificate, &with(&embedded, signature)));
+        assert!(!verifies(&certificate, &format!("{message}.")));
+    }
 }
