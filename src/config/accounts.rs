@@ -1,7 +1,7 @@
-//! `users` and `acl` as docker_auth writes them, from a config file or a `users_file`.
+//! `users` and `acl` as `docker_auth` writes them, from a config file or a `users_file`.
 //!
 //! Must not know passwords beyond their stored form, nor what a rule matches. Invariant: a rule without `match` or `actions`
-//! is never taken (docker_auth crashes on both), and nothing is guessed from a value of the wrong kind.
+//! is never taken (`docker_auth` crashes on both), and nothing is guessed from a value of the wrong kind.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +15,7 @@ use super::node::{Node, Value, join};
 /// One account.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Account {
-    /// The stored (bcrypt) form; without one any password is right, as in docker_auth.
+    /// The stored (bcrypt) form; without one any password is right, as in `docker_auth`.
     pub password_hash: Option<String>,
     /// Labels for rules.
     pub labels: BTreeMap<String, Vec<String>>,
@@ -62,7 +62,7 @@ pub struct RuleText {
     pub place: String,
 }
 
-/// The accounts of a `users` map. A null is no account, as in docker_auth.
+/// The accounts of a `users` map. A null is no account, as in `docker_auth`.
 pub(super) fn accounts(users: &Node, errors: &mut ConfigErrors) -> BTreeMap<String, Account> {
     users
         .entries()

@@ -4,6 +4,7 @@
 //! rules that is missing where one is needed is a mistake, never an open or a shut door by accident.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 
 use super::accounts::{self, Account, RuleText};
@@ -226,22 +227,23 @@ fn accounts_and_rules(reader: &mut Reader<'_>, config: &mut AuthConfig) {
 
 fn add_users_file(reader: &mut Reader<'_>, config: &mut AuthConfig, file: UsersFile) {
     for (name, account) in file.users {
-        if config.users.contains_key(&name) {
-            reader.refuse(
-                &format!("users.{name}"),
+        match config.users.entry(name) {
+            Entry::Occupied(taken) => reader.refuse(
+                &format!("users.{}", taken.key()),
                 "this user is in the users_file too",
                 "remove one of the two",
-            );
-        } else {
-            warn_of_password(reader, &name, &account);
-            config.users.insert(name, account);
+            ),
+            Entry::Vacant(free) => {
+                warn_of_password(reader, free.key(), &account);
+                free.insert(account);
+            }
         }
     }
     config.acl.extend(file.acl);
     config.revoked = file.revoked;
 }
 
-/// Both are taken as docker_auth takes them, and neither is likely to be meant.
+/// Both are taken as `docker_auth` takes them, and neither is likely to be meant.
 fn warn_of_password(reader: &mut Reader<'_>, name: &str, account: &Account) {
     match &account.password_hash {
         // The empty name is the anonymous user, who has none.

@@ -1,6 +1,6 @@
 //! Configuration files into each module's own `Settings`.
 //!
-//! The files are the union of distribution's `config.yml` and docker_auth's `auth_config.yml`, with a few keys of ours. From
+//! The files are the union of distribution's `config.yml` and `docker_auth`'s `auth_config.yml`, with a few keys of ours. From
 //! left to right: `yaml` reads trees, `node` merges them, `environment` overrides, `keys` and `known` say what may stand there,
 //! `reader` and the sections give it types. Must not know what the settings do. Invariants: the process's environment is read
 //! by the caller; nothing of a file is ever printed by an error; what `load` returns has been checked as a whole.

@@ -301,7 +301,10 @@ pub(super) fn quoted(text: &str) -> String {
             _ if char.is_ascii_graphic() || (!char.is_ascii() && char.is_alphanumeric()) => {
                 out.push(char);
             }
-            _ => out.push_str(&format!("\\U{:08X}", u32::from(char))),
+            _ => {
+                // Writing to a String cannot fail.
+                let _ = write!(out, "\\U{:08X}", u32::from(char));
+            }
         }
     }
     out.push('"');

@@ -1,5 +1,11 @@
 //! Configuration files as people write them: what is taken, what is refused, and what the message says.
 
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "the helpers of tests are tests too"
+)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,13 @@
-//! What the real docker_auth started with, and what we take.
+//! What the real `docker_auth` started with, and what we take.
 //!
-//! `tests/oracle/docker-auth-config-validation.jsonl` holds 383 configurations and what docker_auth said to each. Ours must
+//! `tests/oracle/docker-auth-config-validation.jsonl` holds 383 configurations and what `docker_auth` said to each. Ours must
 //! say the same, but for the rules below, each with its reason and the very configurations that it covers.
+
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "the helpers of tests are tests too"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,7 +19,7 @@ use serde_json::Value;
 /// An intended difference.
 struct Rule {
     reason: &'static str,
-    /// What docker_auth said; we say the opposite.
+    /// What `docker_auth` said; we say the opposite.
     accepted: bool,
     ids: &'static [&'static str],
 }
@@ -225,7 +231,7 @@ const RULES: &[Rule] = &[
 
 /// The registry's half, without which there is no store.
 const REGISTRY: &str = "version: 0.1\nstorage: filesystem\n";
-/// docker_auth's own listener, which is not built: taken out wherever it is not what the case is about.
+/// `docker_auth`'s own listener, which is not built: taken out wherever it is not what the case is about.
 const LISTENER: &str = "  addr: \"127.0.0.1:5001\"\n";
 const LISTENER_CRLF: &str = "  addr: \"127.0.0.1:5001\"\r\n";
 
@@ -294,7 +300,7 @@ fn load(directory: &Path, text: &str) -> Result<config::Loaded, config::ConfigEr
     config::load(&files, &BTreeMap::new())
 }
 
-/// The files stood in docker_auth's working directory.
+/// The files stood in `docker_auth`'s working directory.
 fn with_paths(directory: &Path, text: &str) -> String {
     let names = regex::Regex::new(r#"(?m)((?:certificate|key|"certificate"|"key"): ?"?)([\w.]+)"#)
         .expect("a pattern");
