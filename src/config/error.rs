@@ -39,6 +39,18 @@ impl Place {
         }
     }
 
+    /// From what `Display` makes of a place.
+    pub(super) fn written(text: &str) -> Self {
+        let (source, line) = match text.rsplit_once(':') {
+            Some((source, line)) if line.parse::<u64>().is_ok() => (source, line.parse().ok()),
+            _ => (text, None),
+        };
+        Self {
+            source: source.into(),
+            line,
+        }
+    }
+
     /// The line, where one is known.
     pub fn line(&self) -> Option<u64> {
         self.line
