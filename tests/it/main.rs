@@ -1,4 +1,5 @@
-//! Tests of the whole crate, one module for each feature.
+//! Integration tests: one binary, one module per feature.
 
 mod config;
 mod config_oracle;
+mod oracle;
