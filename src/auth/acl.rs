@@ -212,3 +212,112 @@ pub enum RuleError {
     #[error("ip: neither an address nor a network such as 192.168.0.0/16")]
     Network,
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn matches(text: RuleText, account: &str, name: &str, client: &str) -> bool {
+        let labels = BTreeMap::from([
+            ("team".to_owned(), vec!["red".to_owned(), "/.*/".to_owned()]),
+            ("stage".to_owned(), vec!["dev".to_owned(), "qa".to_owned()]),
+        ]);
+        let question = Question {
+            fields: Fields {
+                account,
+                resource_type: "repository",
+                name,
+                service: "boathouse",
+            },
+            client: client.parse().expect("an address"),
+            labels: &labels,
+        };
+        Rule::parse(text).expect("a rule").matches(&question)
+    }
+
+    fn on_name(pattern: &str) -> RuleText {
+        RuleText {
+            name: Some(pattern.to_owned()),
+            ..RuleText::default()
+        }
+    }
+
+    #[test]
+    fn placeholders_stand_for_their_values_only() {
+        for (pattern, account, name, expected) in [
+            ("${account}/*", "alice", "alice/x", true),
+            ("${account}/*", "*", "alice/x", false),
+            ("${account}", "/.*/", "anything", false),
+            ("\\${account}/*", "*", "\\x/y", false),
+            ("/^${account}/", ".*", "alice", false),
+            ("/^[${account}]+$/", "a-c", "b", false),
+            ("/^[${account}]x]$/", "", "x", false),
+            ("${labels:team}-${labels:stage}", "a", "red-qa", true),
+            ("${labels:team}", "a", "anything", false),
+            ("${labels:none}", "a", "", false),
+            ("/^(?:${labels:none})?$/", "a", "", true),
+        ] {
+            let outcome = matches(on_name(pattern), account, name, "192.0.2.1");
+            assert_eq!(outcome, expected, "{pattern} {account} {name}");
+        }
+        let capture = RuleText {
+            account: Some("/^(.+)@lab$/".to_owned()),
+            ..on_name("${account:1}/*")
+        };
+        assert!(matches(capture.clone(), "bob@lab", "bob/x", "192.0.2.1"));
+        assert!(!matches(capture, "*@lab", "bob/x", "192.0.2.1"));
+    }
+
+    #[test]
+    fn networks_mean_what_they_mean_to_go() {
+        for (ip, client, expected) in [
+            ("192.0.2.0/24", "192.0.2.77", true),
+            ("192.0.2.9/24", "192.0.2.77", true),
+            ("192.0.2.1", "::ffff:192.0.2.1", true),
+            ("::ffff:192.0.2.0/120", "192.0.2.1", true),
+            ("fd00::/8", "fd00::1", true),
+            ("fd00::/8", "192.0.2.1", false),
+        ] {
+            let text = RuleText {
+                ip: Some(ip.to_owned()),
+                ..RuleText::default()
+            };
+            assert_eq!(matches(text, "a", "b", client), expected, "{ip} {client}");
+        }
+        let text = RuleText {
+            ip: Some("192.0.2.0/33".to_owned()),
+            ..RuleText::default()
+        };
+        assert_eq!(Rule::parse(text).err(), Some(RuleError::Network));
+    }
+
+    #[test]
+    fn a_broken_expression_is_refused_when_read() {
+        for pattern in ["/(/", "/${account}(/", "/a**/", "/\\${account}/"] {
+            assert!(Rule::parse(on_name(pattern)).is_err(), "{pattern}");
+        }
+        assert!(Rule::parse(on_name("[")).is_ok_and(|rule| rule.is_malformed()));
+    }
+
+    proptest! {
+        #[test]
+        fn an_account_never_brings_a_pattern(
+            account in r"[a-b*?/.\[\]\\^$+(){}|-]{1,6}",
+            name in r"[a-b*?/.\[\]\\^$+(){}|-]{1,6}",
+        ) {
+            for pattern in ["${account}", "/^${account}$/"] {
+                let outcome = matches(on_name(pattern), &account, &name, "192.0.2.1");
+                prop_assert_eq!(outcome, account == name, "{}", pattern);
+            }
+        }
+
+        #[test]
+        fn no_rule_panics(pattern in r"[a-b*?/.\[\]\\^$+(){}|:1labels-]{0,14}|/?\$\{(account|name:1|labels:team)\}.{0,5}/?") {
+            if let Ok(rule) = Rule::parse(on_name(&pattern)) {
+                let _ = rule.is_malformed();
+            }
+        }
+    }
+}

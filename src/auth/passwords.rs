@@ -171,6 +171,9 @@ fn bcrypt_cost(stored: &str) -> Option<u32> {
     let is_whole = ["$2a$", "$2b$", "$2x$", "$2y$"].contains(&version)
         && cost.len() == 2
         && rest.len() == SALT_AND_HASH_LENGTH
+        // The salt's last letter has four bits to spare. Set ones make the comparison fail at once, and so tell that the
+        // account exists.
+        && rest.get(21..22).is_some_and(|last| ".Oeu".contains(last))
         && rest.bytes().all(is_base64);
     let cost = cost.parse().ok()?;
     (is_whole && (4..=31).contains(&cost)).then_some(cost)
@@ -181,4 +184,39 @@ fn dummy_hash(users: &Users) -> String {
     let dearest = users.password_hashes().filter_map(bcrypt_cost).max();
     let cost = dearest.unwrap_or(COST_DEFAULT);
     format!("$2b${cost:02}${DUMMY_SALT_AND_HASH}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dummy_is_compared_in_full_and_costs_what_the_dearest_account_costs() {
+        let user = |cost| super::super::settings::User {
+            password_hash: Some(format!("$2y${cost}${DUMMY_SALT_AND_HASH}")),
+            ..Default::default()
+        };
+        let by_name = [("a".to_owned(), user("04")), ("b".to_owned(), user("05"))];
+        let users = Users::new(by_name.into(), &[].into());
+        let dummy = dummy_hash(&users);
+        assert_eq!(bcrypt_cost(&dummy), Some(5));
+        // An error would mean that nothing was computed.
+        assert!(matches!(bcrypt::verify("any", &dummy), Ok(false)));
+    }
+
+    #[test]
+    fn only_whole_hashes_count() {
+        let whole = format!("$2b$10${DUMMY_SALT_AND_HASH}");
+        assert_eq!(bcrypt_cost(&whole), Some(10));
+        for broken in [
+            format!("{whole}x"),
+            whole.replace("$2b$", "$2z$"),
+            whole.replace("$10$", "$03$"),
+            whole.replace("uu5", "uv5"),
+            whole.replace("nTz", "n-z"),
+            String::new(),
+        ] {
+            assert_eq!(bcrypt_cost(&broken), None, "{broken}");
+        }
+    }
 }

@@ -165,24 +165,21 @@ impl Pattern {
             .strip_prefix('/')
             .and_then(|text| text.strip_suffix('/'))
             .filter(|expression| !expression.is_empty());
-        let matcher = match expression {
-            Some(expression) => {
-                let pieces = split(expression, captures);
-                if let [] | [Piece::Text(_)] = pieces.as_slice() {
-                    let translated = go_regex::translate(expression)?;
-                    Matcher::Regex(Box::new(go_regex::compile(&translated)?))
-                } else {
-                    Matcher::RegexTemplate(translate_pieces(&pieces)?)
-                }
+        let matcher = if let Some(expression) = expression {
+            let pieces = split(expression, captures);
+            if let [] | [Piece::Text(_)] = pieces.as_slice() {
+                let translated = go_regex::translate(expression)?;
+                Matcher::Regex(Box::new(go_regex::compile(&translated)?))
+            } else {
+                Matcher::RegexTemplate(translate_pieces(&pieces)?)
             }
-            None => {
-                let mut pieces = split(text, captures);
-                if let [] | [Piece::Text(_)] = pieces.as_slice() {
-                    Matcher::Glob(Glob::new(text))
-                } else {
-                    unescape_placeholders(&mut pieces);
-                    Matcher::GlobTemplate(pieces)
-                }
+        } else {
+            let mut pieces = split(text, captures);
+            if let [] | [Piece::Text(_)] = pieces.as_slice() {
+                Matcher::Glob(Glob::new(text))
+            } else {
+                unescape_placeholders(&mut pieces);
+                Matcher::GlobTemplate(pieces)
             }
         };
         Ok(Self { matcher })

@@ -73,7 +73,7 @@ impl Verifier {
                 X509Certificate::from_der(&der).map_err(|_| SetupError::Certificate)?;
             // A bundle may hold keys of kinds that sign no tokens here (Ed25519): they are left out.
             if let Some(key) = PublicKey::of_certificate(&certificate) {
-                trusted.push(Trusted { key, der });
+                trusted.push(Trusted { der, key });
             }
         }
         Ok(Self {
