@@ -1,4 +1,6 @@
 //! x
+pub mod check;
+
 pub fn main() -> std::process::ExitCode {
     todo!()
 }

@@ -9,6 +9,8 @@
 
 mod access;
 mod blobs;
+mod config;
+mod config_oracle;
 mod connections;
 mod layers;
 mod listings;
