@@ -37,11 +37,9 @@ pub fn raise_descriptor_limit() -> Option<u64> {
 /// Names this boot of the machine: what was not fsynced is there exactly as long as this stays the same.
 pub fn boot_id() -> Option<String> {
     let text = if IS_MACOS {
-        let output = std::process::Command::new("/usr/sbin/sysctl")
-            .args(["-n", "kern.bootsessionuuid"])
-            .output()
-            .ok()?;
-        String::from_utf8(output.stdout).ok()?
+        let mut command = std::process::Command::new("/usr/sbin/sysctl");
+        let output = command.args(["-n", "kern.bootsessionuuid"]).output();
+        String::from_utf8(output.ok()?.stdout).ok()?
     } else {
         fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?
     };
@@ -62,15 +60,9 @@ pub fn full_host_name() -> Option<String> {
         return Some(node_name);
     }
     let hosts = fs::read_to_string("/etc/hosts").ok()?;
-    let line = hosts.lines().find_map(|line| {
-        let line = line.split('#').next().unwrap_or_default();
-        let is_ours = line
-            .split_whitespace()
-            .skip(1)
-            .any(|name| name == node_name);
-        is_ours.then_some(line)
-    })?;
-    let mut names = line.split_whitespace().skip(1);
+    let lines = hosts.lines().filter_map(|line| line.split('#').next());
+    let mut names = lines.map(|line| line.split_whitespace().skip(1));
+    let mut names = names.find(|names| names.clone().any(|name| name == node_name))?;
     names.find(|name| name.contains('.')).map(str::to_owned)
 }
 
@@ -79,8 +71,8 @@ fn node_name() -> String {
     name.nodename().to_string_lossy().to_lowercase()
 }
 
-/// The addresses under which others reach this machine. Without loopback, and without IPv6 link-local ones: those cannot
-/// stand in an image reference, and one comes and goes with every container.
+/// The addresses under which others reach this machine: not loopback, and not IPv6 link-local, which cannot stand in an image
+/// reference and comes and goes with every container.
 pub fn interface_addresses() -> Vec<IpAddr> {
     let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
     let mut addresses: Vec<IpAddr> = interfaces.iter().map(if_addrs::Interface::ip).collect();

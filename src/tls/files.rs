@@ -12,9 +12,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::TlsError;
 
-/// Anyone may read a certificate.
+/// Anyone may read the authority's certificate.
 pub(super) const PUBLIC: u32 = 0o644;
-/// Only its owner may read a key.
+/// Only its owner may read what lies in `keys/`.
 pub(super) const PRIVATE: u32 = 0o600;
 
 /// The certificates of a PEM file, at least one.
@@ -74,14 +74,18 @@ pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<(), TlsError> 
     })
 }
 
-/// Makes a directory that only its owner may enter, if it is not there.
+/// Makes a directory that only its owner may enter; one that is there is closed to others.
 pub(super) fn make_private_directory(path: &Path) -> Result<(), TlsError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|source| TlsError::Write {
-            path: path.to_owned(),
-            source,
-        })
+    let make = || -> io::Result<()> {
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(path)?;
+        if fs::metadata(path)?.permissions().mode() & 0o077 != 0 {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+        }
+        Ok(())
+    };
+    make().map_err(|source| TlsError::Write {
+        path: path.to_owned(),
+        source,
+    })
 }

@@ -22,7 +22,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::TlsError;
 use super::authority::{Authority, BACKDATED};
-use super::files::{self, PRIVATE, PUBLIC};
+use super::files::{self, PRIVATE};
 use super::machine::Machine;
 use super::names::HostName;
 
@@ -147,7 +147,7 @@ pub(super) fn make(
     // A crash between the two leaves a pair that does not match: the next start makes another.
     files::write(&place.key, &key.serialize_pem(), PRIVATE)?;
     let chain = certificate.pem() + &authority.pem;
-    files::write(&place.certificate, &chain, PUBLIC)?;
+    files::write(&place.certificate, &chain, PRIVATE)?;
     certified_key(&place.certificate, &place.key, MISMATCH_HINT, provider)
 }
 

@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::names::{HostName, may_be_public_domain};
+use super::names::{HostName, is_public_domain};
 use crate::platform;
 
 /// X.520 allows 64 characters in a common name; the rest of our longest takes 28.
@@ -38,12 +38,25 @@ impl Machine {
             HostName::Address(Ipv4Addr::LOCALHOST.into()),
             HostName::Address(Ipv6Addr::LOCALHOST.into()),
         ];
-        let short_name = Some(&self.short_name).filter(|name| !may_be_public_domain(name));
+        let short_name = Some(&self.short_name).filter(|name| !is_public_domain(name));
         let mdns_name = format!("{}.local", self.short_name);
         for name in [Some(&mdns_name), short_name, self.full_name.as_ref()] {
             names.extend(name.and_then(|name| name.parse().ok()));
         }
         names
+    }
+
+    /// The one of its names by which others most likely find it.
+    pub(super) fn best_name(&self) -> String {
+        let short_name = &self.short_name;
+        match &self.full_name {
+            Some(full_name) => full_name.clone(),
+            // Every Mac answers to this name; elsewhere few machines do, and their own name is in DNS or in a hosts file.
+            None if platform::IS_MACOS || is_public_domain(short_name) => {
+                format!("{short_name}.local")
+            }
+            None => short_name.clone(),
+        }
     }
 
     /// Its name, short enough to stand in the subject of a certificate.

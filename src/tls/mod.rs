@@ -68,6 +68,16 @@ pub enum MinimumVersion {
     Tls13,
 }
 
+/// Whether `host` can stand in a certificate, as [`Settings::Automatic`] needs it.
+pub fn check_host(host: &str) -> Result<(), TlsError> {
+    host.parse::<names::HostName>().map(drop)
+}
+
+/// The name by which others most likely find this machine, among those that its certificate carries.
+pub fn best_host_name() -> String {
+    Machine::here().best_name()
+}
+
 /// The certificates in force.
 pub struct Tls {
     state: Arc<State>,
