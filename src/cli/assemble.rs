@@ -8,13 +8,18 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 
-use super::first_run::{ADMIN, FirstConfig};
+use super::first_run::ADMIN;
 use super::port::ListenAddress;
 use super::signals::Signals;
+use super::token_key::{self, TokenKey};
 use super::welcome::{self, Welcome};
 use crate::clock::{Clock, SystemClock};
+use crate::config::{self, Config};
 use crate::tls::{self, Tls};
-use crate::{platform, server, telemetry};
+use crate::{platform, telemetry};
+
+/// Fewer descriptors than connections (1,024 by default), and clients are turned away.
+const DESCRIPTORS_MIN: u64 = 1_280;
 
 /// How to start.
 #[derive(Debug)]
@@ -26,28 +31,40 @@ pub(super) struct Start {
     pub(super) greets: bool,
 }
 
-/// What the config files decide, as far as it is put together here.
-struct InForce {
-    telemetry: telemetry::Settings,
-    server: server::Settings,
-    tls: tls::Settings,
-    /// Whether anyone must log in.
-    asks_for_login: bool,
-}
-
 /// Serves until a signal ends it.
 pub(super) fn serve(start: &Start) -> anyhow::Result<ExitCode> {
-    let in_force = load(&start.config_files)?;
-    telemetry::start(&in_force.telemetry, &|name| std::env::var(name).ok())?;
-    if platform::raise_descriptor_limit().is_some_and(|limit| limit < 1_024) {
-        tracing::warn!("fewer than 1,024 open files are allowed; hint: raise `ulimit -n`");
+    let environment = super::environment();
+    let loaded = match config::load(&start.config_files, &environment) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            // Each with its own hint beside it.
+            for error in &errors {
+                eprintln!("error: {error}");
+            }
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let config = loaded.config;
+    telemetry::start(&config.telemetry, &|name| environment.get(name).cloned())?;
+    for note in &loaded.notes {
+        tracing::info!("{note}");
     }
-    // Needs the lock of the state directory here, before certificates are changed: `StateDirectory::open`.
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let descriptors = platform::raise_descriptor_limit();
+    if descriptors.is_some_and(|limit| limit < DESCRIPTORS_MIN) {
+        tracing::warn!(
+            descriptors,
+            "few open files are allowed; hint: raise `ulimit -n`"
+        );
+    }
+    // `StateDirectory::open(config.state_directory)` belongs here: the lock, before anything is changed.
     if start.makes_new_authority {
-        Tls::set_authority_aside(&in_force.tls)?;
+        Tls::set_authority_aside(&config.tls)?;
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let tls = Tls::open(&in_force.tls, clock)?.map(Arc::new);
+    let tls = Tls::open(&config.tls, clock)?.map(Arc::new);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -58,9 +75,10 @@ pub(super) fn serve(start: &Start) -> anyhow::Result<ExitCode> {
             .clone()
             .map(|tls| tokio::spawn(async move { tls.keep_fresh().await }));
         if start.greets {
-            eprint!("{}", greeting(start, &in_force, tls.as_deref())?);
+            eprint!("{}", greeting(start, &config, tls.as_deref())?);
         }
-        // Needs store, auth, registry and `server::run` here; `until_shutdown` is its shutdown signal.
+        // Store, auth and registry belong here, and `server::run`: until then nothing listens. The closure is to reload
+        // users and rules too.
         signals
             .until_shutdown(|| match &tls {
                 Some(tls) => tls.reload(),
@@ -74,8 +92,8 @@ pub(super) fn serve(start: &Start) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn greeting(start: &Start, in_force: &InForce, tls: Option<&Tls>) -> anyhow::Result<String> {
-    let (hosts, certificate) = match &in_force.tls {
+fn greeting(start: &Start, config: &Config, tls: Option<&Tls>) -> anyhow::Result<String> {
+    let (hosts, certificate) = match &config.tls {
         tls::Settings::Automatic {
             hosts,
             ca_certificate,
@@ -83,11 +101,11 @@ fn greeting(start: &Start, in_force: &InForce, tls: Option<&Tls>) -> anyhow::Res
         } => (hosts.as_slice(), Some(ca_certificate)),
         tls::Settings::None | tls::Settings::Files { .. } => (&[][..], None),
     };
-    let registry = if let Some(external) = &in_force.server.external_host {
+    let registry = if let Some(external) = &config.server.external_host {
         let (_scheme, rest) = external.split_once("://").unwrap_or(("", external));
         rest.trim_end_matches('/').to_owned()
     } else {
-        let address = &in_force.server.address;
+        let address = &config.server.address;
         let address: ListenAddress = address
             .parse()
             .map_err(|shape| anyhow!("cannot listen on {address}\nhint: {shape}"))?;
@@ -98,7 +116,7 @@ fn greeting(start: &Start, in_force: &InForce, tls: Option<&Tls>) -> anyhow::Res
         registry,
         is_https: tls.is_some(),
         config: start.config_files.first().cloned().unwrap_or_default(),
-        account: in_force.asks_for_login.then(|| ADMIN.to_owned()),
+        account: config.auth.required.then(|| ADMIN.to_owned()),
         authority: certificate
             .zip(fingerprint)
             .map(|(certificate, fingerprint)| welcome::Authority {
@@ -109,31 +127,9 @@ fn greeting(start: &Start, in_force: &InForce, tls: Option<&Tls>) -> anyhow::Res
     Ok(welcome.text())
 }
 
-// What follows waits for `config` and `auth`.
-
-fn load(_config_files: &[PathBuf]) -> anyhow::Result<InForce> {
-    bail!("this build cannot read a config yet: it needs config::load")
-}
-
-/// Checks the config files and prints what is in force.
-pub(super) fn check(_config_files: &[PathBuf]) -> anyhow::Result<ExitCode> {
-    bail!("this build cannot check a config yet: it needs cli::check")
-}
-
-/// Makes the key pair that signs tokens, unless it is there.
-pub(super) fn make_token_key(_keys_directory: &Path) -> anyhow::Result<()> {
-    bail!("this build cannot make a token key yet: it needs auth's function")
-}
-
-/// Writes the first file of users.
-pub(super) fn write_users(_path: &Path, _hash: &str) -> anyhow::Result<()> {
-    bail!("this build cannot write users yet: it needs config::UsersFile")
-}
-
-/// The first `boathouse.yml`.
-pub(super) fn config_text(first: &FirstConfig<'_>) -> anyhow::Result<String> {
-    bail!(
-        "this build cannot write a config for {} yet: it needs config's template",
-        first.address
-    )
+/// The key pair that signs tokens, in `keys_directory`; made if it is not there.
+pub(super) fn token_key(keys_directory: &Path) -> anyhow::Result<TokenKey> {
+    token_key::read_or_make(keys_directory, || {
+        bail!("this build cannot make a token key yet: it needs auth::make_token_key")
+    })
 }

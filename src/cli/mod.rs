@@ -4,19 +4,26 @@
 //! error ends with what to do about it.
 
 mod assemble;
+pub mod check;
 mod first_run;
 mod password;
 mod places;
 mod port;
-mod serve;
+mod private_file;
 mod signals;
+mod token_key;
 mod up;
 mod welcome;
 
+use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+
+use assemble::Start;
 
 /// A self-contained home for container images and VM images.
 #[derive(Debug, Parser)]
@@ -31,9 +38,9 @@ enum Command {
     /// Set everything up if this is the first run, then serve
     Up(UpArguments),
     /// Serve by config files that are there already
-    Serve(ConfigArguments),
+    Serve(ServeArguments),
     /// Check config files and print what is in force
-    Check(ConfigArguments),
+    Check(check::Check),
 }
 
 /// `boathouse up`
@@ -53,9 +60,9 @@ struct UpArguments {
     new_ca: bool,
 }
 
-/// `boathouse serve`, `boathouse check`
+/// `boathouse serve`
 #[derive(Debug, Args)]
-struct ConfigArguments {
+struct ServeArguments {
     /// A config file; may be repeated, for example for `registry.yml` and `auth_config.yml`
     #[arg(long = "config", value_name = "FILE", required = true)]
     config: Vec<PathBuf>,
@@ -66,8 +73,12 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Up(arguments) => up::run(&arguments),
-        Command::Serve(arguments) => serve::run(&arguments.config),
-        Command::Check(arguments) => serve::check(&arguments.config),
+        Command::Serve(arguments) => assemble::serve(&Start {
+            config_files: arguments.config,
+            makes_new_authority: false,
+            greets: false,
+        }),
+        Command::Check(check) => run_check(&check),
     };
     match result {
         Ok(code) => code,
@@ -76,6 +87,21 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn run_check(check: &check::Check) -> anyhow::Result<ExitCode> {
+    let (mut out, mut talk) = (io::stdout().lock(), io::stderr().lock());
+    check
+        .run(&environment(), &mut out, &mut talk)
+        .context("cannot write the result")
+}
+
+/// The variables of this process; a name or value that is not UTF-8 is none of ours.
+fn environment() -> BTreeMap<String, String> {
+    let variables = std::env::vars_os();
+    variables
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 /// The error and its causes, and last the hints of all of them.

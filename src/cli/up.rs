@@ -11,10 +11,11 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 
 use super::UpArguments;
 use super::assemble::{self, Start};
-use super::first_run::{self, FirstConfig, Request, Workshop};
+use super::first_run::{self, ADMIN, FirstConfig, Request, Workshop};
 use super::places::{Places, Surroundings};
 use super::port::{self, ListenAddress};
 use crate::clock::SystemClock;
+use crate::config::{Account, RuleText, Template, UsersFile};
 use crate::platform;
 use crate::tls::{self, Tls};
 
@@ -68,7 +69,7 @@ impl Workshop for RealWorkshop {
     }
 
     fn make_token_key(&self, keys_directory: &Path) -> anyhow::Result<()> {
-        assemble::make_token_key(keys_directory)
+        assemble::token_key(keys_directory).map(drop)
     }
 
     fn make_certificates(&self, first: &FirstConfig<'_>) -> anyhow::Result<()> {
@@ -82,11 +83,35 @@ impl Workshop for RealWorkshop {
     }
 
     fn write_users(&self, path: &Path, hash: &str) -> anyhow::Result<()> {
-        assemble::write_users(path, hash)
+        let admin = Account {
+            password_hash: Some(hash.to_owned()),
+            ..Account::default()
+        };
+        let rule = RuleText {
+            account: Some(ADMIN.to_owned()),
+            actions: vec!["*".to_owned()],
+            comment: Some("The first admin may do everything.".to_owned()),
+            ..RuleText::default()
+        };
+        UsersFile::update(path, |file| {
+            file.users.insert(ADMIN.to_owned(), admin);
+            file.acl.push(rule);
+        })?;
+        Ok(())
     }
 
-    fn config_text(&self, first: &FirstConfig<'_>) -> anyhow::Result<String> {
-        assemble::config_text(first)
+    fn config_text(&self, first: &FirstConfig<'_>) -> String {
+        let places = first.places;
+        let template = Template {
+            address: first.address.to_string(),
+            hosts: first.hosts.to_vec(),
+            root_directory: places.data.clone(),
+            ca_certificate: places.ca_certificate.clone(),
+            keys_directory: places.keys_directory.clone(),
+            users_file: places.users.clone(),
+            state_directory: places.state_directory.clone(),
+        };
+        template.render()
     }
 
     fn tell(&self, line: &str) {

@@ -1,1 +1,202 @@
-//! Its place.
+//! Configuration files into each module's own `Settings`.
+//!
+//! The files are the union of distribution's `config.yml` and docker_auth's `auth_config.yml`, with a few keys of ours. From
+//! left to right: `yaml` reads trees, `node` merges them, `environment` overrides, `keys` and `known` say what may stand there,
+//! `reader` and the sections give it types. Must not know what the settings do. Invariants: the process's environment is read
+//! by the caller; nothing of a file is ever printed by an error; what `load` returns has been checked as a whole.
+
+mod accounts;
+mod authentication;
+mod duration;
+mod environment;
+mod error;
+mod keys;
+mod known;
+mod node;
+mod pem;
+mod reader;
+mod sections;
+mod template;
+mod users_file;
+mod yaml;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+pub use accounts::{Account, RuleText};
+pub use authentication::{AuthConfig, Signing};
+pub use error::{ConfigError, ConfigErrors, Place};
+pub use reader::{InForce, Secret};
+pub use template::Template;
+pub use users_file::{UsersFile, UsersFileError};
+
+use node::Node;
+use reader::Reader;
+
+use crate::{registry, server, telemetry, tls};
+
+/// Everything that the files decide.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Logs.
+    pub telemetry: telemetry::Settings,
+    /// HTTP.
+    pub server: server::Settings,
+    /// Certificates.
+    pub tls: tls::Settings,
+    /// The operations.
+    pub registry: registry::Settings,
+    /// Most names in one page of the catalog (`catalog.maxentries`).
+    pub catalog_page: usize,
+    /// Users, rules, tokens.
+    pub auth: AuthConfig,
+    /// `storage.filesystem.rootdirectory`
+    pub root_directory: PathBuf,
+    /// `state_directory`: index, control socket, keys that were made here.
+    pub state_directory: PathBuf,
+    /// `http.secret`; without one the cli keeps its own in the state directory.
+    pub secret: Option<Secret>,
+}
+
+/// A configuration, and what there is to say about it.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Every key in force, in the order of the sections.
+    pub in_force: Vec<InForce>,
+    /// Keys that have no effect here.
+    pub notes: Vec<String>,
+    /// What is allowed and probably not meant.
+    pub warnings: Vec<String>,
+}
+
+/// Reads and checks the files, with the `REGISTRY_…` variables of `environment` over them.
+pub fn load(
+    files: &[PathBuf],
+    environment: &BTreeMap<String, String>,
+) -> Result<Loaded, ConfigErrors> {
+    let mut errors = ConfigErrors::default();
+    let mut tree = read_files(files, &mut errors)?;
+    let mut warnings = environment::apply(&mut tree, environment, &mut errors);
+    for short in ["storage", "auth"] {
+        if let Some(node) = tree.top_mut(short) {
+            node.expand_short_form();
+        }
+    }
+    let notes = known::check(&tree, keys::CONFIG, &mut errors);
+    let mut reader = Reader::new(&tree);
+    let config = sections(&mut reader);
+    errors.append(reader.errors);
+    warnings.append(&mut reader.warnings);
+    errors.or(Loaded {
+        config,
+        in_force: reader.in_force,
+        notes,
+        warnings,
+    })
+}
+
+fn read_files(files: &[PathBuf], errors: &mut ConfigErrors) -> Result<Node, ConfigErrors> {
+    let Some(first) = files.first() else {
+        return Err(
+            ConfigError::new(None, "", "no configuration file was named")
+                .hint("name one with `--config FILE`, or make one with `boathouse up`")
+                .into(),
+        );
+    };
+    let mut tree = Node::empty_map(Place::file(first));
+    for file in files {
+        let place = Place::file(file);
+        let documents = users_file::read_text(file).and_then(|text| yaml::documents(&text, &place));
+        match documents {
+            Err(error) => errors.push(error),
+            Ok(documents) if documents.is_empty() => errors.push(
+                ConfigError::new(Some(&place), "", "holds no key")
+                    .hint("remove the file from the command line, or fill it"),
+            ),
+            Ok(documents) => {
+                for document in documents {
+                    merge_document(&mut tree, document, errors);
+                }
+            }
+        }
+    }
+    // With a file that cannot be read, everything in it would be reported as missing.
+    std::mem::take(errors).or(tree)
+}
+
+fn merge_document(tree: &mut Node, mut document: Node, errors: &mut ConfigErrors) {
+    if !matches!(document.value, node::Value::Map(_)) {
+        known::check(&document, keys::CONFIG, errors);
+        return;
+    }
+    for short in ["storage", "auth"] {
+        if let Some(node) = document.top_mut(short) {
+            node.expand_short_form();
+        }
+    }
+    tree.merge(document, "", errors);
+}
+
+fn sections(reader: &mut Reader<'_>) -> Config {
+    version(reader);
+    let telemetry = sections::telemetry(reader);
+    let (root_directory, state_directory) = sections::directories(reader);
+    let server = sections::server(reader);
+    let tls = sections::tls(reader, &state_directory);
+    let secret = reader.secret("http.secret");
+    let auth = authentication::read(reader);
+    let (registry, catalog_page) = sections::registry(reader);
+    let config = Config {
+        telemetry,
+        server,
+        tls,
+        registry,
+        catalog_page,
+        auth,
+        root_directory,
+        state_directory,
+        secret,
+    };
+    warn_of_openness(reader, &config);
+    config
+}
+
+fn version(reader: &mut Reader<'_>) {
+    if reader.text("version", "0.1") != "0.1" {
+        reader.refuse(
+            "version",
+            "must be 0.1",
+            "distribution knows no other version",
+        );
+    }
+}
+
+/// What is fine on one machine and seldom elsewhere.
+fn warn_of_openness(reader: &mut Reader<'_>, config: &Config) {
+    if is_loopback(&config.server.address) {
+        return;
+    }
+    if config.tls == tls::Settings::None {
+        reader.warn(
+            "http.addr",
+            "plain HTTP to other machines: passwords and tokens can be read on the way; `tls: auto` makes certificates",
+        );
+    }
+    if !config.auth.required {
+        reader.warn(
+            "http.addr",
+            "open to everybody who can reach it: neither `auth` nor `users` is configured",
+        );
+    }
+}
+
+fn is_loopback(address: &str) -> bool {
+    if let Ok(address) = address.parse::<SocketAddr>() {
+        return address.ip().is_loopback();
+    }
+    let host = address.rsplit_once(':').map_or("", |(host, _)| host);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}

@@ -1,0 +1,223 @@
+//! `users` and `acl` as docker_auth writes them, from a config file or a `users_file`.
+//!
+//! Must not know passwords beyond their stored form, nor what a rule matches. Invariant: a rule without `match` or `actions`
+//! is never taken (docker_auth crashes on both), and nothing is guessed from a value of the wrong kind.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::error::{ConfigError, ConfigErrors};
+use super::node::{Node, Value, join};
+
+/// One account.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Account {
+    /// The stored (bcrypt) form; without one any password is right, as in docker_auth.
+    pub password_hash: Option<String>,
+    /// Labels for rules.
+    pub labels: BTreeMap<String, Vec<String>>,
+    /// The account ends then.
+    pub expires_unix_secs: Option<u64>,
+    /// Tokens issued before then are void.
+    pub valid_after_unix_secs: Option<u64>,
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Account")
+            .field(
+                "password_hash",
+                &self.password_hash.as_ref().map(|_| "(set)"),
+            )
+            .field("labels", &self.labels)
+            .field("expires_unix_secs", &self.expires_unix_secs)
+            .field("valid_after_unix_secs", &self.valid_after_unix_secs)
+            .finish()
+    }
+}
+
+/// One rule, as text.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RuleText {
+    /// `match.account`
+    pub account: Option<String>,
+    /// `match.type`
+    pub kind: Option<String>,
+    /// `match.name`
+    pub name: Option<String>,
+    /// `match.service`
+    pub service: Option<String>,
+    /// `match.ip`
+    pub ip: Option<String>,
+    /// `match.labels`
+    pub labels: BTreeMap<String, String>,
+    /// `actions`
+    pub actions: Vec<String>,
+    /// `comment`
+    pub comment: Option<String>,
+    /// `file:line`, for messages.
+    pub place: String,
+}
+
+/// The accounts of a `users` map. A null is no account, as in docker_auth.
+pub(super) fn accounts(users: &Node, errors: &mut ConfigErrors) -> BTreeMap<String, Account> {
+    users
+        .entries()
+        .iter()
+        .filter(|entry| !entry.value.is_null())
+        .map(|entry| {
+            let key = join("users", &entry.key);
+            (entry.key.clone(), account(&entry.value, &key, errors))
+        })
+        .collect()
+}
+
+fn account(node: &Node, key: &str, errors: &mut ConfigErrors) -> Account {
+    let mut field = |name: &str| {
+        node.find(name)
+            .and_then(|node| text(node, &join(key, name), errors))
+    };
+    let password_hash = field("password");
+    let labels = node.find("labels").map_or(&[][..], Node::entries);
+    Account {
+        password_hash,
+        expires_unix_secs: moment_at(node, key, "expires", errors),
+        valid_after_unix_secs: moment_at(node, key, "valid_after", errors),
+        labels: labels
+            .iter()
+            .map(|entry| {
+                let key = join(&join(key, "labels"), &entry.key);
+                (entry.key.clone(), texts(&entry.value, &key, errors))
+            })
+            .collect(),
+    }
+}
+
+/// The rules of an `acl` list.
+pub(super) fn rules(acl: &Node, errors: &mut ConfigErrors) -> Vec<RuleText> {
+    let Value::List(items) = &acl.value else {
+        return Vec::new();
+    };
+    items
+        .iter()
+        .enumerate()
+        .filter_map(|(position, item)| rule(item, &format!("acl[{position}]"), errors))
+        .collect()
+}
+
+fn rule(node: &Node, key: &str, errors: &mut ConfigErrors) -> Option<RuleText> {
+    let place = Some(&node.place);
+    // What is no map was refused when the keys were looked at.
+    if !matches!(node.value, Value::Map(_)) {
+        return None;
+    }
+    let Some(conditions) = node.find("match") else {
+        errors.push(
+            ConfigError::new(place, key, "a rule without `match`")
+                .hint("`match: {}` is the rule for everything"),
+        );
+        return None;
+    };
+    let Some(actions) = node.find("actions") else {
+        errors.push(
+            ConfigError::new(place, key, "a rule without `actions`")
+                .hint("`actions: []` denies, `actions: [\"*\"]` grants everything"),
+        );
+        return None;
+    };
+    let mut condition = |name: &str| {
+        conditions
+            .find(name)
+            .and_then(|node| text(node, &format!("{key}.match.{name}"), errors))
+    };
+    let account = condition("account");
+    let kind = condition("type");
+    let name = condition("name");
+    let service = condition("service");
+    let ip = condition("ip");
+    let labels = conditions.find("labels").map_or(&[][..], Node::entries);
+    let labels = labels
+        .iter()
+        .map(|entry| {
+            let key = format!("{key}.match.labels.{}", entry.key);
+            // A label without a pattern matches the empty value, as in docker_auth.
+            let pattern = if entry.value.is_null() {
+                String::new()
+            } else {
+                text(&entry.value, &key, errors).unwrap_or_default()
+            };
+            (entry.key.clone(), pattern)
+        })
+        .collect();
+    Some(RuleText {
+        account,
+        kind,
+        name,
+        service,
+        ip,
+        labels,
+        actions: texts(actions, &format!("{key}.actions"), errors),
+        comment: node
+            .find("comment")
+            .and_then(|node| text(node, &format!("{key}.comment"), errors)),
+        place: node.place.to_string(),
+    })
+}
+
+/// A single value as text; a number or a truth value is the text that stands there.
+fn text(node: &Node, key: &str, errors: &mut ConfigErrors) -> Option<String> {
+    if let Value::Scalar { text, .. } = &node.value {
+        return Some(text.clone());
+    }
+    errors.push(ConfigError::new(
+        Some(&node.place),
+        key,
+        format!("must be a single value, not {}", node.kind()),
+    ));
+    None
+}
+
+/// A list of single values; a null is the empty list.
+pub(super) fn texts(node: &Node, key: &str, errors: &mut ConfigErrors) -> Vec<String> {
+    match &node.value {
+        Value::Null => Vec::new(),
+        Value::List(items) => items
+            .iter()
+            .filter_map(|item| text(item, key, errors))
+            .collect(),
+        Value::Scalar { .. } | Value::Map(_) => {
+            errors.push(
+                ConfigError::new(
+                    Some(&node.place),
+                    key,
+                    format!("must be a list, not {}", node.kind()),
+                )
+                .hint("a list is written `[one, two]`"),
+            );
+            Vec::new()
+        }
+    }
+}
+
+fn moment_at(node: &Node, key: &str, name: &str, errors: &mut ConfigErrors) -> Option<u64> {
+    let node = node.find(name)?;
+    moment(node, &join(key, name), errors)
+}
+
+/// A moment, as RFC 3339 writes it.
+pub(super) fn moment(node: &Node, key: &str, errors: &mut ConfigErrors) -> Option<u64> {
+    let written = text(node, key, errors)?;
+    let unix_secs = OffsetDateTime::parse(&written, &Rfc3339)
+        .ok()
+        .and_then(|moment| u64::try_from(moment.unix_timestamp()).ok());
+    if unix_secs.is_none() {
+        errors.push(
+            ConfigError::new(Some(&node.place), key, "must be a moment after 1970")
+                .hint("written like 2027-01-31T18:00:00Z"),
+        );
+    }
+    unix_secs
+}

@@ -1,0 +1,280 @@
+//! `auth`, `token`, `users`, `acl`, `users_file`: who issues tokens and who may do what.
+//!
+//! Must not know how tokens look. Invariants: authentication is off only if none of these keys is there; a list of users or
+//! rules that is missing where one is needed is a mistake, never an open or a shut door by accident.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::accounts::{self, Account, RuleText};
+use super::pem;
+use super::reader::Reader;
+use super::users_file::UsersFile;
+
+/// The issuer and the service when no key names them.
+pub(super) const NAME_DEFAULT: &str = "boathouse";
+/// Four hours: a push of hundreds of GB ends within it; `passwd`, `remove` and `revoke` end a token at once anyhow.
+pub(super) const LIFETIME_SECS_DEFAULT: u64 = 14_400;
+/// A year; clients and verifiers cannot be relied upon beyond.
+const LIFETIME_SECS_MAX: u64 = 366 * 86_400;
+/// Failed logins a minute for one account and address before the next are slowed.
+const FAILED_LOGINS_DEFAULT: u64 = 10;
+
+/// All that the files say about authentication; secrets and keys made at start are added by the cli.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthConfig {
+    /// False: open to everybody.
+    pub required: bool,
+    /// Accounts of the configuration and of the `users_file`.
+    pub users: BTreeMap<String, Account>,
+    /// Rules of the configuration, then of the `users_file`.
+    pub acl: Vec<RuleText>,
+    /// Accounts whose tokens from before that second are void.
+    pub revoked: BTreeMap<String, u64>,
+    /// `auth.token.realm`; absent: built from the request.
+    pub realm: Option<String>,
+    /// `auth.token.service`
+    pub service: String,
+    /// `token.issuer` or `auth.token.issuer`
+    pub issuer: String,
+    /// `token.expiration`
+    pub lifetime_secs: u64,
+    /// Who signs.
+    pub signing: Signing,
+    /// The text of `auth.token.rootcertbundle`.
+    pub trusted_certificates_pem: Vec<String>,
+    /// `users_file`, for the commands that write it.
+    pub users_file: Option<PathBuf>,
+    /// `limits.failed_logins`; 0 switches the slowing off.
+    pub failed_logins: u64,
+}
+
+/// Whose key signs tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Signing {
+    /// Nobody's: only foreign tokens are accepted, or none are needed.
+    None,
+    /// A key made at first start.
+    Own,
+    /// `token.certificate` and `token.key`, by default those of `server`.
+    Files {
+        /// The certificate.
+        certificate: PathBuf,
+        /// Its key.
+        key: PathBuf,
+    },
+}
+
+pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
+    let given = |key: &str| reader.node(key).is_some();
+    let ours = ["users", "users_file", "acl", "token"]
+        .into_iter()
+        .any(given);
+    // `auth: {token: }` chooses the token scheme as much as a full section does.
+    let foreign = reader
+        .node("auth")
+        .is_some_and(|auth| auth.entries().iter().any(|entry| entry.key != "none"));
+    let users_file = reader.path_if_set("users_file");
+    let issuer = issuer(reader);
+    let service = reader.text("auth.token.service", NAME_DEFAULT);
+    let realm = reader
+        .text_if_set("auth.token.realm")
+        .filter(|realm| !realm.is_empty());
+    let mut config = AuthConfig {
+        required: ours || foreign,
+        users: BTreeMap::new(),
+        acl: Vec::new(),
+        revoked: BTreeMap::new(),
+        realm,
+        service,
+        issuer,
+        lifetime_secs: reader.number(
+            "token.expiration",
+            LIFETIME_SECS_DEFAULT,
+            1..=LIFETIME_SECS_MAX,
+        ),
+        signing: if ours { signing(reader) } else { Signing::None },
+        trusted_certificates_pem: trusted_certificates(reader),
+        users_file,
+        failed_logins: reader.number("limits.failed_logins", FAILED_LOGINS_DEFAULT, 0..=1_000_000),
+    };
+    if ours {
+        accounts_and_rules(reader, &mut config);
+    } else if foreign {
+        foreign_needs(reader);
+    }
+    config
+}
+
+/// Both files may name the issuer; they must agree, or the one would refuse what the other signs.
+fn issuer(reader: &mut Reader<'_>) -> String {
+    let named = |reader: &mut Reader<'_>, key: &str| {
+        let issuer = reader.scalar(key).map(|(text, _)| text.to_owned());
+        if issuer.as_deref() == Some("") {
+            reader.refuse(key, "must not be empty", "any name will do");
+        }
+        issuer
+    };
+    let ours = named(reader, "token.issuer");
+    let theirs = named(reader, "auth.token.issuer");
+    if let (Some(ours), Some(theirs)) = (&ours, &theirs)
+        && ours != theirs
+    {
+        reader.refuse(
+            "auth.token.issuer",
+            "differs from token.issuer",
+            "give both the same name, or remove one",
+        );
+    }
+    let key = if ours.is_none() && theirs.is_some() {
+        "auth.token.issuer"
+    } else {
+        "token.issuer"
+    };
+    reader.text(key, NAME_DEFAULT)
+}
+
+fn signing(reader: &mut Reader<'_>) -> Signing {
+    let own = ["token.certificate", "token.key"];
+    let shared = ["server.certificate", "server.key"];
+    let mut used = None;
+    // docker_auth takes the token's pair, and its listener's where there is none; it insists on whole pairs in both.
+    for [certificate_key, key_key] in [shared, own] {
+        let certificate = reader.path_if_set(certificate_key);
+        let key = reader.path_if_set(key_key);
+        match (certificate, key) {
+            (None, None) => {}
+            (Some(certificate), Some(key)) => {
+                let algorithm =
+                    pem::check_pair(reader, (certificate_key, &certificate), (key_key, &key));
+                used = Some((key_key, algorithm, Signing::Files { certificate, key }));
+            }
+            (Some(_), None) => {
+                reader.refuse(
+                    certificate_key,
+                    &format!("given without {key_key}"),
+                    "give both",
+                );
+            }
+            (None, Some(_)) => {
+                reader.refuse(
+                    key_key,
+                    &format!("given without {certificate_key}"),
+                    "give both",
+                );
+            }
+        }
+    }
+    let Some((key, algorithm, signing)) = used else {
+        return Signing::Own;
+    };
+    let usable = [
+        rustls::SignatureAlgorithm::RSA,
+        rustls::SignatureAlgorithm::ECDSA,
+    ];
+    if algorithm.is_some_and(|algorithm| !usable.contains(&algorithm)) {
+        reader.refuse(
+            key,
+            "this kind of key cannot sign tokens that registries accept",
+            "use RSA, or EC on P-256, P-384 or P-521",
+        );
+    }
+    signing
+}
+
+fn trusted_certificates(reader: &mut Reader<'_>) -> Vec<String> {
+    const KEY: &str = "auth.token.rootcertbundle";
+    reader
+        .path_if_set(KEY)
+        .and_then(|path| pem::certificates(reader, KEY, &path))
+        .map(|(text, _)| text)
+        .into_iter()
+        .collect()
+}
+
+fn accounts_and_rules(reader: &mut Reader<'_>, config: &mut AuthConfig) {
+    for (key, what) in [
+        ("users", "no users are configured"),
+        ("acl", "no rules are configured"),
+    ] {
+        if reader.node(key).is_none() && config.users_file.is_none() {
+            let hint = format!("add `{key}`, or `users_file`; an empty `{key}` is allowed");
+            reader.refuse(key, what, &hint);
+        }
+    }
+    if let Some(users) = reader.node("users") {
+        config.users = accounts::accounts(users, &mut reader.errors);
+        reader.remember("users", format_args!("{} (set)", config.users.len()));
+    }
+    if let Some(acl) = reader.node("acl") {
+        config.acl = accounts::rules(acl, &mut reader.errors);
+        reader.remember("acl", format_args!("{} rules", config.acl.len()));
+    }
+    for (name, account) in &config.users {
+        warn_of_password(reader, name, account);
+    }
+    if let Some(path) = &config.users_file {
+        match UsersFile::read(path) {
+            Ok(file) => add_users_file(reader, config, file),
+            Err(errors) => reader.errors.append(errors),
+        }
+    }
+}
+
+fn add_users_file(reader: &mut Reader<'_>, config: &mut AuthConfig, file: UsersFile) {
+    for (name, account) in file.users {
+        if config.users.contains_key(&name) {
+            reader.refuse(
+                &format!("users.{name}"),
+                "this user is in the users_file too",
+                "remove one of the two",
+            );
+        } else {
+            warn_of_password(reader, &name, &account);
+            config.users.insert(name, account);
+        }
+    }
+    config.acl.extend(file.acl);
+    config.revoked = file.revoked;
+}
+
+/// Both are taken as docker_auth takes them, and neither is likely to be meant.
+fn warn_of_password(reader: &mut Reader<'_>, name: &str, account: &Account) {
+    match &account.password_hash {
+        // The empty name is the anonymous user, who has none.
+        None if !name.is_empty() => reader.warn(
+            &format!("users.{name}"),
+            "has no password: any password lets this user in",
+        ),
+        Some(hash) if !hash.starts_with("$2") => reader.warn(
+            &format!("users.{name}.password"),
+            "is not a bcrypt hash: nobody can log in with it",
+        ),
+        None | Some(_) => {}
+    }
+}
+
+/// Tokens that others sign need all three, as in distribution.
+fn foreign_needs(reader: &mut Reader<'_>) {
+    for key in [
+        "auth.token.realm",
+        "auth.token.service",
+        "auth.token.issuer",
+        "auth.token.rootcertbundle",
+    ] {
+        if reader.node("auth.token").is_some() && reader.node(key).is_none() {
+            reader.refuse(
+                key,
+                "missing: without `users`, tokens come from another server",
+                "add it, or add `users` and `acl` to issue tokens here",
+            );
+        }
+    }
+    if reader.node("auth.token").is_none() && reader.node("auth.htpasswd").is_none() {
+        reader.refuse(
+            "auth",
+            "names no scheme that is complete",
+            "give `auth.token` its keys, or add `users` and `acl`",
+        );
+    }
+}

@@ -1,0 +1,161 @@
+//! The tree that configuration files become, and how several become one.
+//!
+//! Must not know any key. Invariant: every node knows its place; `Debug` shows none of the text.
+
+use std::fmt;
+
+use super::error::{ConfigError, ConfigErrors, Place};
+
+/// A value and where it stands.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Node {
+    pub(super) place: Place,
+    pub(super) value: Value,
+}
+
+/// A value as written, not yet interpreted.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Value {
+    Null,
+    Scalar {
+        text: String,
+        /// Without quotes: may be read as a number or a truth value.
+        plain: bool,
+    },
+    List(Vec<Node>),
+    Map(Vec<Entry>),
+}
+
+/// One key of a map.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) key: String,
+    pub(super) place: Place,
+    pub(super) value: Node,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} at {}", self.kind(), self.place)
+    }
+}
+
+impl Node {
+    /// An empty map that stands at `place`.
+    pub(super) fn empty_map(place: Place) -> Self {
+        Self {
+            place,
+            value: Value::Map(Vec::new()),
+        }
+    }
+
+    pub(super) fn is_null(&self) -> bool {
+        self.value == Value::Null
+    }
+
+    /// The word for what this is, for messages.
+    pub(super) fn kind(&self) -> &'static str {
+        match self.value {
+            Value::Null => "nothing",
+            Value::Scalar { .. } => "a single value",
+            Value::List(_) => "a list",
+            Value::Map(_) => "a map",
+        }
+    }
+
+    /// The entries of a map; none for anything else.
+    pub(super) fn entries(&self) -> &[Entry] {
+        match &self.value {
+            Value::Map(entries) => entries,
+            Value::Null | Value::Scalar { .. } | Value::List(_) => &[],
+        }
+    }
+
+    /// The node at a path of keys; a null counts as absent.
+    pub(super) fn find(&self, path: &str) -> Option<&Self> {
+        let mut node = self;
+        for key in path.split('.') {
+            node = &node.entries().iter().find(|entry| entry.key == key)?.value;
+        }
+        Some(node).filter(|node| !node.is_null())
+    }
+
+    /// Makes the whole node stand at one place: lines inside a variable help nobody.
+    pub(super) fn stand_at(&mut self, place: &Place) {
+        self.place = place.clone();
+        match &mut self.value {
+            Value::Null | Value::Scalar { .. } => {}
+            Value::List(items) => items.iter_mut().for_each(|item| item.stand_at(place)),
+            Value::Map(entries) => {
+                for entry in entries {
+                    entry.place = place.clone();
+                    entry.value.stand_at(place);
+                }
+            }
+        }
+    }
+
+    /// `storage: filesystem` and `auth: token`, distribution's short form: a map with this one key.
+    pub(super) fn expand_short_form(&mut self) {
+        if let Value::Scalar { text, .. } = &self.value {
+            self.value = Value::Map(vec![Entry {
+                key: text.clone(),
+                place: self.place.clone(),
+                value: Self::empty_map(self.place.clone()),
+            }]);
+        }
+    }
+
+    /// The node at a top-level key, to change it.
+    pub(super) fn top_mut(&mut self, key: &str) -> Option<&mut Self> {
+        match &mut self.value {
+            Value::Map(entries) => entries
+                .iter_mut()
+                .find(|entry| entry.key == key)
+                .map(|entry| &mut entry.value),
+            Value::Null | Value::Scalar { .. } | Value::List(_) => None,
+        }
+    }
+
+    /// Takes in `other`: maps merge, a null gives way, anything else given twice is a mistake.
+    pub(super) fn merge(&mut self, other: Self, path: &str, errors: &mut ConfigErrors) {
+        if other.is_null() {
+            return;
+        }
+        if self.is_null() {
+            *self = other;
+            return;
+        }
+        match (&mut self.value, other.value) {
+            (Value::Map(ours), Value::Map(theirs)) => {
+                for entry in theirs {
+                    match ours.iter_mut().find(|known| known.key == entry.key) {
+                        Some(known) => {
+                            known
+                                .value
+                                .merge(entry.value, &join(path, &entry.key), errors);
+                        }
+                        None => ours.push(entry),
+                    }
+                }
+            }
+            _ => errors.push(
+                ConfigError::new(
+                    Some(&other.place),
+                    path,
+                    format!("given twice, also at {}", self.place),
+                )
+                .hint("keep one of the two; only maps are merged"),
+            ),
+        }
+    }
+}
+
+/// `path.key`, or `key` at the top.
+pub(super) fn join(path: &str, key: &str) -> String {
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
+}

@@ -1,0 +1,131 @@
+//! The `boathouse.yml` that the first run writes.
+//!
+//! Must not touch the file system. Invariants: our own reader takes it; every key that is shown as a comment stands there with
+//! its default, and un-commenting it changes nothing.
+
+use std::path::PathBuf;
+
+use super::users_file::quoted;
+
+/// What the first run decides.
+#[derive(Debug, Clone)]
+pub struct Template {
+    /// `http.addr`
+    pub address: String,
+    /// `tls.hosts`: names and addresses beside those found on this machine.
+    pub hosts: Vec<String>,
+    /// `storage.filesystem.rootdirectory`, absolute.
+    pub root_directory: PathBuf,
+    /// `tls.ca_certificate`, absolute.
+    pub ca_certificate: PathBuf,
+    /// `tls.keys_directory`, absolute.
+    pub keys_directory: PathBuf,
+    /// `users_file`, absolute.
+    pub users_file: PathBuf,
+    /// `state_directory`, absolute.
+    pub state_directory: PathBuf,
+}
+
+impl Template {
+    /// The text of the file.
+    pub fn render(&self) -> String {
+        let hosts: Vec<String> = self.hosts.iter().map(|host| quoted(host)).collect();
+        let path = |path: &PathBuf| quoted(&path.to_string_lossy());
+        TEXT.replace("@ADDRESS@", &quoted(&self.address))
+            .replace("@HOSTS@", &hosts.join(", "))
+            .replace("@ROOT@", &path(&self.root_directory))
+            .replace("@CA@", &path(&self.ca_certificate))
+            .replace("@KEYS@", &path(&self.keys_directory))
+            .replace("@USERS@", &path(&self.users_file))
+            .replace("@STATE@", &path(&self.state_directory))
+    }
+}
+
+const TEXT: &str = r#"# Boathouse. Every key is here; those behind `#` have the value shown, which is the default.
+# After a change: `boathouse check --config THIS_FILE`, then restart. Users and rules made by commands are in users_file.
+# The keys of a registry's config.yml and of docker_auth's auth_config.yml have the same names and meanings here.
+
+http:
+  # HOST:PORT; without HOST every address of this machine, IPv4 and IPv6.
+  addr: @ADDRESS@
+  # The URL that clients use, if it cannot be told from their requests: https://registry.example
+  #host: ""
+  # The path before /v2/, with a slash at both ends.
+  #prefix: ""
+  # Answers carry these too: {Name: [value]}
+  #headers: {}
+  # Proxies whose X-Forwarded-* headers are believed: [192.0.2.7, 10.0.0.0/8]
+  #trusted_proxies: []
+  # How long a stop waits for transfers.
+  #draintimeout: 10s
+  #http2: {disabled: false}
+
+# Certificates from an authority of our own. For your own ones: http.tls.certificate and http.tls.key instead.
+tls:
+  # Names and addresses of this machine beside those that are found.
+  hosts: [@HOSTS@]
+  # Clients trust this file.
+  ca_certificate: @CA@
+  keys_directory: @KEYS@
+
+storage:
+  filesystem:
+    # The images, laid out as Docker's registry does it.
+    rootdirectory: @ROOT@
+  # Whether clients may delete.
+  #delete: {enabled: false}
+  #maintenance: {readonly: {enabled: false}}
+
+# The index and the control socket; can be made anew.
+state_directory: @STATE@
+
+# Users and rules made by `boathouse user`. More may stand here as `users:` and `acl:`.
+users_file: @USERS@
+
+token:
+  #issuer: boathouse
+  # Seconds.
+  expiration: 14400
+
+#auth:
+  #token:
+    #service: boathouse
+
+log:
+  # error, warn, info, debug, trace
+  level: info
+  # text, json
+  #formatter: text
+  #accesslog: {disabled: false}
+
+validation:
+  manifests:
+    # strict: everything that an image refers to must be here; any: it need not.
+    references: strict
+
+limits:
+  # Connections at a time.
+  connections: 1024
+  # Seconds without a byte until a transfer is ended.
+  #stall_secs: 120
+  # Seconds for the head of a request, and for the TLS handshake.
+  #header_secs: 30
+  #handshake_secs: 10
+  # Longest form posted to the token endpoint, in bytes.
+  #token_body_bytes: 65536
+  # Least bytes per second of a transfer while more than 80 % of the connections are taken.
+  #floor_bytes_per_sec: 1024
+  # Longest manifest, in bytes; at most 16777216.
+  #manifest_size_bytes: 4194304
+  # Repositories looked through for a blob to mount.
+  #mount_probes: 1000
+  # Entries in one page of a list.
+  #list_page: 1000
+  # Uploads kept open in memory; others are taken up again from the store.
+  #open_uploads: 1024
+  # Failed logins a minute for one account and address before the next are slowed; 0 = never.
+  #failed_logins: 10
+
+#catalog:
+  #maxentries: 1000
+"#;

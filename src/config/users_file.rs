@@ -1,0 +1,309 @@
+//! `users.yml`: the users, rules and revocations that commands make; read and written here.
+//!
+//! Must not know why a user changes. Invariants: what is written reads back as the very same value, or nothing is written; a
+//! reader sees the old file or the new one, whole; only the owner may read it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::accounts::{self, Account, RuleText};
+use super::error::{ConfigError, ConfigErrors, Place};
+use super::node::Node;
+use super::{keys, known, yaml};
+
+/// What a `users_file` holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UsersFile {
+    /// Accounts by name.
+    pub users: BTreeMap<String, Account>,
+    /// Rules, which come after those of the configuration.
+    pub acl: Vec<RuleText>,
+    /// Accounts (of the configuration too) whose tokens from before that second are void.
+    pub revoked: BTreeMap<String, u64>,
+}
+
+/// Why a `users_file` was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum UsersFileError {
+    /// The file that is there cannot be read as one.
+    #[error(transparent)]
+    Content(#[from] ConfigErrors),
+    /// The new content would not read back; a name or a pattern is too long, or too many.
+    #[error(
+        "{path}: this change cannot be written\nhint: shorten the name or the pattern (1,000 characters are safe)"
+    )]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file system refused.
+    #[error("{path}: cannot {action} the file of users")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl UsersFile {
+    /// Reads the text of a `users_file`.
+    pub fn parse(text: &str, source: &Place) -> Result<Self, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        let mut tree = Node::empty_map(source.clone());
+        for document in yaml::documents(text, source)? {
+            tree.merge(document, "", &mut errors);
+        }
+        known::check(&tree, &[keys::USERS_FILE], &mut errors);
+        let users = tree
+            .find("users")
+            .map(|node| accounts::accounts(node, &mut errors));
+        let acl = tree
+            .find("acl")
+            .map(|node| accounts::rules(node, &mut errors));
+        let revoked = tree.find("revoked").map_or(&[][..], Node::entries);
+        let revoked = revoked
+            .iter()
+            .filter_map(|entry| {
+                let key = format!("revoked.{}", entry.key);
+                accounts::moment(&entry.value, &key, &mut errors)
+                    .map(|moment| (entry.key.clone(), moment))
+            })
+            .collect();
+        errors.or(Self {
+            users: users.unwrap_or_default(),
+            acl: acl.unwrap_or_default(),
+            revoked,
+        })
+    }
+
+    /// Reads the file; one that is not there is empty.
+    pub fn read(path: &Path) -> Result<Self, ConfigErrors> {
+        if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return Ok(Self::default());
+        }
+        Self::parse(&read_text(path)?, &Place::file(path))
+    }
+
+    /// The file as YAML; every text is in quotes, so that none is taken for something else.
+    pub fn render(&self) -> String {
+        let mut out = String::from(
+            "# Users, rules and revocations made by `boathouse user`. Rules come after those of the configuration.\n",
+        );
+        // Writing to a String cannot fail.
+        let _ = self.render_into(&mut out);
+        out
+    }
+
+    fn render_into(&self, out: &mut String) -> std::fmt::Result {
+        if !self.users.is_empty() {
+            writeln!(out, "users:")?;
+        }
+        for (name, account) in &self.users {
+            let mut fields = Vec::new();
+            if let Some(hash) = &account.password_hash {
+                fields.push(format!("password: {}", quoted(hash)));
+            }
+            if !account.labels.is_empty() {
+                let labels = account.labels.iter();
+                let labels = labels.map(|(name, values)| (name, flow_list(values)));
+                fields.push(format!("labels: {}", flow_map(labels)));
+            }
+            if let Some(moment) = account.expires_unix_secs {
+                fields.push(format!("expires: {}", rendered_moment(moment)));
+            }
+            if let Some(moment) = account.valid_after_unix_secs {
+                fields.push(format!("valid_after: {}", rendered_moment(moment)));
+            }
+            writeln!(out, "  {}: {{{}}}", quoted(name), fields.join(", "))?;
+        }
+        if !self.acl.is_empty() {
+            writeln!(out, "acl:")?;
+        }
+        for rule in &self.acl {
+            writeln!(out, "  - match: {}", rendered_conditions(rule))?;
+            writeln!(out, "    actions: {}", flow_list(&rule.actions))?;
+            if let Some(comment) = &rule.comment {
+                writeln!(out, "    comment: {}", quoted(comment))?;
+            }
+        }
+        if !self.revoked.is_empty() {
+            writeln!(out, "revoked:")?;
+        }
+        for (name, moment) in &self.revoked {
+            writeln!(out, "  {}: {}", quoted(name), rendered_moment(*moment))?;
+        }
+        Ok(())
+    }
+
+    /// Reads the file, lets `change` alter it, and writes it: one change at a time, whole or not at all.
+    pub fn update<T>(
+        path: &Path,
+        change: impl FnOnce(&mut Self) -> T,
+    ) -> Result<T, UsersFileError> {
+        let failed = |action| {
+            move |source| UsersFileError::Io {
+                path: path.to_owned(),
+                action,
+                source,
+            }
+        };
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        // The directory is locked, not the file: the rename replaces the file, and a lock would stay with the old one.
+        let directory = File::open(directory).map_err(failed("open the directory of"))?;
+        directory.lock().map_err(failed("lock"))?;
+        let mut content = Self::read(path)?;
+        let result = change(&mut content);
+        let text = content.render();
+        if !Self::parse(&text, &Place::file(path)).is_ok_and(|read| read.same_as(&content)) {
+            return Err(UsersFileError::Unwritable {
+                path: path.to_owned(),
+            });
+        }
+        replace(path, &text).map_err(failed("write"))?;
+        directory
+            .sync_all()
+            .map_err(failed("sync the directory of"))?;
+        Ok(result)
+    }
+
+    /// Equal but for the places of the rules, which change with every edit.
+    fn same_as(&self, other: &Self) -> bool {
+        let acl = |file: &Self| -> Vec<RuleText> {
+            let rules = file.acl.iter().cloned();
+            rules
+                .map(|rule| RuleText {
+                    place: String::new(),
+                    ..rule
+                })
+                .collect()
+        };
+        self.users == other.users && self.revoked == other.revoked && acl(self) == acl(other)
+    }
+}
+
+/// The whole text of a configuration file, bounded.
+pub(super) fn read_text(path: &Path) -> Result<String, ConfigError> {
+    let place = Place::file(path);
+    let refused =
+        |message: String, hint: &str| ConfigError::new(Some(&place), "", message).hint(hint);
+    let file = File::open(path).map_err(|error| {
+        refused(
+            format!("cannot be opened: {}", error.kind()),
+            "check the path and who may read it",
+        )
+    })?;
+    let mut bytes = Vec::new();
+    file.take(yaml::TEXT_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| {
+            refused(
+                format!("cannot be read: {}", error.kind()),
+                "it must be an ordinary file",
+            )
+        })?;
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let lines = error
+            .as_bytes()
+            .iter()
+            .take(valid)
+            .filter(|byte| **byte == b'\n');
+        let line = u64::try_from(lines.count())
+            .unwrap_or(u64::MAX)
+            .saturating_add(1);
+        ConfigError::new(Some(&place.at_line(line)), "", "not UTF-8")
+            .hint("save the file in the UTF-8 encoding")
+    })
+}
+
+/// A new file beside the old one, on the disk before it takes its name.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = path.with_file_name(name);
+    // Left over by a crash; the lock says that nobody is writing it now.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)
+}
+
+fn rendered_conditions(rule: &RuleText) -> String {
+    let conditions = [
+        ("account", &rule.account),
+        ("type", &rule.kind),
+        ("name", &rule.name),
+        ("service", &rule.service),
+        ("ip", &rule.ip),
+    ];
+    let mut fields: Vec<String> = conditions
+        .into_iter()
+        .filter_map(|(name, value)| Some(format!("{name}: {}", quoted(value.as_ref()?))))
+        .collect();
+    if !rule.labels.is_empty() {
+        let labels = rule.labels.iter();
+        let labels = labels.map(|(name, pattern)| (name, quoted(pattern)));
+        fields.push(format!("labels: {}", flow_map(labels)));
+    }
+    format!("{{{}}}", fields.join(", "))
+}
+
+fn flow_map<'a>(entries: impl Iterator<Item = (&'a String, String)>) -> String {
+    let entries: Vec<String> = entries
+        .map(|(name, value)| format!("{}: {value}", quoted(name)))
+        .collect();
+    format!("{{{}}}", entries.join(", "))
+}
+
+fn flow_list(texts: &[String]) -> String {
+    let texts: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
+    format!("[{}]", texts.join(", "))
+}
+
+/// A moment past the year 9999 cannot be written; `update` then refuses, as it does not read back.
+fn rendered_moment(unix_secs: u64) -> String {
+    i64::try_from(unix_secs)
+        .ok()
+        .and_then(|secs| OffsetDateTime::from_unix_timestamp(secs).ok())
+        .and_then(|moment| moment.format(&Rfc3339).ok())
+        .map_or_else(|| "~".to_owned(), |moment| quoted(&moment))
+}
+
+/// A double-quoted YAML scalar in which everything but letters, digits and ASCII signs is escaped.
+pub(super) fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for char in text.chars() {
+        match char {
+            '"' | '\\' => out.extend(['\\', char]),
+            ' ' => out.push(' '),
+            _ if char.is_ascii_graphic() || (!char.is_ascii() && char.is_alphanumeric()) => {
+                out.push(char);
+            }
+            _ => out.push_str(&format!("\\U{:08X}", u32::from(char))),
+        }
+    }
+    out.push('"');
+    out
+}
