@@ -45,7 +45,7 @@ pub struct RuleText {
     /// `match.account`
     pub account: Option<String>,
     /// `match.type`
-    pub kind: Option<String>,
+    pub r#type: Option<String>,
     /// `match.name`
     pub name: Option<String>,
     /// `match.service`
@@ -134,7 +134,7 @@ fn rule(node: &Node, key: &str, errors: &mut ConfigErrors) -> Option<RuleText> {
             .and_then(|node| text(node, &format!("{key}.match.{name}"), errors))
     };
     let account = condition("account");
-    let kind = condition("type");
+    let r#type = condition("type");
     let name = condition("name");
     let service = condition("service");
     let ip = condition("ip");
@@ -154,7 +154,7 @@ fn rule(node: &Node, key: &str, errors: &mut ConfigErrors) -> Option<RuleText> {
         .collect();
     Some(RuleText {
         account,
-        kind,
+        r#type,
         name,
         service,
         ip,

@@ -19,7 +19,7 @@ pub(super) type Key = (&'static str, Fate);
 
 use Fate::{Built, Harmless, NotYet};
 
-const OFF: &[&str] = &["false", "no", "off", "[]"];
+const OFF: &[&str] = &["false", "False", "FALSE", "no", "off", "[]"];
 const OWN_INDEX: &str = "not needed: the index here needs no cache";
 const NO_DRIVER_TUNING: &str =
     "not needed: reads and writes are bounded here by limits.connections";

@@ -63,7 +63,7 @@ impl Walk<'_> {
                 .push(format!("{}: {dotted} has no effect: {why}", node.place)),
             Fate::NotYet(unless) => {
                 let written = match &node.value {
-                    Value::Scalar { text, .. } => text.to_lowercase(),
+                    Value::Scalar { text, .. } => text.clone(),
                     Value::List(items) if items.is_empty() => "[]".to_owned(),
                     Value::Null | Value::List(_) | Value::Map(_) => "(more)".to_owned(),
                 };

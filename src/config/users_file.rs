@@ -252,7 +252,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 fn rendered_conditions(rule: &RuleText) -> String {
     let conditions = [
         ("account", &rule.account),
-        ("type", &rule.kind),
+        ("type", &rule.r#type),
         ("name", &rule.name),
         ("service", &rule.service),
         ("ip", &rule.ip),
