@@ -6,7 +6,7 @@ use tracing::Level;
 use tracing_subscriber::filter::{EnvFilter, ParseError};
 
 /// The target of the access log: one line per request, apart from the other levels.
-pub const ACCESS_TARGET: &str = "boathouse::access";
+pub const ACCESS_LOG_TARGET: &str = "boathouse::access";
 
 /// Variables that replace the configured level by a filter such as `boathouse=debug,h2=trace`, in this order.
 const FILTER_VARIABLES: [&str; 2] = ["BOATHOUSE_LOG", "RUST_LOG"];
@@ -74,7 +74,7 @@ fn filter(
     } else {
         "info"
     };
-    let mut directives = format!("{},{ACCESS_TARGET}={access}", settings.level);
+    let mut directives = format!("{},{ACCESS_LOG_TARGET}={access}", settings.level);
     if settings.level > Level::WARN {
         directives.extend(QUIET_CRATES.map(|name| format!(",{name}=warn")));
     }
