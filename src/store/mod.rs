@@ -5,6 +5,13 @@
 //! [`Step::Barrier`] is visible before all before it is durable, and all is durable when `apply` returns. One conformance
 //! suite (`conformance`) holds all of them to that.
 
+#[cfg(test)]
+mod conformance;
+pub mod faulty;
+pub mod filesystem;
+pub mod memory;
+pub mod state_directory;
+
 use std::any::Any;
 use std::io;
 use std::ops::Range;
@@ -195,4 +202,17 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
+}
+
+impl StoreError {
+    /// What the system said while `doing` something; no room left is told apart.
+    pub(crate) fn from_io(doing: impl Into<String>, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,
+            _ => Self::Io {
+                doing: doing.into(),
+                source,
+            },
+        }
+    }
 }

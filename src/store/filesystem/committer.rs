@@ -1,0 +1,165 @@
+//! The one thread through which every change of names goes, in groups.
+//!
+//! While one group syncs, the next gathers in the queue. Must not know how a change is carried out. Invariant: a phase of a
+//! group begins only when every directory that the phases before it changed is synced; a request is answered only when the
+//! phase that ends it is durable; what fails one request fails no other.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::change::{Phase, start_phases};
+use super::disk::Reach;
+use super::publish::{Changed, Publisher};
+use super::volume::Volume;
+use crate::store::StoreError;
+
+/// How many requests may wait: more than there are connections by default, so that it bounds memory and not speed.
+const QUEUED_REQUESTS_MAX: usize = 1024;
+
+/// How many requests share a group. Each costs a few renames, so the last one waits milliseconds for the others.
+const GROUP_REQUESTS_MAX: usize = 128;
+
+/// Answers with what is to be removed now that it is out of sight.
+type Answer = oneshot::Sender<Result<Vec<PathBuf>, StoreError>>;
+
+struct Request {
+    phases: Vec<Phase>,
+    answer: Answer,
+}
+
+/// The way to the thread, which ends when this is dropped.
+pub(super) struct Committer {
+    queue: mpsc::Sender<Request>,
+}
+
+impl Committer {
+    pub(super) fn start(volume: Arc<Volume>) -> Result<Self, StoreError> {
+        let (queue, waiting) = mpsc::channel(QUEUED_REQUESTS_MAX);
+        std::thread::Builder::new()
+            .name("store-committer".to_owned())
+            .spawn(move || run(&mut Publisher::new(volume), waiting))
+            .map_err(|source| StoreError::from_io("start the committer's thread", source))?;
+        Ok(Self { queue })
+    }
+
+    /// Carries out `phases` and makes them durable; gives back the paths that are to be removed.
+    pub(super) async fn commit(&self, phases: Vec<Phase>) -> Result<Vec<PathBuf>, StoreError> {
+        let stopped = || {
+            let source = io::Error::other("the committer has stopped");
+            StoreError::from_io("write to the store", source)
+        };
+        let (answer, result) = oneshot::channel();
+        let request = Request { phases, answer };
+        self.queue.send(request).await.map_err(|_| stopped())?;
+        result.await.map_err(|_| stopped())?
+    }
+}
+
+fn run(publisher: &mut Publisher, mut waiting: mpsc::Receiver<Request>) {
+    while let Some(first) = waiting.blocking_recv() {
+        let mut group = vec![first];
+        while group.len() < GROUP_REQUESTS_MAX
+            && let Ok(request) = waiting.try_recv()
+        {
+            group.push(request);
+        }
+        commit_group(publisher, group);
+    }
+}
+
+/// A request on its way through its group.
+struct Member {
+    /// The phase of the group in which it begins.
+    start: usize,
+    phases: std::vec::IntoIter<Phase>,
+    answer: Answer,
+    trash: Vec<PathBuf>,
+    failure: Option<StoreError>,
+}
+
+fn commit_group(publisher: &mut Publisher, group: Vec<Request>) {
+    let phases: Vec<&[Phase]> = group.iter().map(|request| &*request.phases).collect();
+    let starts = start_phases(&phases);
+    let mut members: Vec<Member> = starts
+        .into_iter()
+        .zip(group)
+        .map(|(start, request)| Member {
+            start,
+            phases: request.phases.into_iter(),
+            answer: request.answer,
+            trash: Vec::new(),
+            failure: None,
+        })
+        .collect();
+    let mut number = 0;
+    while !members.is_empty() {
+        run_phase(publisher, &mut members, number);
+        let (ended, going_on) = members
+            .into_iter()
+            .partition(|member| member.failure.is_some() || member.phases.len() == 0);
+        answer(ended);
+        members = going_on;
+        number += 1;
+    }
+}
+
+/// Carries out one phase of all members and makes it durable.
+fn run_phase(publisher: &mut Publisher, members: &mut [Member], number: usize) {
+    let mut changed = Changed::default();
+    // Which members changed a directory, by their position.
+    let mut changers: BTreeMap<PathBuf, Vec<usize>> = BTreeMap::new();
+    for (position, member) in members.iter_mut().enumerate() {
+        if number < member.start {
+            continue;
+        }
+        let result = member
+            .phases
+            .next()
+            .unwrap_or_default()
+            .into_iter()
+            .try_for_each(|change| publisher.publish(change, &mut changed));
+        member.failure = result.err();
+        member.trash.append(&mut changed.trash);
+        for directory in std::mem::take(&mut changed.directories) {
+            changers.entry(directory).or_default().push(position);
+        }
+    }
+    let mut left = changers.len();
+    let mut all_synced = true;
+    for (directory, positions) in changers {
+        left -= 1;
+        let reach = if left == 0 {
+            Reach::Medium
+        } else {
+            Reach::Drive
+        };
+        if let Err(error) = publisher.sync(&directory, reach) {
+            all_synced = false;
+            for position in positions {
+                let source = io::Error::new(error.kind(), error.to_string());
+                if let Some(member) = members.get_mut(position) {
+                    member.failure = Some(StoreError::from_io("sync a directory", source));
+                }
+            }
+        }
+    }
+    if all_synced {
+        publisher.settle(&mut changed);
+    }
+}
+
+fn answer(ended: Vec<Member>) {
+    for member in ended {
+        let result = match member.failure {
+            // Its trash stays until the next start: a failed sync says nothing about what is durable.
+            Some(failure) => Err(failure),
+            None => Ok(member.trash),
+        };
+        // Nobody listens where the caller has gone away; it is done all the same.
+        let _ = member.answer.send(result);
+    }
+}

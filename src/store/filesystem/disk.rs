@@ -1,0 +1,98 @@
+//! The few calls that decide what a power cut leaves.
+//!
+//! Every write, fsync, rename and removal of the file store goes through [`Disk`], so that tests can put a recorder in its
+//! place. Must not know keys, groups or barriers. Invariant: each call does exactly what its name says and nothing is
+//! synced that was not asked for.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
+
+/// How far a sync reaches. Only macOS knows the difference: there a plain fsync leaves the drive's own cache alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// To the drive.
+    Drive,
+    /// Through the drive's cache, for all that was synced before as well.
+    Medium,
+}
+
+pub(super) trait Disk: Send + Sync {
+    /// Makes one directory; its parent must exist.
+    fn make_directory(&self, path: &Path) -> io::Result<()>;
+
+    /// Writes all of `bytes` at `offset_bytes`.
+    fn write(&self, file: &File, bytes: &[u8], offset_bytes: u64) -> io::Result<()>;
+
+    /// Makes the content of `file` durable, not its name.
+    fn sync_file(&self, file: &File) -> io::Result<()>;
+
+    /// Makes the names in a directory durable.
+    fn sync_directory(&self, path: &Path, reach: Reach) -> io::Result<()>;
+
+    /// Gives a file or directory another name; a file that has that name is replaced.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Gives a file another name; `AlreadyExists` if something has that name.
+    fn rename_if_absent(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes one file.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes a directory with all that is in it.
+    fn remove_tree(&self, path: &Path) -> io::Result<()>;
+}
+
+/// The file system of this machine.
+#[derive(Debug)]
+pub(super) struct RealDisk;
+
+impl Disk for RealDisk {
+    fn make_directory(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir(path)
+    }
+
+    fn write(&self, file: &File, bytes: &[u8], offset_bytes: u64) -> io::Result<()> {
+        file.write_all_at(bytes, offset_bytes)
+    }
+
+    fn sync_file(&self, file: &File) -> io::Result<()> {
+        Ok(rustix::fs::fsync(file)?)
+    }
+
+    fn sync_directory(&self, path: &Path, reach: Reach) -> io::Result<()> {
+        let directory = File::open(path)?;
+        match reach {
+            Reach::Drive => Ok(rustix::fs::fsync(&directory)?),
+            // The standard library asks macOS for F_FULLFSYNC here.
+            Reach::Medium => directory.sync_all(),
+        }
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn rename_if_absent(&self, from: &Path, to: &Path) -> io::Result<()> {
+        match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // Some file systems (NFS, older FUSE) cannot; link(2) refuses an existing name everywhere.
+            Err(Errno::NOSYS | Errno::INVAL | Errno::NOTSUP) => {
+                fs::hard_link(from, to)?;
+                fs::remove_file(from)
+            }
+            done => Ok(done?),
+        }
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir_all(path)
+    }
+}

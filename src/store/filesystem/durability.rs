@@ -1,0 +1,235 @@
+//! What a power cut leaves, at every moment: DESIGN's invariant "bytes before link, link before tag".
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use super::recorder::{Cut, RecordingDisk};
+use super::{FilesystemStore, Settings};
+use crate::clock::ManualClock;
+use crate::layout::{Key, Place, UploadId, tag_directory, upload_directory};
+use crate::oci::{Algorithm, Digest, RepositoryName, Tag};
+use crate::store::memory::MemoryStore;
+use crate::store::{Depth, ObjectStore, Step};
+
+struct Bench {
+    store: Arc<FilesystemStore>,
+    disk: Arc<RecordingDisk>,
+    root: TempDir,
+}
+
+fn bench() -> Bench {
+    let root = tempfile::tempdir().unwrap();
+    let disk = Arc::new(RecordingDisk::new(root.path()));
+    let settings = Settings {
+        root: root.path().to_owned(),
+        boot_id: Some("this-boot".to_owned()),
+    };
+    let clock = Arc::new(ManualClock::at_unix_secs(1_700_000_000));
+    let store = FilesystemStore::open_on(settings, clock, disk.clone()).unwrap();
+    disk.take_cuts();
+    Bench {
+        store: Arc::new(store),
+        disk,
+        root,
+    }
+}
+
+fn name() -> RepositoryName {
+    "team/app".parse().unwrap()
+}
+
+fn tag(text: &str) -> Tag {
+    text.parse().unwrap()
+}
+
+fn digest(content: &str) -> Digest {
+    Digest::of(Algorithm::Sha256, content.as_bytes())
+}
+
+/// What a manifest PUT by tag does.
+fn put_manifest(tag: &Tag, content: &str) -> Vec<Step> {
+    let digest = digest(content);
+    let link = Bytes::from(digest.to_string());
+    let put = |place: Place| Step::put(place.key(), link.clone());
+    vec![
+        Step::put(Place::BlobData(digest.clone()).key(), content.to_owned()),
+        put(Place::RevisionLink(name(), digest.clone())),
+        Step::Barrier,
+        put(Place::TagIndex(name(), tag.clone(), digest.clone())),
+        put(Place::TagCurrent(name(), tag.clone())),
+    ]
+}
+
+fn current(tag: &Tag) -> Key {
+    Place::TagCurrent(name(), tag.clone()).key()
+}
+
+/// Holds at every moment: whatever may be seen after a power cut is whole.
+fn check_all_that_is_visible_is_whole(cut: &Cut) {
+    let call = &cut.call;
+    for path in cut.visible().keys() {
+        if path.starts_with("docker/") && !path.contains("/_uploads/") {
+            assert!(cut.is_whole(path), "{path} without its bytes after: {call}");
+        }
+    }
+    let durable = cut.durable();
+    for path in cut.visible_directories() {
+        let Some((_, tag)) = path.split_once("/_manifests/tags/") else {
+            continue;
+        };
+        if tag.matches('/').count() == 1 {
+            let below = cut.durable_below(path);
+            assert!(
+                below.contains_key("current/link"),
+                "tag {tag} without current/link after: {call}"
+            );
+        }
+    }
+    for (path, link) in cut.visible() {
+        if path.ends_with("/current/link") && path.starts_with("docker/") {
+            let digest: Digest = std::str::from_utf8(link).unwrap().parse().unwrap();
+            for before in [
+                Place::BlobData(digest.clone()),
+                Place::RevisionLink(name(), digest),
+            ] {
+                assert!(
+                    durable.contains_key(before.key().as_str()),
+                    "a tag before {} after: {call}",
+                    before.key()
+                );
+            }
+        }
+    }
+}
+
+async fn upload(store: &dyn ObjectStore, number: u64, content: &str) -> Step {
+    let id = UploadId::from_parts(number, number);
+    let directory = upload_directory(&name(), id);
+    let mut upload = store
+        .open_upload(&directory, None, None, None)
+        .await
+        .unwrap();
+    upload.append(content.to_owned().into()).await.unwrap();
+    let digest = upload.digest(Algorithm::Sha256).await.unwrap();
+    Step::Finish {
+        upload,
+        key: Place::BlobData(digest).key(),
+    }
+}
+
+#[tokio::test]
+async fn what_was_applied_survives_a_power_cut() {
+    let bench = bench();
+    let model = MemoryStore::new(Arc::new(ManualClock::at_unix_secs(0)));
+    let stores: [&dyn ObjectStore; 2] = [&*bench.store, &model];
+    for round in 0..8 {
+        for store in stores {
+            let layer = Place::LayerLink(name(), digest("layer")).key();
+            let steps = match round {
+                0 => vec![upload(store, 1, "layer").await, Step::put(layer, "link")],
+                1 => put_manifest(&tag("v1"), "first"),
+                2 => put_manifest(&tag("v1"), "second"),
+                3 => put_manifest(&tag("v2"), "second"),
+                4 => vec![upload(store, 2, "layer").await],
+                5 => vec![Step::RemoveTree(tag_directory(&name(), &tag("v1")))],
+                6 => put_manifest(&tag("v1"), "third"),
+                _ => vec![Step::Remove(layer)],
+            };
+            store.apply(steps).await.unwrap();
+        }
+        let mut durable = bench.disk.cut_now().durable();
+        durable.retain(|path, _| path.starts_with("docker/") && !path.contains("/_uploads/"));
+        let everything = crate::layout::Prefix::everything();
+        let entries = model.list(&everything, None, Depth::All, 1000).await;
+        let expected: Vec<String> = entries
+            .unwrap()
+            .into_iter()
+            .map(|entry| entry.key)
+            .collect();
+        for key in &expected {
+            assert!(
+                durable.contains_key(key),
+                "lost by the power cut in round {round}: {key}"
+            );
+        }
+        assert_eq!(durable.len(), expected.len(), "came back in round {round}");
+    }
+    for cut in bench.disk.take_cuts() {
+        check_all_that_is_visible_is_whole(&cut);
+    }
+}
+
+#[tokio::test]
+async fn at_every_moment_of_a_tag_move_the_tag_is_whole() {
+    let bench = bench();
+    let tag = tag("v1");
+    bench.store.apply(put_manifest(&tag, "old")).await.unwrap();
+    bench.store.apply(put_manifest(&tag, "new")).await.unwrap();
+    let cuts = bench.disk.take_cuts();
+    let mut has_been_there = false;
+    for cut in &cuts {
+        check_all_that_is_visible_is_whole(cut);
+        let durable = cut.durable();
+        let link = durable.get(current(&tag).as_str());
+        assert!(link.is_some() || !has_been_there, "the tag was gone");
+        has_been_there |= link.is_some();
+    }
+    assert!(has_been_there);
+}
+
+#[tokio::test]
+async fn requests_that_share_groups_keep_their_barriers() {
+    let bench = bench();
+    let tasks: Vec<_> = (0..24)
+        .map(|number| {
+            let store = Arc::clone(&bench.store);
+            // Three tags, so that some requests touch the same keys and some do not.
+            let tag = tag(&format!("v{}", number % 3));
+            tokio::spawn(
+                async move { store.apply(put_manifest(&tag, &format!("m{number}"))).await },
+            )
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+    let cuts = bench.disk.take_cuts();
+    cuts.iter().for_each(check_all_that_is_visible_is_whole);
+    let durable = cuts.last().unwrap().durable();
+    for number in 0..24 {
+        let manifest = Place::BlobData(digest(&format!("m{number}"))).key();
+        assert!(durable.contains_key(manifest.as_str()));
+    }
+}
+
+#[tokio::test]
+async fn directories_of_a_process_that_died_before_syncing_them_are_synced() {
+    let bench = bench();
+    let key = Place::LayerLink(name(), digest("layer")).key();
+    let path = bench.root.path().join(key.as_str());
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let steps = vec![Step::put(key.clone(), "link")];
+    bench.store.apply(steps).await.unwrap();
+    let durable = bench.disk.cut_now().durable();
+    assert!(durable.contains_key(key.as_str()), "lost by the power cut");
+}
+
+#[tokio::test]
+async fn a_blob_of_a_process_that_died_before_syncing_it_is_synced_and_repaired() {
+    for (left_behind, is_whole) in [("layer", true), ("lay", false)] {
+        let bench = bench();
+        let key = Place::BlobData(digest("layer")).key();
+        let path = bench.root.path().join(key.as_str());
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, left_behind).unwrap();
+        let before = bench.store.head(&key).await.unwrap();
+        let steps = vec![upload(&*bench.store, 1, "layer").await];
+        bench.store.apply(steps).await.unwrap();
+        let durable = bench.disk.cut_now().durable();
+        assert_eq!(durable[key.as_str()], b"layer");
+        let after = bench.store.head(&key).await.unwrap();
+        assert_eq!(before.version == after.version, is_whole);
+    }
+}

@@ -1,0 +1,289 @@
+//! The store over a directory, in distribution's layout.
+//!
+//! Bytes are written and synced by whoever calls (`volume`, `upload`); their names change in one place (`committer`,
+//! `publish`). Must not know which links a registry writes. Invariant: a file has its final name only when its bytes are
+//! durable. Whoever opens the store holds the lock of its state directory: opening empties `tmp/` and `trash/`.
+
+mod change;
+mod checkpoint;
+mod committer;
+mod disk;
+#[cfg(test)]
+mod durability;
+mod listing;
+mod publish;
+mod reading;
+#[cfg(test)]
+mod recorder;
+mod session;
+#[cfg(test)]
+mod tests;
+mod upload;
+mod volume;
+
+use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::Semaphore;
+
+use self::change::{Change, Phase, Placement, gather_whole_directories};
+use self::committer::Committer;
+use self::disk::{Disk, RealDisk};
+use self::session::Sessions;
+use self::upload::{FileUpload, Received};
+use self::volume::{Volume, is_absent, meta_of};
+use crate::clock::Clock;
+use crate::layout::{Key, Prefix};
+use crate::oci::Algorithm;
+use crate::store::{ByteStream, Depth, Entry, Meta, ObjectStore, Step, StoreError, Upload};
+
+/// How many requests write and sync their bytes at once. File systems join what syncs at the same time; beyond this they
+/// only queue, each on a thread.
+const STAGING_REQUESTS_MAX: usize = 32;
+
+/// Where the store lies, and in which life of the machine.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `storage.filesystem.rootdirectory`
+    pub root: PathBuf,
+    /// Differs after every boot; `None` where it cannot be told, and then no checkpoint is trusted.
+    pub boot_id: Option<String>,
+}
+
+impl Settings {
+    /// The store at `root`, in the present life of this machine (which only Linux tells).
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+        Self {
+            root: root.into(),
+            boot_id: boot_id.map(|text| text.trim().to_owned()),
+        }
+    }
+}
+
+/// See the module.
+pub struct FilesystemStore {
+    volume: Arc<Volume>,
+    sessions: Arc<Sessions>,
+    committer: Arc<Committer>,
+    staging: Semaphore,
+}
+
+impl FilesystemStore {
+    /// Opens the store, making its directories where they are missing; blocks. The caller holds the lock of the state
+    /// directory.
+    pub fn open(settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        Self::open_on(settings, clock, Arc::new(RealDisk))
+    }
+
+    fn open_on(
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+        disk: Arc<dyn Disk>,
+    ) -> Result<Self, StoreError> {
+        let volume = Arc::new(Volume::open(settings.root, disk, clock)?);
+        Ok(Self {
+            sessions: Arc::new(Sessions::new(Arc::clone(&volume), settings.boot_id)),
+            committer: Arc::new(Committer::start(Arc::clone(&volume))?),
+            volume,
+            staging: Semaphore::new(STAGING_REQUESTS_MAX),
+        })
+    }
+
+    /// Ends what uploads still have in flight, so that the rest of a step can be done without waiting.
+    async fn receive(&self, steps: Vec<Step>) -> Result<Vec<Incoming>, StoreError> {
+        let mut incoming = Vec::with_capacity(steps.len());
+        for step in steps {
+            incoming.push(match step {
+                Step::Finish { upload, key } => {
+                    let upload = upload.into_any().downcast::<FileUpload>().ok();
+                    let upload = upload.filter(|upload| upload.is_of(&self.sessions));
+                    let Some(upload) = upload else {
+                        let source = io::Error::other("the upload belongs to another store");
+                        return Err(StoreError::from_io(format!("write {key}"), source));
+                    };
+                    Incoming::Upload(upload.into_received().await?, key)
+                }
+                step @ (Step::Put { .. }
+                | Step::Remove(_)
+                | Step::RemoveTree(_)
+                | Step::Barrier) => Incoming::Step(step),
+            });
+        }
+        Ok(incoming)
+    }
+}
+
+enum Incoming {
+    Upload(Received, Key),
+    Step(Step),
+}
+
+#[async_trait]
+impl ObjectStore for FilesystemStore {
+    async fn get(
+        &self,
+        key: &Key,
+        range: Option<Range<u64>>,
+    ) -> Result<(Meta, ByteStream), StoreError> {
+        reading::get(self.volume.path(key), range, format!("read {key}")).await
+    }
+
+    async fn head(&self, key: &Key) -> Result<Meta, StoreError> {
+        let path = self.volume.path(key);
+        let metadata = blocking(move || fs::metadata(path))
+            .await?
+            .map_err(|source| absent_or_failed(format!("read {key}"), source))?;
+        if metadata.is_dir() {
+            return Err(StoreError::NotFound);
+        }
+        Ok(meta_of(&metadata))
+    }
+
+    async fn touch(&self, key: &Key) -> Result<(), StoreError> {
+        let path = self.volume.path(key);
+        let stamp = self.volume.new_stamp();
+        blocking(move || {
+            let file = File::open(path)?;
+            if file.metadata()?.is_dir() {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            file.set_modified(stamp)
+        })
+        .await?
+        .map_err(|source| absent_or_failed(format!("touch {key}"), source))
+    }
+
+    async fn presign(&self, _key: &Key) -> Result<Option<String>, StoreError> {
+        Ok(None)
+    }
+
+    async fn list(
+        &self,
+        prefix: &Prefix,
+        after: Option<&str>,
+        depth: Depth,
+        limit: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
+        let root = self.volume.root().to_owned();
+        let after = after.map(str::to_owned);
+        let below = prefix.clone();
+        blocking(move || listing::list(&root, &below, after.as_deref(), depth, limit))
+            .await?
+            .map_err(|source| StoreError::from_io(format!("list {prefix}"), source))
+    }
+
+    async fn apply(&self, steps: Vec<Step>) -> Result<(), StoreError> {
+        let incoming = self.receive(steps).await?;
+        let (phases, sessions) = {
+            let _permit = self.staging.acquire().await;
+            let volume = Arc::clone(&self.volume);
+            blocking(move || stage(&volume, incoming)).await??
+        };
+        let (committer, volume) = (Arc::clone(&self.committer), Arc::clone(&self.volume));
+        // A task of its own, so that it cleans up also where the caller goes away.
+        let task = tokio::spawn(async move {
+            let mut leftovers = committer.commit(phases).await?;
+            leftovers.extend(sessions);
+            if leftovers.is_empty() {
+                return Ok(());
+            }
+            // Out of sight already: a failure is only room lost until the next start or the next purge.
+            blocking(move || {
+                for path in leftovers {
+                    let _ = volume.disk.remove_tree(&path);
+                }
+            })
+            .await
+        });
+        task.await.map_err(interrupted)?
+    }
+
+    async fn open_upload(
+        &self,
+        prefix: &Prefix,
+        algorithm: Option<Algorithm>,
+        _final_key: Option<&Key>,
+        _length: Option<u64>,
+    ) -> Result<Box<dyn Upload>, StoreError> {
+        let upload = Sessions::open(&self.sessions, prefix, algorithm).await?;
+        Ok(Box::new(upload))
+    }
+
+    async fn resume_upload(&self, prefix: &Prefix) -> Result<Option<Box<dyn Upload>>, StoreError> {
+        let upload = Sessions::resume(&self.sessions, prefix).await?;
+        Ok(upload.map(|upload| Box::new(upload) as Box<dyn Upload>))
+    }
+}
+
+/// Writes and syncs all bytes of a request, so that only names are left to be changed; tells the phases of that, and the
+/// sessions that end with it.
+fn stage(
+    volume: &Volume,
+    incoming: Vec<Incoming>,
+) -> Result<(Vec<Phase>, Vec<PathBuf>), StoreError> {
+    let mut phases = Vec::new();
+    let mut phase = Phase::new();
+    let mut sessions = Vec::new();
+    for step in incoming {
+        match step {
+            Incoming::Upload(received, key) => {
+                received
+                    .sync()
+                    .map_err(|source| StoreError::from_io(format!("write {key}"), source))?;
+                phase.push(Change::Finish {
+                    data: received.data,
+                    size_bytes: received.size_bytes,
+                    key,
+                });
+                sessions.push(received.directory);
+            }
+            Incoming::Step(Step::Put {
+                key,
+                bytes,
+                condition,
+            }) => {
+                let file = volume
+                    .write_temporary(&bytes)
+                    .map_err(|source| StoreError::from_io(format!("write {key}"), source))?;
+                phase.push(Change::Place(Placement {
+                    file,
+                    key,
+                    condition,
+                }));
+            }
+            Incoming::Step(Step::Remove(key)) => phase.push(Change::Remove(key)),
+            Incoming::Step(Step::RemoveTree(prefix)) => phase.push(Change::RemoveTree(prefix)),
+            // `receive` has turned every Finish into an upload.
+            Incoming::Step(Step::Barrier | Step::Finish { .. }) => {
+                phases.push(gather_whole_directories(std::mem::take(&mut phase)));
+            }
+        }
+    }
+    phases.push(gather_whole_directories(phase));
+    Ok((phases, sessions))
+}
+
+/// Runs what blocks where blocking is allowed.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, StoreError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(interrupted)
+}
+
+fn interrupted(source: tokio::task::JoinError) -> StoreError {
+    StoreError::from_io("finish work on the disk", io::Error::other(source))
+}
+
+fn absent_or_failed(doing: String, source: io::Error) -> StoreError {
+    if is_absent(&source) {
+        StoreError::NotFound
+    } else {
+        StoreError::from_io(doing, source)
+    }
+}

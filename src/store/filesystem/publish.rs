@@ -1,0 +1,305 @@
+//! Carries out changes of names, and makes them durable.
+//!
+//! Only the committer's thread uses it, so that thread is the lock of every key. Must not know requests or groups.
+//! Invariant: every directory whose names were changed is among [`Changed`], with those above it whose own names this
+//! process has not synced yet, and nothing counts as durable before [`Publisher::sync`] has succeeded for it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::change::{Change, Placement};
+use super::disk::Reach;
+use super::volume::{Corner, Volume, is_absent, meta_of};
+use crate::layout::Key;
+use crate::store::{Condition, StoreError};
+
+/// How many directories are remembered as durable: about 10 MB of paths. Beyond that all are forgotten, which only costs
+/// syncs.
+const SETTLED_DIRECTORIES_MAX: usize = 65_536;
+
+pub(super) struct Publisher {
+    volume: Arc<Volume>,
+    /// Directories whose names, up to the root, are known to be durable. Others may have been made by a process that died
+    /// before it synced them.
+    settled: BTreeSet<PathBuf>,
+}
+
+/// Directories in which names have changed since the last sync.
+#[derive(Default)]
+pub(super) struct Changed {
+    pub(super) directories: BTreeSet<PathBuf>,
+    /// Will be settled once all of `directories` are synced.
+    settling: BTreeSet<PathBuf>,
+    /// What was renamed out of sight, to be removed once that is durable.
+    pub(super) trash: Vec<PathBuf>,
+}
+
+impl Publisher {
+    pub(super) fn new(volume: Arc<Volume>) -> Self {
+        Self {
+            volume,
+            settled: BTreeSet::new(),
+        }
+    }
+
+    /// Carries out one change; what it leaves to be synced is added to `changed`, also where it fails half-way.
+    pub(super) fn publish(
+        &mut self,
+        change: Change,
+        changed: &mut Changed,
+    ) -> Result<(), StoreError> {
+        match change {
+            Change::Place(placement) => self.place(&placement, changed),
+            Change::Finish {
+                data,
+                size_bytes,
+                key,
+            } => self
+                .finish(&data, size_bytes, &key, changed)
+                .map_err(|source| StoreError::from_io(format!("write {key}"), source)),
+            Change::Remove(key) => {
+                let path = self.volume.path(&key);
+                let gone = self.volume.disk.remove_file(&path);
+                self.removed(gone, &path, changed)
+                    .map_err(|source| StoreError::from_io(format!("remove {key}"), source))
+            }
+            Change::RemoveTree(prefix) => {
+                let path = self.volume.directory(&prefix);
+                self.remove_tree(&path, changed)
+                    .map_err(|source| StoreError::from_io(format!("remove {prefix}"), source))
+            }
+            Change::Whole {
+                directory,
+                placements,
+            } => {
+                let path = self.volume.directory(&directory);
+                if path.exists() {
+                    return placements
+                        .iter()
+                        .try_for_each(|placement| self.place(placement, changed));
+                }
+                self.build_whole(&path, &placements, changed)
+            }
+        }
+    }
+
+    /// Syncs one directory; for one that has gone in the meantime the root stands in, which reaches as far.
+    pub(super) fn sync(&self, directory: &Path, reach: Reach) -> io::Result<()> {
+        match self.volume.disk.sync_directory(directory, reach) {
+            Err(error) if is_absent(&error) => {
+                self.volume.disk.sync_directory(self.volume.root(), reach)
+            }
+            done => done,
+        }
+    }
+
+    /// Remembers, after all of `changed` was synced, what is durable now.
+    pub(super) fn settle(&mut self, changed: &mut Changed) {
+        if self.settled.len() > SETTLED_DIRECTORIES_MAX {
+            self.settled.clear();
+        }
+        self.settled.append(&mut changed.settling);
+    }
+
+    fn place(&mut self, placement: &Placement, changed: &mut Changed) -> Result<(), StoreError> {
+        let Placement {
+            file,
+            key,
+            condition,
+        } = placement;
+        let target = self.volume.path(key);
+        if let Condition::Match(version) = condition {
+            match fs::metadata(&target) {
+                Ok(metadata) if meta_of(&metadata).version == *version => {}
+                _ => return Err(StoreError::Conflict),
+            }
+        }
+        let renamed = self.rename_into_place(
+            &file.path,
+            &target,
+            *condition == Condition::Absent,
+            changed,
+        );
+        match renamed {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(StoreError::Conflict),
+            other => other.map_err(|source| StoreError::from_io(format!("write {key}"), source)),
+        }
+    }
+
+    fn finish(
+        &mut self,
+        data: &Path,
+        size_bytes: u64,
+        key: &Key,
+        changed: &mut Changed,
+    ) -> io::Result<()> {
+        let target = self.volume.path(key);
+        let renamed = self.rename_into_place(data, &target, true, changed);
+        match renamed {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => return other,
+        }
+        let existing = fs::File::open(&target)?;
+        if existing.metadata()?.len() != size_bytes {
+            // Cut short by a crash of a program that does not sync what it renames: this is its repair.
+            return self.rename_into_place(data, &target, false, changed);
+        }
+        // Whoever wrote it may not have lived to sync it, or its name.
+        self.volume.disk.sync_file(&existing)
+    }
+
+    fn rename_into_place(
+        &mut self,
+        from: &Path,
+        to: &Path,
+        only_if_absent: bool,
+        changed: &mut Changed,
+    ) -> io::Result<()> {
+        let disk = Arc::clone(&self.volume.disk);
+        let rename = || {
+            if only_if_absent {
+                disk.rename_if_absent(from, to)
+            } else {
+                disk.rename(from, to)
+            }
+        };
+        self.make_parents(to, changed)?;
+        match rename() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Another program has removed a directory that we had seen: look again.
+                self.settled.clear();
+                changed.settling.clear();
+                self.make_parents(to, changed)?;
+                rename()
+            }
+            done => done,
+        }
+    }
+
+    /// Makes the directories above `path` that are missing, and marks all for a sync that are not known to be durable.
+    fn make_parents(&mut self, path: &Path, changed: &mut Changed) -> io::Result<()> {
+        let root = self.volume.root();
+        let Some(parent) = path.parent() else {
+            return Ok(());
+        };
+        changed.directories.insert(parent.to_owned());
+        let mut unsettled: Vec<&Path> = parent
+            .ancestors()
+            .take_while(|directory| {
+                *directory != root
+                    && !self.settled.contains(*directory)
+                    && !changed.settling.contains(*directory)
+            })
+            .collect();
+        while let Some(directory) = unsettled.pop() {
+            match self.volume.disk.make_directory(directory) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+            if let Some(above) = directory.parent() {
+                changed.directories.insert(above.to_owned());
+            }
+            changed.settling.insert(directory.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Builds a directory out of sight and gives it its name when all of it is durable.
+    fn build_whole(
+        &mut self,
+        target: &Path,
+        placements: &[Placement],
+        changed: &mut Changed,
+    ) -> Result<(), StoreError> {
+        if placements
+            .iter()
+            .any(|placement| matches!(placement.condition, Condition::Match(_)))
+        {
+            return Err(StoreError::Conflict);
+        }
+        let nursery = self.volume.new_path(Corner::Temporary);
+        let built = self
+            .fill_nursery(&nursery, target, placements)
+            .and_then(|()| self.make_parents(target, changed))
+            .and_then(|()| self.volume.disk.rename(&nursery, target));
+        built.map_err(|source| {
+            // What cannot be removed now is removed at the next start.
+            let _ = self.volume.disk.remove_tree(&nursery);
+            StoreError::from_io(format!("write {}", target.display()), source)
+        })
+    }
+
+    fn fill_nursery(
+        &self,
+        nursery: &Path,
+        target: &Path,
+        placements: &[Placement],
+    ) -> io::Result<()> {
+        let disk = &self.volume.disk;
+        let mut made = BTreeSet::from([nursery.to_owned()]);
+        disk.make_directory(nursery)?;
+        for placement in placements {
+            let path = self.volume.path(&placement.key);
+            let inside = path.strip_prefix(target).map_err(io::Error::other)?;
+            let path = nursery.join(inside);
+            let mut missing: Vec<&Path> = path
+                .ancestors()
+                .skip(1)
+                .take_while(|directory| !made.contains(*directory))
+                .collect();
+            while let Some(directory) = missing.pop() {
+                disk.make_directory(directory)?;
+                made.insert(directory.to_owned());
+            }
+            disk.rename(&placement.file.path, &path)?;
+        }
+        for directory in &made {
+            disk.sync_directory(directory, Reach::Drive)?;
+        }
+        Ok(())
+    }
+
+    fn remove_tree(&mut self, path: &Path, changed: &mut Changed) -> io::Result<()> {
+        if path == self.volume.root() || self.volume.root().starts_with(path) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let trash = self.volume.new_path(Corner::Trash);
+        let gone = self.volume.disk.rename(path, &trash);
+        if gone.is_ok() {
+            changed.trash.push(trash);
+            forget_below(&mut self.settled, path);
+            forget_below(&mut changed.settling, path);
+        }
+        self.removed(gone, path, changed)
+    }
+
+    /// Marks the parent for a sync even where there was nothing to remove: whoever removed it may not have lived to do so.
+    fn removed(&self, gone: io::Result<()>, path: &Path, changed: &mut Changed) -> io::Result<()> {
+        match gone {
+            Err(error) if !is_absent(&error) => return Err(error),
+            _ => {}
+        }
+        let existing = path.ancestors().skip(1).find(|above| above.is_dir());
+        if let Some(existing) = existing
+            && existing.starts_with(self.volume.root())
+        {
+            changed.directories.insert(existing.to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// Paths sort by component, so all below `path` stand together.
+fn forget_below(directories: &mut BTreeSet<PathBuf>, path: &Path) {
+    let below: Vec<PathBuf> = directories
+        .range(path.to_owned()..)
+        .take_while(|directory| directory.starts_with(path))
+        .cloned()
+        .collect();
+    for directory in below {
+        directories.remove(&directory);
+    }
+}

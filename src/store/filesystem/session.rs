@@ -1,0 +1,261 @@
+//! Upload sessions on disk: how they begin, and how they are taken up again.
+//!
+//! A session is a directory with `data`, `startedat` and perhaps a checkpoint. Must not know how bytes are gathered.
+//! Invariant: the hashes of a [`Sink`] are those of the first `offset_bytes` of its file, and the file ends there.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+
+use super::checkpoint::{Checkpoint, FILE_NAME, LENGTH_BYTES_MAX};
+use super::upload::FileUpload;
+use super::volume::{Volume, is_absent};
+use super::{absent_or_failed, blocking};
+use crate::layout::Prefix;
+use crate::oci::{Algorithm, Hasher};
+use crate::store::StoreError;
+
+/// How many uploads of a store are written back at once: enough to keep a disk busy, few enough to leave it to readers.
+const WRITEBACKS_MAX: usize = 4;
+
+/// How much is read at once to hash it again.
+const READ_BYTES: usize = 1024 * 1024;
+
+/// What the sessions of one store share.
+pub(super) struct Sessions {
+    pub(super) volume: Arc<Volume>,
+    pub(super) boot_id: Option<String>,
+    pub(super) writebacks: Arc<Semaphore>,
+    busy: Mutex<HashMap<PathBuf, Weak<AsyncMutex<()>>>>,
+}
+
+impl Sessions {
+    pub(super) fn new(volume: Arc<Volume>, boot_id: Option<String>) -> Self {
+        Self {
+            volume,
+            boot_id,
+            writebacks: Arc::new(Semaphore::new(WRITEBACKS_MAX)),
+            busy: Mutex::default(),
+        }
+    }
+
+    pub(super) async fn open(
+        sessions: &Arc<Self>,
+        prefix: &Prefix,
+        algorithm: Option<Algorithm>,
+    ) -> Result<FileUpload, StoreError> {
+        let session = Arc::new(Session::new(sessions, prefix));
+        let started_at = OffsetDateTime::from(sessions.volume.clock.now())
+            .replace_nanosecond(0)
+            .ok()
+            .and_then(|time| time.format(&Rfc3339).ok())
+            .unwrap_or_default();
+        let mut hashers = vec![Hasher::new(Algorithm::Sha256)];
+        if algorithm == Some(Algorithm::Sha512) {
+            hashers.push(Hasher::new(Algorithm::Sha512));
+        }
+        let place = Arc::clone(&session);
+        let file = blocking(move || {
+            fs::create_dir_all(&place.directory)?;
+            fs::write(place.directory.join("startedat"), started_at)?;
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(place.data())
+        })
+        .await?
+        .map_err(|source| StoreError::from_io(format!("open the upload {prefix}"), source))?;
+        Ok(FileUpload::new(session, Sink::new(file, 0, hashers)))
+    }
+
+    pub(super) async fn resume(
+        sessions: &Arc<Self>,
+        prefix: &Prefix,
+    ) -> Result<Option<FileUpload>, StoreError> {
+        let session = Arc::new(Session::new(sessions, prefix));
+        // What an earlier sitting still has in flight ends first.
+        let guard = session.busy.lock().await;
+        let place = Arc::clone(&session);
+        let resumed = blocking(move || place.resume())
+            .await?
+            .map_err(|source| absent_or_failed(format!("resume the upload {prefix}"), source));
+        drop(guard);
+        match resumed {
+            Ok(sink) => Ok(Some(FileUpload::new(session, sink))),
+            Err(StoreError::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The lock that is held while bytes of the session in `directory` are in flight.
+    fn busy(&self, directory: &Path) -> Arc<AsyncMutex<()>> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        busy.retain(|_, lock| lock.strong_count() > 0);
+        if let Some(lock) = busy.get(directory).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::new(AsyncMutex::new(()));
+        busy.insert(directory.to_owned(), Arc::downgrade(&lock));
+        lock
+    }
+}
+
+/// One session, for all who work on it.
+pub(super) struct Session {
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) directory: PathBuf,
+    /// The directory as the seam names it, for messages.
+    pub(super) name: String,
+    pub(super) busy: Arc<AsyncMutex<()>>,
+    pub(super) is_written_back: AtomicBool,
+    /// The disk has refused bytes that it had taken: what the file holds cannot be trusted any more.
+    pub(super) is_refused: AtomicBool,
+}
+
+impl Session {
+    fn new(sessions: &Arc<Sessions>, prefix: &Prefix) -> Self {
+        let directory = sessions.volume.directory(prefix);
+        Self {
+            busy: sessions.busy(&directory),
+            sessions: Arc::clone(sessions),
+            directory,
+            name: prefix.to_string(),
+            is_written_back: AtomicBool::new(false),
+            is_refused: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn data(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    pub(super) fn failed(&self, source: io::Error) -> StoreError {
+        StoreError::from_io(format!("write to the upload {}", self.name), source)
+    }
+
+    fn resume(&self) -> io::Result<Sink> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(self.data())?;
+        let length_bytes = file.metadata()?.len();
+        let checkpoint = self
+            .read_checkpoint()?
+            .filter(|checkpoint| checkpoint.offset_bytes <= length_bytes);
+        let mut sink = match checkpoint {
+            Some(Checkpoint {
+                offset_bytes,
+                hashers,
+            }) => Sink::new(file, offset_bytes, hashers),
+            None => Sink::new(file, 0, vec![Hasher::new(Algorithm::Sha256)]),
+        };
+        hash_again(
+            &sink.file,
+            &mut sink.hashers,
+            sink.offset_bytes,
+            length_bytes,
+        )?;
+        sink.offset_bytes = length_bytes;
+        Ok(sink)
+    }
+
+    fn read_checkpoint(&self) -> io::Result<Option<Checkpoint>> {
+        let Some(boot_id) = &self.sessions.boot_id else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        match File::open(self.directory.join(FILE_NAME)) {
+            Ok(file) => file.take(LENGTH_BYTES_MAX).read_to_end(&mut bytes)?,
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let text = String::from_utf8(bytes).ok();
+        Ok(text.and_then(|text| Checkpoint::decode(&text, boot_id)))
+    }
+
+    /// Leaves what a later process of this boot needs to go on from where `sink` is.
+    pub(super) fn write_checkpoint(&self, sink: &mut Sink) -> io::Result<()> {
+        let Some(boot_id) = &self.sessions.boot_id else {
+            return Ok(());
+        };
+        if sink.checkpoint_bytes == Some(sink.offset_bytes) {
+            return Ok(());
+        }
+        let text = Checkpoint::encode(sink.offset_bytes, &sink.hashers, boot_id);
+        let path = self.directory.join(FILE_NAME);
+        let new = path.with_extension("new");
+        fs::write(&new, text)?;
+        self.sessions.volume.disk.rename(&new, &path)?;
+        sink.checkpoint_bytes = Some(sink.offset_bytes);
+        Ok(())
+    }
+}
+
+/// The file of a session while it grows, and its hashes.
+pub(super) struct Sink {
+    pub(super) file: File,
+    /// Written and hashed.
+    pub(super) offset_bytes: u64,
+    pub(super) hashers: Vec<Hasher>,
+    /// Where the last checkpoint of this sitting stands.
+    pub(super) checkpoint_bytes: Option<u64>,
+    /// How far writeback was started.
+    pub(super) writeback_bytes: u64,
+}
+
+impl Sink {
+    fn new(file: File, offset_bytes: u64, hashers: Vec<Hasher>) -> Self {
+        Self {
+            file,
+            offset_bytes,
+            hashers,
+            checkpoint_bytes: None,
+            writeback_bytes: offset_bytes,
+        }
+    }
+
+    pub(super) fn hasher(&self, algorithm: Algorithm) -> Option<&Hasher> {
+        self.hashers
+            .iter()
+            .find(|hasher| hasher.algorithm() == algorithm)
+    }
+
+    /// Computes `algorithm` as well from now on, and over all that is there.
+    pub(super) fn add_hasher(&mut self, algorithm: Algorithm) -> io::Result<()> {
+        if self.hasher(algorithm).is_some() {
+            return Ok(());
+        }
+        let mut added = [Hasher::new(algorithm)];
+        hash_again(&self.file, &mut added, 0, self.offset_bytes)?;
+        self.hashers.extend(added);
+        Ok(())
+    }
+}
+
+/// Takes the bytes `from..to` of the file into all `hashers`.
+fn hash_again(file: &File, hashers: &mut [Hasher], mut from: u64, to: u64) -> io::Result<()> {
+    let mut buffer = vec![0; READ_BYTES];
+    while from < to {
+        let length = file.read_at(&mut buffer, from)?;
+        // No more than asked for, even if somebody else writes behind `to`.
+        let left = usize::try_from(to - from).unwrap_or(usize::MAX);
+        let read = buffer.get(..length.min(left)).unwrap_or_default();
+        if read.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        for hasher in &mut *hashers {
+            hasher.update(read);
+        }
+        from += read.len() as u64;
+    }
+    Ok(())
+}

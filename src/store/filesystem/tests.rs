@@ -1,0 +1,301 @@
+//! What only this store has: its directory, checkpoints, and disks that fill up or break.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use tempfile::TempDir;
+
+use super::recorder::RecordingDisk;
+use super::{FilesystemStore, Settings, checkpoint};
+use crate::clock::ManualClock;
+use crate::layout::{Key, Prefix};
+use crate::oci::{Algorithm, Digest};
+use crate::store::{Depth, ObjectStore, Step, StoreError, Upload, conformance};
+
+const SESSION: &str = "docker/registry/v2/repositories/a/_uploads/1/";
+
+fn open(root: &Path, boot_id: Option<&str>) -> FilesystemStore {
+    let settings = Settings {
+        root: root.to_owned(),
+        boot_id: boot_id.map(str::to_owned),
+    };
+    let clock = Arc::new(ManualClock::at_unix_secs(1_700_000_000));
+    FilesystemStore::open(settings, clock).unwrap()
+}
+
+fn on_recorder() -> (TempDir, Arc<RecordingDisk>, FilesystemStore) {
+    let root = tempfile::tempdir().unwrap();
+    let disk = Arc::new(RecordingDisk::new(root.path()));
+    let clock = Arc::new(ManualClock::at_unix_secs(1_700_000_000));
+    let store = FilesystemStore::open_on(Settings::at(root.path()), clock, disk.clone());
+    (root, disk, store.unwrap())
+}
+
+fn session() -> Prefix {
+    SESSION.parse().unwrap()
+}
+
+fn key(text: &str) -> Key {
+    text.parse().unwrap()
+}
+
+async fn begin(store: &FilesystemStore) -> Box<dyn Upload> {
+    let opened = store.open_upload(&session(), None, None, None).await;
+    opened.unwrap()
+}
+
+async fn resumed_digest(store: &FilesystemStore) -> Digest {
+    let mut upload = store.resume_upload(&session()).await.unwrap().unwrap();
+    upload.digest(Algorithm::Sha256).await.unwrap()
+}
+
+fn sha256(bytes: &[u8]) -> Digest {
+    Digest::of(Algorithm::Sha256, bytes)
+}
+
+fn left_in(root: &Path, corner: &str) -> usize {
+    let corner = root.join("boathouse").join(corner);
+    fs::read_dir(corner).unwrap().count()
+}
+
+#[tokio::test]
+async fn conforms() {
+    let base = tempfile::tempdir().unwrap();
+    let number = std::sync::atomic::AtomicU32::new(0);
+    conformance::check_all(|| {
+        let number = number.fetch_add(1, Ordering::Relaxed).to_string();
+        let store = open(&base.path().join(number), Some("this-boot"));
+        // The checks list all there is, also directories.
+        fs::remove_dir_all(store.volume.root().join("docker")).unwrap();
+        store
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn lists_only_what_belongs_to_the_registry() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path(), None);
+    let odd = std::ffi::OsStr::from_bytes(b"not-\xff-text");
+    fs::write(root.path().join(odd), "").unwrap();
+    fs::write(root.path().join("boathouse/secret"), "").unwrap();
+    for depth in [Depth::One, Depth::All] {
+        let entries = store.list(&Prefix::everything(), None, depth, 1000).await;
+        let keys: Vec<String> = entries
+            .unwrap()
+            .into_iter()
+            .map(|entry| entry.key)
+            .collect();
+        let expected: &[&str] = if depth == Depth::One {
+            &["docker/"]
+        } else {
+            &[]
+        };
+        assert_eq!(keys, expected);
+    }
+    let blobs: Prefix = "docker/registry/v2/blobs/sha256/".parse().unwrap();
+    let spread = store.list(&blobs, None, Depth::One, 1000).await.unwrap();
+    assert_eq!(spread.len(), 256);
+}
+
+#[tokio::test]
+async fn a_start_empties_what_the_last_one_left() {
+    let root = tempfile::tempdir().unwrap();
+    drop(open(root.path(), None));
+    fs::write(root.path().join("boathouse/tmp/1"), "half").unwrap();
+    fs::create_dir_all(root.path().join("boathouse/trash/1/a/b")).unwrap();
+    let store = open(root.path(), None);
+    store.apply(vec![Step::put(key("a/b"), "c")]).await.unwrap();
+    let trees = vec![Step::RemoveTree("a/".parse().unwrap())];
+    store.apply(trees).await.unwrap();
+    assert_eq!(left_in(root.path(), "tmp"), 0);
+    assert_eq!(left_in(root.path(), "trash"), 0);
+}
+
+#[tokio::test]
+async fn a_directory_that_somebody_else_removed_is_made_again() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path(), None);
+    for content in ["1", "2"] {
+        let steps = vec![Step::put(key("docker/a/b/link"), content)];
+        store.apply(steps).await.unwrap();
+        fs::remove_dir_all(root.path().join("docker/a")).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_shrinks_while_it_is_read_is_an_error() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path(), None);
+    let steps = vec![Step::put(key("a"), vec![1; 3_000_000])];
+    store.apply(steps).await.unwrap();
+    let (_, stream) = store.get(&key("a"), None).await.unwrap();
+    let file = fs::File::options().write(true).open(root.path().join("a"));
+    file.unwrap().set_len(1_000_000).unwrap();
+    let read: Result<Vec<Bytes>, StoreError> = stream.try_collect().await;
+    assert!(matches!(read, Err(StoreError::Io { .. })));
+}
+
+#[tokio::test]
+async fn the_old_registry_can_read_when_a_session_began() {
+    let root = tempfile::tempdir().unwrap();
+    drop(begin(&open(root.path(), None)).await);
+    let started_at = fs::read_to_string(root.path().join(SESSION).join("startedat"));
+    assert_eq!(started_at.unwrap(), "2023-11-14T22:13:20Z");
+}
+
+/// A session with `abc`, checkpointed, whose process has died.
+async fn dead_session(boot_id: Option<&str>) -> (TempDir, PathBuf) {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path(), boot_id);
+    let mut upload = begin(&store).await;
+    upload.append("abc".into()).await.unwrap();
+    assert_eq!(upload.persist().await.unwrap(), 3);
+    let directory = root.path().join(SESSION);
+    (root, directory)
+}
+
+#[tokio::test]
+async fn a_checkpoint_of_this_boot_spares_the_hashing() {
+    let (root, directory) = dead_session(Some("first")).await;
+    // Changed behind its back, so that the digest shows whether these bytes were read again.
+    fs::write(directory.join("data"), "xyzdef").unwrap();
+    let digest = resumed_digest(&open(root.path(), Some("first"))).await;
+    assert_eq!(digest, sha256(b"abcdef"));
+}
+
+#[tokio::test]
+async fn a_checkpoint_of_another_boot_is_not_trusted() {
+    for (written, resumed) in [
+        (Some("first"), Some("second")),
+        (Some("first"), None),
+        (None, Some("first")),
+        (None, None),
+    ] {
+        let (root, directory) = dead_session(written).await;
+        // What a power cut may leave: the checkpoint, and other bytes than it was made from.
+        fs::write(directory.join("data"), "xyzdef").unwrap();
+        let digest = resumed_digest(&open(root.path(), resumed)).await;
+        assert_eq!(
+            digest,
+            sha256(b"xyzdef"),
+            "damaged bytes would be stored under a digest that is not theirs"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_is_ahead_or_damaged_is_not_trusted() {
+    let (root, directory) = dead_session(Some("first")).await;
+    fs::write(directory.join("data"), "xy").unwrap();
+    let store = open(root.path(), Some("first"));
+    assert_eq!(resumed_digest(&store).await, sha256(b"xy"));
+    fs::write(directory.join("data"), "xyz").unwrap();
+    for damage in [
+        "",
+        "nonsense",
+        "boathouse checkpoint 1\nboot first\noffset 3\n",
+    ] {
+        fs::write(directory.join(checkpoint::FILE_NAME), damage).unwrap();
+        assert_eq!(resumed_digest(&store).await, sha256(b"xyz"));
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_leaves_an_upload_where_it_was() {
+    let (root, disk, store) = on_recorder();
+    let mut upload = begin(&store).await;
+    upload.append("abc".into()).await.unwrap();
+    upload.persist().await.unwrap();
+    disk.room_bytes.store(5, Ordering::SeqCst);
+    upload.append("defg".into()).await.unwrap();
+    upload.append("hijk".into()).await.unwrap();
+    assert!(matches!(upload.persist().await, Err(StoreError::Full)));
+    assert_eq!(upload.offset_bytes(), 3);
+    let data = root.path().join(SESSION).join("data");
+    assert_eq!(fs::read(&data).unwrap(), b"abc");
+    // Room was made, and the client goes on from where it was told.
+    disk.room_bytes.store(u64::MAX, Ordering::SeqCst);
+    upload.append("def".into()).await.unwrap();
+    assert_eq!(upload.persist().await.unwrap(), 6);
+    let digest = upload.digest(Algorithm::Sha256).await.unwrap();
+    assert_eq!(digest, sha256(b"abcdef"));
+}
+
+#[tokio::test]
+async fn a_full_disk_is_also_told_of_in_the_middle_of_a_long_upload() {
+    let (_root, disk, store) = on_recorder();
+    let mut upload = begin(&store).await;
+    disk.room_bytes.store(1_500_000, Ordering::SeqCst);
+    let piece = Bytes::from(vec![1; 400_000]);
+    let mut result = Ok(());
+    for _ in 0..20 {
+        result = upload.append(piece.clone()).await;
+        if result.is_err() {
+            break;
+        }
+    }
+    assert!(matches!(result, Err(StoreError::Full)));
+    // One hop of three pieces had room.
+    assert_eq!(upload.offset_bytes(), 1_200_000);
+    let digest = upload.digest(Algorithm::Sha256).await.unwrap();
+    assert_eq!(digest, sha256(&vec![1; 1_200_000]));
+}
+
+#[tokio::test]
+async fn a_full_disk_leaves_no_temporary_behind() {
+    let (root, disk, store) = on_recorder();
+    disk.room_bytes.store(5, Ordering::SeqCst);
+    let steps = vec![Step::put(key("a"), "abc"), Step::put(key("b"), "def")];
+    assert!(matches!(store.apply(steps).await, Err(StoreError::Full)));
+    assert_eq!(left_in(root.path(), "tmp"), 0);
+    assert!(matches!(
+        store.head(&key("a")).await,
+        Err(StoreError::NotFound)
+    ));
+}
+
+#[tokio::test]
+async fn a_session_whose_bytes_the_disk_refused_is_not_resumed() {
+    let (_root, disk, store) = on_recorder();
+    let mut upload = begin(&store).await;
+    upload.append("abc".into()).await.unwrap();
+    disk.refuses_file_syncs.store(true, Ordering::SeqCst);
+    let finish = Step::Finish {
+        upload,
+        key: key("blob"),
+    };
+    assert!(store.apply(vec![finish]).await.is_err());
+    disk.refuses_file_syncs.store(false, Ordering::SeqCst);
+    // The next sync would succeed, and the bytes would be lost.
+    assert!(store.resume_upload(&session()).await.unwrap().is_none());
+    assert!(matches!(
+        store.head(&key("blob")).await,
+        Err(StoreError::NotFound)
+    ));
+}
+
+#[tokio::test]
+async fn a_long_upload_is_written_back_while_it_arrives() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path(), Some("first"));
+    let mut upload = begin(&store).await;
+    let piece = Bytes::from(vec![5; 1_000_000]);
+    for _ in 0..70 {
+        upload.append(piece.clone()).await.unwrap();
+    }
+    let digest = upload.digest(Algorithm::Sha256).await.unwrap();
+    assert_eq!(digest, sha256(&vec![5; 70_000_000]));
+    let finish = Step::Finish {
+        upload,
+        key: key("blob"),
+    };
+    store.apply(vec![finish]).await.unwrap();
+    let meta = store.head(&key("blob")).await.unwrap();
+    assert_eq!(meta.size_bytes, 70_000_000);
+}

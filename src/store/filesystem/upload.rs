@@ -1,0 +1,275 @@
+//! An upload while it receives: gathers, and hashes and writes in one hop with one in flight.
+//!
+//! Must not know keys of blobs. Invariant: what `offset_bytes` counts is in the file and in the hashes, in flight, or
+//! gathered; after an error it counts only what is in the file and in the hashes.
+
+use std::any::Any;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use super::blocking;
+use super::session::{Session, Sessions, Sink};
+use crate::oci::{Algorithm, Digest};
+use crate::store::{StoreError, Upload};
+
+/// How much is gathered for one hop: hashing it takes about a millisecond, which makes the hop's own cost vanish.
+const GATHER_BYTES: usize = 1024 * 1024;
+
+/// How much may be dirty before writeback starts, so that the sync at the end finds little to do.
+const WRITEBACK_BYTES: u64 = 32 * 1024 * 1024;
+
+/// How much a restart may have to hash again: a fifth of a second's worth.
+const CHECKPOINT_BYTES: u64 = 256 * 1024 * 1024;
+
+pub(super) struct FileUpload {
+    session: Arc<Session>,
+    gathered: Vec<Bytes>,
+    gathered_bytes: usize,
+    sink: Slot,
+    offset_bytes: u64,
+}
+
+enum Slot {
+    Free(Sink),
+    Busy(JoinHandle<(Sink, Result<(), StoreError>)>),
+    /// The task that had it panicked; the session can be resumed.
+    Lost,
+}
+
+/// All bytes of an upload, in its file but not yet synced.
+pub(super) struct Received {
+    session: Arc<Session>,
+    file: File,
+    pub(super) data: PathBuf,
+    pub(super) directory: PathBuf,
+    pub(super) size_bytes: u64,
+}
+
+impl FileUpload {
+    pub(super) fn new(session: Arc<Session>, sink: Sink) -> Self {
+        Self {
+            session,
+            gathered: Vec::new(),
+            gathered_bytes: 0,
+            offset_bytes: sink.offset_bytes,
+            sink: Slot::Free(sink),
+        }
+    }
+
+    pub(super) fn is_of(&self, sessions: &Arc<Sessions>) -> bool {
+        Arc::ptr_eq(&self.session.sessions, sessions)
+    }
+
+    pub(super) async fn into_received(mut self: Box<Self>) -> Result<Received, StoreError> {
+        self.flush().await?;
+        self.finish_flight().await?;
+        match self.sink {
+            Slot::Free(sink) => Ok(Received {
+                data: self.session.data(),
+                directory: self.session.directory.clone(),
+                file: sink.file,
+                size_bytes: sink.offset_bytes,
+                session: self.session,
+            }),
+            Slot::Busy(_) | Slot::Lost => Err(lost(&self.session)),
+        }
+    }
+
+    /// Sends off what is gathered, once what was sent before has arrived.
+    async fn flush(&mut self) -> Result<(), StoreError> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        self.finish_flight().await?;
+        let pieces = std::mem::take(&mut self.gathered);
+        self.gathered_bytes = 0;
+        self.start(move |session, sink| write(session, sink, &pieces))
+            .await
+    }
+
+    /// Works on the sink where blocking is allowed; the slot is busy until then, also where the caller goes away.
+    async fn start(
+        &mut self,
+        work: impl FnOnce(&Arc<Session>, &mut Sink) -> io::Result<()> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let guard = Arc::clone(&self.session.busy).lock_owned().await;
+        let Slot::Free(mut sink) = std::mem::replace(&mut self.sink, Slot::Lost) else {
+            return Err(lost(&self.session));
+        };
+        let session = Arc::clone(&self.session);
+        self.sink = Slot::Busy(spawn_blocking(move || {
+            let result = work(&session, &mut sink).map_err(|source| session.failed(source));
+            drop(guard);
+            (sink, result)
+        }));
+        Ok(())
+    }
+
+    /// Waits until the slot is free. After an error, only what is in the file counts.
+    async fn finish_flight(&mut self) -> Result<&mut Sink, StoreError> {
+        if let Slot::Busy(task) = &mut self.sink {
+            let ended = task.await;
+            self.sink = Slot::Lost;
+            if let Ok((sink, result)) = ended {
+                let offset_bytes = sink.offset_bytes;
+                self.sink = Slot::Free(sink);
+                if result.is_err() {
+                    self.gathered.clear();
+                    self.gathered_bytes = 0;
+                    self.offset_bytes = offset_bytes;
+                }
+                result?;
+            }
+        }
+        match &mut self.sink {
+            Slot::Free(sink) => Ok(sink),
+            Slot::Busy(_) | Slot::Lost => Err(lost(&self.session)),
+        }
+    }
+}
+
+#[async_trait]
+impl Upload for FileUpload {
+    fn offset_bytes(&self) -> u64 {
+        self.offset_bytes
+    }
+
+    async fn append(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.offset_bytes += bytes.len() as u64;
+        self.gathered_bytes += bytes.len();
+        self.gathered.push(bytes);
+        if self.gathered_bytes >= GATHER_BYTES {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn persist(&mut self) -> Result<u64, StoreError> {
+        self.flush().await?;
+        self.finish_flight().await?;
+        self.start(|session, sink| session.write_checkpoint(sink))
+            .await?;
+        self.finish_flight().await?;
+        Ok(self.offset_bytes)
+    }
+
+    async fn digest(&mut self, algorithm: Algorithm) -> Result<Digest, StoreError> {
+        self.flush().await?;
+        if self.finish_flight().await?.hasher(algorithm).is_none() {
+            self.start(move |_, sink| sink.add_hasher(algorithm))
+                .await?;
+        }
+        let hasher = self.finish_flight().await?.hasher(algorithm).cloned();
+        // Just added where it was missing.
+        let hasher = hasher.ok_or_else(|| lost(&self.session))?;
+        Ok(hasher.finish())
+    }
+
+    async fn abort(mut self: Box<Self>) -> Result<(), StoreError> {
+        // Whether the last bytes could be written makes no difference now.
+        let _ = self.finish_flight().await;
+        let session = Arc::clone(&self.session);
+        blocking(move || session.forget()).await
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
+        self
+    }
+}
+
+impl Received {
+    /// Makes the bytes durable. A disk that refuses may have dropped them and say so only once, so the session ends.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        let volume = &self.session.sessions.volume;
+        let synced = refuse_if_refused(&self.session)
+            .and_then(|()| self.file.set_modified(volume.new_stamp()))
+            .and_then(|()| volume.disk.sync_file(&self.file));
+        if synced.is_err() {
+            self.session.forget();
+        }
+        synced
+    }
+}
+
+impl Session {
+    /// Removes the session with all it holds.
+    fn forget(&self) {
+        // What cannot be removed is an old session to whoever purges those.
+        let _ = self.sessions.volume.disk.remove_tree(&self.directory);
+    }
+}
+
+fn write(session: &Arc<Session>, sink: &mut Sink, pieces: &[Bytes]) -> io::Result<()> {
+    refuse_if_refused(session)?;
+    let disk = &session.sessions.volume.disk;
+    let mut end_bytes = sink.offset_bytes;
+    for piece in pieces {
+        if let Err(error) = disk.write(&sink.file, piece, end_bytes) {
+            // Shrinking needs no room. Should it fail all the same, nobody knows where the file ends.
+            if sink.file.set_len(sink.offset_bytes).is_err() {
+                session.is_refused.store(true, Ordering::Release);
+            }
+            return Err(error);
+        }
+        end_bytes += piece.len() as u64;
+    }
+    for hasher in &mut sink.hashers {
+        for piece in pieces {
+            hasher.update(piece);
+        }
+    }
+    sink.offset_bytes = end_bytes;
+    if end_bytes - sink.writeback_bytes >= WRITEBACK_BYTES && start_writeback(session) {
+        sink.writeback_bytes = end_bytes;
+    }
+    if end_bytes - sink.checkpoint_bytes.unwrap_or(0) >= CHECKPOINT_BYTES {
+        session.write_checkpoint(sink)?;
+    }
+    Ok(())
+}
+
+/// Lets the disk begin with what was written; false if this upload, or the store, is at its limit.
+fn start_writeback(session: &Arc<Session>) -> bool {
+    let Ok(permit) = Arc::clone(&session.sessions.writebacks).try_acquire_owned() else {
+        return false;
+    };
+    if session.is_written_back.swap(true, Ordering::AcqRel) {
+        return false;
+    }
+    let session = Arc::clone(session);
+    // A handle of its own: a failure that this one is told of is still told to the handle that syncs at the end.
+    spawn_blocking(move || {
+        let disk = &session.sessions.volume.disk;
+        // Where it cannot be opened, nothing is lost but time.
+        if let Ok(file) = File::open(session.data())
+            && disk.sync_file(&file).is_err()
+        {
+            session.is_refused.store(true, Ordering::Release);
+        }
+        session.is_written_back.store(false, Ordering::Release);
+        drop(permit);
+    });
+    true
+}
+
+fn refuse_if_refused(session: &Session) -> io::Result<()> {
+    if session.is_refused.load(Ordering::Acquire) {
+        session.forget();
+        return Err(io::Error::other("the disk lost bytes of this upload"));
+    }
+    Ok(())
+}
+
+fn lost(session: &Session) -> StoreError {
+    session.failed(io::Error::other("the upload was interrupted; resume it"))
+}

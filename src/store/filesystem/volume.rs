@@ -1,0 +1,187 @@
+//! The directory that a file store lies in: paths of keys, temporaries, time stamps.
+//!
+//! Must not know what a group or an upload is. Invariant: whatever has a path from [`Volume::new_path`] is gone after the
+//! next start at the latest.
+
+use std::fs::{self, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+
+use super::disk::{Disk, Reach};
+use crate::clock::Clock;
+use crate::layout::{Key, OWN_DIRECTORY, Place, Prefix};
+use crate::oci::{Algorithm, Digest};
+use crate::store::{Meta, StoreError, Version};
+
+/// Where under [`OWN_DIRECTORY`] something without a name of its own lies.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Corner {
+    /// On its way in.
+    Temporary,
+    /// On its way out.
+    Trash,
+}
+
+pub(super) struct Volume {
+    root: PathBuf,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) clock: Arc<dyn Clock>,
+    names: AtomicU64,
+    last_stamp: Mutex<SystemTime>,
+}
+
+impl Volume {
+    /// Prepares `root`: an empty `tmp/` and `trash/`, and the directories that blobs are spread over.
+    pub(super) fn open(
+        root: PathBuf,
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StoreError> {
+        let volume = Self {
+            root,
+            disk,
+            clock,
+            names: AtomicU64::new(0),
+            last_stamp: Mutex::new(UNIX_EPOCH),
+        };
+        volume
+            .prepare()
+            .map_err(|source| StoreError::from_io("prepare the directory of the store", source))?;
+        Ok(volume)
+    }
+
+    fn prepare(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.root)?;
+        for corner in [Corner::Temporary, Corner::Trash] {
+            let path = self.corner(corner);
+            if path.exists() {
+                self.disk.remove_tree(&path)?;
+            }
+            fs::create_dir_all(path)?;
+        }
+        let blobs = self.blob_directories_parent();
+        fs::create_dir_all(&blobs)?;
+        for number in 0..=u8::MAX {
+            // Made once, so that a push never has to sync a new one.
+            fs::create_dir_all(blobs.join(format!("{number:02x}")))?;
+        }
+        for directory in blobs.ancestors() {
+            self.disk.sync_directory(directory, Reach::Drive)?;
+            if directory == self.root {
+                break;
+            }
+        }
+        // The root's own name. The directory above may be closed to us, and then somebody else has made this one.
+        if let Ok(root) = self.root.canonicalize()
+            && let Some(above) = root.parent()
+        {
+            let _ = self.disk.sync_directory(above, Reach::Medium);
+        }
+        Ok(())
+    }
+
+    /// `…/blobs/sha256`, three levels above the data of any blob.
+    fn blob_directories_parent(&self) -> PathBuf {
+        let blob = Place::BlobData(Digest::of(Algorithm::Sha256, b""));
+        let data = self.path(&blob.key());
+        data.ancestors().nth(3).unwrap_or(&self.root).to_owned()
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Keys have no empty, `.` or `..` components, so the path lies below the root.
+    pub(super) fn path(&self, key: &Key) -> PathBuf {
+        self.root.join(key.as_str())
+    }
+
+    /// The directory of a prefix, without a slash at its end.
+    pub(super) fn directory(&self, prefix: &Prefix) -> PathBuf {
+        let text = prefix.as_str();
+        self.root.join(text.strip_suffix('/').unwrap_or(text))
+    }
+
+    fn corner(&self, corner: Corner) -> PathBuf {
+        self.root.join(OWN_DIRECTORY).join(match corner {
+            Corner::Temporary => "tmp",
+            Corner::Trash => "trash",
+        })
+    }
+
+    /// A path that nothing has had since the store was opened.
+    pub(super) fn new_path(&self, corner: Corner) -> PathBuf {
+        let number = self.names.fetch_add(1, Ordering::Relaxed);
+        self.corner(corner).join(number.to_string())
+    }
+
+    /// The time now, later than every one given before: two contents of a key never share a modification time, so they
+    /// never share a version, even where an inode number is used again within one tick of the kernel's clock.
+    pub(super) fn new_stamp(&self) -> SystemTime {
+        let mut last = self
+            .last_stamp
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *last = self.clock.now().max(*last + Duration::from_nanos(1));
+        *last
+    }
+
+    /// A file with `bytes` in it, synced, without a name of its own.
+    pub(super) fn write_temporary(&self, bytes: &Bytes) -> io::Result<Temporary> {
+        let path = self.new_path(Corner::Temporary);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
+        // Made before the first thing that can fail, so that it is removed then.
+        let temporary = Temporary { path };
+        self.disk.write(&file, bytes, 0)?;
+        file.set_modified(self.new_stamp())?;
+        self.disk.sync_file(&file)?;
+        Ok(temporary)
+    }
+}
+
+/// A file below `tmp/`; removed when dropped, unless it was renamed by then.
+pub(super) struct Temporary {
+    pub(super) path: PathBuf,
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // Not there any more in the good case; what cannot be removed now is removed at the next start.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// What the file system tells of a file or directory, as the seam speaks of it.
+pub(super) fn meta_of(metadata: &Metadata) -> Meta {
+    let is_prefix = metadata.is_dir();
+    Meta {
+        size_bytes: if is_prefix { 0 } else { metadata.len() },
+        modified: metadata.modified().ok(),
+        version: Version(format!(
+            "{:x}-{:x}.{:x}-{:x}",
+            metadata.ino(),
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+            metadata.len()
+        )),
+        is_prefix,
+    }
+}
+
+/// Whether `error` means that there is nothing at the path; a name too long for the file system names nothing.
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename
+    )
+}
