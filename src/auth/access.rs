@@ -1,0 +1,190 @@
+//! What routes ask for, who callers are, and how they are refused.
+//!
+//! Must not know how identities are established. Invariant: a [`Caller`] is made by `Auth` only.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::verifier::Genuine;
+use crate::oci::RepositoryName;
+
+/// Where a request comes from, as the server established it.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// The client's address (behind trusted proxies: the one that they tell).
+    pub client: IpAddr,
+    /// Whether the client sees `https`.
+    pub is_https: bool,
+    /// The Host that the client used, empty if it named none.
+    pub host: String,
+}
+
+/// What a route asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing: health, the CA certificate, the token endpoint itself.
+    Public,
+    /// Any valid credential (`/v2/`).
+    Any,
+    /// Reading this repository.
+    Pull(RepositoryName),
+    /// Writing to this repository: pull and push.
+    Push(RepositoryName),
+    /// Removing from this repository.
+    Delete(RepositoryName),
+    /// An upload session that exists: pull and push (status: pull), also with a token expired for up to 24 h. `registry`
+    /// checks the owner.
+    Session(RepositoryName, SessionUse),
+    /// The list of repositories.
+    Catalog,
+}
+
+/// What is done with an upload session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionUse {
+    /// Asking how far it is.
+    Status,
+    /// Sending bytes, finishing, cancelling.
+    Write,
+}
+
+impl Access {
+    /// The scope that covers this, in parts; none for what needs none.
+    pub(super) fn scope(&self) -> Option<(&'static str, &str, &'static [&'static str])> {
+        const REPOSITORY: &str = "repository";
+        match self {
+            Self::Public | Self::Any => None,
+            Self::Pull(name) | Self::Session(name, SessionUse::Status) => {
+                Some((REPOSITORY, name.as_str(), &["pull"]))
+            }
+            Self::Push(name) | Self::Session(name, SessionUse::Write) => {
+                Some((REPOSITORY, name.as_str(), &["pull", "push"]))
+            }
+            Self::Delete(name) => Some((REPOSITORY, name.as_str(), &["delete"])),
+            Self::Catalog => Some(("registry", "catalog", &["*"])),
+        }
+    }
+}
+
+/// An authenticated (or anonymous, or open) caller; or one whose credentials were no good, which `authorise` refuses with
+/// the challenge of what was asked for.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub(super) identity: Identity,
+    pub(super) expired_secs: u64,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Identity {
+    /// Nobody is asked.
+    Open,
+    /// No credentials.
+    Nobody,
+    /// Credentials that are no good; whether they were a token.
+    Invalid { is_token: bool },
+    /// A right password, or an account without one.
+    Basic { account: String, generation: String },
+    /// Our own token, whose account and generation are those of now.
+    Ours {
+        token: Arc<Genuine>,
+        generation: String,
+    },
+    /// A trusted token that speaks for itself.
+    Foreign(Arc<Genuine>),
+}
+
+impl Caller {
+    /// The account: for logs and for the owner of an upload session. Empty for anonymous and in open mode; `sub` of a
+    /// foreign token.
+    pub fn account(&self) -> &str {
+        match &self.identity {
+            Identity::Open | Identity::Nobody | Identity::Invalid { .. } => "",
+            Identity::Basic { account, .. } => account,
+            Identity::Ours { token, .. } | Identity::Foreign(token) => &token.claims.sub,
+        }
+    }
+
+    /// The generation of the account's credentials (`bh.gen`); empty for foreign tokens and in open mode.
+    pub fn generation(&self) -> &str {
+        match &self.identity {
+            Identity::Basic { generation, .. } | Identity::Ours { generation, .. } => generation,
+            Identity::Open | Identity::Nobody | Identity::Invalid { .. } | Identity::Foreign(_) => {
+                ""
+            }
+        }
+    }
+
+    /// For how long the token has been expired; 0 if it is not.
+    pub fn expired_secs(&self) -> u64 {
+        self.expired_secs
+    }
+}
+
+/// Why a request is refused; `server/error.rs` makes the answer of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// 401 UNAUTHORIZED with this `WWW-Authenticate` value.
+    #[error("{reason}")]
+    Unauthorized {
+        /// The header's value.
+        challenge: String,
+        /// For the answer's body.
+        reason: &'static str,
+    },
+    /// 403 DENIED: the password is right, the right is missing.
+    #[error("requested access to the resource is denied")]
+    Denied,
+    /// 429 TOOMANYREQUESTS.
+    #[error("too many failed logins")]
+    TooManyFailures {
+        /// `Retry-After`
+        retry_after_secs: u64,
+    },
+    /// 400: the Host cannot stand in a challenge, or there are several `Authorization` headers.
+    #[error("{0}")]
+    Malformed(&'static str),
+}
+
+/// A token, given.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TokenAnswer {
+    /// For `token` and `access_token`.
+    pub token: String,
+    /// For `expires_in`.
+    pub expires_in_secs: u64,
+}
+
+impl std::fmt::Debug for TokenAnswer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("TokenAnswer")
+            .field("expires_in_secs", &self.expires_in_secs)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why no token was given.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenRefusal {
+    /// 400
+    #[error("{0}")]
+    Malformed(String),
+    /// 401 with this `WWW-Authenticate` (Basic) value
+    #[error("authentication failed")]
+    Unauthorized {
+        /// The header's value.
+        challenge: String,
+    },
+    /// 429
+    #[error("too many failed logins")]
+    TooManyFailures {
+        /// `Retry-After`
+        retry_after_secs: u64,
+    },
+    /// 404: only foreign tokens are accepted here, nothing is issued.
+    #[error("this registry issues no tokens")]
+    NoIssuer,
+    /// 500
+    #[error("cannot sign a token")]
+    Internal,
+}

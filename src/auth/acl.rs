@@ -1,0 +1,214 @@
+//! The access rules of docker_auth: an ordered list, the first rule that matches decides.
+//!
+//! Must not know tokens or users. Invariant: what no rule grants is not granted; a rule is valid once it is read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::pattern::{Capture, Captured, Field, Fields, Pattern, PatternError};
+
+/// A rule as it stands in a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RuleText {
+    /// Patterns; an absent one matches everything.
+    pub account: Option<String>,
+    /// As above.
+    pub r#type: Option<String>,
+    /// As above.
+    pub name: Option<String>,
+    /// As above.
+    pub service: Option<String>,
+    /// An address or a network.
+    pub ip: Option<String>,
+    /// Every label must have a value that matches.
+    pub labels: BTreeMap<String, String>,
+    /// What is granted; exactly `*` grants whatever is asked.
+    pub actions: Vec<String>,
+    /// For the reader.
+    pub comment: Option<String>,
+    /// Where the rule stands (`file:line`), for `acl explain`.
+    pub place: String,
+}
+
+/// A rule, ready to match.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    text: RuleText,
+    patterns: [Option<Pattern>; 4],
+    captures: BTreeSet<Capture>,
+    ip: Option<IpNet>,
+    labels: BTreeMap<String, Pattern>,
+}
+
+/// What is asked of the rules.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// Who asks for what.
+    pub fields: Fields<'a>,
+    /// From where.
+    pub client: IpAddr,
+    /// The caller's labels.
+    pub labels: &'a BTreeMap<String, Vec<String>>,
+}
+
+impl Rule {
+    /// Reads a rule.
+    pub fn parse(text: RuleText) -> Result<Self, RuleError> {
+        let texts = [&text.account, &text.r#type, &text.name, &text.service];
+        let captures: BTreeSet<Capture> = texts
+            .iter()
+            .filter_map(|text| text.as_deref())
+            .flat_map(Capture::find_in)
+            .collect();
+        let read = |field: Field, pattern: &Option<String>| {
+            let Some(pattern) = pattern else {
+                return Ok(None);
+            };
+            Pattern::parse(pattern, &captures)
+                .map(Some)
+                .map_err(|error| RuleError::Pattern {
+                    key: field.key().to_owned(),
+                    error,
+                })
+        };
+        let patterns = [
+            read(Field::Account, &text.account)?,
+            read(Field::Type, &text.r#type)?,
+            read(Field::Name, &text.name)?,
+            read(Field::Service, &text.service)?,
+        ];
+        let mut labels = BTreeMap::new();
+        for (label, pattern) in &text.labels {
+            let pattern =
+                Pattern::parse(pattern, &captures).map_err(|error| RuleError::Pattern {
+                    key: format!("labels.{label}"),
+                    error,
+                })?;
+            labels.insert(label.clone(), pattern);
+        }
+        let ip = match &text.ip {
+            Some(ip) => Some(read_network(ip).ok_or(RuleError::Network)?),
+            None => None,
+        };
+        Ok(Self {
+            patterns,
+            captures,
+            ip,
+            labels,
+            text,
+        })
+    }
+
+    /// The rule as it was written, for explanations.
+    pub fn text(&self) -> &RuleText {
+        &self.text
+    }
+
+    /// Whether one of its globs is malformed, so that the rule can never match.
+    pub fn is_malformed(&self) -> bool {
+        let patterns = self.patterns.iter().flatten();
+        patterns
+            .chain(self.labels.values())
+            .any(Pattern::is_malformed)
+    }
+
+    /// Whether this rule decides the question.
+    pub fn matches(&self, question: &Question<'_>) -> bool {
+        let captured = self.captured(&question.fields);
+        let field_matches = |(field, pattern): (Field, &Option<Pattern>)| {
+            pattern.as_ref().is_none_or(|pattern| {
+                let text = field.of(&question.fields);
+                pattern.matches(text, &question.fields, &captured, question.labels)
+            })
+        };
+        // Label placeholders mean nothing inside the pattern of a label: docker_auth leaves them as they stand.
+        let no_labels = BTreeMap::new();
+        let label_matches = |(label, pattern): (&String, &Pattern)| {
+            question.labels.get(label).is_some_and(|values| {
+                let matches = |value: &String| {
+                    pattern.matches(value, &question.fields, &captured, &no_labels)
+                };
+                values.iter().any(matches)
+            })
+        };
+        Field::ALL
+            .into_iter()
+            .zip(&self.patterns)
+            .all(field_matches)
+            && self
+                .ip
+                .is_none_or(|network| network.contains(&question.client.to_canonical()))
+            && self.labels.iter().all(label_matches)
+    }
+
+    /// Of the asked actions those that this rule grants.
+    pub fn grant(&self, asked: &[String]) -> Vec<String> {
+        if self.text.actions == ["*"] {
+            return asked.to_vec();
+        }
+        let mut granted: Vec<String> = asked
+            .iter()
+            .filter(|action| self.text.actions.contains(action))
+            .cloned()
+            .collect();
+        granted.dedup();
+        granted
+    }
+
+    fn captured(&self, fields: &Fields<'_>) -> Captured {
+        self.captures
+            .iter()
+            .filter_map(|capture| {
+                let (_, pattern) = Field::ALL
+                    .into_iter()
+                    .zip(&self.patterns)
+                    .find(|(field, _)| *field == capture.field)?;
+                let text = capture.field.of(fields);
+                let value = pattern.as_ref()?.capture(text, capture.group)?;
+                Some((capture.text().to_owned(), value))
+            })
+            .collect()
+    }
+}
+
+/// The first rule that matches.
+pub fn decide<'a>(rules: &'a [Rule], question: &Question<'_>) -> Option<&'a Rule> {
+    rules.iter().find(|rule| rule.matches(question))
+}
+
+/// Of the asked actions those that the rules grant.
+pub(super) fn granted(rules: &[Rule], question: &Question<'_>, asked: &[String]) -> Vec<String> {
+    decide(rules, question).map_or_else(Vec::new, |rule| rule.grant(asked))
+}
+
+/// An address or a network; IPv4 written as IPv6 means IPv4, as to Go.
+fn read_network(text: &str) -> Option<IpNet> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some(IpNet::from(address.to_canonical()));
+    }
+    let network: IpNet = text.parse().ok()?;
+    match (network.addr().to_canonical(), network.prefix_len()) {
+        (IpAddr::V4(address), length @ 96..) if network.addr().is_ipv6() => {
+            IpNet::new(address.into(), length - 96).ok()
+        }
+        _ => Some(network),
+    }
+}
+
+/// Why a rule is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RuleError {
+    /// One of its patterns.
+    #[error("{key}: {error}")]
+    Pattern {
+        /// The key of the pattern.
+        key: String,
+        /// What is wrong with it.
+        error: PatternError,
+    },
+    /// `ip` is neither an address nor a network.
+    #[error("ip: neither an address nor a network such as 192.168.0.0/16")]
+    Network,
+}

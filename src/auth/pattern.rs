@@ -1,0 +1,415 @@
+//! Patterns of an ACL rule: a glob, or a regular expression between slashes, with placeholders.
+//!
+//! Must not know rules' order or actions. Invariant: the kind of matcher is fixed when the rule is read, and whatever is
+//! substituted stands for itself, letter by letter; a request can never bring a pattern of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::glob::Glob;
+use super::go_regex::{self, RegexError};
+
+/// More combinations of label values than this are not tried: nobody's rule needs them, and each costs a compilation.
+const LABEL_COMBINATIONS_MAX: usize = 1_000;
+
+/// Stand-ins for placeholders while an expression is translated: private-use characters that no rule contains.
+const STAND_IN_FIRST: u32 = 0xF_0000;
+const STAND_IN_LAST: u32 = 0xF_00FF;
+
+/// The four texts of a request that rules match and placeholders name.
+#[derive(Debug, Clone, Copy)]
+pub struct Fields<'a> {
+    /// Who asks.
+    pub account: &'a str,
+    /// `repository`, `registry`, …
+    pub resource_type: &'a str,
+    /// The resource's name.
+    pub name: &'a str,
+    /// The service that the token is for.
+    pub service: &'a str,
+}
+
+/// One of [`Fields`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Field {
+    /// `account`
+    Account,
+    /// `type`
+    Type,
+    /// `name`
+    Name,
+    /// `service`
+    Service,
+}
+
+impl Field {
+    /// All of them, in the order of a rule.
+    pub(super) const ALL: [Self; 4] = [Self::Account, Self::Type, Self::Name, Self::Service];
+
+    /// Its text in a request.
+    pub(super) fn of<'a>(self, fields: &Fields<'a>) -> &'a str {
+        match self {
+            Self::Account => fields.account,
+            Self::Type => fields.resource_type,
+            Self::Name => fields.name,
+            Self::Service => fields.service,
+        }
+    }
+
+    /// Its key in a rule.
+    pub(super) fn key(self) -> &'static str {
+        match self {
+            Self::Account => "account",
+            Self::Type => "type",
+            Self::Name => "name",
+            Self::Service => "service",
+        }
+    }
+
+    /// The first letter of a capture's field may be a capital, as in docker_auth.
+    fn from_capture(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|field| {
+            let (key, name) = (field.key().as_bytes(), name.as_bytes());
+            name.split_first().zip(key.split_first()).is_some_and(
+                |((name_first, name_rest), (key_first, key_rest))| {
+                    name_first.eq_ignore_ascii_case(key_first) && name_rest == key_rest
+                },
+            )
+        })
+    }
+}
+
+/// `${account:1}`: a group of the rule's own expression for a field.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Capture {
+    /// As written, so that `${account:01}` is found again.
+    text: String,
+    /// Whose expression.
+    pub field: Field,
+    /// Which group.
+    pub group: usize,
+}
+
+impl Capture {
+    /// The placeholder as written.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The captures that a text makes available to all patterns of its rule. The search is docker_auth's: from a `${` to
+    /// the first `:digits}`, so that a plain placeholder before a capture hides it.
+    pub(super) fn find_in(mut text: &str) -> Vec<Self> {
+        let mut captures = Vec::new();
+        while let Some(start) = text.find("${") {
+            let behind = text.get(start + 2..).unwrap_or_default();
+            let Some((name, digits)) = capture_end(behind) else {
+                return captures;
+            };
+            let length = "${:}".len() + name.len() + digits.len();
+            if let (Some(field), Ok(group), Some(whole)) = (
+                Field::from_capture(name),
+                digits.parse(),
+                text.get(start..start + length),
+            ) {
+                captures.push(Self {
+                    text: whole.to_owned(),
+                    field,
+                    group,
+                });
+            }
+            text = text.get(start + length..).unwrap_or_default();
+        }
+        captures
+    }
+}
+
+/// The shortest non-empty name and the digits behind it, of `name:digits}…`.
+fn capture_end(text: &str) -> Option<(&str, &str)> {
+    text.match_indices(':').find_map(|(colon, _)| {
+        let (name, rest) = text.split_at_checked(colon)?;
+        let (digits, _) = rest.get(1..)?.split_once('}')?;
+        let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        (is_number && !name.is_empty()).then_some((name, digits))
+    })
+}
+
+/// Values of captures for one request, by the text of the placeholder.
+pub(super) type Captured = BTreeMap<String, String>;
+
+/// A pattern, read once; compiled once where it has no placeholder.
+#[derive(Debug, Clone)]
+pub(super) struct Pattern {
+    matcher: Matcher,
+}
+
+#[derive(Debug, Clone)]
+enum Matcher {
+    Glob(Glob),
+    GlobTemplate(Vec<Piece>),
+    Regex(Box<regex::bytes::Regex>),
+    RegexTemplate(Vec<Piece>),
+}
+
+/// A piece of a pattern with placeholders; text is ready for its matcher.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Piece {
+    Text(String),
+    Field(Field),
+    Capture(String),
+    Label(String),
+}
+
+impl Pattern {
+    /// Reads a pattern; `captures` are those of the whole rule.
+    pub(super) fn parse(text: &str, captures: &BTreeSet<Capture>) -> Result<Self, PatternError> {
+        let expression = text
+            .strip_prefix('/')
+            .and_then(|text| text.strip_suffix('/'))
+            .filter(|expression| !expression.is_empty());
+        let matcher = match expression {
+            Some(expression) => {
+                let pieces = split(expression, captures);
+                if let [] | [Piece::Text(_)] = pieces.as_slice() {
+                    let translated = go_regex::translate(expression)?;
+                    Matcher::Regex(Box::new(go_regex::compile(&translated)?))
+                } else {
+                    Matcher::RegexTemplate(translate_pieces(&pieces)?)
+                }
+            }
+            None => {
+                let mut pieces = split(text, captures);
+                if let [] | [Piece::Text(_)] = pieces.as_slice() {
+                    Matcher::Glob(Glob::new(text))
+                } else {
+                    unescape_placeholders(&mut pieces);
+                    Matcher::GlobTemplate(pieces)
+                }
+            }
+        };
+        Ok(Self { matcher })
+    }
+
+    /// Whether this is a glob that can never match.
+    pub(super) fn is_malformed(&self) -> bool {
+        matches!(&self.matcher, Matcher::Glob(glob) if glob.is_malformed())
+    }
+
+    /// Whether `text` matches; a label placeholder stands for each of the caller's values in turn.
+    pub(super) fn matches(
+        &self,
+        text: &str,
+        fields: &Fields<'_>,
+        captured: &Captured,
+        labels: &BTreeMap<String, Vec<String>>,
+    ) -> bool {
+        let (pieces, is_regex) = match &self.matcher {
+            Matcher::Glob(glob) => return glob.matches(text),
+            Matcher::Regex(regex) => return regex.is_match(text.as_bytes()),
+            Matcher::GlobTemplate(pieces) => (pieces, false),
+            Matcher::RegexTemplate(pieces) => (pieces, true),
+        };
+        let matches_with = |chosen: &BTreeMap<&str, &str>| {
+            let pattern = fill(pieces, is_regex, fields, captured, chosen);
+            if is_regex {
+                go_regex::compile(&pattern).is_ok_and(|regex| regex.is_match(text.as_bytes()))
+            } else {
+                Glob::new(&pattern).matches(text)
+            }
+        };
+        let sets: BTreeMap<&str, &[String]> = pieces
+            .iter()
+            .filter_map(|piece| match piece {
+                Piece::Label(label) => Some((label.as_str(), labels.get(label)?.as_slice())),
+                _ => None,
+            })
+            .collect();
+        matches_with(&BTreeMap::new())
+            || (!sets.is_empty() && combinations(&sets).any(|chosen| matches_with(&chosen)))
+    }
+
+    /// The text of group `group` where `text` matches this expression; of a glob or a template, nothing.
+    pub(super) fn capture(&self, text: &str, group: usize) -> Option<String> {
+        let Matcher::Regex(regex) = &self.matcher else {
+            return None;
+        };
+        let found = regex.captures(text.as_bytes())?;
+        if group >= found.len() {
+            return None;
+        }
+        let bytes = found.get(group).map_or(&b""[..], |part| part.as_bytes());
+        Some(String::from_utf8_lossy(bytes).into_owned())
+    }
+}
+
+/// Every choice of one value per label, up to [`LABEL_COMBINATIONS_MAX`].
+fn combinations<'a>(
+    sets: &'a BTreeMap<&'a str, &'a [String]>,
+) -> impl Iterator<Item = BTreeMap<&'a str, &'a str>> {
+    let count = sets
+        .values()
+        .fold(1_usize, |count, values| count.saturating_mul(values.len()));
+    (0..count.min(LABEL_COMBINATIONS_MAX)).map(move |mut choice| {
+        let choose = |(&label, values): (&&'a str, &&'a [String])| {
+            let value = values.get(choice % values.len())?;
+            choice /= values.len();
+            Some((label, value.as_str()))
+        };
+        sets.iter().filter_map(choose).collect()
+    })
+}
+
+/// Splits a text at its placeholders.
+fn split(text: &str, captures: &BTreeSet<Capture>) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut plain = String::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        if let Some((piece, length)) = placeholder(rest, captures) {
+            if !plain.is_empty() {
+                pieces.push(Piece::Text(std::mem::take(&mut plain)));
+            }
+            pieces.push(piece);
+            rest = rest.get(length..).unwrap_or_default();
+        } else {
+            let mut characters = rest.chars();
+            plain.extend(characters.next());
+            rest = characters.as_str();
+        }
+    }
+    if !plain.is_empty() {
+        pieces.push(Piece::Text(plain));
+    }
+    pieces
+}
+
+/// The placeholder at the start of `text`, and its length.
+fn placeholder(text: &str, captures: &BTreeSet<Capture>) -> Option<(Piece, usize)> {
+    let inside = text.strip_prefix("${")?;
+    if let Some(capture) = captures
+        .iter()
+        .find(|capture| text.starts_with(&capture.text))
+    {
+        return Some((Piece::Capture(capture.text.clone()), capture.text.len()));
+    }
+    let (word, _) = inside.split_once('}')?;
+    let length = word.len() + "${}".len();
+    if let Some(label) = word.strip_prefix("labels:") {
+        return Some((Piece::Label(label.to_owned()), length));
+    }
+    let field = Field::ALL.into_iter().find(|field| field.key() == word)?;
+    Some((Piece::Field(field), length))
+}
+
+/// A backslash before a placeholder would quote only the first letter of the value, or undo its quoting: it is dropped,
+/// as the value is quoted anyway.
+fn unescape_placeholders(pieces: &mut [Piece]) {
+    let (_, before_last) = match pieces.split_last() {
+        Some(split) => split,
+        None => return,
+    };
+    let count = before_last.len();
+    for piece in pieces.iter_mut().take(count) {
+        if let Piece::Text(text) = piece {
+            let backslashes = text.len() - text.trim_end_matches('\\').len();
+            if backslashes % 2 == 1 {
+                text.pop();
+            }
+        }
+    }
+}
+
+/// Translates an expression with its placeholders in place.
+fn translate_pieces(pieces: &[Piece]) -> Result<Vec<Piece>, PatternError> {
+    let is_stand_in =
+        |character: &char| (STAND_IN_FIRST..=STAND_IN_LAST).contains(&u32::from(*character));
+    let mut joined = String::new();
+    let mut stand_ins = BTreeMap::new();
+    for (number, piece) in (STAND_IN_FIRST..=STAND_IN_LAST).zip(pieces) {
+        match piece {
+            Piece::Text(text) if text.chars().any(|character| is_stand_in(&character)) => {
+                return Err(PatternError::Unsupported);
+            }
+            Piece::Text(text) => joined.push_str(text),
+            placeholder => {
+                let stand_in = char::from_u32(number).ok_or(PatternError::Unsupported)?;
+                stand_ins.insert(stand_in, placeholder.clone());
+                joined.push(stand_in);
+            }
+        }
+    }
+    if pieces.len() > (STAND_IN_LAST - STAND_IN_FIRST) as usize {
+        return Err(PatternError::Unsupported);
+    }
+    let translated = go_regex::translate(&joined)?;
+    // Compiled once with the stand-ins, so that a broken expression is refused when it is read.
+    go_regex::compile(&translated)?;
+    let mut filled = Vec::new();
+    let mut plain = String::new();
+    for character in translated.chars() {
+        if let Some(placeholder) = stand_ins.get(&character) {
+            filled.push(Piece::Text(std::mem::take(&mut plain)));
+            filled.push(placeholder.clone());
+        } else {
+            plain.push(character);
+        }
+    }
+    filled.push(Piece::Text(plain));
+    Ok(filled)
+}
+
+/// The pattern with every placeholder replaced by its quoted value; one without a value stands for its own text.
+fn fill(
+    pieces: &[Piece],
+    is_regex: bool,
+    fields: &Fields<'_>,
+    captured: &Captured,
+    chosen: &BTreeMap<&str, &str>,
+) -> String {
+    let mut pattern = String::new();
+    for piece in pieces {
+        let (value, literal) = match piece {
+            Piece::Text(text) => {
+                pattern.push_str(text);
+                continue;
+            }
+            Piece::Field(field) => (Some(field.of(fields)), String::new()),
+            Piece::Capture(text) => (captured.get(text).map(String::as_str), text.clone()),
+            Piece::Label(label) => (
+                chosen.get(label.as_str()).copied(),
+                format!("${{labels:{label}}}"),
+            ),
+        };
+        match (value, is_regex) {
+            (Some(value), true) => pattern.push_str(&regex::escape(value)),
+            (Some(value), false) => pattern.push_str(&quote_for_glob(value)),
+            // To Go the `$` of an unknown placeholder is the end of the text, so that it matches nothing.
+            (None, true) => {
+                pattern.push('$');
+                pattern.push_str(&regex::escape(literal.get(1..).unwrap_or_default()));
+            }
+            (None, false) => pattern.push_str(&literal),
+        }
+    }
+    pattern
+}
+
+fn quote_for_glob(value: &str) -> String {
+    let mut quoted = String::with_capacity(value.len());
+    for character in value.chars() {
+        if character.is_ascii() && !character.is_ascii_alphanumeric() {
+            quoted.push('\\');
+        }
+        quoted.push(character);
+    }
+    quoted
+}
+
+/// Why a pattern is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    /// The expression between the slashes.
+    #[error(transparent)]
+    Regex(#[from] RegexError),
+    /// Too many placeholders, or characters that stand in for them.
+    #[error("more placeholders than fit, or a private-use character beside one")]
+    Unsupported,
+}

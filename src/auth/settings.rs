@@ -1,0 +1,158 @@
+//! What the layer above says about callers: filled by `config`, read once here.
+//!
+//! Must not know files. Invariant: nothing secret is printed by `Debug`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::acl::Rule;
+
+/// Everything that decides who may do what.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Whether callers are asked who they are at all.
+    pub authentication: Authentication,
+    /// Accounts by name; the empty name admits anonymous callers.
+    pub users: BTreeMap<String, User>,
+    /// The rules, in order. None: nothing is allowed.
+    pub acl: Vec<Rule>,
+    /// Since when (seconds since 1970) an account's tokens count; everything issued before is void.
+    pub revoked: BTreeMap<String, u64>,
+    /// Tokens, issued and accepted.
+    pub token: TokenSettings,
+    /// Keys everything that is remembered or derived from passwords and tokens.
+    pub secret: Secret,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// Whether callers are asked who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Authentication {
+    /// Everybody may do everything.
+    Open,
+    /// Only what the rules, or a trusted token, allow.
+    #[default]
+    Required,
+}
+
+/// An account.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct User {
+    /// bcrypt; `None` accepts any password.
+    pub password_hash: Option<String>,
+    /// For rules.
+    pub labels: BTreeMap<String, Vec<String>>,
+    /// From then on there is no such account.
+    pub expires_unix_secs: Option<u64>,
+    /// Tokens issued before are void.
+    pub valid_after_unix_secs: Option<u64>,
+}
+
+impl fmt::Debug for User {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("User")
+            .field("has_password", &self.password_hash.is_some())
+            .field("labels", &self.labels)
+            .field("expires_unix_secs", &self.expires_unix_secs)
+            .field("valid_after_unix_secs", &self.valid_after_unix_secs)
+            .finish()
+    }
+}
+
+/// Tokens, issued and accepted.
+#[derive(Debug, Clone)]
+pub struct TokenSettings {
+    /// `iss` of every token.
+    pub issuer: String,
+    /// `aud` of tokens for this registry.
+    pub service: String,
+    /// The address of the token endpoint, verbatim.
+    pub realm: Option<String>,
+    /// `http.host`: this registry's own address, from which the realm follows when none is given.
+    pub external_host: Option<String>,
+    /// How long a token lives.
+    pub lifetime_secs: u64,
+    /// Our own key; without one no tokens are issued.
+    pub signing: Option<SigningKeyPem>,
+    /// Certificates whose keys, or whose issued certificates' keys, sign tokens that are believed.
+    pub trusted_certificates_pem: Vec<String>,
+}
+
+impl Default for TokenSettings {
+    fn default() -> Self {
+        Self {
+            issuer: "boathouse".to_owned(),
+            service: "boathouse".to_owned(),
+            realm: None,
+            external_host: None,
+            // The push of a large VM image lasts hours, and not every client renews; tokens end with their account anyway.
+            lifetime_secs: 4 * 60 * 60,
+            signing: None,
+            trusted_certificates_pem: Vec::new(),
+        }
+    }
+}
+
+/// The key that signs tokens, with its certificate.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SigningKeyPem {
+    /// What verifiers trust.
+    pub certificate_pem: String,
+    /// PKCS#8, SEC1 or PKCS#1.
+    pub key_pem: String,
+}
+
+impl fmt::Debug for SigningKeyPem {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("SigningKeyPem(…)")
+    }
+}
+
+/// 32 bytes that nobody else knows.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(pub [u8; 32]);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Secret(…)")
+    }
+}
+
+/// Bounds of this layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Password checks at a time. Two: each takes a core for 50 ms or more, and the smallest machines have two cores; with
+    /// the cache of verified passwords one core is enough for 20 new logins a second.
+    pub bcrypt_concurrency: usize,
+    /// Password checks that wait; more are turned away. One second of patience per 20.
+    pub bcrypt_waiting_max: usize,
+    /// Verified passwords remembered (32 bytes each).
+    pub verified_passwords_max: usize,
+    /// Verified tokens remembered (at most 16 KiB each, mostly under 1 KiB).
+    pub verified_tokens_max: usize,
+    /// Failed logins a minute for an account from an address before it is slowed; 0 = never.
+    pub failed_logins_per_minute: u32,
+    /// The same for all accounts from an address.
+    pub failed_logins_per_minute_per_address: u32,
+    /// Addresses and accounts with failed logins remembered.
+    pub failed_logins_tracked_max: usize,
+    /// Scopes in one token request: a token must fit into a header.
+    pub scopes_per_token_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            bcrypt_concurrency: 2,
+            bcrypt_waiting_max: 1_024,
+            verified_passwords_max: 4_096,
+            verified_tokens_max: 1_024,
+            failed_logins_per_minute: 10,
+            failed_logins_per_minute_per_address: 100,
+            failed_logins_tracked_max: 16_384,
+            scopes_per_token_max: 100,
+        }
+    }
+}
