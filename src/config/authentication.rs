@@ -214,6 +214,9 @@ fn accounts_and_rules(reader: &mut Reader<'_>, config: &mut AuthConfig) {
         warn_of_password(reader, name, account);
     }
     if let Some(path) = &config.users_file {
+        if !path.exists() {
+            reader.warn("users_file", "is not there yet: `boathouse user` makes it");
+        }
         match UsersFile::read(path) {
             Ok(file) => add_users_file(reader, config, file),
             Err(errors) => reader.errors.append(errors),
