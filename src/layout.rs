@@ -259,6 +259,11 @@ pub fn layers_directory(name: &RepositoryName) -> Prefix {
     Prefix(format!("{ROOT}repositories/{name}/_layers/").into())
 }
 
+/// The manifests and tags of a repository.
+pub fn manifests_directory(name: &RepositoryName) -> Prefix {
+    Prefix(format!("{ROOT}repositories/{name}/_manifests/").into())
+}
+
 /// One blob link's directory.
 pub fn layer_directory(name: &RepositoryName, digest: &Digest) -> Prefix {
     let (algorithm, hex) = (digest.algorithm(), digest.hex());

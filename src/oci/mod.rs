@@ -4,6 +4,7 @@
 //! text again. Invariant: parsing and printing are inverse to each other.
 
 pub mod digest;
+mod json;
 pub mod manifest;
 pub mod media_type;
 pub mod name;
@@ -13,5 +14,7 @@ pub mod scope;
 
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 
+pub use manifest::{Content, Descriptor, Manifest, ManifestError};
+pub use media_type::MediaType;
 pub use name::{NameError, RepositoryName};
 pub use reference::{Reference, ReferenceError, Tag, TagError};

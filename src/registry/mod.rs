@@ -1,4 +1,102 @@
-//! The operations of a registry, HTTP-free.
+//! What a registry does: blobs, uploads, manifests, tags, lists. Free of HTTP.
+//!
+//! Must not know requests, headers or statuses. Invariant (`docs/storage-layout.md`): bytes before link, link before tag;
+//! deletion in reverse. Whether something is there is always read from the store: link *and* data.
+
+mod blobs;
+mod error;
+mod links;
+mod listings;
+mod locks;
+mod manifests;
+mod references;
+mod referrers;
+mod sessions;
+mod uploads;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+pub use self::blobs::Blob;
+pub use self::error::{BodyError, RegistryError};
+pub use self::listings::{Page, PageRequest};
+pub use self::manifests::{PushedManifest, StoredManifest};
+pub use self::referrers::Referrer;
+pub use self::sessions::Owner;
+pub use self::uploads::Chunk;
+
+use self::locks::ShardLocks;
+use self::sessions::Sessions;
+use crate::clock::Clock;
+use crate::store::ObjectStore;
+
+/// A request's body: bytes as they come, or why no more will.
+pub type Body = BoxStream<'static, Result<Bytes, BodyError>>;
+
+/// The operations, over a store.
+pub struct Registry {
+    store: Arc<dyn ObjectStore>,
+    settings: Settings,
+    sessions: Sessions,
+    /// Held from the check that everything referenced exists to the revision link: one shard per digest.
+    digest_locks: ShardLocks,
+    /// Keeps a tag from moving while the manifest it pointed at is deleted: one shard per repository.
+    tag_locks: ShardLocks,
+}
+
+impl Registry {
+    /// The operations over `store`; `secret` marks upload sessions as ours.
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        settings: Settings,
+        secret: &[u8],
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let sessions = Sessions::new(secret, settings.limits.open_uploads, clock);
+        Self {
+            store,
+            settings,
+            sessions,
+            digest_locks: ShardLocks::new(),
+            tag_locks: ShardLocks::new(),
+        }
+    }
+
+    /// What the config decided.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Whether the store answers; for readiness.
+    pub async fn check_store(&self) -> Result<(), RegistryError> {
+        let everything = crate::layout::Prefix::everything();
+        self.store
+            .list(&everything, None, crate::store::Depth::One, 1)
+            .await?;
+        Ok(())
+    }
+
+    fn check_writable(&self) -> Result<(), RegistryError> {
+        if self.settings.readonly {
+            Err(RegistryError::Readonly)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The single guard of all deletes.
+    fn check_deletable(&self) -> Result<(), RegistryError> {
+        self.check_writable()?;
+        if self.settings.deletes_enabled {
+            Ok(())
+        } else {
+            Err(RegistryError::DeletesDisabled)
+        }
+    }
+}
+
 /// What the config decides about the operations.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -8,6 +106,8 @@ pub struct Settings {
     pub readonly: bool,
     /// `validation.manifests.references: strict|any`
     pub references: References,
+    /// Whether the store cannot tell `Foo` from `foo` (probed at start; DESIGN D13).
+    pub case_insensitive: bool,
     /// `limits`
     pub limits: Limits,
 }
@@ -24,12 +124,14 @@ pub enum References {
 /// The limits of the operations.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Longest manifest taken (`limits.manifest_size_bytes`, 4 MiB by default, at most 16 MiB).
+    /// Longest manifest taken (`limits.manifest_size_bytes`, 4 MiB by default as the specification asks, at most 16 MiB:
+    /// 4 MiB hold a Geranos disk of 1 TiB).
     pub manifest_size_bytes: usize,
-    /// Repositories looked through for a mount without `from` (`limits.mount_probes`, 1,000).
+    /// Repositories looked through for a blob to mount (`limits.mount_probes`, 1,000): each costs two look-ups.
     pub mount_probes: usize,
-    /// Entries in one page of a list (`limits.list_page`, 1,000; `catalog.maxentries` for the catalog).
+    /// Entries in one page of a list (`limits.list_page`, 1,000).
     pub list_page: usize,
-    /// Upload sessions kept open in memory (`limits.open_uploads`, 1,024); others are taken up again from the store.
+    /// Idle upload sessions kept open in memory (`limits.open_uploads`, 1,024: each holds a file descriptor); the others
+    /// are taken up again from the store.
     pub open_uploads: usize,
 }

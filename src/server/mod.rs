@@ -1,12 +1,55 @@
 //! HTTP: the only place that knows hyper.
+//!
+//! The request path, top-down: `connection` (accept, TLS, limits) → `dispatch` (route → caller → access → handler) →
+//! `blobs`, `uploads`, `manifests`, `listings`, `token` → `response` or `error`. Must not know how anything is stored.
+//! Invariant: nothing is done for a request before its route's access rule has been asked.
+
+mod access_log;
+mod blobs;
+mod body;
+mod connection;
+mod dispatch;
+mod error;
+mod listings;
+mod manifests;
+mod origin;
+mod pressure;
+mod response;
+mod route;
+mod stall;
+mod token;
+mod uploads;
+
+use std::sync::Arc;
+
+pub use self::connection::{BindError, Server};
+pub use self::route::{Route, RouteError, UploadStart};
+
+use self::error::ServerError;
+use crate::auth::Auth;
+use crate::clock::Clock;
+use crate::registry::Registry;
+use crate::tls::Tls;
+
+/// What the server serves.
+#[derive(Clone)]
+pub struct Services {
+    /// The operations.
+    pub registry: Arc<Registry>,
+    /// Who may do them.
+    pub auth: Arc<Auth>,
+    /// Certificates; `None` for plain HTTP.
+    pub tls: Option<Arc<Tls>>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}
+
 /// What the config decides about serving.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `http.addr`: `HOST:PORT`, `:PORT` (every address, both families).
     pub address: String,
-    /// `http.host`: `scheme://host[:port]`, what clients see.
-    pub external_host: Option<String>,
-    /// `http.prefix`
+    /// `http.prefix`: `/` or `/…/`.
     pub prefix: String,
     /// `http.headers`: added to every answer.
     pub headers: Vec<(String, String)>,
@@ -16,7 +59,7 @@ pub struct Settings {
     pub real_ip: Option<RealIp>,
     /// `http.http2.disabled`
     pub http2_disabled: bool,
-    /// `http.draintimeout`, at most 10 s by default.
+    /// `http.draintimeout`: time for moving bodies when the server is told to end.
     pub drain_secs: u64,
     /// `limits`
     pub limits: Limits,
@@ -34,11 +77,11 @@ pub struct RealIp {
 /// The limits of connections and requests (each a key of `limits:`).
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// `connections` (1,024)
+    /// `connections` (1,024): each holds a few buffers, and a descriptor or two.
     pub connections: usize,
     /// `stall_secs` (120): a body that moves no byte for so long is ended, in either direction.
     pub stall_secs: u64,
-    /// `header_secs` (30): time for the head of a request.
+    /// `header_secs` (30): time for the head of a request, and for an idle connection until the next.
     pub header_secs: u64,
     /// `handshake_secs` (10): time for the TLS handshake.
     pub handshake_secs: u64,
@@ -46,4 +89,27 @@ pub struct Limits {
     pub token_body_bytes: usize,
     /// `floor_bytes_per_sec` (1,024): the least rate of a body while more than 80 % of the connections are taken.
     pub floor_bytes_per_sec: u64,
+}
+
+impl Settings {
+    /// The defaults, on a free port of the loopback interface.
+    pub fn for_tests() -> Self {
+        Self {
+            address: "127.0.0.1:0".into(),
+            prefix: "/".into(),
+            headers: Vec::new(),
+            trusted_proxies: Vec::new(),
+            real_ip: None,
+            http2_disabled: false,
+            drain_secs: 10,
+            limits: Limits {
+                connections: 1_024,
+                stall_secs: 120,
+                header_secs: 30,
+                handshake_secs: 10,
+                token_body_bytes: 64 * 1024,
+                floor_bytes_per_sec: 1_024,
+            },
+        }
+    }
 }

@@ -1,0 +1,145 @@
+//! Blobs: reading, mounting, removing.
+//!
+//! Must not know how they are received (`uploads`). Invariant (DESIGN D8): a repository shows only what it links; a link
+//! from another repository is made only for who may pull from there.
+
+use std::ops::Range;
+
+use super::links::put_link;
+use super::{Registry, RegistryError};
+use crate::auth::Viewer;
+use crate::layout::{Key, Place, layer_directory};
+use crate::oci::{Digest, RepositoryName};
+use crate::store::{ByteStream, Step, StoreError};
+
+/// A blob that is there.
+#[derive(Debug, Clone)]
+pub struct Blob {
+    key: Key,
+    /// Its length.
+    pub size_bytes: u64,
+}
+
+impl Registry {
+    /// The blob, if the repository has it.
+    pub async fn blob(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Blob, RegistryError> {
+        let found = self.linked_blob(name, digest).await?;
+        let (key, meta) = found.ok_or_else(|| RegistryError::BlobUnknown(digest.clone()))?;
+        Ok(Blob {
+            key,
+            size_bytes: meta.size_bytes,
+        })
+    }
+
+    /// Its bytes, or those of `range` (within the blob).
+    pub async fn read_blob(
+        &self,
+        blob: &Blob,
+        range: Option<Range<u64>>,
+    ) -> Result<ByteStream, RegistryError> {
+        let (_, bytes) = self.store.get(&blob.key, range).await?;
+        Ok(bytes)
+    }
+
+    /// Links a blob that another repository holds: `from`, or whichever of the repositories that `viewer` may pull from.
+    /// `false` if there is none: then the client must send it, and learns nothing about who has it.
+    pub async fn mount_blob(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        from: Option<&RepositoryName>,
+        viewer: &Viewer<'_>,
+    ) -> Result<bool, RegistryError> {
+        self.check_writable()?;
+        let _lock = self.digest_locks.exclusive([digest]).await;
+        let target = match from {
+            Some(from) if viewer.may_pull(from) => self.mountable_in(from, digest).await?,
+            Some(_) => None,
+            None => self.mountable(digest, viewer, &mut Vec::new()).await?,
+        };
+        let Some(target) = target else {
+            return Ok(false);
+        };
+        let link = Place::LayerLink(name.clone(), digest.clone());
+        self.store.apply(vec![put_link(&link, &target)]).await?;
+        Ok(true)
+    }
+
+    /// What a link to `digest` must hold, if some repository that `viewer` may pull from has the blob. `known` are the
+    /// repositories to look at, gathered at the first call, for callers with many digests; the one that had the last
+    /// blob is looked at first, since blobs of one image mostly lie together.
+    pub(super) async fn mountable(
+        &self,
+        digest: &Digest,
+        viewer: &Viewer<'_>,
+        known: &mut Vec<RepositoryName>,
+    ) -> Result<Option<Digest>, RegistryError> {
+        // Most digests that are asked for are nowhere: one look-up tells. (A link may hold a digest of another
+        // algorithm, so only the common case is cut short.)
+        if self
+            .find(&Place::BlobData(digest.clone()).key())
+            .await?
+            .is_none()
+        {
+            return Ok(None);
+        }
+        if known.is_empty() {
+            let limit = self.settings.limits.mount_probes;
+            *known = self
+                .repositories(|name| viewer.may_pull(name), limit)
+                .await?;
+        }
+        for position in 0..known.len() {
+            let Some(candidate) = known.get(position) else {
+                break;
+            };
+            if let Some(target) = self.mountable_in(candidate, digest).await? {
+                known.swap(0, position);
+                return Ok(Some(target));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn mountable_in(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Digest>, RegistryError> {
+        let link = Place::LayerLink(repository.clone(), digest.clone());
+        let Some(target) = self.read_link(&link.key()).await? else {
+            return Ok(None);
+        };
+        let is_there = self
+            .find(&Place::BlobData(target.clone()).key())
+            .await?
+            .is_some();
+        Ok(is_there.then_some(target))
+    }
+
+    /// Takes the blob out of the repository; its bytes stay for the others, and for the collector.
+    pub async fn delete_blob(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<(), RegistryError> {
+        self.check_deletable()?;
+        let _lock = self.digest_locks.exclusive([digest]).await;
+        let link = Place::LayerLink(name.clone(), digest.clone()).key();
+        if self.find(&link).await?.is_none() {
+            return Err(RegistryError::BlobUnknown(digest.clone()));
+        }
+        match self
+            .store
+            .apply(vec![Step::RemoveTree(layer_directory(name, digest))])
+            .await
+        {
+            Err(StoreError::NotFound) | Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

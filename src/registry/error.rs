@@ -1,0 +1,105 @@
+//! Why an operation was refused, by what a client can do about it.
+//!
+//! Must not know statuses or codes of HTTP: `server/error.rs` is the only map to those. Invariant: the text of every
+//! variant is fit for the client; what only the operator may see is in the source.
+
+use crate::oci::{Digest, ManifestError, Reference, RepositoryName, Tag};
+use crate::store::StoreError;
+
+/// Why an operation was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The repository holds nothing.
+    #[error("repository {0} is not known")]
+    NameUnknown(RepositoryName),
+    /// The blob is not in the repository.
+    #[error("blob {0} is not in this repository")]
+    BlobUnknown(Digest),
+    /// The manifest or tag is not in the repository.
+    #[error("manifest {0} is not in this repository")]
+    ManifestUnknown(Reference),
+    /// The upload session never was the caller's: another owner or repository, made up, or cancelled.
+    #[error("no such upload session")]
+    UploadUnknown,
+    /// The upload session is genuine, but what it had received is gone.
+    #[error("this upload session has ended; start the blob again")]
+    UploadInvalid,
+    /// Another request is sending to the session; its bytes and these would interleave.
+    #[error("another request is sending to this upload session")]
+    UploadBusy {
+        /// How far the session is.
+        offset_bytes: u64,
+    },
+    /// The chunk does not begin where the session stands.
+    #[error("the chunk must begin at byte {offset_bytes}")]
+    OutOfOrder {
+        /// How far the session is.
+        offset_bytes: u64,
+    },
+    /// `Content-Length`, `Content-Range` and the bytes that came do not agree.
+    #[error("{0}")]
+    SizeInvalid(String),
+    /// The content does not have the digest that the client named.
+    #[error("the content has digest {computed}, not {expected}")]
+    DigestMismatch {
+        /// What the client named.
+        expected: Digest,
+        /// What was received.
+        computed: Digest,
+    },
+    /// The bytes are not a manifest that can be taken.
+    #[error(transparent)]
+    ManifestInvalid(#[from] ManifestError),
+    /// A descriptor tells another length than the content has.
+    #[error("descriptor {digest} says {said_bytes} bytes, the content has {stored_bytes}")]
+    DescriptorSize {
+        /// Which.
+        digest: Digest,
+        /// What the manifest says.
+        said_bytes: u64,
+        /// What is stored.
+        stored_bytes: u64,
+    },
+    /// The manifest references what is not in the repository.
+    #[error("the manifest references {} blobs or manifests that are not in this repository", .0.len())]
+    ReferencesUnknown(Vec<Digest>),
+    /// The file system does not tell upper from lower case, and the tag exists in another spelling.
+    #[error(
+        "tag {wanted} differs only by case from {existing}, and this file system cannot keep both"
+    )]
+    TagCase {
+        /// What was pushed.
+        wanted: Tag,
+        /// What is there.
+        existing: Tag,
+    },
+    /// `storage.delete.enabled` is off.
+    #[error("deleting is switched off on this registry")]
+    DeletesDisabled,
+    /// `storage.maintenance.readonly` is on.
+    #[error("this registry is read-only")]
+    Readonly,
+    /// The body did not arrive whole.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// The store could not do it.
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+}
+
+/// Why a body ended before its end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// Nothing came for the stall limit.
+    #[error("nothing was received for {limit_secs} s")]
+    Stalled {
+        /// The limit that was passed.
+        limit_secs: u64,
+    },
+    /// It came slower than the floor rate while connections were scarce.
+    #[error("the body came too slowly while this registry was busy")]
+    TooSlow,
+    /// The connection was lost, or the framing was wrong.
+    #[error("the body ended before its end: {0}")]
+    Broken(String),
+}

@@ -1,0 +1,267 @@
+//! Manifests and tags: reading, writing, removing.
+//!
+//! Source: distribution-spec "Pushing Manifests"; DESIGN D2, D8. Must not know HTTP. Invariants: the exact bytes are kept;
+//! bytes before link, link before tag; tags go before the revision they point at.
+
+use bytes::Bytes;
+
+use super::links::put_link;
+use super::references::MissingLink;
+use super::{Registry, RegistryError};
+use crate::auth::Viewer;
+use crate::layout::{self, Place};
+use crate::oci::{Algorithm, Digest, Manifest, Reference, RepositoryName, Tag};
+use crate::store::{Depth, Step};
+
+/// Longest manifest read back: the most that `limits.manifest_size_bytes` may ever have been, so that lowering it hides
+/// nothing, and a layer that is asked for as a manifest does not fill the memory.
+pub(super) const READ_SIZE_MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// A manifest that is there.
+#[derive(Debug, Clone)]
+pub struct StoredManifest {
+    /// Its address: what was asked for, or what the tag points at.
+    pub digest: Digest,
+    /// What it says it is.
+    pub media_type: String,
+    /// Its exact bytes.
+    pub bytes: Bytes,
+}
+
+/// A manifest that was taken.
+#[derive(Debug, Clone)]
+pub struct PushedManifest {
+    /// Its address.
+    pub digest: Digest,
+    /// The manifest that it is about.
+    pub subject: Option<Digest>,
+}
+
+impl Registry {
+    /// The manifest that `reference` names.
+    pub async fn manifest(
+        &self,
+        name: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<StoredManifest, RegistryError> {
+        let unknown = || RegistryError::ManifestUnknown(reference.clone());
+        let digest = self.resolve(name, reference).await?.ok_or_else(unknown)?;
+        let (key, _) = self
+            .linked_manifest(name, &digest)
+            .await?
+            .ok_or_else(unknown)?;
+        let bytes = self
+            .read_small(&key, READ_SIZE_MAX_BYTES)
+            .await?
+            .ok_or_else(unknown)?;
+        Ok(StoredManifest {
+            digest,
+            media_type: Manifest::media_type_of(&bytes),
+            bytes,
+        })
+    }
+
+    async fn resolve(
+        &self,
+        name: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Option<Digest>, RegistryError> {
+        match reference {
+            Reference::Digest(digest) => Ok(Some(digest.clone())),
+            Reference::Tag(tag) => {
+                self.read_link(&Place::TagCurrent(name.clone(), tag.clone()).key())
+                    .await
+            }
+        }
+    }
+
+    /// Takes a manifest under `reference` and under `more_tags`. `content_type` is what the client says it is.
+    pub async fn put_manifest(
+        &self,
+        name: &RepositoryName,
+        reference: &Reference,
+        more_tags: &[Tag],
+        content_type: Option<&str>,
+        bytes: Bytes,
+        viewer: &Viewer<'_>,
+    ) -> Result<PushedManifest, RegistryError> {
+        self.check_writable()?;
+        let manifest = Manifest::parse(&bytes, content_type)?;
+        let (digest, tags) = match reference {
+            Reference::Tag(tag) => (
+                Digest::of(Algorithm::Sha256, &bytes),
+                [&[tag.clone()], more_tags].concat(),
+            ),
+            Reference::Digest(expected) => {
+                let computed = Digest::of(expected.algorithm(), &bytes);
+                if computed != *expected {
+                    return Err(RegistryError::DigestMismatch {
+                        expected: expected.clone(),
+                        computed,
+                    });
+                }
+                (computed, more_tags.to_vec())
+            }
+        };
+        self.check_tag_case(name, &tags).await?;
+
+        let _tags_may_move = self.tag_locks.shared(name).await;
+        let referenced = manifest
+            .blobs()
+            .chain(manifest.children())
+            .map(|descriptor| &descriptor.digest);
+        let _locks = self
+            .digest_locks
+            .exclusive(referenced.chain([&digest]))
+            .await;
+        let missing_links = self.check_references(name, &manifest, viewer).await?;
+        let keeper = self
+            .keeper_link(name, &digest, &missing_links, &manifest)
+            .await?;
+        let steps = put_steps(
+            name,
+            &digest,
+            bytes,
+            missing_links.iter().chain(&keeper),
+            &tags,
+        );
+        self.store.apply(steps).await?;
+        Ok(PushedManifest {
+            digest,
+            subject: manifest.subject.map(|subject| subject.digest),
+        })
+    }
+
+    /// A layer link to the manifest itself, for a repository that would have none: the old registry's collector does not
+    /// see a repository without `_layers`, and deletes what is in it.
+    async fn keeper_link(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        missing_links: &[MissingLink],
+        manifest: &Manifest,
+    ) -> Result<Option<MissingLink>, RegistryError> {
+        // A manifest with blobs has links to them (or gets them now), unless references need not exist.
+        let has_links =
+            !missing_links.is_empty() || (manifest.blobs().next().is_some() && self.is_strict());
+        let layers = layout::layers_directory(name);
+        if has_links
+            || !self
+                .store
+                .list(&layers, None, Depth::One, 1)
+                .await?
+                .is_empty()
+        {
+            return Ok(None);
+        }
+        Ok(Some(MissingLink {
+            path: digest.clone(),
+            target: digest.clone(),
+        }))
+    }
+
+    fn is_strict(&self) -> bool {
+        self.settings.references == super::References::Strict
+    }
+
+    /// Refuses a tag that the file system would take for another one.
+    async fn check_tag_case(
+        &self,
+        name: &RepositoryName,
+        tags: &[Tag],
+    ) -> Result<(), RegistryError> {
+        if !self.settings.case_insensitive || tags.is_empty() {
+            return Ok(());
+        }
+        let existing = self.tag_directories(name).await?;
+        for wanted in tags {
+            let is_other =
+                |tag: &&Tag| *tag != wanted && tag.as_str().eq_ignore_ascii_case(wanted.as_str());
+            if let Some(existing) = existing.iter().chain(tags).find(is_other) {
+                return Err(RegistryError::TagCase {
+                    wanted: wanted.clone(),
+                    existing: existing.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a tag, or a manifest with all tags that point at it.
+    pub async fn delete_manifest(
+        &self,
+        name: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<(), RegistryError> {
+        self.check_deletable()?;
+        let _no_tag_moves = self.tag_locks.exclusive([name]).await;
+        let unknown = || RegistryError::ManifestUnknown(reference.clone());
+        let digest = self.resolve(name, reference).await?.ok_or_else(unknown)?;
+        let steps = match reference {
+            Reference::Tag(tag) => vec![Step::RemoveTree(layout::tag_directory(name, tag))],
+            Reference::Digest(_) => {
+                let revision = Place::RevisionLink(name.clone(), digest.clone()).key();
+                self.read_link(&revision).await?.ok_or_else(unknown)?;
+                let tags = self.tags_at(name, &digest).await?;
+                let removals = tags
+                    .iter()
+                    .map(|tag| Step::RemoveTree(layout::tag_directory(name, tag)));
+                let revision = Step::RemoveTree(layout::revision_directory(name, &digest));
+                removals.chain([Step::Barrier, revision]).collect()
+            }
+        };
+        let _lock = self.digest_locks.exclusive([&digest]).await;
+        Ok(self.store.apply(steps).await?)
+    }
+
+    /// The tags that point at `digest` now.
+    async fn tags_at(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Vec<Tag>, RegistryError> {
+        let mut tags = Vec::new();
+        for tag in self.tag_directories(name).await? {
+            let current = Place::TagCurrent(name.clone(), tag.clone()).key();
+            if self.read_link(&current).await?.as_ref() == Some(digest) {
+                tags.push(tag);
+            }
+        }
+        Ok(tags)
+    }
+}
+
+/// Bytes before link, link before tag: a power cut in a tag move leaves the old tag whole.
+fn put_steps<'a>(
+    name: &RepositoryName,
+    digest: &Digest,
+    bytes: Bytes,
+    layer_links: impl Iterator<Item = &'a MissingLink>,
+    tags: &[Tag],
+) -> Vec<Step> {
+    let mut steps = vec![Step::put(Place::BlobData(digest.clone()).key(), bytes)];
+    steps.extend(layer_links.map(|link| {
+        put_link(
+            &Place::LayerLink(name.clone(), link.path.clone()),
+            &link.target,
+        )
+    }));
+    steps.push(put_link(
+        &Place::RevisionLink(name.clone(), digest.clone()),
+        digest,
+    ));
+    if !tags.is_empty() {
+        steps.push(Step::Barrier);
+    }
+    for tag in tags {
+        steps.push(put_link(
+            &Place::TagIndex(name.clone(), tag.clone(), digest.clone()),
+            digest,
+        ));
+        steps.push(put_link(
+            &Place::TagCurrent(name.clone(), tag.clone()),
+            digest,
+        ));
+    }
+    steps
+}

@@ -1,0 +1,280 @@
+//! Uploads: how blobs come in.
+//!
+//! Source: distribution-spec "Pushing blobs"; DESIGN D2, D7. Must not know HTTP. Invariants: bytes are appended in order and
+//! never interleaved; what was received survives a broken connection; a blob is linked only after its bytes are whole and
+//! have the digest that the client named.
+
+use futures_util::StreamExt as _;
+
+use super::links::put_link;
+use super::sessions::{Ended, Entered, Owner};
+use super::{Body, Registry, RegistryError};
+use crate::layout::{Place, UploadId, upload_directory};
+use crate::oci::range::Sent;
+use crate::oci::{Algorithm, Digest, RepositoryName};
+use crate::store::{Step, StoreError, Upload};
+
+/// A chunk as it arrives.
+pub struct Chunk {
+    /// Where the client says that it belongs; right after the bytes so far if it does not say.
+    pub sent: Option<Sent>,
+    /// `Content-Length`, where the client gives one.
+    pub length_bytes: Option<u64>,
+    /// The bytes.
+    pub body: Body,
+}
+
+impl Registry {
+    /// Opens a session. `algorithm` is the one that the client announced (distribution-spec `digest-algorithm`).
+    pub async fn begin_upload(
+        &self,
+        name: &RepositoryName,
+        owner: &Owner,
+        algorithm: Option<Algorithm>,
+    ) -> Result<UploadId, RegistryError> {
+        self.check_writable()?;
+        let id = self.new_upload_id(name, owner)?;
+        let upload = self
+            .store
+            .open_upload(&upload_directory(name, id), algorithm, None, None)
+            .await?;
+        if let Ok((entered, _)) = self.sessions.enter(id) {
+            entered.leave(upload);
+        }
+        Ok(id)
+    }
+
+    /// Appends a chunk; returns how many bytes the session has then. What arrived before an error stays.
+    pub async fn append_upload(
+        &self,
+        name: &RepositoryName,
+        id: UploadId,
+        owner: &Owner,
+        chunk: Chunk,
+    ) -> Result<u64, RegistryError> {
+        self.check_writable()?;
+        let (entered, mut upload) = self.enter_upload(name, id, owner).await?;
+        let received = receive(&entered, upload.as_mut(), chunk).await;
+        let persisted = upload.persist().await;
+        entered.leave(upload);
+        received?;
+        Ok(persisted?)
+    }
+
+    /// How many bytes the session has.
+    pub async fn upload_offset(
+        &self,
+        name: &RepositoryName,
+        id: UploadId,
+        owner: &Owner,
+    ) -> Result<u64, RegistryError> {
+        match self.enter_upload(name, id, owner).await {
+            Ok((entered, upload)) => {
+                let offset_bytes = upload.offset_bytes();
+                entered.leave(upload);
+                Ok(offset_bytes)
+            }
+            Err(RegistryError::UploadBusy { offset_bytes }) => Ok(offset_bytes),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Forgets the session and its bytes.
+    pub async fn cancel_upload(
+        &self,
+        name: &RepositoryName,
+        id: UploadId,
+        owner: &Owner,
+    ) -> Result<(), RegistryError> {
+        let (_entered, upload) = self.enter_upload(name, id, owner).await?;
+        upload.abort().await?;
+        self.sessions.remember(id, Ended::Cancelled);
+        Ok(())
+    }
+
+    /// Appends the last chunk, which may be empty, and makes a blob of the session, if it has that digest.
+    pub async fn finish_upload(
+        &self,
+        name: &RepositoryName,
+        id: UploadId,
+        owner: &Owner,
+        digest: &Digest,
+        chunk: Chunk,
+    ) -> Result<(), RegistryError> {
+        self.check_writable()?;
+        let (entered, mut upload) = match self.enter_upload(name, id, owner).await {
+            Err(RegistryError::UploadInvalid) => return self.finish_again(name, id, digest).await,
+            other => other?,
+        };
+        if let Err(error) = receive(&entered, upload.as_mut(), chunk).await {
+            // Kept like after a broken PATCH: the client may go on where it stood.
+            let persisted = upload.persist().await;
+            entered.leave(upload);
+            persisted?;
+            return Err(error);
+        }
+        self.finish_received(name, id, digest, upload).await
+    }
+
+    /// Receives a whole blob in one request (distribution-spec "Single POST").
+    pub async fn upload_whole(
+        &self,
+        name: &RepositoryName,
+        owner: &Owner,
+        digest: &Digest,
+        chunk: Chunk,
+    ) -> Result<(), RegistryError> {
+        self.check_writable()?;
+        let id = self.new_upload_id(name, owner)?;
+        let final_key = Place::BlobData(digest.clone()).key();
+        let directory = upload_directory(name, id);
+        let algorithm = Some(digest.algorithm());
+        let mut upload = self
+            .store
+            .open_upload(&directory, algorithm, Some(&final_key), chunk.length_bytes)
+            .await?;
+        let Ok((entered, _)) = self.sessions.enter(id) else {
+            return Err(RegistryError::UploadUnknown);
+        };
+        if let Err(error) = receive(&entered, upload.as_mut(), chunk).await {
+            // Nobody was told the name of this session, so nobody can take it up.
+            upload.abort().await?;
+            return Err(error);
+        }
+        self.finish_received(name, id, digest, upload).await
+    }
+
+    async fn finish_received(
+        &self,
+        name: &RepositoryName,
+        id: UploadId,
+        digest: &Digest,
+        mut upload: Box<dyn Upload>,
+    ) -> Result<(), RegistryError> {
+        let computed = upload.digest(digest.algorithm()).await?;
+        if computed != *digest {
+            // Bytes cannot be taken back from a session, so it can never become what the client named.
+            upload.abort().await?;
+            self.sessions.remember(id, Ended::Cancelled);
+            return Err(RegistryError::DigestMismatch {
+                expected: digest.clone(),
+                computed,
+            });
+        }
+        let key = Place::BlobData(digest.clone()).key();
+        let link = put_link(&Place::LayerLink(name.clone(), digest.clone()), digest);
+        self.store
+            .apply(vec![Step::Finish { upload, key }, link])
+            .await?;
+        self.sessions.remember(id, Ended::Finished(digest.clone()));
+        Ok(())
+    }
+
+    /// The state of a genuine session is gone: fine if it became the blob that the client names, whose answer was lost.
+    async fn finish_again(
+        &self,
+        name: &RepositoryName,
+        id: UploadId,
+        digest: &Digest,
+    ) -> Result<(), RegistryError> {
+        let may_be_it = match self.sessions.ended(id) {
+            Some(Ended::Finished(finished)) => finished == *digest,
+            Some(Ended::Cancelled) => false,
+            None => true,
+        };
+        if may_be_it && self.linked_blob(name, digest).await?.is_some() {
+            return Ok(());
+        }
+        Err(RegistryError::UploadInvalid)
+    }
+
+    fn new_upload_id(
+        &self,
+        name: &RepositoryName,
+        owner: &Owner,
+    ) -> Result<UploadId, RegistryError> {
+        let issued = self.sessions.issue(name, owner);
+        issued.ok_or_else(|| {
+            let source = std::io::Error::other("the system's random generator failed");
+            StoreError::Io {
+                doing: "name an upload session".into(),
+                source,
+            }
+            .into()
+        })
+    }
+
+    /// Takes up a session for its owner, alone.
+    async fn enter_upload(
+        &self,
+        name: &RepositoryName,
+        id: UploadId,
+        owner: &Owner,
+    ) -> Result<(Entered<'_>, Box<dyn Upload>), RegistryError> {
+        if !self.sessions.is_genuine(id, name, owner) {
+            return Err(RegistryError::UploadUnknown);
+        }
+        let entered = self.sessions.enter(id);
+        let (entered, kept) =
+            entered.map_err(|offset_bytes| RegistryError::UploadBusy { offset_bytes })?;
+        let upload = match kept {
+            Some(upload) => upload,
+            None => match self
+                .store
+                .resume_upload(&upload_directory(name, id))
+                .await?
+            {
+                Some(upload) => upload,
+                None if self.sessions.ended(id) == Some(Ended::Cancelled) => {
+                    return Err(RegistryError::UploadUnknown);
+                }
+                None => return Err(RegistryError::UploadInvalid),
+            },
+        };
+        entered.tell_progress(upload.offset_bytes());
+        Ok((entered, upload))
+    }
+}
+
+/// Appends what the client sends, if it belongs there.
+async fn receive(
+    entered: &Entered<'_>,
+    upload: &mut dyn Upload,
+    chunk: Chunk,
+) -> Result<(), RegistryError> {
+    let Chunk {
+        sent,
+        length_bytes,
+        mut body,
+    } = chunk;
+    let expected = sent.as_ref().map(Sent::length_bytes);
+    if let (Some(expected), Some(length)) = (expected, length_bytes)
+        && expected != length
+    {
+        let reason =
+            format!("Content-Length is {length}, but Content-Range spans {expected} bytes");
+        return Err(RegistryError::SizeInvalid(reason));
+    }
+    let offset_bytes = upload.offset_bytes();
+    if sent.is_some_and(|sent| sent.0.start != offset_bytes) {
+        return Err(RegistryError::OutOfOrder { offset_bytes });
+    }
+    let mut received = 0;
+    while let Some(piece) = body.next().await {
+        let bytes = piece?;
+        received += bytes.len() as u64;
+        if expected.is_some_and(|expected| received > expected) {
+            return Err(RegistryError::SizeInvalid(
+                "more bytes came than Content-Range spans".into(),
+            ));
+        }
+        upload.append(bytes).await?;
+        entered.tell_progress(offset_bytes + received);
+    }
+    match expected {
+        Some(expected) if received < expected => Err(RegistryError::SizeInvalid(format!(
+            "{received} bytes came, but Content-Range spans {expected}"
+        ))),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,291 @@
+//! Connections: taking them, TLS, HTTP, and letting go of them when the server ends.
+//!
+//! Must not know what a request asks. Invariant: no connection outlives the drain time, none is taken beyond the limit, and
+//! none is cut while its body moves before that.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::dispatch::State;
+use super::pressure::Pressure;
+use super::stall::StallGuard;
+use super::{ServerError, Services, Settings};
+
+/// Requests on one HTTP/2 connection at once: an image has seldom more layers, and each may hold a window.
+const STREAMS_MAX: u32 = 128;
+/// HTTP/2 windows: hyper's 64 KiB caps a push at a few MB/s over a LAN. One connection holds at most the second.
+const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// Connections waiting to be taken.
+const BACKLOG: i32 = 1_024;
+/// A pause after a failed accept (no descriptors left), so that it does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The first byte of every TLS connection: a handshake record (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// A server that listens, and does not answer yet.
+pub struct Server {
+    listener: TcpListener,
+    state: Arc<State>,
+}
+
+impl Server {
+    /// Listens on the configured address.
+    pub fn bind(settings: Settings, services: Services) -> Result<Self, BindError> {
+        let listener = listen(&settings.address).map_err(|source| BindError {
+            address: settings.address.clone(),
+            source,
+        })?;
+        let pressure = Pressure::new(settings.limits.connections);
+        Ok(Self {
+            listener,
+            state: Arc::new(State::new(services, settings, pressure)),
+        })
+    }
+
+    /// Where it listens.
+    pub fn local_address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `shutdown` resolves; then takes no more connections, gives moving bodies their time, and returns.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
+        let ending = CancellationToken::new();
+        let connections = TaskTracker::new();
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            let permit = tokio::select! {
+                permit = self.state.pressure.permit() => permit,
+                () = &mut shutdown => break,
+            };
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = &mut shutdown => break,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let serving = serve(Arc::clone(&self.state), stream, peer, ending.clone());
+                    connections.spawn(async move {
+                        serving.await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot take a connection");
+                    self.state.services.clock.sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(self.listener);
+        ending.cancel();
+        connections.close();
+        drain(&connections, &self.state).await;
+    }
+}
+
+/// Waits for the connections to end by themselves, within the drain time.
+async fn drain(connections: &TaskTracker, state: &State) {
+    let drain_secs = state.settings.drain_secs;
+    if connections.is_empty() {
+        return;
+    }
+    tracing::info!(
+        connections = connections.len(),
+        drain_secs,
+        "ending: open requests are given their time"
+    );
+    tokio::select! {
+        () = connections.wait() => tracing::info!("all requests have ended"),
+        () = state.services.clock.sleep(Duration::from_secs(drain_secs)) => {
+            tracing::warn!(connections = connections.len(), "requests that have not ended are cut off; uploads can be resumed");
+        }
+    }
+}
+
+async fn serve(state: Arc<State>, stream: TcpStream, peer: SocketAddr, ending: CancellationToken) {
+    // Answers are written whole; waiting for more to send would only delay them.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, %peer, "cannot set TCP_NODELAY");
+    }
+    let Some(tls) = state.services.tls.clone() else {
+        return serve_http(state, stream, peer, Speaks::Plain, ending).await;
+    };
+    let time = Duration::from_secs(state.settings.limits.handshake_secs);
+    let is_tls = tokio::select! {
+        first = first_byte(&stream) => first.map(|byte| byte == TLS_HANDSHAKE),
+        () = state.services.clock.sleep(time) => None,
+    };
+    match is_tls {
+        None => {}
+        Some(false) => serve_http(state, stream, peer, Speaks::PlainByMistake, ending).await,
+        Some(true) => {
+            let acceptor = TlsAcceptor::from(tls.server_config(!state.settings.http2_disabled));
+            let stream = tokio::select! {
+                accepted = acceptor.accept(stream) => accepted,
+                () = state.services.clock.sleep(time) => return,
+            };
+            match stream {
+                Ok(stream) => serve_http(state, stream, peer, Speaks::Tls, ending).await,
+                // Mostly a client that does not trust our authority; it knows better what is wrong than we do.
+                Err(error) => tracing::debug!(%error, %peer, "TLS handshake failed"),
+            }
+        }
+    }
+}
+
+async fn first_byte(stream: &TcpStream) -> Option<u8> {
+    let mut byte = [0];
+    match stream.peek(&mut byte).await {
+        Ok(1) => Some(byte[0]),
+        _ => None,
+    }
+}
+
+/// What arrives on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    Tls,
+    Plain,
+    /// HTTP on a port that speaks TLS: answered with what to do instead. Never a redirect, which a client might follow
+    /// with its password in the clear.
+    PlainByMistake,
+}
+
+async fn serve_http<S>(
+    state: Arc<State>,
+    stream: S,
+    peer: SocketAddr,
+    speaks: Speaks,
+    ending: CancellationToken,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limits = &state.settings.limits;
+    let guard = StallGuard::new(
+        stream,
+        Arc::clone(&state.services.clock),
+        Duration::from_secs(limits.stall_secs),
+    );
+    let builder = builder(&state.settings, speaks);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let state = Arc::clone(&state);
+        async move {
+            Ok::<_, Infallible>(match speaks {
+                Speaks::PlainByMistake => plain_http_error(&request).response(),
+                Speaks::Tls | Speaks::Plain => {
+                    state.answer(request, peer, speaks == Speaks::Tls).await
+                }
+            })
+        }
+    });
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(guard), service));
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = ending.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        // Clients leave in the middle of things all the time.
+        tracing::debug!(error = %super::error::chain(error.as_ref()), %peer, "connection ended early");
+    }
+}
+
+fn builder(settings: &Settings, speaks: Speaks) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(settings.limits.header_secs));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        // A peer that is gone without a word answers no ping.
+        .keep_alive_interval(Duration::from_secs(settings.limits.header_secs))
+        .keep_alive_timeout(Duration::from_secs(settings.limits.header_secs));
+    if settings.http2_disabled || speaks == Speaks::PlainByMistake {
+        return builder.http1_only();
+    }
+    builder
+}
+
+fn plain_http_error(request: &Request<Incoming>) -> ServerError {
+    let host = request
+        .headers()
+        .get(http::header::HOST)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("HOST");
+    ServerError::PlainHttp {
+        authority_url: format!("https://{host}/ca.crt"),
+    }
+}
+
+/// Listens on `HOST:PORT`, or on every address of both families for `:PORT` (`.local` names resolve to IPv6 first).
+fn listen(address: &str) -> std::io::Result<TcpListener> {
+    let candidates: Vec<SocketAddr> = match address.strip_prefix(':') {
+        Some(port) => {
+            let port = port
+                .parse()
+                .map_err(|_| std::io::Error::other("the port is not a number"))?;
+            vec![
+                (std::net::Ipv6Addr::UNSPECIFIED, port).into(),
+                (std::net::Ipv4Addr::UNSPECIFIED, port).into(),
+            ]
+        }
+        None => std::net::ToSocketAddrs::to_socket_addrs(address)?.collect(),
+    };
+    let mut failure = std::io::Error::other("the name has no address");
+    for candidate in candidates {
+        match listen_on(candidate) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    if address.ip() == std::net::IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED) {
+        socket.set_only_v6(false)?;
+    }
+    // Lets a restarted server take its port back while old connections still linger.
+    SockRef::from(&socket).set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// The address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}")]
+pub struct BindError {
+    /// As configured.
+    pub address: String,
+    /// What the system said.
+    pub source: std::io::Error,
+}

@@ -1,0 +1,305 @@
+//! One request, from its head to its answer.
+//!
+//! Must not know what an endpoint does. Invariant: parse → caller → access → dispatch → response, in this order, for every
+//! request.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, USER_AGENT};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
+use hyper::Request;
+use hyper::body::{Body as _, Incoming};
+use tracing::Instrument as _;
+
+use super::access_log::Line;
+use super::body::{Patience, ResponseBody, drain};
+use super::pressure::Pressure;
+use super::route::Route;
+use super::{
+    ServerError, Services, Settings, blobs, listings, manifests, origin, response, token, uploads,
+};
+use crate::auth::{Access, Caller, Origin};
+
+/// All that a request needs, shared by all connections.
+pub(super) struct State {
+    pub(super) services: Services,
+    pub(super) settings: Settings,
+    pub(super) pressure: Pressure,
+    extra_headers: Vec<(HeaderName, HeaderValue)>,
+    requests: AtomicU64,
+}
+
+/// A request that may do what it asks.
+pub(super) struct Allowed {
+    pub(super) head: Parts,
+    pub(super) body: Incoming,
+    pub(super) origin: Origin,
+    pub(super) caller: Caller,
+}
+
+impl State {
+    pub(super) fn new(services: Services, settings: Settings, pressure: Pressure) -> Self {
+        let header =
+            |(name, value): &(String, String)| Some((name.parse().ok()?, value.parse().ok()?));
+        let extra_headers = settings.headers.iter().filter_map(header).collect();
+        Self {
+            services,
+            settings,
+            pressure,
+            extra_headers,
+            requests: AtomicU64::new(1),
+        }
+    }
+
+    /// What decides when a body has stood still for too long.
+    pub(super) fn patience(&self) -> Patience {
+        Patience {
+            clock: Arc::clone(&self.services.clock),
+            stall_secs: self.settings.limits.stall_secs,
+            floor_bytes_per_sec: self.settings.limits.floor_bytes_per_sec,
+            pressure: self.pressure.clone(),
+        }
+    }
+
+    /// The path of something below `/v2/`, as the client sees it.
+    pub(super) fn path(&self, below: &str) -> String {
+        format!("{}v2/{below}", self.settings.prefix)
+    }
+
+    /// Answers a request; every answer passes through here.
+    pub(super) async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+        is_tls: bool,
+    ) -> Response<ResponseBody> {
+        let id = self.requests.fetch_add(1, Ordering::Relaxed);
+        let (head, body) = request.into_parts();
+        let path = self.local_path(head.uri.path()).to_owned();
+        let route = Route::parse(&head.method, &path, head.uri.query().unwrap_or_default());
+        let origin = origin::read(&self.settings, peer, is_tls, &head.headers, &head.uri);
+        let method = head.method.clone();
+        let user_agent = head
+            .headers
+            .get(USER_AGENT)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        let mut line = Line {
+            clock: Arc::clone(&self.services.clock),
+            began: self.services.clock.elapsed(),
+            id,
+            client: origin.client,
+            method: method.clone(),
+            path,
+            route: route.as_ref().map_or("unknown", Route::label),
+            account: String::new(),
+            user_agent: user_agent.to_owned(),
+            status: 0,
+            sent_bytes: 0,
+        };
+        let span = tracing::info_span!("request", id, method = %method, route = line.route, path = line.path);
+        let handled = match route {
+            Ok(route) => {
+                self.handle(route, head, body, origin, &mut line.account)
+                    .instrument(span.clone())
+                    .await
+            }
+            Err(error) => {
+                drain(body, self.services.clock.as_ref()).await;
+                Err(error.into())
+            }
+        };
+        let mut answer =
+            handled.unwrap_or_else(|error: ServerError| span.in_scope(|| error.response()));
+        self.finish(&mut answer, &method);
+        line.status = answer.status().as_u16();
+        answer.map(|body| body.logged(line))
+    }
+
+    async fn handle(
+        self: &Arc<Self>,
+        route: Route,
+        head: Parts,
+        body: Incoming,
+        mut origin: Origin,
+        account: &mut String,
+    ) -> Result<Response<ResponseBody>, ServerError> {
+        match route {
+            Route::Health => return Ok(response::bytes(StatusCode::OK, "text/plain", "ok\n")),
+            Route::Ready => return self.ready().await,
+            Route::AuthorityCertificate => return self.authority_certificate(),
+            Route::BaseRedirect => return Ok(self.base_redirect()),
+            Route::Token => return token::answer(self, &head, body, origin).await,
+            _ => {}
+        }
+        if let Some(real_ip) = &self.settings.real_ip {
+            // On the registry's own paths a missing header means the peer (docker_auth knows no such paths).
+            origin.client = origin::real_ip(real_ip, &head.headers).unwrap_or(origin.client);
+        }
+        let caller = match self.allowed(&route.access(), &head, &origin).await {
+            Ok(caller) => caller,
+            Err(error) => {
+                drain(body, self.services.clock.as_ref()).await;
+                return Err(error);
+            }
+        };
+        caller.account().clone_into(account);
+        let request = Allowed {
+            head,
+            body,
+            origin,
+            caller,
+        };
+        if !route.changes_store() {
+            return self.dispatch(route, request).await;
+        }
+        // Run to its end even when the client goes away, which drops this future: what was received is put in order, and
+        // no half of an operation stays undone for want of a reader.
+        let state = Arc::clone(self);
+        let task =
+            tokio::spawn(async move { state.dispatch(route, request).await }.in_current_span());
+        task.await.unwrap_or(Err(ServerError::Internal))
+    }
+
+    async fn allowed(
+        &self,
+        access: &Access,
+        head: &Parts,
+        origin: &Origin,
+    ) -> Result<Caller, ServerError> {
+        let auth = &self.services.auth;
+        let authorization = authorization(head)?;
+        let caller = auth.caller(&authorization, origin).await?;
+        auth.authorise(&caller, access, origin)?;
+        Ok(caller)
+    }
+
+    async fn dispatch(
+        self: &Arc<Self>,
+        route: Route,
+        request: Allowed,
+    ) -> Result<Response<ResponseBody>, ServerError> {
+        match route {
+            Route::Health
+            | Route::Ready
+            | Route::AuthorityCertificate
+            | Route::Token
+            | Route::BaseRedirect => {
+                // Answered by `handle`, before anybody is asked who they are.
+                Err(ServerError::Internal)
+            }
+            Route::Base => Ok(response::bytes(StatusCode::OK, "application/json", "{}")),
+            Route::Catalog(page) => listings::catalog(self, &request, &page).await,
+            Route::Tags(name, page) => listings::tags(self, &name, &page).await,
+            Route::Referrers(name, subject, artifact_type) => {
+                listings::referrers(self, &name, &subject, artifact_type.as_deref()).await
+            }
+            Route::BlobRead(name, digest) => blobs::read(self, &request, &name, &digest).await,
+            Route::BlobDelete(name, digest) => blobs::delete(self, &name, &digest).await,
+            Route::UploadBegin(name, start) => uploads::begin(self, request, &name, start).await,
+            Route::UploadAppend(name, id) => uploads::append(self, request, &name, id).await,
+            Route::UploadFinish(name, id, digest) => {
+                uploads::finish(self, request, &name, id, &digest).await
+            }
+            Route::UploadStatus(name, id) => uploads::status(self, &request, &name, id).await,
+            Route::UploadCancel(name, id) => uploads::cancel(self, &request, &name, id).await,
+            Route::ManifestRead(name, reference) => {
+                manifests::read(self, &request, &name, &reference).await
+            }
+            Route::ManifestPut(name, reference, tags) => {
+                manifests::put(self, request, &name, &reference, &tags).await
+            }
+            Route::ManifestDelete(name, reference) => {
+                manifests::delete(self, &name, &reference).await
+            }
+        }
+    }
+
+    /// What every answer carries, and what the answer to a HEAD must not carry.
+    fn finish(&self, answer: &mut Response<ResponseBody>, method: &Method) {
+        answer.headers_mut().insert(
+            response::API_VERSION,
+            HeaderValue::from_static("registry/2.0"),
+        );
+        // Nobody's browser should guess that a blob is a page.
+        answer.headers_mut().insert(
+            "x-content-type-options",
+            HeaderValue::from_static("nosniff"),
+        );
+        for (name, value) in &self.extra_headers {
+            answer.headers_mut().insert(name, value.clone());
+        }
+        if *method == Method::HEAD {
+            if !answer.headers().contains_key(CONTENT_LENGTH)
+                && let Some(length) = answer.body().size_hint().exact()
+            {
+                answer.headers_mut().insert(CONTENT_LENGTH, length.into());
+            }
+            *answer.body_mut() = ResponseBody::empty();
+        }
+    }
+
+    fn local_path<'a>(&self, path: &'a str) -> &'a str {
+        match path.strip_prefix(self.settings.prefix.trim_end_matches('/')) {
+            Some(local) if local.starts_with('/') => local,
+            // Health is asked at the root by whoever watches the machine, and never below a prefix only.
+            _ => path,
+        }
+    }
+
+    async fn ready(&self) -> Result<Response<ResponseBody>, ServerError> {
+        self.services.registry.check_store().await?;
+        Ok(response::bytes(StatusCode::OK, "text/plain", "ready\n"))
+    }
+
+    fn authority_certificate(&self) -> Result<Response<ResponseBody>, ServerError> {
+        let pem = self
+            .services
+            .tls
+            .as_ref()
+            .and_then(|tls| tls.authority_pem())
+            .ok_or(super::RouteError::NotFound)?;
+        Ok(response::bytes(
+            StatusCode::OK,
+            "application/x-pem-file",
+            pem.as_bytes().to_vec(),
+        ))
+    }
+
+    fn base_redirect(&self) -> Response<ResponseBody> {
+        let mut answer = response::empty(StatusCode::MOVED_PERMANENTLY);
+        response::set_location(&mut answer, &self.path(""));
+        answer
+    }
+}
+
+/// The values of the `Authorization` headers.
+pub(super) fn authorization(head: &Parts) -> Result<Vec<&str>, ServerError> {
+    let values = head.headers.get_all(AUTHORIZATION).iter();
+    let text = |value: &'static str| ServerError::BadHeader(value);
+    values
+        .map(|value| {
+            value
+                .to_str()
+                .map_err(|_| text("`Authorization` is not text"))
+        })
+        .collect()
+}
+
+/// A header's value, if it is there and text.
+pub(super) fn header_text(head: &Parts, name: impl http::header::AsHeaderName) -> Option<&str> {
+    head.headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// `Content-Type`
+pub(super) fn content_type(head: &Parts) -> Option<&str> {
+    header_text(head, CONTENT_TYPE)
+}
+
+/// `Content-Length`; hyper has refused those that are no number or disagree.
+pub(super) fn content_length(head: &Parts) -> Option<u64> {
+    header_text(head, CONTENT_LENGTH)?.parse().ok()
+}

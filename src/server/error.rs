@@ -1,0 +1,267 @@
+//! The only map from what can go wrong to status, OCI code and headers.
+//!
+//! Source: distribution-spec "Error Codes" (a closed list), `docs/architecture.md`. Must not know how a route works.
+//! Invariant: an answer of 5xx never carries internals; those are logged here, once.
+
+use std::error::Error;
+use std::time::Duration;
+
+use http::header::{ALLOW, HeaderName, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, Response, StatusCode};
+use serde::Serialize;
+
+use super::body::ResponseBody;
+use super::response;
+use super::route::RouteError;
+use crate::auth::{Refusal, TokenRefusal};
+use crate::oci::Digest;
+use crate::registry::{BodyError, RegistryError};
+use crate::store::StoreError;
+
+/// Why a request is not answered as it hoped.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ServerError {
+    /// It asks for nothing that there is.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// It may not.
+    #[error(transparent)]
+    Refusal(#[from] Refusal),
+    /// It gets no token.
+    #[error(transparent)]
+    Token(#[from] TokenRefusal),
+    /// The operation did not work out.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A header cannot be understood.
+    #[error("{0}")]
+    BadHeader(&'static str),
+    /// `Content-Range` cannot be understood.
+    #[error(transparent)]
+    ContentRange(#[from] crate::oci::range::SentError),
+    /// The body is longer than is taken here.
+    #[error("the body is longer than {limit_bytes} bytes")]
+    BodyTooLarge {
+        /// What is taken.
+        limit_bytes: usize,
+    },
+    /// Plain HTTP came to a port that speaks TLS.
+    #[error("this port speaks https, not http; the authority to trust is at {authority_url}")]
+    PlainHttp {
+        /// Where the CA certificate is.
+        authority_url: String,
+    },
+    /// Something of ours broke.
+    #[error("the server failed")]
+    Internal,
+}
+
+/// The closed list of the specification, as far as it is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+enum Code {
+    BlobUnknown,
+    BlobUploadInvalid,
+    BlobUploadUnknown,
+    DigestInvalid,
+    ManifestBlobUnknown,
+    ManifestInvalid,
+    ManifestUnknown,
+    NameInvalid,
+    NameUnknown,
+    SizeInvalid,
+    Unauthorized,
+    Denied,
+    Unsupported,
+    #[serde(rename = "TOOMANYREQUESTS")]
+    TooManyRequests,
+    /// Outside the list, as distribution has them, where nothing in the list fits: clients retry on these.
+    Unknown,
+    Unavailable,
+}
+
+#[derive(Serialize)]
+struct ErrorBody {
+    errors: Vec<ErrorEntry>,
+}
+
+#[derive(Serialize)]
+struct ErrorEntry {
+    code: Code,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<serde_json::Value>,
+}
+
+impl ServerError {
+    /// The answer.
+    pub(super) fn response(&self) -> Response<ResponseBody> {
+        let (status, code) = self.status_and_code();
+        if status.is_server_error() {
+            tracing::error!(error = %chain(self), status = status.as_u16(), "request failed");
+        } else {
+            tracing::debug!(error = %chain(self), status = status.as_u16(), "request refused");
+        }
+        let entry = |detail| ErrorEntry {
+            code,
+            message: self.message(status),
+            detail,
+        };
+        let errors = match self {
+            // One entry for each (distribution-spec "Pushing Manifests").
+            Self::Registry(RegistryError::ReferencesUnknown(digests)) => digests
+                .iter()
+                .map(|digest| entry(Some(detail_of(digest))))
+                .collect(),
+            _ => vec![entry(None)],
+        };
+        let mut answer = response::json(status, "application/json", &ErrorBody { errors });
+        for (name, value) in self.headers() {
+            answer.headers_mut().insert(name, value);
+        }
+        answer
+    }
+
+    fn status_and_code(&self) -> (StatusCode, Code) {
+        match self {
+            Self::Route(error) => match error {
+                RouteError::NotFound => (StatusCode::NOT_FOUND, Code::NameUnknown),
+                RouteError::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported),
+                RouteError::Name(_) => (StatusCode::BAD_REQUEST, Code::NameInvalid),
+                RouteError::Digest(_) => (StatusCode::BAD_REQUEST, Code::DigestInvalid),
+                RouteError::Tag(_) => (StatusCode::BAD_REQUEST, Code::ManifestInvalid),
+                RouteError::Upload => (StatusCode::NOT_FOUND, Code::BlobUploadUnknown),
+                RouteError::PageCount => (StatusCode::BAD_REQUEST, Code::Unsupported),
+                RouteError::TooManyTags => (StatusCode::URI_TOO_LONG, Code::ManifestInvalid),
+            },
+            Self::Refusal(refusal) => match refusal {
+                Refusal::Unauthorized { .. } => (StatusCode::UNAUTHORIZED, Code::Unauthorized),
+                Refusal::Denied => (StatusCode::FORBIDDEN, Code::Denied),
+                Refusal::TooManyFailures { .. } => {
+                    (StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests)
+                }
+                Refusal::Malformed(_) => (StatusCode::BAD_REQUEST, Code::Unauthorized),
+            },
+            Self::Token(refusal) => match refusal {
+                TokenRefusal::Malformed(_) => (StatusCode::BAD_REQUEST, Code::Unauthorized),
+                TokenRefusal::Unauthorized { .. } => (StatusCode::UNAUTHORIZED, Code::Unauthorized),
+                TokenRefusal::TooManyFailures { .. } => {
+                    (StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests)
+                }
+                TokenRefusal::NoIssuer => (StatusCode::NOT_FOUND, Code::Unsupported),
+                TokenRefusal::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown),
+            },
+            Self::Registry(error) => registry_status_and_code(error),
+            Self::BadHeader(_) => (StatusCode::BAD_REQUEST, Code::Unsupported),
+            Self::ContentRange(error) => match error {
+                crate::oci::range::SentError::Malformed => {
+                    (StatusCode::BAD_REQUEST, Code::BlobUploadInvalid)
+                }
+                crate::oci::range::SentError::Reversed => {
+                    (StatusCode::RANGE_NOT_SATISFIABLE, Code::BlobUploadInvalid)
+                }
+            },
+            Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Code::ManifestInvalid),
+            Self::PlainHttp { .. } => (StatusCode::BAD_REQUEST, Code::Unsupported),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown),
+        }
+    }
+
+    /// What the client is told. Behind a 5xx lies something of ours, which is in the log.
+    fn message(&self, status: StatusCode) -> String {
+        match self {
+            Self::Registry(RegistryError::Store(StoreError::Full)) => {
+                "no space left on this registry; hint: free some, then send it again".to_owned()
+            }
+            _ if status.is_server_error() => "the registry failed; its log tells why".to_owned(),
+            Self::Registry(RegistryError::DeletesDisabled) => {
+                format!("{self}; hint: set `storage.delete.enabled: true`")
+            }
+            other => other.to_string(),
+        }
+    }
+
+    fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
+        let value = |text: &str| HeaderValue::from_str(text).ok();
+        let header = match self {
+            Self::Route(RouteError::Method(allowed)) => (ALLOW, value(allowed)),
+            Self::Refusal(Refusal::Unauthorized { challenge, .. })
+            | Self::Token(TokenRefusal::Unauthorized { challenge }) => {
+                (WWW_AUTHENTICATE, value(challenge))
+            }
+            Self::Refusal(Refusal::TooManyFailures { retry_after_secs })
+            | Self::Token(TokenRefusal::TooManyFailures { retry_after_secs }) => {
+                (RETRY_AFTER, Some(HeaderValue::from(*retry_after_secs)))
+            }
+            // Tells the client where to go on (distribution-spec "Pushing a blob in chunks").
+            Self::Registry(
+                RegistryError::OutOfOrder { offset_bytes }
+                | RegistryError::UploadBusy { offset_bytes },
+            ) => (RANGE, value(&response::upload_range(*offset_bytes))),
+            _ => return Vec::new(),
+        };
+        header
+            .1
+            .map(|value| (header.0, value))
+            .into_iter()
+            .collect()
+    }
+}
+
+fn registry_status_and_code(error: &RegistryError) -> (StatusCode, Code) {
+    match error {
+        RegistryError::NameUnknown(_) => (StatusCode::NOT_FOUND, Code::NameUnknown),
+        RegistryError::BlobUnknown(_) => (StatusCode::NOT_FOUND, Code::BlobUnknown),
+        RegistryError::ManifestUnknown(_) => (StatusCode::NOT_FOUND, Code::ManifestUnknown),
+        RegistryError::UploadUnknown => (StatusCode::NOT_FOUND, Code::BlobUploadUnknown),
+        // go-containerregistry begins the blob again on this code, and gives up on the one above.
+        RegistryError::UploadInvalid => (StatusCode::NOT_FOUND, Code::BlobUploadInvalid),
+        RegistryError::UploadBusy { .. } | RegistryError::OutOfOrder { .. } => {
+            (StatusCode::RANGE_NOT_SATISFIABLE, Code::BlobUploadInvalid)
+        }
+        RegistryError::SizeInvalid(_) => (StatusCode::BAD_REQUEST, Code::SizeInvalid),
+        RegistryError::DigestMismatch { .. } => (StatusCode::BAD_REQUEST, Code::DigestInvalid),
+        RegistryError::ManifestInvalid(_)
+        | RegistryError::DescriptorSize { .. }
+        | RegistryError::TagCase { .. } => (StatusCode::BAD_REQUEST, Code::ManifestInvalid),
+        RegistryError::ReferencesUnknown(_) => (StatusCode::BAD_REQUEST, Code::ManifestBlobUnknown),
+        RegistryError::DeletesDisabled | RegistryError::Readonly => {
+            (StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported)
+        }
+        RegistryError::Body(BodyError::Stalled { .. } | BodyError::TooSlow) => {
+            (StatusCode::REQUEST_TIMEOUT, Code::BlobUploadInvalid)
+        }
+        RegistryError::Body(BodyError::Broken(_)) => (StatusCode::BAD_REQUEST, Code::SizeInvalid),
+        RegistryError::Store(StoreError::Full) => {
+            (StatusCode::INSUFFICIENT_STORAGE, Code::Unavailable)
+        }
+        RegistryError::Store(StoreError::Conflict) => {
+            (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable)
+        }
+        RegistryError::Store(StoreError::NotFound | StoreError::Io { .. }) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown)
+        }
+    }
+}
+
+fn detail_of(digest: &Digest) -> serde_json::Value {
+    serde_json::json!({ "digest": digest.to_string() })
+}
+
+/// The error with everything that caused it, for the log.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// How long a refused body is still read, so that the client sees the answer instead of a reset connection.
+pub(super) const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+/// How much of a refused body is still read.
+pub(super) const DRAIN_BYTES: usize = 1024 * 1024;

@@ -1,0 +1,91 @@
+//! Manifests over HTTP.
+//!
+//! Source: distribution-spec end-3, end-7, end-9. Must not know how they are kept. Invariant: the stored bytes are served
+//! whatever a client says it accepts: hiding them helps nobody (distribution answers 404 there).
+
+use http::{Response, StatusCode};
+
+use super::blobs::is_known;
+use super::body::ResponseBody;
+use super::dispatch::{Allowed, State, content_type};
+use super::{ServerError, response};
+use crate::oci::{Reference, RepositoryName, Tag};
+
+pub(super) async fn read(
+    state: &State,
+    request: &Allowed,
+    name: &RepositoryName,
+    reference: &Reference,
+) -> Result<Response<ResponseBody>, ServerError> {
+    let manifest = state.services.registry.manifest(name, reference).await?;
+    let is_known = is_known(&request.head, &manifest.digest);
+    let mut answer = if is_known {
+        response::empty(StatusCode::NOT_MODIFIED)
+    } else {
+        response::bytes(StatusCode::OK, &manifest.media_type, manifest.bytes)
+    };
+    response::set_digest(&mut answer, &manifest.digest);
+    Ok(answer)
+}
+
+pub(super) async fn put(
+    state: &State,
+    request: Allowed,
+    name: &RepositoryName,
+    reference: &Reference,
+    more_tags: &[Tag],
+) -> Result<Response<ResponseBody>, ServerError> {
+    let Allowed {
+        head,
+        body,
+        origin,
+        caller,
+    } = request;
+    let registry = &state.services.registry;
+    let bytes = state
+        .patience()
+        .collect(body, registry.settings().limits.manifest_size_bytes)
+        .await?;
+    let viewer = state.services.auth.viewer(&caller, &origin);
+    let pushed = registry
+        .put_manifest(
+            name,
+            reference,
+            more_tags,
+            content_type(&head),
+            bytes,
+            &viewer,
+        )
+        .await?;
+    let mut answer = response::empty(StatusCode::CREATED);
+    response::set_location(
+        &mut answer,
+        &state.path(&format!("{name}/manifests/{}", pushed.digest)),
+    );
+    response::set(
+        &mut answer,
+        response::CONTENT_DIGEST,
+        &pushed.digest.to_string(),
+    );
+    if let Some(subject) = &pushed.subject {
+        response::set(&mut answer, response::SUBJECT, &subject.to_string());
+    }
+    if !more_tags.is_empty() {
+        let tags: Vec<&str> = more_tags.iter().map(Tag::as_str).collect();
+        response::set(&mut answer, response::TAG, &tags.join(", "));
+    }
+    Ok(answer)
+}
+
+pub(super) async fn delete(
+    state: &State,
+    name: &RepositoryName,
+    reference: &Reference,
+) -> Result<Response<ResponseBody>, ServerError> {
+    state
+        .services
+        .registry
+        .delete_manifest(name, reference)
+        .await?;
+    Ok(response::empty(StatusCode::ACCEPTED))
+}

@@ -1,0 +1,194 @@
+//! Where a request comes from: its client's address, scheme and host.
+//!
+//! Source: distribution's and docker_auth's reading of `X-Forwarded-*`; DESIGN D5. Must not know what is asked. Invariant:
+//! what a client says of itself in a header counts only when a trusted proxy has passed it on, or the config names the
+//! header.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::HeaderMap;
+use http::header::HOST;
+use hyper::Uri;
+
+use super::{RealIp, ServerError, Settings};
+use crate::auth::Origin;
+
+/// Reads the origin of a request from `peer` that came over TLS or not.
+pub(super) fn read(
+    settings: &Settings,
+    peer: SocketAddr,
+    is_tls: bool,
+    headers: &HeaderMap,
+    uri: &Uri,
+) -> Origin {
+    let peer = peer.ip().to_canonical();
+    let is_proxied = settings
+        .trusted_proxies
+        .iter()
+        .any(|net| net.contains(&peer));
+    let forwarded = |name| {
+        if is_proxied {
+            first_value(headers, name)
+        } else {
+            None
+        }
+    };
+    // HTTP/2 names the host in the request's target.
+    let named = uri
+        .authority()
+        .map(|authority| authority.as_str().to_owned());
+    let host = forwarded("x-forwarded-host")
+        .or_else(|| first_value(headers, HOST.as_str()))
+        .or(named);
+    let is_https = match forwarded("x-forwarded-proto").as_deref() {
+        Some(scheme) => scheme.eq_ignore_ascii_case("https"),
+        None => is_tls,
+    };
+    let client = if is_proxied {
+        behind_proxies(settings, headers).unwrap_or(peer)
+    } else {
+        peer
+    };
+    Origin {
+        client,
+        is_https,
+        host: host.unwrap_or_default(),
+    }
+}
+
+/// The last address in `X-Forwarded-For` that is no trusted proxy: what stands before it is what the client claims.
+fn behind_proxies(settings: &Settings, headers: &HeaderMap) -> Option<IpAddr> {
+    let values = headers
+        .get_all("x-forwarded-for")
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let addresses: Vec<&str> = values
+        .flat_map(|text| text.split(','))
+        .map(str::trim)
+        .collect();
+    for text in addresses.into_iter().rev() {
+        let address = parse_address(text)?.to_canonical();
+        if !settings
+            .trusted_proxies
+            .iter()
+            .any(|net| net.contains(&address))
+        {
+            return Some(address);
+        }
+    }
+    None
+}
+
+/// The client's address from the header that `server.real_ip_header` names, as docker_auth reads it.
+pub(super) fn real_ip(real_ip: &RealIp, headers: &HeaderMap) -> Result<IpAddr, ServerError> {
+    const UNREADABLE: ServerError =
+        ServerError::BadHeader("the header that tells the client's address is unreadable");
+    let text = headers
+        .get(real_ip.header.as_str())
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let values: Vec<&str> = text.split(',').map(str::trim).collect();
+    let position = if real_ip.position < 0 {
+        i64::try_from(values.len()).unwrap_or_default() + i64::from(real_ip.position)
+    } else {
+        i64::from(real_ip.position)
+    };
+    let value = usize::try_from(position)
+        .ok()
+        .and_then(|position| values.get(position));
+    let address = value.and_then(|text| parse_address(text));
+    address
+        .map(|address| address.to_canonical())
+        .ok_or(UNREADABLE)
+}
+
+/// An address, perhaps in brackets, perhaps with a port.
+fn parse_address(text: &str) -> Option<IpAddr> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    bare.parse()
+        .ok()
+        .or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
+}
+
+/// The first of the comma-separated values of a header.
+fn first_value(headers: &HeaderMap, name: &str) -> Option<String> {
+    let text = headers.get(name)?.to_str().ok()?;
+    let first = text.split(',').next().unwrap_or_default().trim();
+    (!first.is_empty()).then(|| first.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).parse().unwrap(), value.parse().unwrap()))
+            .collect()
+    }
+
+    fn origin(trusted: &[&str], pairs: &[(&'static str, &str)]) -> Origin {
+        let mut settings = Settings::for_tests();
+        settings.trusted_proxies = trusted.iter().map(|text| text.parse().unwrap()).collect();
+        read(
+            &settings,
+            "10.0.0.9:1234".parse().unwrap(),
+            false,
+            &headers(pairs),
+            &Uri::from_static("/"),
+        )
+    }
+
+    const FORWARDED: [(&str, &str); 4] = [
+        ("host", "inner:5000"),
+        ("x-forwarded-host", "outer.example, inner"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-for", "203.0.113.1, 192.0.2.7, 10.0.0.8"),
+    ];
+
+    #[test]
+    fn forwarded_headers_count_from_trusted_proxies_only() {
+        let stranger = origin(&[], &FORWARDED);
+        assert_eq!(
+            (stranger.host.as_str(), stranger.is_https),
+            ("inner:5000", false)
+        );
+        assert_eq!(stranger.client.to_string(), "10.0.0.9");
+        let proxied = origin(&["10.0.0.0/8"], &FORWARDED);
+        assert_eq!(
+            (proxied.host.as_str(), proxied.is_https),
+            ("outer.example", true)
+        );
+        assert_eq!(proxied.client.to_string(), "192.0.2.7");
+    }
+
+    #[test]
+    fn the_real_address_is_where_the_config_says() {
+        let values = headers(&[("x-real", "192.0.2.1, 192.0.2.2:80, [2001:db8::1]")]);
+        let at = |position| {
+            real_ip(
+                &RealIp {
+                    header: "x-real".into(),
+                    position,
+                },
+                &values,
+            )
+        };
+        assert_eq!(at(0).unwrap().to_string(), "192.0.2.1");
+        assert_eq!(at(1).unwrap().to_string(), "192.0.2.2");
+        assert_eq!(at(-1).unwrap().to_string(), "2001:db8::1");
+        assert!(at(3).is_err());
+        assert!(at(-4).is_err());
+        assert!(
+            real_ip(
+                &RealIp {
+                    header: "x-absent".into(),
+                    position: 0
+                },
+                &values
+            )
+            .is_err()
+        );
+    }
+}

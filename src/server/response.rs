@@ -1,0 +1,90 @@
+//! Answers in the making: the few shapes that the endpoints share.
+//!
+//! Must not know which endpoint answers. Invariant: every header value is built from types or checked text, so that nothing
+//! a client sent can break out of a header.
+
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use serde::Serialize;
+
+use super::body::ResponseBody;
+use crate::oci::Digest;
+
+/// `Docker-Content-Digest`
+pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+/// `Docker-Upload-UUID`
+pub(super) const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+/// `OCI-Subject`
+pub(super) const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+/// `OCI-Tag`
+pub(super) const TAG: HeaderName = HeaderName::from_static("oci-tag");
+/// `OCI-Filters-Applied`
+pub(super) const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+/// `Docker-Distribution-Api-Version`
+pub(super) const API_VERSION: HeaderName =
+    HeaderName::from_static("docker-distribution-api-version");
+
+/// An answer without a body.
+pub(super) fn empty(status: StatusCode) -> Response<ResponseBody> {
+    let mut answer = Response::new(ResponseBody::empty());
+    *answer.status_mut() = status;
+    if status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED {
+        answer
+            .headers_mut()
+            .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    answer
+}
+
+/// An answer with a small body.
+pub(super) fn bytes(
+    status: StatusCode,
+    content_type: &str,
+    body: impl Into<bytes::Bytes>,
+) -> Response<ResponseBody> {
+    let body = body.into();
+    let length = HeaderValue::from(body.len());
+    let mut answer = Response::new(ResponseBody::whole(body));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_LENGTH, length);
+    set(&mut answer, CONTENT_TYPE, content_type);
+    answer
+}
+
+/// An answer with a JSON body.
+pub(super) fn json(
+    status: StatusCode,
+    content_type: &'static str,
+    value: &impl Serialize,
+) -> Response<ResponseBody> {
+    // Our own types have text keys only, so writing them as JSON cannot fail.
+    bytes(
+        status,
+        content_type,
+        serde_json::to_vec(value).unwrap_or_default(),
+    )
+}
+
+/// Sets a header, unless the text cannot stand in one.
+pub(super) fn set(answer: &mut Response<ResponseBody>, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        answer.headers_mut().insert(name, value);
+    }
+}
+
+/// Names the content: `Docker-Content-Digest` and the quoted digest as `ETag`.
+pub(super) fn set_digest(answer: &mut Response<ResponseBody>, digest: &Digest) {
+    let digest = digest.to_string();
+    set(answer, http::header::ETAG, &format!("\"{digest}\""));
+    set(answer, CONTENT_DIGEST, &digest);
+}
+
+/// `Location`, always relative to the host that the client used (DESIGN D5).
+pub(super) fn set_location(answer: &mut Response<ResponseBody>, path: &str) {
+    set(answer, LOCATION, path);
+}
+
+/// How far a session is, as the specification has it: the position of the last byte; `0-0` while there is none.
+pub(super) fn upload_range(offset_bytes: u64) -> String {
+    format!("0-{}", offset_bytes.saturating_sub(1))
+}

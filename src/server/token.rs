@@ -1,0 +1,53 @@
+//! The token endpoint over HTTP.
+//!
+//! Source: distribution's token and OAuth pages, docker_auth; `docs/security.md`. Must not know who gets a token. Invariant:
+//! no answer is kept by anybody on the way.
+
+use http::header::CACHE_CONTROL;
+use http::request::Parts;
+use http::{HeaderValue, Method, Response, StatusCode};
+use hyper::body::Incoming;
+use serde_json::json;
+
+use super::body::ResponseBody;
+use super::dispatch::{State, authorization};
+use super::{ServerError, origin, response};
+use crate::auth::{Origin, TokenRequest};
+
+pub(super) async fn answer(
+    state: &State,
+    head: &Parts,
+    body: Incoming,
+    mut origin: Origin,
+) -> Result<Response<ResponseBody>, ServerError> {
+    if let Some(real_ip) = &state.settings.real_ip {
+        origin.client = origin::real_ip(real_ip, &head.headers)?;
+    }
+    let form = if head.method == Method::POST {
+        let bytes = state
+            .patience()
+            .collect(body, state.settings.limits.token_body_bytes)
+            .await?;
+        Some(
+            String::from_utf8(bytes.into())
+                .map_err(|_| ServerError::BadHeader("the form is not text"))?,
+        )
+    } else {
+        None
+    };
+    let authorization = authorization(head)?;
+    let request = TokenRequest {
+        query: head.uri.query().unwrap_or_default(),
+        form: form.as_deref(),
+        authorization: &authorization,
+        origin: &origin,
+    };
+    let answer = state.services.auth.token(&request).await?;
+    // No `issued_at`: a client whose clock is behind would take the token for expired.
+    let body = json!({ "token": answer.token, "access_token": answer.token, "expires_in": answer.expires_in_secs });
+    let mut answer = response::json(StatusCode::OK, "application/json", &body);
+    answer
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(answer)
+}

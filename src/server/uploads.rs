@@ -1,0 +1,169 @@
+//! Uploads over HTTP.
+//!
+//! Source: distribution-spec end-4 to end-6, end-11, end-13, end-14. Must not know how bytes are kept. Invariant: every
+//! answer about a session says where it is and how far it is.
+
+use http::header::{CONTENT_RANGE, RANGE};
+use http::request::Parts;
+use http::{Response, StatusCode};
+
+use super::body::ResponseBody;
+use super::dispatch::{Allowed, State, content_length, header_text};
+use super::{ServerError, UploadStart, response};
+use crate::layout::UploadId;
+use crate::oci::range::Sent;
+use crate::oci::{Algorithm, Digest, RepositoryName};
+use crate::registry::{Chunk, Owner};
+
+pub(super) async fn begin(
+    state: &State,
+    request: Allowed,
+    name: &RepositoryName,
+    start: UploadStart,
+) -> Result<Response<ResponseBody>, ServerError> {
+    let registry = &state.services.registry;
+    let owner = owner(&request);
+    match start {
+        UploadStart::Session(algorithm) => open_session(state, name, &owner, algorithm).await,
+        UploadStart::Whole(digest) => {
+            let chunk = chunk(state, &request.head, request.body, None);
+            registry.upload_whole(name, &owner, &digest, chunk).await?;
+            Ok(created(state, name, &digest))
+        }
+        UploadStart::Mount(digest, from) => {
+            let viewer = state.services.auth.viewer(&request.caller, &request.origin);
+            if registry
+                .mount_blob(name, &digest, from.as_ref(), &viewer)
+                .await?
+            {
+                return Ok(created(state, name, &digest));
+            }
+            open_session(state, name, &owner, Some(digest.algorithm())).await
+        }
+    }
+}
+
+async fn open_session(
+    state: &State,
+    name: &RepositoryName,
+    owner: &Owner,
+    algorithm: Option<Algorithm>,
+) -> Result<Response<ResponseBody>, ServerError> {
+    let id = state
+        .services
+        .registry
+        .begin_upload(name, owner, algorithm)
+        .await?;
+    Ok(progress(state, StatusCode::ACCEPTED, name, id, 0))
+}
+
+pub(super) async fn append(
+    state: &State,
+    request: Allowed,
+    name: &RepositoryName,
+    id: UploadId,
+) -> Result<Response<ResponseBody>, ServerError> {
+    let owner = owner(&request);
+    let chunk = sent_chunk(state, request)?;
+    let offset = state
+        .services
+        .registry
+        .append_upload(name, id, &owner, chunk)
+        .await?;
+    Ok(progress(state, StatusCode::ACCEPTED, name, id, offset))
+}
+
+pub(super) async fn finish(
+    state: &State,
+    request: Allowed,
+    name: &RepositoryName,
+    id: UploadId,
+    digest: &Digest,
+) -> Result<Response<ResponseBody>, ServerError> {
+    let owner = owner(&request);
+    let chunk = sent_chunk(state, request)?;
+    state
+        .services
+        .registry
+        .finish_upload(name, id, &owner, digest, chunk)
+        .await?;
+    Ok(created(state, name, digest))
+}
+
+pub(super) async fn status(
+    state: &State,
+    request: &Allowed,
+    name: &RepositoryName,
+    id: UploadId,
+) -> Result<Response<ResponseBody>, ServerError> {
+    let offset = state
+        .services
+        .registry
+        .upload_offset(name, id, &owner(request))
+        .await?;
+    Ok(progress(state, StatusCode::NO_CONTENT, name, id, offset))
+}
+
+pub(super) async fn cancel(
+    state: &State,
+    request: &Allowed,
+    name: &RepositoryName,
+    id: UploadId,
+) -> Result<Response<ResponseBody>, ServerError> {
+    state
+        .services
+        .registry
+        .cancel_upload(name, id, &owner(request))
+        .await?;
+    Ok(response::empty(StatusCode::NO_CONTENT))
+}
+
+fn owner(request: &Allowed) -> Owner {
+    let caller = &request.caller;
+    Owner {
+        account: caller.account().to_owned(),
+        generation: caller.generation().to_owned(),
+    }
+}
+
+/// The body with what its headers say of it.
+fn sent_chunk(state: &State, request: Allowed) -> Result<Chunk, ServerError> {
+    let sent = header_text(&request.head, CONTENT_RANGE)
+        .map(Sent::parse)
+        .transpose()?;
+    Ok(chunk(state, &request.head, request.body, sent))
+}
+
+fn chunk(state: &State, head: &Parts, body: hyper::body::Incoming, sent: Option<Sent>) -> Chunk {
+    Chunk {
+        sent,
+        length_bytes: content_length(head),
+        body: state.patience().receive(body),
+    }
+}
+
+/// 201: the blob is there.
+fn created(state: &State, name: &RepositoryName, digest: &Digest) -> Response<ResponseBody> {
+    let mut answer = response::empty(StatusCode::CREATED);
+    response::set_location(&mut answer, &state.path(&format!("{name}/blobs/{digest}")));
+    response::set(&mut answer, response::CONTENT_DIGEST, &digest.to_string());
+    answer
+}
+
+/// 202 or 204: where the session is, and how far.
+fn progress(
+    state: &State,
+    status: StatusCode,
+    name: &RepositoryName,
+    id: UploadId,
+    offset_bytes: u64,
+) -> Response<ResponseBody> {
+    let mut answer = response::empty(status);
+    response::set_location(
+        &mut answer,
+        &state.path(&format!("{name}/blobs/uploads/{id}")),
+    );
+    response::set(&mut answer, RANGE, &response::upload_range(offset_bytes));
+    response::set(&mut answer, response::UPLOAD_UUID, &id.to_string());
+    answer
+}
