@@ -2,19 +2,26 @@
 //!
 //! Invariant: the state directory is locked before anything in it, or in the store, is changed.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 
+use super::auth_settings::{self, derived_secret};
 use super::first_run::ADMIN;
 use super::port::ListenAddress;
+use super::reload::Reload;
 use super::signals::Signals;
-use super::token_key::{self, TokenKey};
 use super::welcome::{self, Welcome};
+use crate::auth::Auth;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Loaded};
+use crate::registry::Registry;
+use crate::server::{Server, Services};
+use crate::store::filesystem::{self, FilesystemStore};
+use crate::store::state_directory::StateDirectory;
 use crate::tls::{self, Tls};
 use crate::{platform, telemetry};
 
@@ -44,8 +51,9 @@ pub(super) fn serve(start: &Start) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let config = loaded.config;
-    telemetry::start(&config.telemetry, &|name| environment.get(name).cloned())?;
+    telemetry::start(&loaded.config.telemetry, &|name| {
+        environment.get(name).cloned()
+    })?;
     for note in &loaded.notes {
         tracing::info!("{note}");
     }
@@ -59,37 +67,97 @@ pub(super) fn serve(start: &Start) -> anyhow::Result<ExitCode> {
             "few open files are allowed; hint: raise `ulimit -n`"
         );
     }
-    // `StateDirectory::open(config.state_directory)` belongs here: the lock, before anything is changed.
-    if start.makes_new_authority {
-        Tls::set_authority_aside(&config.tls)?;
-    }
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let tls = Tls::open(&config.tls, clock)?.map(Arc::new);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(async {
-        let signals = Signals::listen()?;
-        let keeper = tls
-            .clone()
-            .map(|tls| tokio::spawn(async move { tls.keep_fresh().await }));
-        if start.greets {
-            eprint!("{}", greeting(start, &config, tls.as_deref())?);
-        }
-        // Store, auth and registry belong here, and `server::run`: until then nothing listens. The closure is to reload
-        // users and rules too.
-        signals
-            .until_shutdown(|| match &tls {
-                Some(tls) => tls.reload(),
-                None => Ok(()),
-            })
-            .await;
-        if let Some(keeper) = keeper {
-            keeper.abort();
-        }
-        Ok(ExitCode::SUCCESS)
-    })
+    runtime.block_on(run(start, loaded, environment))?;
+    // What still runs in threads of its own has been told to end, and is not waited for.
+    runtime.shutdown_background();
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run(
+    start: &Start,
+    loaded: Loaded,
+    environment: BTreeMap<String, String>,
+) -> anyhow::Result<()> {
+    let config = &loaded.config;
+    let signals = Signals::listen()?;
+    let state = StateDirectory::open(&config.state_directory).map_err(|error| {
+        let hint = error.hint().map(|hint| format!("hint: {hint}"));
+        let context = format!(
+            "cannot use the state directory\n{}",
+            hint.unwrap_or_default()
+        );
+        anyhow::Error::new(error).context(context)
+    })?;
+    if start.makes_new_authority {
+        Tls::set_authority_aside(&config.tls)?;
+    }
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let tls = Tls::open(&config.tls, clock.clone())?.map(Arc::new);
+    let secret = match &config.secret {
+        Some(secret) => secret.expose().as_bytes().to_vec(),
+        None => state.secret().to_vec(),
+    };
+    let auth_secret = derived_secret(&secret, "auth")?;
+    let auth_settings = auth_settings::of_config(config, auth_secret, clock.as_ref())?;
+    let auth = Arc::new(Auth::new(auth_settings, clock.clone())?);
+    let server = Server::bind(
+        config.server.clone(),
+        Services {
+            registry: Arc::new(open_registry(config, &secret, &clock)?),
+            auth: auth.clone(),
+            tls: tls.clone(),
+            clock: clock.clone(),
+        },
+    )?;
+    let keeper = tls
+        .clone()
+        .map(|tls| tokio::spawn(async move { tls.keep_fresh().await }));
+    if start.greets {
+        eprint!("{}", greeting(start, config, tls.as_deref())?);
+    }
+    tracing::info!(address = %config.server.address, "listening");
+    let reload = Reload {
+        config_files: start.config_files.clone(),
+        environment,
+        in_force: loaded.in_force,
+        tls,
+        auth,
+        auth_secret,
+        clock,
+    };
+    server.run(signals.until_shutdown(|| reload.run())).await;
+    if let Some(keeper) = keeper {
+        keeper.abort();
+    }
+    tracing::info!("ended");
+    Ok(())
+}
+
+fn open_registry(
+    config: &Config,
+    secret: &[u8],
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Registry> {
+    let root = &config.root_directory;
+    let place = filesystem::Settings {
+        root: root.clone(),
+        boot_id: platform::boot_id(),
+    };
+    let store = FilesystemStore::open(place, clock.clone())?;
+    let mut settings = config.registry.clone();
+    settings.case_insensitive = platform::is_case_insensitive(root)
+        .with_context(|| format!("cannot write in {}", root.display()))?;
+    let secret = derived_secret(secret, "upload sessions")?;
+    Ok(Registry::new(
+        Arc::new(store),
+        settings,
+        &secret,
+        clock.clone(),
+    ))
 }
 
 fn greeting(start: &Start, config: &Config, tls: Option<&Tls>) -> anyhow::Result<String> {
@@ -101,7 +169,7 @@ fn greeting(start: &Start, config: &Config, tls: Option<&Tls>) -> anyhow::Result
         } => (hosts.as_slice(), Some(ca_certificate)),
         tls::Settings::None | tls::Settings::Files { .. } => (&[][..], None),
     };
-    let registry = if let Some(external) = &config.server.external_host {
+    let registry = if let Some(external) = &config.external_host {
         let (_scheme, rest) = external.split_once("://").unwrap_or(("", external));
         rest.trim_end_matches('/').to_owned()
     } else {
@@ -125,11 +193,4 @@ fn greeting(start: &Start, config: &Config, tls: Option<&Tls>) -> anyhow::Result
             }),
     };
     Ok(welcome.text())
-}
-
-/// The key pair that signs tokens, in `keys_directory`; made if it is not there.
-pub(super) fn token_key(keys_directory: &Path) -> anyhow::Result<TokenKey> {
-    token_key::read_or_make(keys_directory, || {
-        bail!("this build cannot make a token key yet: it needs auth::make_token_key")
-    })
 }

@@ -4,12 +4,14 @@
 //! error ends with what to do about it.
 
 mod assemble;
+mod auth_settings;
 pub mod check;
 mod first_run;
 mod password;
 mod places;
 mod port;
 mod private_file;
+mod reload;
 mod signals;
 mod token_key;
 mod up;

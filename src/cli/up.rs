@@ -11,6 +11,7 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 
 use super::UpArguments;
 use super::assemble::{self, Start};
+use super::auth_settings;
 use super::first_run::{self, ADMIN, FirstConfig, Request, Workshop};
 use super::places::{Places, Surroundings};
 use super::port::{self, ListenAddress};
@@ -69,7 +70,7 @@ impl Workshop for RealWorkshop {
     }
 
     fn make_token_key(&self, keys_directory: &Path) -> anyhow::Result<()> {
-        assemble::token_key(keys_directory).map(drop)
+        auth_settings::own_token_key(keys_directory, &SystemClock::new()).map(drop)
     }
 
     fn make_certificates(&self, first: &FirstConfig<'_>) -> anyhow::Result<()> {

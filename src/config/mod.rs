@@ -43,6 +43,8 @@ pub struct Config {
     pub telemetry: telemetry::Settings,
     /// HTTP.
     pub server: server::Settings,
+    /// `http.host`: `scheme://host[:port]`, what clients see.
+    pub external_host: Option<String>,
     /// Certificates.
     pub tls: tls::Settings,
     /// The operations.
@@ -145,6 +147,7 @@ fn sections(reader: &mut Reader<'_>) -> Config {
     let telemetry = sections::telemetry(reader);
     let (root_directory, state_directory) = sections::directories(reader);
     let server = sections::server(reader);
+    let external_host = sections::external_host(reader);
     let tls = sections::tls(reader, &state_directory);
     let secret = reader.secret("http.secret");
     let auth = authentication::read(reader);
@@ -152,6 +155,7 @@ fn sections(reader: &mut Reader<'_>) -> Config {
     let config = Config {
         telemetry,
         server,
+        external_host,
         tls,
         registry,
         catalog_page,

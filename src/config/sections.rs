@@ -52,7 +52,6 @@ pub(super) fn telemetry(reader: &mut Reader<'_>) -> telemetry::Settings {
 pub(super) fn server(reader: &mut Reader<'_>) -> server::Settings {
     server::Settings {
         address: address(reader),
-        external_host: external_host(reader),
         prefix: prefix(reader),
         headers: headers(reader),
         trusted_proxies: trusted_proxies(reader),
@@ -85,7 +84,8 @@ fn address(reader: &mut Reader<'_>) -> String {
     address
 }
 
-fn external_host(reader: &mut Reader<'_>) -> Option<String> {
+/// `http.host`: this registry's own address.
+pub(super) fn external_host(reader: &mut Reader<'_>) -> Option<String> {
     let host = reader
         .text_if_set("http.host")
         .filter(|host| !host.is_empty())?;
@@ -339,6 +339,8 @@ pub(super) fn registry(reader: &mut Reader<'_>) -> (registry::Settings, usize) {
             registry::References::Strict,
             &references,
         ),
+        // Only the store's directory can tell; the cli asks it at start.
+        case_insensitive: false,
         limits: registry::Limits {
             manifest_size_bytes: reader.count(
                 "limits.manifest_size_bytes",
