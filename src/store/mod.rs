@@ -74,7 +74,8 @@ pub trait ObjectStore: Send + Sync {
     async fn resume_upload(&self, prefix: &Prefix) -> Result<Option<Box<dyn Upload>>, StoreError>;
 }
 
-/// An upload session: hashes what it appends and owns its checkpoint. Dropping it keeps what was received.
+/// An upload session: hashes what it appends and owns its checkpoint. Dropping it keeps what was persisted, and
+/// perhaps more.
 #[async_trait]
 pub trait Upload: Send {
     /// How many bytes were appended, in this and earlier sittings.

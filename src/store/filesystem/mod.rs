@@ -11,11 +11,13 @@ mod disk;
 #[cfg(test)]
 mod durability;
 mod listing;
+mod nursery;
 mod publish;
 mod reading;
 #[cfg(test)]
 mod recorder;
 mod session;
+mod staging;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -30,11 +32,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
-use self::change::{Change, Phase, Placement, gather_whole_directories};
 use self::committer::Committer;
 use self::disk::{Disk, RealDisk};
 use self::session::Sessions;
-use self::upload::{FileUpload, Received};
 use self::volume::{Volume, is_absent, meta_of};
 use crate::clock::Clock;
 use crate::layout::{Key, Prefix};
@@ -93,34 +93,6 @@ impl FilesystemStore {
             staging: Semaphore::new(STAGING_REQUESTS_MAX),
         })
     }
-
-    /// Ends what uploads still have in flight, so that the rest of a step can be done without waiting.
-    async fn receive(&self, steps: Vec<Step>) -> Result<Vec<Incoming>, StoreError> {
-        let mut incoming = Vec::with_capacity(steps.len());
-        for step in steps {
-            incoming.push(match step {
-                Step::Finish { upload, key } => {
-                    let upload = upload.into_any().downcast::<FileUpload>().ok();
-                    let upload = upload.filter(|upload| upload.is_of(&self.sessions));
-                    let Some(upload) = upload else {
-                        let source = io::Error::other("the upload belongs to another store");
-                        return Err(StoreError::from_io(format!("write {key}"), source));
-                    };
-                    Incoming::Upload(upload.into_received().await?, key)
-                }
-                step @ (Step::Put { .. }
-                | Step::Remove(_)
-                | Step::RemoveTree(_)
-                | Step::Barrier) => Incoming::Step(step),
-            });
-        }
-        Ok(incoming)
-    }
-}
-
-enum Incoming {
-    Upload(Received, Key),
-    Step(Step),
 }
 
 #[async_trait]
@@ -178,11 +150,11 @@ impl ObjectStore for FilesystemStore {
     }
 
     async fn apply(&self, steps: Vec<Step>) -> Result<(), StoreError> {
-        let incoming = self.receive(steps).await?;
+        let incoming = staging::receive(&self.sessions, steps).await?;
         let (phases, sessions) = {
             let _permit = self.staging.acquire().await;
             let volume = Arc::clone(&self.volume);
-            blocking(move || stage(&volume, incoming)).await??
+            blocking(move || staging::stage(&volume, incoming)).await??
         };
         let (committer, volume) = (Arc::clone(&self.committer), Arc::clone(&self.volume));
         // A task of its own, so that it cleans up also where the caller goes away.
@@ -218,54 +190,6 @@ impl ObjectStore for FilesystemStore {
         let upload = Sessions::resume(&self.sessions, prefix).await?;
         Ok(upload.map(|upload| Box::new(upload) as Box<dyn Upload>))
     }
-}
-
-/// Writes and syncs all bytes of a request, so that only names are left to be changed; tells the phases of that, and the
-/// sessions that end with it.
-fn stage(
-    volume: &Volume,
-    incoming: Vec<Incoming>,
-) -> Result<(Vec<Phase>, Vec<PathBuf>), StoreError> {
-    let mut phases = Vec::new();
-    let mut phase = Phase::new();
-    let mut sessions = Vec::new();
-    for step in incoming {
-        match step {
-            Incoming::Upload(received, key) => {
-                received
-                    .sync()
-                    .map_err(|source| StoreError::from_io(format!("write {key}"), source))?;
-                phase.push(Change::Finish {
-                    data: received.data,
-                    size_bytes: received.size_bytes,
-                    key,
-                });
-                sessions.push(received.directory);
-            }
-            Incoming::Step(Step::Put {
-                key,
-                bytes,
-                condition,
-            }) => {
-                let file = volume
-                    .write_temporary(&bytes)
-                    .map_err(|source| StoreError::from_io(format!("write {key}"), source))?;
-                phase.push(Change::Place(Placement {
-                    file,
-                    key,
-                    condition,
-                }));
-            }
-            Incoming::Step(Step::Remove(key)) => phase.push(Change::Remove(key)),
-            Incoming::Step(Step::RemoveTree(prefix)) => phase.push(Change::RemoveTree(prefix)),
-            // `receive` has turned every Finish into an upload.
-            Incoming::Step(Step::Barrier | Step::Finish { .. }) => {
-                phases.push(gather_whole_directories(std::mem::take(&mut phase)));
-            }
-        }
-    }
-    phases.push(gather_whole_directories(phase));
-    Ok((phases, sessions))
 }
 
 /// Runs what blocks where blocking is allowed.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::change::{Change, Placement};
 use super::disk::Reach;
+use super::nursery;
 use super::volume::{Corner, Volume, is_absent, meta_of};
 use crate::layout::Key;
 use crate::store::{Condition, StoreError};
@@ -81,7 +82,7 @@ impl Publisher {
                         .iter()
                         .try_for_each(|placement| self.place(placement, changed));
                 }
-                self.build_whole(&path, &placements, changed)
+                self.place_whole(&path, &placements, changed)
             }
         }
     }
@@ -207,59 +208,26 @@ impl Publisher {
         Ok(())
     }
 
-    /// Builds a directory out of sight and gives it its name when all of it is durable.
-    fn build_whole(
+    /// Gives a directory that was built out of sight its name.
+    fn place_whole(
         &mut self,
         target: &Path,
         placements: &[Placement],
         changed: &mut Changed,
     ) -> Result<(), StoreError> {
-        if placements
-            .iter()
-            .any(|placement| matches!(placement.condition, Condition::Match(_)))
-        {
+        let is_match = |placement: &Placement| matches!(placement.condition, Condition::Match(_));
+        if placements.iter().any(is_match) {
             return Err(StoreError::Conflict);
         }
         let nursery = self.volume.new_path(Corner::Temporary);
-        let built = self
-            .fill_nursery(&nursery, target, placements)
+        let placed = nursery::fill(&self.volume, &nursery, target, placements)
             .and_then(|()| self.make_parents(target, changed))
             .and_then(|()| self.volume.disk.rename(&nursery, target));
-        built.map_err(|source| {
+        placed.map_err(|source| {
             // What cannot be removed now is removed at the next start.
             let _ = self.volume.disk.remove_tree(&nursery);
             StoreError::from_io(format!("write {}", target.display()), source)
         })
-    }
-
-    fn fill_nursery(
-        &self,
-        nursery: &Path,
-        target: &Path,
-        placements: &[Placement],
-    ) -> io::Result<()> {
-        let disk = &self.volume.disk;
-        let mut made = BTreeSet::from([nursery.to_owned()]);
-        disk.make_directory(nursery)?;
-        for placement in placements {
-            let path = self.volume.path(&placement.key);
-            let inside = path.strip_prefix(target).map_err(io::Error::other)?;
-            let path = nursery.join(inside);
-            let mut missing: Vec<&Path> = path
-                .ancestors()
-                .skip(1)
-                .take_while(|directory| !made.contains(*directory))
-                .collect();
-            while let Some(directory) = missing.pop() {
-                disk.make_directory(directory)?;
-                made.insert(directory.to_owned());
-            }
-            disk.rename(&placement.file.path, &path)?;
-        }
-        for directory in &made {
-            disk.sync_directory(directory, Reach::Drive)?;
-        }
-        Ok(())
     }
 
     fn remove_tree(&mut self, path: &Path, changed: &mut Changed) -> io::Result<()> {
