@@ -1,0 +1,325 @@
+//! What the real docker_auth decided, asked of our token endpoint as a function.
+//!
+//! Intended differences are the rules of [`Difference`], each with its reason and its count; anything else fails.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use boathouse::auth::{
+    Access, Auth, Authentication, Limits, Origin, Rule, RuleText, Secret, Settings, SigningKeyPem,
+    TokenRefusal, TokenRequest, TokenSettings, User, make_token_key,
+};
+use boathouse::clock::ManualClock;
+use serde_json::Value;
+
+const ACL: &str = include_str!("../oracle/docker-auth-acl.jsonl");
+const TOKENS: &str = include_str!("../oracle/docker-auth-tokens.jsonl");
+
+/// Some time after the recorded tokens were made.
+const NOW: u64 = 1_795_500_000;
+
+/// What the token endpoint said.
+#[derive(Debug, PartialEq)]
+struct Answer {
+    status: u64,
+    sub: Value,
+    aud: Value,
+    access: Value,
+}
+
+impl Answer {
+    fn refused(status: u64) -> Self {
+        Self {
+            status,
+            sub: Value::Null,
+            aud: Value::Null,
+            access: Value::Null,
+        }
+    }
+
+    fn recorded(request: &Value) -> Self {
+        Self {
+            status: request["status"].as_u64().unwrap_or(0),
+            sub: request["sub"].clone(),
+            aud: request["aud"].clone(),
+            access: request["access"].clone(),
+        }
+    }
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_owned)
+}
+
+fn strings(value: &Value) -> Vec<String> {
+    let list = value.as_array().into_iter().flatten();
+    list.filter_map(text).collect()
+}
+
+fn rule(entry: &Value) -> Option<Rule> {
+    let matched = entry["match"].as_object()?;
+    let field = |name: &str| matched.get(name).and_then(text);
+    let labels = matched.get("labels").and_then(Value::as_object);
+    let labels = labels.into_iter().flatten();
+    entry["actions"].as_array()?;
+    Rule::parse(RuleText {
+        account: field("account"),
+        r#type: field("type"),
+        name: field("name"),
+        service: field("service"),
+        ip: field("ip"),
+        labels: labels
+            .filter_map(|(label, pattern)| Some((label.clone(), text(pattern)?)))
+            .collect(),
+        actions: strings(&entry["actions"]),
+        ..RuleText::default()
+    })
+    .map_err(|error| eprintln!("{entry}: {error}"))
+    .ok()
+}
+
+fn users(config: &Value) -> BTreeMap<String, User> {
+    let users = config["users"].as_object().into_iter().flatten();
+    users
+        .filter(|(_, user)| user.is_object())
+        .map(|(name, user)| {
+            let labels = user["labels"].as_object().into_iter().flatten();
+            let user = User {
+                password_hash: text(&user["password"]),
+                labels: labels
+                    .map(|(label, values)| (label.clone(), strings(values)))
+                    .collect(),
+                ..User::default()
+            };
+            (name.clone(), user)
+        })
+        .collect()
+}
+
+fn auth(config: &Value, signing: &SigningKeyPem) -> Option<Auth> {
+    let entries = config["acl"].as_array().into_iter().flatten();
+    let settings = Settings {
+        authentication: Authentication::Required,
+        users: users(config),
+        acl: entries.map(rule).collect::<Option<_>>()?,
+        token: TokenSettings {
+            issuer: text(&config["token"]["issuer"])?,
+            signing: Some(signing.clone()),
+            ..TokenSettings::default()
+        },
+        secret: Secret([7; 32]),
+        limits: Limits {
+            failed_logins_per_minute: 0,
+            ..Limits::default()
+        },
+        ..Settings::default()
+    };
+    let clock = Arc::new(ManualClock::at_unix_secs(NOW));
+    Some(Auth::new(settings, clock).expect("the settings of a config that docker_auth took"))
+}
+
+/// The values of a header, in order.
+fn header(request: &Value, name: &str) -> Vec<String> {
+    let headers = request["headers"].as_object().into_iter().flatten();
+    headers
+        .filter(|(key, _)| key.eq_ignore_ascii_case(name))
+        .flat_map(|(_, value)| text(value).map_or_else(|| strings(value), |one| vec![one]))
+        .collect()
+}
+
+/// The address that the server would establish before it asks.
+fn client(config: &Value, request: &Value) -> Option<IpAddr> {
+    let server = &config["server"];
+    let Some(name) = text(&server["real_ip_header"]) else {
+        let is_six = server["addr"]
+            .as_str()
+            .is_some_and(|addr| addr.starts_with("[::1]"));
+        let peer = if is_six { "::1" } else { "127.0.0.1" };
+        return (server["net"] != "unix").then(|| peer.parse().expect("an address"));
+    };
+    let value = header(request, &name)
+        .into_iter()
+        .next()
+        .unwrap_or_default();
+    let places: Vec<&str> = value.split(',').collect();
+    let position = server["real_ip_pos"].as_i64().unwrap_or(0);
+    let position = if position < 0 {
+        (i64::try_from(places.len()).expect("few") + position).max(0)
+    } else {
+        position
+    };
+    let place = places.get(usize::try_from(position).expect("not negative"))?;
+    let place = place.trim();
+    let socket = || place.parse::<std::net::SocketAddr>().ok().map(|a| a.ip());
+    place.parse().ok().or_else(socket)
+}
+
+async fn ask(auth: &Auth, config: &Value, request: &Value) -> Answer {
+    let Some(client) = client(config, request) else {
+        return Answer::refused(400);
+    };
+    let mut authorization = header(request, "Authorization");
+    if let [user, password] = strings(&request["basic"]).as_slice() {
+        let credentials = STANDARD.encode(format!("{user}:{password}"));
+        authorization.push(format!("Basic {credentials}"));
+    }
+    let authorization: Vec<&str> = authorization.iter().map(String::as_str).collect();
+    let origin = Origin {
+        client,
+        is_https: false,
+        host: "registry.lab".to_owned(),
+    };
+    let is_form = request["method"] == "POST"
+        && header(request, "Content-Type").first().is_some_and(|kind| {
+            let kind = kind.split(';').next().unwrap_or_default().trim();
+            kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+        });
+    let answer = auth
+        .token(&TokenRequest {
+            query: request["query"].as_str().unwrap_or_default(),
+            form: request["form"].as_str().filter(|_| is_form),
+            authorization: &authorization,
+            origin: &origin,
+        })
+        .await;
+    match answer {
+        Ok(_) if request["method"] == "HEAD" => Answer::refused(200),
+        Ok(answer) => {
+            let claims = answer.token.split('.').nth(1).expect("three parts");
+            let claims = URL_SAFE_NO_PAD.decode(claims).expect("base64url");
+            let claims: Value = serde_json::from_slice(&claims).expect("JSON");
+            Answer {
+                status: 200,
+                sub: claims["sub"].clone(),
+                aud: claims["aud"].clone(),
+                access: claims["access"].clone(),
+            }
+        }
+        Err(TokenRefusal::Malformed(_)) => Answer::refused(400),
+        Err(TokenRefusal::Unauthorized { .. }) => Answer::refused(401),
+        Err(refusal) => panic!("{refusal}"),
+    }
+}
+
+/// An intended difference, by its reason. `None`: there is no reason to differ.
+fn difference(config: &Value, request: &Value) -> Option<&'static str> {
+    let _ = (config, request);
+    None
+}
+
+fn judge(line: &str, signing: &SigningKeyPem) -> (BTreeMap<&'static str, usize>, Vec<String>) {
+    let case: Value = serde_json::from_str(line).expect("JSON");
+    let config = &case["config"];
+    let mut counts = BTreeMap::new();
+    let mut wrong = Vec::new();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    let auth = auth(config, signing);
+    for request in case["requests"].as_array().into_iter().flatten() {
+        let recorded = Answer::recorded(request);
+        let ours = match &auth {
+            Some(auth) => runtime.block_on(ask(auth, config, request)),
+            None => Answer::refused(0),
+        };
+        if ours == recorded {
+            *counts.entry("the same").or_default() += 1;
+        } else if let Some(reason) = difference(config, request) {
+            *counts.entry(reason).or_default() += 1;
+        } else {
+            wrong.push(format!(
+                "{}\n  asked {request}\n  ours {ours:?}",
+                case["id"]
+            ));
+        }
+    }
+    (counts, wrong)
+}
+
+#[test]
+fn docker_auth_decided_the_same() {
+    let clock = ManualClock::at_unix_secs(NOW);
+    let signing = make_token_key(&clock).expect("a key");
+    let lines: Vec<&str> = ACL.lines().collect();
+    let mut counts = BTreeMap::new();
+    let mut wrong = Vec::new();
+    std::thread::scope(|scope| {
+        let part = |first: usize| {
+            let (lines, signing) = (&lines, &signing);
+            scope.spawn(move || {
+                let mine = lines.iter().skip(first).step_by(2);
+                mine.map(|line| judge(line, signing)).collect::<Vec<_>>()
+            })
+        };
+        for thread in [part(0), part(1)] {
+            for (more, errors) in thread.join().expect("a judge") {
+                for (reason, count) in more {
+                    *counts.entry(reason).or_insert(0) += count;
+                }
+                wrong.extend(errors);
+            }
+        }
+    });
+    assert!(
+        wrong.is_empty(),
+        "{} differ:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+    let expected: BTreeMap<&str, usize> = BTreeMap::from([("the same", 6_140)]);
+    assert_eq!(counts, expected);
+}
+
+#[tokio::test]
+async fn tokens_of_docker_auth_are_accepted() {
+    let mut accepted = 0;
+    let mut absent = 0;
+    for line in TOKENS.lines() {
+        let case: Value = serde_json::from_str(line).expect("JSON");
+        let parts = strings(&case["token"]);
+        if parts.is_empty() {
+            // docker_auth refused to start with this key.
+            absent += 1;
+            continue;
+        }
+        let settings = Settings {
+            token: TokenSettings {
+                issuer: text(&case["issuer"]).expect("an issuer"),
+                service: text(&case["service"]).expect("a service"),
+                trusted_certificates_pem: vec![text(&case["certificate_pem"]).expect("PEM")],
+                ..TokenSettings::default()
+            },
+            ..Settings::default()
+        };
+        let clock = Arc::new(ManualClock::at_unix_secs(NOW));
+        let auth = Auth::new(settings, clock).expect("a trusted certificate");
+        let origin = Origin {
+            client: "192.0.2.1".parse().expect("an address"),
+            is_https: true,
+            host: "registry.lab".to_owned(),
+        };
+        let bearer = format!("Bearer {}", parts.join("."));
+        let caller = auth.caller(&[&bearer], &origin).await.expect("a caller");
+        let judged = |access| auth.authorise(&caller, &access, &origin);
+        let name = || "team/app".parse().expect("a name");
+        assert_eq!(judged(Access::Push(name())), Ok(()), "{}", case["id"]);
+        assert!(judged(Access::Delete(name())).is_err(), "{}", case["id"]);
+        assert_eq!(caller.account(), "admin");
+        // The last letter of a signature may hold unused bits: change one in its middle.
+        let (head, signature) = bearer.rsplit_once('.').expect("three parts");
+        let (left, right) = signature.split_at(signature.len() / 2);
+        let other = if right.starts_with('A') { 'B' } else { 'A' };
+        let forged = format!("{head}.{left}{other}{}", &right[1..]);
+        let caller = auth.caller(&[&forged], &origin).await.expect("a caller");
+        assert!(
+            auth.authorise(&caller, &Access::Any, &origin).is_err(),
+            "{}",
+            case["id"]
+        );
+        accepted += 1;
+    }
+    assert_eq!((accepted, absent), (14, 2));
+}
