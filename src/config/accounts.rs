@@ -1,69 +1,19 @@
-//! `users` and `acl` as docker_auth writes them, from a config file or a `users_file`.
+//! `users` and `acl` as `docker_auth` writes them, from a config file or a `users_file`.
 //!
 //! Must not know passwords beyond their stored form, nor what a rule matches. Invariant: a rule without `match` or `actions`
-//! is never taken (docker_auth crashes on both), and nothing is guessed from a value of the wrong kind.
+//! is never taken (`docker_auth` crashes on both), and nothing is guessed from a value of the wrong kind.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::error::{ConfigError, ConfigErrors};
+use super::error::{ConfigError, ConfigErrors, Place};
 use super::node::{Node, Value, join};
+use crate::auth::{PatternError, RegexError, Rule, RuleError, RuleText, User};
 
-/// One account.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Account {
-    /// The stored (bcrypt) form; without one any password is right, as in docker_auth.
-    pub password_hash: Option<String>,
-    /// Labels for rules.
-    pub labels: BTreeMap<String, Vec<String>>,
-    /// The account ends then.
-    pub expires_unix_secs: Option<u64>,
-    /// Tokens issued before then are void.
-    pub valid_after_unix_secs: Option<u64>,
-}
-
-impl fmt::Debug for Account {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Account")
-            .field(
-                "password_hash",
-                &self.password_hash.as_ref().map(|_| "(set)"),
-            )
-            .field("labels", &self.labels)
-            .field("expires_unix_secs", &self.expires_unix_secs)
-            .field("valid_after_unix_secs", &self.valid_after_unix_secs)
-            .finish()
-    }
-}
-
-/// One rule, as text.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RuleText {
-    /// `match.account`
-    pub account: Option<String>,
-    /// `match.type`
-    pub r#type: Option<String>,
-    /// `match.name`
-    pub name: Option<String>,
-    /// `match.service`
-    pub service: Option<String>,
-    /// `match.ip`
-    pub ip: Option<String>,
-    /// `match.labels`
-    pub labels: BTreeMap<String, String>,
-    /// `actions`
-    pub actions: Vec<String>,
-    /// `comment`
-    pub comment: Option<String>,
-    /// `file:line`, for messages.
-    pub place: String,
-}
-
-/// The accounts of a `users` map. A null is no account, as in docker_auth.
-pub(super) fn accounts(users: &Node, errors: &mut ConfigErrors) -> BTreeMap<String, Account> {
+/// The accounts of a `users` map. A null is no account, as in `docker_auth`.
+pub(super) fn accounts(users: &Node, errors: &mut ConfigErrors) -> BTreeMap<String, User> {
     users
         .entries()
         .iter()
@@ -75,14 +25,14 @@ pub(super) fn accounts(users: &Node, errors: &mut ConfigErrors) -> BTreeMap<Stri
         .collect()
 }
 
-fn account(node: &Node, key: &str, errors: &mut ConfigErrors) -> Account {
+fn account(node: &Node, key: &str, errors: &mut ConfigErrors) -> User {
     let mut field = |name: &str| {
         node.find(name)
             .and_then(|node| text(node, &join(key, name), errors))
     };
     let password_hash = field("password");
     let labels = node.find("labels").map_or(&[][..], Node::entries);
-    Account {
+    User {
         password_hash,
         expires_unix_secs: moment_at(node, key, "expires", errors),
         valid_after_unix_secs: moment_at(node, key, "valid_after", errors),
@@ -165,6 +115,44 @@ fn rule(node: &Node, key: &str, errors: &mut ConfigErrors) -> Option<RuleText> {
             .and_then(|node| text(node, &format!("{key}.comment"), errors)),
         place: node.place.to_string(),
     })
+}
+
+/// Compiles rules; a pattern that cannot be one is a mistake at the place of its rule.
+pub(super) fn compiled(texts: Vec<RuleText>, errors: &mut ConfigErrors) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for text in texts {
+        let place = Place::written(&text.place);
+        match Rule::parse(text) {
+            Ok(rule) => rules.push(rule),
+            Err(RuleError::Network) => errors.push(
+                ConfigError::new(
+                    Some(&place),
+                    "acl[].match.ip",
+                    "neither an address nor a network",
+                )
+                .hint("written like 192.0.2.7 or 10.0.0.0/8"),
+            ),
+            Err(RuleError::Pattern { key, error }) => errors.push(
+                ConfigError::new(
+                    Some(&place),
+                    format!("acl[].match.{key}"),
+                    pattern_message(&error),
+                )
+                .hint(
+                    "`/text/` is a regular expression as Go reads it; without slashes it is a glob",
+                ),
+            ),
+        }
+    }
+    rules
+}
+
+/// The expression's own objections; the engine's would quote the text.
+fn pattern_message(error: &PatternError) -> String {
+    match error {
+        PatternError::Regex(RegexError::Engine(_)) => "not a regular expression".to_owned(),
+        PatternError::Regex(RegexError::Syntax(_)) | PatternError::Unsupported => error.to_string(),
+    }
 }
 
 /// A single value as text; a number or a truth value is the text that stands there.

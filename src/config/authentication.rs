@@ -4,12 +4,16 @@
 //! rules that is missing where one is needed is a mistake, never an open or a shut door by accident.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 
-use super::accounts::{self, Account, RuleText};
+use super::accounts;
 use super::pem;
 use super::reader::Reader;
 use super::users_file::UsersFile;
+use crate::auth::{
+    Authentication, Limits, Rule, Secret, Settings, SigningKeyPem, TokenSettings, User,
+};
 
 /// The issuer and the service when no key names them.
 pub(super) const NAME_DEFAULT: &str = "boathouse";
@@ -19,16 +23,18 @@ pub(super) const LIFETIME_SECS_DEFAULT: u64 = 14_400;
 const LIFETIME_SECS_MAX: u64 = 366 * 86_400;
 /// Failed logins a minute for one account and address before the next are slowed.
 const FAILED_LOGINS_DEFAULT: u64 = 10;
+/// Several people share an address behind a router.
+const FAILED_LOGINS_PER_ADDRESS_FACTOR: u32 = 10;
 
 /// All that the files say about authentication; secrets and keys made at start are added by the cli.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct AuthConfig {
     /// False: open to everybody.
     pub required: bool,
     /// Accounts of the configuration and of the `users_file`.
-    pub users: BTreeMap<String, Account>,
+    pub users: BTreeMap<String, User>,
     /// Rules of the configuration, then of the `users_file`.
-    pub acl: Vec<RuleText>,
+    pub acl: Vec<Rule>,
     /// Accounts whose tokens from before that second are void.
     pub revoked: BTreeMap<String, u64>,
     /// `auth.token.realm`; absent: built from the request.
@@ -46,7 +52,7 @@ pub struct AuthConfig {
     /// `users_file`, for the commands that write it.
     pub users_file: Option<PathBuf>,
     /// `limits.failed_logins`; 0 switches the slowing off.
-    pub failed_logins: u64,
+    pub failed_logins: u32,
 }
 
 /// Whose key signs tokens.
@@ -56,13 +62,51 @@ pub enum Signing {
     None,
     /// A key made at first start.
     Own,
-    /// `token.certificate` and `token.key`, by default those of `server`.
-    Files {
-        /// The certificate.
-        certificate: PathBuf,
-        /// Its key.
-        key: PathBuf,
-    },
+    /// That of `token.certificate` and `token.key`, by default that of `server`.
+    Files(SigningKeyPem),
+}
+
+impl AuthConfig {
+    /// `auth`'s own form of all this.
+    pub(super) fn settings(
+        &self,
+        external_host: Option<String>,
+        secret: Secret,
+        own_key: Option<SigningKeyPem>,
+    ) -> Settings {
+        let signing = match &self.signing {
+            Signing::None => None,
+            Signing::Own => own_key,
+            Signing::Files(pem) => Some(pem.clone()),
+        };
+        Settings {
+            authentication: if self.required {
+                Authentication::Required
+            } else {
+                Authentication::Open
+            },
+            users: self.users.clone(),
+            acl: self.acl.clone(),
+            revoked: self.revoked.clone(),
+            token: TokenSettings {
+                issuer: self.issuer.clone(),
+                service: self.service.clone(),
+                realm: self.realm.clone(),
+                external_host,
+                lifetime_secs: self.lifetime_secs,
+                signing,
+                trusted_certificates_pem: self.trusted_certificates_pem.clone(),
+            },
+            secret,
+            limits: Limits {
+                failed_logins_per_minute: self.failed_logins,
+                failed_logins_per_minute_per_address: self
+                    .failed_logins
+                    .saturating_mul(FAILED_LOGINS_PER_ADDRESS_FACTOR),
+                ..Limits::default()
+            },
+        }
+    }
 }
 
 pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
@@ -96,7 +140,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
         signing: if ours { signing(reader) } else { Signing::None },
         trusted_certificates_pem: trusted_certificates(reader),
         users_file,
-        failed_logins: reader.number("limits.failed_logins", FAILED_LOGINS_DEFAULT, 0..=1_000_000),
+        failed_logins: failed_logins(reader),
     };
     if ours {
         accounts_and_rules(reader, &mut config);
@@ -104,6 +148,11 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
         foreign_needs(reader);
     }
     config
+}
+
+fn failed_logins(reader: &mut Reader<'_>) -> u32 {
+    let number = reader.number("limits.failed_logins", FAILED_LOGINS_DEFAULT, 0..=1_000_000);
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 /// Both files may name the issuer; they must agree, or the one would refuse what the other signs.
@@ -145,9 +194,9 @@ fn signing(reader: &mut Reader<'_>) -> Signing {
         match (certificate, key) {
             (None, None) => {}
             (Some(certificate), Some(key)) => {
-                let algorithm =
+                let pair =
                     pem::check_pair(reader, (certificate_key, &certificate), (key_key, &key));
-                used = Some((key_key, algorithm, Signing::Files { certificate, key }));
+                used = Some((key_key, pair));
             }
             (Some(_), None) => {
                 reader.refuse(
@@ -165,21 +214,25 @@ fn signing(reader: &mut Reader<'_>) -> Signing {
             }
         }
     }
-    let Some((key, algorithm, signing)) = used else {
+    let Some((key, pair)) = used else {
         return Signing::Own;
+    };
+    // A pair that cannot be read was refused.
+    let Some((algorithm, pem)) = pair else {
+        return Signing::None;
     };
     let usable = [
         rustls::SignatureAlgorithm::RSA,
         rustls::SignatureAlgorithm::ECDSA,
     ];
-    if algorithm.is_some_and(|algorithm| !usable.contains(&algorithm)) {
+    if !usable.contains(&algorithm) {
         reader.refuse(
             key,
             "this kind of key cannot sign tokens that registries accept",
             "use RSA, or EC on P-256, P-384 or P-521",
         );
     }
-    signing
+    Signing::Files(pem)
 }
 
 fn trusted_certificates(reader: &mut Reader<'_>) -> Vec<String> {
@@ -207,7 +260,8 @@ fn accounts_and_rules(reader: &mut Reader<'_>, config: &mut AuthConfig) {
         reader.remember("users", format_args!("{} (set)", config.users.len()));
     }
     if let Some(acl) = reader.node("acl") {
-        config.acl = accounts::rules(acl, &mut reader.errors);
+        let rules = accounts::rules(acl, &mut reader.errors);
+        config.acl = accounts::compiled(rules, &mut reader.errors);
         reader.remember("acl", format_args!("{} rules", config.acl.len()));
     }
     for (name, account) in &config.users {
@@ -222,27 +276,40 @@ fn accounts_and_rules(reader: &mut Reader<'_>, config: &mut AuthConfig) {
             Err(errors) => reader.errors.append(errors),
         }
     }
+    warn_of_malformed(reader, &config.acl);
 }
 
 fn add_users_file(reader: &mut Reader<'_>, config: &mut AuthConfig, file: UsersFile) {
     for (name, account) in file.users {
-        if config.users.contains_key(&name) {
-            reader.refuse(
-                &format!("users.{name}"),
+        match config.users.entry(name) {
+            Entry::Occupied(taken) => reader.refuse(
+                &format!("users.{}", taken.key()),
                 "this user is in the users_file too",
                 "remove one of the two",
-            );
-        } else {
-            warn_of_password(reader, &name, &account);
-            config.users.insert(name, account);
+            ),
+            Entry::Vacant(free) => {
+                warn_of_password(reader, free.key(), &account);
+                free.insert(account);
+            }
         }
     }
-    config.acl.extend(file.acl);
+    let rules = accounts::compiled(file.acl, &mut reader.errors);
+    config.acl.extend(rules);
     config.revoked = file.revoked;
 }
 
-/// Both are taken as docker_auth takes them, and neither is likely to be meant.
-fn warn_of_password(reader: &mut Reader<'_>, name: &str, account: &Account) {
+/// Such a glob matches nothing, here and in `docker_auth`.
+fn warn_of_malformed(reader: &mut Reader<'_>, acl: &[Rule]) {
+    for rule in acl.iter().filter(|rule| rule.is_malformed()) {
+        reader.warnings.push(format!(
+            "{}: acl[]: a pattern of this rule is malformed and matches nothing",
+            rule.text().place
+        ));
+    }
+}
+
+/// Both are taken as `docker_auth` takes them, and neither is likely to be meant.
+fn warn_of_password(reader: &mut Reader<'_>, name: &str, account: &User) {
     match &account.password_hash {
         // The empty name is the anonymous user, who has none.
         None if !name.is_empty() => reader.warn(

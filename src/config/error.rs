@@ -39,6 +39,18 @@ impl Place {
         }
     }
 
+    /// From what `Display` makes of a place.
+    pub(super) fn written(text: &str) -> Self {
+        let (source, line) = match text.rsplit_once(':') {
+            Some((source, line)) if line.parse::<u64>().is_ok() => (source, line.parse().ok()),
+            _ => (text, None),
+        };
+        Self {
+            source: source.into(),
+            line,
+        }
+    }
+
     /// The line, where one is known.
     pub fn line(&self) -> Option<u64> {
         self.line
@@ -56,7 +68,7 @@ impl fmt::Display for Place {
 
 /// One mistake in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", self.text())]
+#[error("{}", self.parts().concat())]
 pub struct ConfigError {
     /// Where; absent for what is missing altogether.
     pub place: Option<Place>,
@@ -87,19 +99,21 @@ impl ConfigError {
         self
     }
 
-    fn text(&self) -> String {
-        let mut text = String::new();
-        if let Some(place) = &self.place {
-            text.push_str(&format!("{place}: "));
-        }
-        if !self.key.is_empty() {
-            text.push_str(&format!("{}: ", self.key));
-        }
-        text.push_str(&self.message);
-        if let Some(hint) = &self.hint {
-            text.push_str(&format!("\nhint: {hint}"));
-        }
-        text
+    /// `place: key: message`, and the hint on a line of its own.
+    fn parts(&self) -> [String; 4] {
+        let place = self.place.as_ref();
+        [
+            place.map_or_else(String::new, |place| format!("{place}: ")),
+            if self.key.is_empty() {
+                String::new()
+            } else {
+                format!("{}: ", self.key)
+            },
+            self.message.clone(),
+            self.hint
+                .as_ref()
+                .map_or_else(String::new, |hint| format!("\nhint: {hint}")),
+        ]
     }
 }
 

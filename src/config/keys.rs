@@ -1,4 +1,4 @@
-//! Every key that Boathouse knows, in one table: distribution's (2.8 and 3.1), docker_auth's and ours.
+//! Every key that Boathouse knows, in one table: distribution's (2.8 and 3.1), `docker_auth`'s and ours.
 //!
 //! Must not know what the keys do. Invariant: a key is read by a section only if it is `Built` here, and a key that could open
 //! a door when ignored is never `Harmless`. Leaving a key out must change nothing that a client can see to be harmless.
@@ -139,7 +139,7 @@ pub(super) const DISTRIBUTION: &[Key] = &[
     ),
 ];
 
-/// docker_auth's `auth_config.yml`.
+/// `docker_auth`'s `auth_config.yml`.
 pub(super) const DOCKER_AUTH: &[Key] = &[
     ("server.addr", NotYet(&[])),
     ("server.net", NotYet(&["tcp", ""])),
@@ -214,7 +214,7 @@ pub(super) const OURS: &[Key] = &[
     ("limits.failed_logins", Built),
 ];
 
-/// What a `users_file` may hold, beside docker_auth's `users` and `acl`.
+/// What a `users_file` may hold, beside `docker_auth`'s `users` and `acl`.
 pub(super) const USERS_FILE: &[Key] = &[
     ("users.*.password", Built),
     ("users.*.labels.*", Built),
@@ -263,7 +263,7 @@ pub(super) fn look_up(tables: &[&[Key]], path: &[&str]) -> Known {
                     break;
                 }
                 (Some(row), Some(key)) if row == key || (row == "*" && key != "[]") => {}
-                (None, Some(_)) | (Some(_), Some(_)) => break,
+                (None | Some(_), Some(_)) => break,
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Configuration files into each module's own `Settings`.
 //!
-//! The files are the union of distribution's `config.yml` and docker_auth's `auth_config.yml`, with a few keys of ours. From
+//! The files are the union of distribution's `config.yml` and `docker_auth`'s `auth_config.yml`, with a few keys of ours. From
 //! left to right: `yaml` reads trees, `node` merges them, `environment` overrides, `keys` and `known` say what may stand there,
 //! `reader` and the sections give it types. Must not know what the settings do. Invariants: the process's environment is read
 //! by the caller; nothing of a file is ever printed by an error; what `load` returns has been checked as a whole.
@@ -24,7 +24,6 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-pub use accounts::{Account, RuleText};
 pub use authentication::{AuthConfig, Signing};
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use reader::{InForce, Secret};
@@ -34,7 +33,7 @@ pub use users_file::{UsersFile, UsersFileError};
 use node::Node;
 use reader::Reader;
 
-use crate::{registry, server, telemetry, tls};
+use crate::{auth, registry, server, telemetry, tls};
 
 /// Everything that the files decide.
 #[derive(Debug, Clone)]
@@ -61,6 +60,19 @@ pub struct Config {
     pub secret: Option<Secret>,
 }
 
+impl Config {
+    /// What the files say about authentication, with the server's secret and, where no file names a key, the one that was
+    /// made at first start.
+    pub fn auth_settings(
+        &self,
+        secret: auth::Secret,
+        own_key: Option<auth::SigningKeyPem>,
+    ) -> auth::Settings {
+        let external_host = self.server.external_host.clone();
+        self.auth.settings(external_host, secret, own_key)
+    }
+}
+
 /// A configuration, and what there is to say about it.
 #[derive(Debug, Clone)]
 pub struct Loaded {
@@ -79,14 +91,10 @@ pub fn load(
     files: &[PathBuf],
     environment: &BTreeMap<String, String>,
 ) -> Result<Loaded, ConfigErrors> {
+    let mut tree = read_files(files)?;
     let mut errors = ConfigErrors::default();
-    let mut tree = read_files(files, &mut errors)?;
     let mut warnings = environment::apply(&mut tree, environment, &mut errors);
-    for short in ["storage", "auth"] {
-        if let Some(node) = tree.top_mut(short) {
-            node.expand_short_form();
-        }
-    }
+    expand_short_forms(&mut tree);
     let notes = known::check(&tree, keys::CONFIG, &mut errors);
     let mut reader = Reader::new(&tree);
     let config = sections(&mut reader);
@@ -100,7 +108,8 @@ pub fn load(
     })
 }
 
-fn read_files(files: &[PathBuf], errors: &mut ConfigErrors) -> Result<Node, ConfigErrors> {
+/// All documents of all files in one tree. Stops here if one cannot be read: all its keys would seem to be missing.
+fn read_files(files: &[PathBuf]) -> Result<Node, ConfigErrors> {
     let Some(first) = files.first() else {
         return Err(
             ConfigError::new(None, "", "no configuration file was named")
@@ -108,6 +117,7 @@ fn read_files(files: &[PathBuf], errors: &mut ConfigErrors) -> Result<Node, Conf
                 .into(),
         );
     };
+    let mut errors = ConfigErrors::default();
     let mut tree = Node::empty_map(Place::file(first));
     for file in files {
         let place = Place::file(file);
@@ -120,13 +130,12 @@ fn read_files(files: &[PathBuf], errors: &mut ConfigErrors) -> Result<Node, Conf
             ),
             Ok(documents) => {
                 for document in documents {
-                    merge_document(&mut tree, document, errors);
+                    merge_document(&mut tree, document, &mut errors);
                 }
             }
         }
     }
-    // With a file that cannot be read, everything in it would be reported as missing.
-    std::mem::take(errors).or(tree)
+    errors.or(tree)
 }
 
 fn merge_document(tree: &mut Node, mut document: Node, errors: &mut ConfigErrors) {
@@ -134,12 +143,17 @@ fn merge_document(tree: &mut Node, mut document: Node, errors: &mut ConfigErrors
         known::check(&document, keys::CONFIG, errors);
         return;
     }
-    for short in ["storage", "auth"] {
-        if let Some(node) = document.top_mut(short) {
+    expand_short_forms(&mut document);
+    tree.merge(document, "", errors);
+}
+
+/// The two keys for which distribution has a short form.
+fn expand_short_forms(tree: &mut Node) {
+    for key in ["storage", "auth"] {
+        if let Some(node) = tree.top_mut(key) {
             node.expand_short_form();
         }
     }
-    tree.merge(document, "", errors);
 }
 
 fn sections(reader: &mut Reader<'_>) -> Config {

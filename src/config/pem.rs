@@ -3,26 +3,27 @@
 //! Must not keep keys, nor say anything of what they hold.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rustls::SignatureAlgorithm;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
-use std::sync::Arc;
 
 use super::reader::Reader;
 use super::users_file::read_text;
+use crate::auth::SigningKeyPem;
 
-/// The pair must be readable, and the key the certificate's. Returns the key's algorithm.
+/// The pair must be readable, and the key the certificate's. Returns the key's algorithm and the texts.
 pub(super) fn check_pair(
     reader: &mut Reader<'_>,
     (certificate_key, certificate): (&str, &Path),
     (key_key, key): (&str, &Path),
-) -> Option<SignatureAlgorithm> {
+) -> Option<(SignatureAlgorithm, SigningKeyPem)> {
     let chain = certificates(reader, certificate_key, certificate);
     let key = signing_key(reader, key_key, key);
-    let (chain, key) = (chain?.1, key?);
+    let ((certificate_pem, chain), (key_pem, key)) = (chain?, key?);
     let algorithm = key.algorithm();
     if let Err(rustls::Error::InconsistentKeys(_)) = CertifiedKey::new(chain, key).keys_match() {
         reader.refuse(
@@ -31,7 +32,11 @@ pub(super) fn check_pair(
             &format!("{certificate_key} and {key_key} must belong together"),
         );
     }
-    Some(algorithm)
+    let pem = SigningKeyPem {
+        certificate_pem,
+        key_pem,
+    };
+    Some((algorithm, pem))
 }
 
 /// The text of a file of certificates, and the certificates.
@@ -61,7 +66,11 @@ pub(super) fn certificates(
     }
 }
 
-fn signing_key(reader: &mut Reader<'_>, key: &str, path: &Path) -> Option<Arc<dyn SigningKey>> {
+fn signing_key(
+    reader: &mut Reader<'_>,
+    key: &str,
+    path: &Path,
+) -> Option<(String, Arc<dyn SigningKey>)> {
     let text = readable(reader, key, path)?;
     let signing_key = PrivateKeyDer::from_pem_slice(text.as_bytes())
         .ok()
@@ -73,7 +82,7 @@ fn signing_key(reader: &mut Reader<'_>, key: &str, path: &Path) -> Option<Arc<dy
             "it must be PEM, unencrypted: RSA, or EC on P-256, P-384 or P-521",
         );
     }
-    signing_key
+    Some((text, signing_key?))
 }
 
 fn readable(reader: &mut Reader<'_>, key: &str, path: &Path) -> Option<String> {

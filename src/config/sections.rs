@@ -104,7 +104,8 @@ pub(super) fn external_host(reader: &mut Reader<'_>) -> Option<String> {
 
 fn prefix(reader: &mut Reader<'_>) -> String {
     let prefix = reader.text("http.prefix", "");
-    if !prefix.is_empty() && !(prefix.starts_with('/') && prefix.ends_with('/')) {
+    let slashes = prefix.starts_with('/') && prefix.ends_with('/');
+    if !prefix.is_empty() && !slashes {
         reader.refuse(
             "http.prefix",
             "must begin and end with a slash",
@@ -181,7 +182,7 @@ fn real_ip(reader: &mut Reader<'_>) -> Option<server::RealIp> {
     Some(server::RealIp { header, position })
 }
 
-/// docker_auth counts from the end with negative numbers.
+/// `docker_auth` counts from the end with negative numbers.
 fn real_ip_position(reader: &mut Reader<'_>) -> i32 {
     const KEY: &str = "server.real_ip_pos";
     let position = match reader.scalar(KEY) {

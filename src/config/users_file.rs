@@ -13,16 +13,17 @@ use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::accounts::{self, Account, RuleText};
+use super::accounts;
 use super::error::{ConfigError, ConfigErrors, Place};
 use super::node::Node;
 use super::{keys, known, yaml};
+use crate::auth::{RuleText, User};
 
 /// What a `users_file` holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UsersFile {
     /// Accounts by name.
-    pub users: BTreeMap<String, Account>,
+    pub users: BTreeMap<String, User>,
     /// Rules, which come after those of the configuration.
     pub acl: Vec<RuleText>,
     /// Accounts (of the configuration too) whose tokens from before that second are void.
@@ -301,7 +302,10 @@ pub(super) fn quoted(text: &str) -> String {
             _ if char.is_ascii_graphic() || (!char.is_ascii() && char.is_alphanumeric()) => {
                 out.push(char);
             }
-            _ => out.push_str(&format!("\\U{:08X}", u32::from(char))),
+            _ => {
+                // Writing to a String cannot fail.
+                let _ = write!(out, "\\U{:08X}", u32::from(char));
+            }
         }
     }
     out.push('"');
