@@ -8,25 +8,20 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::private_file;
-
-/// A certificate and its key, as PEM.
-pub(super) struct TokenKey {
-    pub(super) certificate_pem: String,
-    pub(super) key_pem: String,
-}
+use crate::auth::SigningKeyPem;
 
 /// The pair in `keys_directory`; `make` makes one if it is not whole.
 pub(super) fn read_or_make(
     keys_directory: &Path,
-    make: impl FnOnce() -> anyhow::Result<TokenKey>,
-) -> anyhow::Result<TokenKey> {
+    make: impl FnOnce() -> anyhow::Result<SigningKeyPem>,
+) -> anyhow::Result<SigningKeyPem> {
     let certificate = keys_directory.join("token.crt");
     let key = keys_directory.join("token.key");
     if certificate.exists() && key.exists() {
         let read = |path: &Path| {
             fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
         };
-        return Ok(TokenKey {
+        return Ok(SigningKeyPem {
             certificate_pem: read(&certificate)?,
             key_pem: read(&key)?,
         });
@@ -51,7 +46,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let of = |number: u8| {
             let make = move || {
-                Ok(TokenKey {
+                Ok(SigningKeyPem {
                     certificate_pem: format!("certificate {number}"),
                     key_pem: format!("key {number}"),
                 })

@@ -15,8 +15,9 @@ use super::auth_settings;
 use super::first_run::{self, ADMIN, FirstConfig, Request, Workshop};
 use super::places::{Places, Surroundings};
 use super::port::{self, ListenAddress};
+use crate::auth::{RuleText, User};
 use crate::clock::SystemClock;
-use crate::config::{Account, RuleText, Template, UsersFile};
+use crate::config::{Template, UsersFile};
 use crate::platform;
 use crate::tls::{self, Tls};
 
@@ -84,9 +85,9 @@ impl Workshop for RealWorkshop {
     }
 
     fn write_users(&self, path: &Path, hash: &str) -> anyhow::Result<()> {
-        let admin = Account {
+        let admin = User {
             password_hash: Some(hash.to_owned()),
-            ..Account::default()
+            ..User::default()
         };
         let rule = RuleText {
             account: Some(ADMIN.to_owned()),

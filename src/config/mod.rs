@@ -68,7 +68,7 @@ impl Config {
         secret: auth::Secret,
         own_key: Option<auth::SigningKeyPem>,
     ) -> auth::Settings {
-        let external_host = self.server.external_host.clone();
+        let external_host = self.external_host.clone();
         self.auth.settings(external_host, secret, own_key)
     }
 }
