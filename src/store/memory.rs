@@ -133,9 +133,8 @@ impl ObjectStore for MemoryStore {
             let Some(rest) = key.strip_prefix(prefix.as_str()) else {
                 continue;
             };
-            if key.starts_with(OWN_DIRECTORY)
-                && key.get(OWN_DIRECTORY.len()..=OWN_DIRECTORY.len()) == Some("/")
-            {
+            let own = key.strip_prefix(OWN_DIRECTORY);
+            if own.is_some_and(|own| own.starts_with('/')) {
                 continue;
             }
             match rest.split_once('/') {

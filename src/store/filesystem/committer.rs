@@ -6,13 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::change::{Phase, start_phases};
-use super::disk::Reach;
 use super::publish::{Changed, Publisher};
 use super::volume::Volume;
 use crate::store::StoreError;
@@ -128,27 +127,19 @@ fn run_phase(publisher: &mut Publisher, members: &mut [Member], number: usize) {
             changers.entry(directory).or_default().push(position);
         }
     }
-    let mut left = changers.len();
-    let mut all_synced = true;
-    for (directory, positions) in changers {
-        left -= 1;
-        let reach = if left == 0 {
-            Reach::Medium
-        } else {
-            Reach::Drive
-        };
-        if let Err(error) = publisher.sync(&directory, reach) {
-            all_synced = false;
-            for position in positions {
-                let source = io::Error::new(error.kind(), error.to_string());
-                if let Some(member) = members.get_mut(position) {
-                    member.failure = Some(StoreError::from_io("sync a directory", source));
-                }
+    let directories: Vec<&Path> = changers.keys().map(PathBuf::as_path).collect();
+    let failures = publisher.sync(&directories);
+    if failures.is_empty() {
+        publisher.settle(&mut changed);
+    }
+    let changers: Vec<Vec<usize>> = changers.into_values().collect();
+    for (directory, error) in failures {
+        for position in changers.get(directory).into_iter().flatten() {
+            let source = io::Error::new(error.kind(), error.to_string());
+            if let Some(member) = members.get_mut(*position) {
+                member.failure = Some(StoreError::from_io("sync a directory", source));
             }
         }
-    }
-    if all_synced {
-        publisher.settle(&mut changed);
     }
 }
 

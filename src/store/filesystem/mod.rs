@@ -18,6 +18,7 @@ mod reading;
 mod recorder;
 mod session;
 mod staging;
+mod syncing;
 #[cfg(test)]
 mod tests;
 mod upload;

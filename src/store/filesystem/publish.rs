@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::change::{Change, Placement};
-use super::disk::Reach;
 use super::nursery;
+use super::syncing::sync_directories;
 use super::volume::{Corner, Volume, is_absent, meta_of};
 use crate::layout::Key;
 use crate::store::{Condition, StoreError};
@@ -82,19 +82,20 @@ impl Publisher {
                         .iter()
                         .try_for_each(|placement| self.place(placement, changed));
                 }
+                let is_match =
+                    |placement: &Placement| matches!(placement.condition, Condition::Match(_));
+                if placements.iter().any(is_match) {
+                    return Err(StoreError::Conflict);
+                }
                 self.place_whole(&path, &placements, changed)
+                    .map_err(|source| StoreError::from_io(format!("write {directory}"), source))
             }
         }
     }
 
-    /// Syncs one directory; for one that has gone in the meantime the root stands in, which reaches as far.
-    pub(super) fn sync(&self, directory: &Path, reach: Reach) -> io::Result<()> {
-        match self.volume.disk.sync_directory(directory, reach) {
-            Err(error) if is_absent(&error) => {
-                self.volume.disk.sync_directory(self.volume.root(), reach)
-            }
-            done => done,
-        }
+    /// Syncs directories, and tells which could not be, by position.
+    pub(super) fn sync(&self, directories: &[&Path]) -> Vec<(usize, io::Error)> {
+        sync_directories(&self.volume, directories)
     }
 
     /// Remembers, after all of `changed` was synced, what is durable now.
@@ -214,24 +215,19 @@ impl Publisher {
         target: &Path,
         placements: &[Placement],
         changed: &mut Changed,
-    ) -> Result<(), StoreError> {
-        let is_match = |placement: &Placement| matches!(placement.condition, Condition::Match(_));
-        if placements.iter().any(is_match) {
-            return Err(StoreError::Conflict);
-        }
+    ) -> io::Result<()> {
         let nursery = self.volume.new_path(Corner::Temporary);
         let placed = nursery::fill(&self.volume, &nursery, target, placements)
             .and_then(|()| self.make_parents(target, changed))
             .and_then(|()| self.volume.disk.rename(&nursery, target));
-        placed.map_err(|source| {
+        placed.inspect_err(|_| {
             // What cannot be removed now is removed at the next start.
             let _ = self.volume.disk.remove_tree(&nursery);
-            StoreError::from_io(format!("write {}", target.display()), source)
         })
     }
 
     fn remove_tree(&mut self, path: &Path, changed: &mut Changed) -> io::Result<()> {
-        if path == self.volume.root() || self.volume.root().starts_with(path) {
+        if self.volume.root().starts_with(path) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let trash = self.volume.new_path(Corner::Trash);

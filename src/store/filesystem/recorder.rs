@@ -21,6 +21,8 @@ pub(super) struct RecordingDisk {
     /// How many bytes can still be written.
     pub(super) room_bytes: AtomicU64,
     pub(super) refuses_file_syncs: AtomicBool,
+    /// Directories whose path contains this cannot be synced.
+    pub(super) refused_directory: Mutex<Option<&'static str>>,
 }
 
 #[derive(Default)]
@@ -54,6 +56,7 @@ impl RecordingDisk {
             cuts: Mutex::default(),
             room_bytes: AtomicU64::new(u64::MAX),
             refuses_file_syncs: AtomicBool::new(false),
+            refused_directory: Mutex::default(),
         }
     }
 
@@ -206,6 +209,10 @@ impl Disk for RecordingDisk {
     fn sync_directory(&self, path: &Path, _reach: Reach) -> io::Result<()> {
         if !path.starts_with(&self.root) {
             return Ok(());
+        }
+        let refused = *self.refused_directory.lock().unwrap();
+        if refused.is_some_and(|text| path.to_str().unwrap().contains(text)) {
+            return Err(io::Error::other("the disk is broken"));
         }
         self.record(format!("sync {}", path.display()), |synced| {
             let directory = File::open(path)?;

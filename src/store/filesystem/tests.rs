@@ -281,6 +281,29 @@ async fn a_session_whose_bytes_the_disk_refused_is_not_resumed() {
 }
 
 #[tokio::test]
+async fn a_directory_that_cannot_be_synced_fails_only_who_changed_it() {
+    let (_root, disk, store) = on_recorder();
+    let put = |path: &str| {
+        let behind = key(&format!("{path}-behind"));
+        store.apply(vec![
+            Step::put(key(path), "1"),
+            Step::Barrier,
+            Step::put(behind, "2"),
+        ])
+    };
+    *disk.refused_directory.lock().unwrap() = Some("/broken");
+    let (good, broken) = tokio::join!(put("good/a"), put("broken/a"));
+    good.unwrap();
+    assert!(matches!(broken, Err(StoreError::Io { .. })));
+    let behind = store.head(&key("broken/a-behind")).await;
+    assert!(matches!(behind, Err(StoreError::NotFound)));
+    // What could not be synced does not count as durable the next time.
+    *disk.refused_directory.lock().unwrap() = None;
+    put("broken/a").await.unwrap();
+    assert!(disk.cut_now().durable().contains_key("broken/a-behind"));
+}
+
+#[tokio::test]
 async fn a_long_upload_is_written_back_while_it_arrives() {
     let root = tempfile::tempdir().unwrap();
     let store = open(root.path(), Some("first"));
