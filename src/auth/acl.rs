@@ -1,4 +1,4 @@
-//! The access rules of docker_auth: an ordered list, the first rule that matches decides.
+//! The access rules of `docker_auth`: an ordered list, the first rule that matches decides.
 //!
 //! Must not know tokens or users. Invariant: what no rule grants is not granted; a rule is valid once it is read.
 
@@ -93,11 +93,11 @@ impl Rule {
             None => None,
         };
         Ok(Self {
+            text,
             patterns,
             captures,
             ip,
             labels,
-            text,
         })
     }
 

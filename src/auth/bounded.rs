@@ -41,12 +41,6 @@ impl<K: Hash + Eq, V> Bounded<K, V> {
         }
         self.young.entry(key).insert_entry(value).into_mut()
     }
-
-    /// Drops a value.
-    pub(super) fn remove(&mut self, key: &K) {
-        self.young.remove(key);
-        self.old.remove(key);
-    }
 }
 
 #[cfg(test)]
@@ -63,7 +57,5 @@ mod tests {
             assert!(table.young.len() + table.old.len() <= 8);
         }
         assert!(table.get_mut(1).is_none());
-        table.remove(&0);
-        assert!(table.get_mut(0).is_none());
     }
 }

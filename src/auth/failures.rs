@@ -10,7 +10,7 @@ use super::bounded::Bounded;
 use super::settings::Limits;
 
 /// Failures are counted by the minute, and an account left alone for as long after its delay is forgiven.
-const WINDOW: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_mins(1);
 
 /// The longest delay: a person who mistyped waits no longer than this.
 const DELAY_SECS_MAX: u64 = 60;

@@ -1,4 +1,4 @@
-//! Shell patterns with exactly the semantics of Go's `path.Match`, which is what docker_auth's rules were written for.
+//! Shell patterns with exactly the semantics of Go's `path.Match`, which is what `docker_auth`'s rules were written for.
 //!
 //! Must not know rules or placeholders. Invariant: matching is anchored at both ends, `*` and `?` never take a `/`, a
 //! class may, and a malformed pattern matches nothing.

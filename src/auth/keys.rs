@@ -102,7 +102,7 @@ impl PublicKey {
         })
     }
 
-    /// Whether a token with this `kid` may be signed by this key: libtrust, RFC 7638, or docker_auth's broken one, which
+    /// Whether a token with this `kid` may be signed by this key: libtrust, RFC 7638, or `docker_auth`'s broken one, which
     /// is the same for every key of a curve, so that the signature alone tells.
     pub(super) fn has_id(&self, key_id: &str) -> bool {
         self.key_ids.iter().any(|known| known == key_id)
@@ -253,7 +253,7 @@ fn thumbprint_input(kind: KeyKind, bytes: &[u8]) -> Option<String> {
     ))
 }
 
-/// docker_auth hashes the curve's generator instead of the key.
+/// `docker_auth` hashes the curve's generator instead of the key.
 fn docker_auth_id(kind: KeyKind) -> Option<&'static str> {
     match kind {
         KeyKind::Rsa => None,

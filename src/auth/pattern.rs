@@ -65,7 +65,7 @@ impl Field {
         }
     }
 
-    /// The first letter of a capture's field may be a capital, as in docker_auth.
+    /// The first letter of a capture's field may be a capital, as in `docker_auth`.
     fn from_capture(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|field| {
             let (key, name) = (field.key().as_bytes(), name.as_bytes());
@@ -95,7 +95,7 @@ impl Capture {
         &self.text
     }
 
-    /// The captures that a text makes available to all patterns of its rule. The search is docker_auth's: from a `${` to
+    /// The captures that a text makes available to all patterns of its rule. The search is `docker_auth`'s: from a `${` to
     /// the first `:digits}`, so that a plain placeholder before a capture hides it.
     pub(super) fn find_in(mut text: &str) -> Vec<Self> {
         let mut captures = Vec::new();
@@ -302,12 +302,10 @@ fn placeholder(text: &str, captures: &BTreeSet<Capture>) -> Option<(Piece, usize
 /// A backslash before a placeholder would quote only the first letter of the value, or undo its quoting: it is dropped,
 /// as the value is quoted anyway.
 fn unescape_placeholders(pieces: &mut [Piece]) {
-    let (_, before_last) = match pieces.split_last() {
-        Some(split) => split,
-        None => return,
+    let Some((_, before_last)) = pieces.split_last_mut() else {
+        return;
     };
-    let count = before_last.len();
-    for piece in pieces.iter_mut().take(count) {
+    for piece in before_last {
         if let Piece::Text(text) = piece {
             let backslashes = text.len() - text.trim_end_matches('\\').len();
             if backslashes % 2 == 1 {

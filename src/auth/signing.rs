@@ -21,10 +21,10 @@ use super::settings::SigningKeyPem;
 use crate::clock::Clock;
 
 /// Registries that trust our certificate keep it for years; nothing revokes it but its removal there.
-const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(20 * 365 * 24 * 60 * 60);
+const CERTIFICATE_LIFETIME: Duration = Duration::from_hours(20 * 365 * 24);
 
 /// Clocks of other machines may be behind ours.
-const CERTIFICATE_BACKDATED: Duration = Duration::from_secs(24 * 60 * 60);
+const CERTIFICATE_BACKDATED: Duration = Duration::from_hours(24);
 
 /// A key that signs tokens.
 pub(super) struct SigningKey {

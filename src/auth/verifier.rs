@@ -97,16 +97,15 @@ impl Verifier {
             let mut table = self.genuine.lock().unwrap_or_else(PoisonError::into_inner);
             table.get_mut(fingerprint).map(|known| Arc::clone(known))
         };
-        let genuine = match known {
-            Some(known) => known,
-            None => {
-                let genuine = Arc::new(self.check(token, now_unix_secs)?);
-                self.genuine
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(fingerprint, Arc::clone(&genuine));
-                genuine
-            }
+        let genuine = if let Some(known) = known {
+            known
+        } else {
+            let genuine = Arc::new(self.check(token, now_unix_secs)?);
+            self.genuine
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(fingerprint, Arc::clone(&genuine));
+            genuine
         };
         (now_unix_secs <= genuine.vouched_until_unix_secs).then_some(genuine)
     }
@@ -133,9 +132,10 @@ impl Verifier {
             .iter()
             .find(|key| key.verify_token(algorithm, message.as_bytes(), signed))?;
         let claims: Claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
-        (claims.iss == self.issuer).then(|| Genuine {
-            is_under_our_key: self.ours.as_ref() == Some(key),
+        let is_under_our_key = self.ours.as_ref() == Some(key);
+        (claims.iss == self.issuer).then_some(Genuine {
             claims,
+            is_under_our_key,
             vouched_until_unix_secs,
         })
     }

@@ -1,6 +1,6 @@
 //! Token scopes: `repository:team/app:pull,push`.
 //!
-//! Source: distribution's scope grammar `type[(class)]:name:action[,action]`, read as leniently as docker_auth reads it.
+//! Source: distribution's scope grammar `type[(class)]:name:action[,action]`, read as leniently as `docker_auth` reads it.
 //! Must not know what a type opens. Invariant: printing a [`Scope`] and reading it again gives the same one.
 
 use std::fmt;
@@ -60,7 +60,7 @@ impl FromStr for Scope {
     }
 }
 
-/// The first run of `[a-z0-9]`: drops a `(class)` behind the type, and any other junk around it, as docker_auth does.
+/// The first run of `[a-z0-9]`: drops a `(class)` behind the type, and any other junk around it, as `docker_auth` does.
 fn first_word(text: &str) -> Option<&str> {
     let is_word = |character: char| character.is_ascii_lowercase() || character.is_ascii_digit();
     text.split(|character| !is_word(character))

@@ -1,6 +1,12 @@
-//! What the real docker_auth decided, asked of our token endpoint as a function.
+//! What the real `docker_auth` decided, asked of our token endpoint as a function.
 //!
-//! Intended differences are the rules of [`Difference`], each with its reason and its count; anything else fails.
+//! Intended differences are the rules of [`difference`], each with its reason and its count; anything else fails.
+
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test states its expectations by panicking, in its helpers too"
+)]
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -127,6 +133,7 @@ fn header(request: &Value, name: &str) -> Vec<String> {
     headers
         .filter(|(key, _)| key.eq_ignore_ascii_case(name))
         .flat_map(|(_, value)| text(value).map_or_else(|| strings(value), |one| vec![one]))
+        .map(|value| value.trim().to_owned())
         .collect()
 }
 
@@ -153,8 +160,12 @@ fn client(config: &Value, request: &Value) -> Option<IpAddr> {
     };
     let place = places.get(usize::try_from(position).expect("not negative"))?;
     let place = place.trim();
-    let socket = || place.parse::<std::net::SocketAddr>().ok().map(|a| a.ip());
-    place.parse().ok().or_else(socket)
+    let without_port = || {
+        let (host, port) = place.rsplit_once(':')?;
+        let host = port.parse::<u16>().is_ok().then_some(host)?;
+        host.trim_matches(['[', ']']).parse().ok()
+    };
+    place.parse().ok().or_else(without_port)
 }
 
 async fn ask(auth: &Auth, config: &Value, request: &Value) -> Answer {
@@ -204,10 +215,98 @@ async fn ask(auth: &Auth, config: &Value, request: &Value) -> Answer {
     }
 }
 
+/// The values of a parameter, in the query or a form.
+fn parameters(source: &Value, name: &str) -> Vec<String> {
+    let pairs = source.as_str().unwrap_or_default().split('&');
+    pairs
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .filter(|(key, _)| *key == name)
+        .map(|(_, value)| value.replace('+', " ").replace("%20", " "))
+        .collect()
+}
+
 /// An intended difference, by its reason. `None`: there is no reason to differ.
 fn difference(config: &Value, request: &Value) -> Option<&'static str> {
-    let _ = (config, request);
-    None
+    let asked = |name: &str| {
+        let mut values = parameters(&request["form"], name);
+        values.extend(parameters(&request["query"], name));
+        values
+    };
+    let is_empty = |values: &[String]| values.iter().all(String::is_empty);
+    let user = strings(&request["basic"]).first().cloned();
+    let account = user.clone().unwrap_or_default();
+    let stored = config["users"][&account]["password"].as_str();
+    let is_strict = |hash: &str| {
+        ["$2a$", "$2b$", "$2x$", "$2y$"].contains(&&hash[..4.min(hash.len())])
+            && hash.len() == 60
+            // The last letter of the salt has four bits to spare, which must be zero.
+            && ".Oeu".contains(&hash[28..29])
+    };
+    let prefix = config["server"]["path_prefix"].as_str().unwrap_or_default();
+    let path = request["path"].as_str().unwrap_or_default();
+    let is_endpoint = ["/auth", "/auth/token"].contains(&path) && prefix.is_empty();
+    let authorization = header(request, "Authorization");
+    // What a matcher reads as more than a letter, in a text that a placeholder can bring.
+    let is_syntax =
+        |text: &str| text.is_empty() || text.contains(|c: char| "/*?[]\\.+()|^$-{}".contains(c));
+    let labels = config["users"][&account]["labels"].as_object();
+    let brings_syntax = is_syntax(&account)
+        || asked("service").iter().any(|service| is_syntax(service))
+        || labels
+            .into_iter()
+            .flatten()
+            .any(|(_, values)| strings(values).iter().any(|v| is_syntax(v)));
+    if !["GET", "HEAD", "POST"].contains(&request["method"].as_str().unwrap_or_default()) {
+        Some("method: only GET, HEAD and POST ask for tokens")
+    } else if !request["panic"].is_null()
+        || config["acl"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|entry| entry["actions"].is_null())
+    {
+        Some("panic: docker_auth died of it, we refuse the rule at start or answer 400")
+    } else if config["ext_auth"].is_object() || config["ext_authz"].is_object() {
+        Some("external: commands that decide are not built yet")
+    } else if !is_endpoint {
+        Some("path: the server routes, not this function")
+    } else if authorization.len() > 1 {
+        Some("credentials twice: refused instead of taking the first")
+    } else if request["method"] == "POST" && !is_empty(&parameters(&request["query"], "password")) {
+        Some("credentials in the query: they end in logs, so they do not count")
+    } else if header(request, "Content-Type")
+        .iter()
+        .any(|kind| kind.starts_with("multipart"))
+    {
+        Some("multipart: no client sends it")
+    } else if request["method"] == "POST"
+        && user.is_none()
+        && is_empty(&parameters(&request["form"], "username"))
+            != is_empty(&parameters(&request["form"], "password"))
+    {
+        Some("half of the credentials: 401 instead of anonymous")
+    } else if asked("scope")
+        .iter()
+        .any(|scope| scope.split(' ').any(str::is_empty))
+    {
+        Some("empty scope: passed over, the others are judged")
+    } else if user.is_none() && authorization.is_empty() && !is_empty(&asked("account")) {
+        Some("account alone: a name without credentials is nobody")
+    } else if stored.is_some_and(|hash| !is_strict(hash)) {
+        Some("bcrypt: 2a, 2b, 2x and 2y, with nothing behind")
+    } else if authorization.len() == 1 {
+        Some("broken credentials: 401 instead of anonymous")
+    } else if config["acl"].to_string().contains("${") && request["status"] == 200 && brings_syntax
+    {
+        Some("quoting: what is substituted stands for itself")
+    } else if request["access"]
+        .to_string()
+        .contains(char::REPLACEMENT_CHARACTER)
+    {
+        Some("text: names are UTF-8")
+    } else {
+        None
+    }
 }
 
 fn judge(line: &str, signing: &SigningKeyPem) -> (BTreeMap<&'static str, usize>, Vec<String>) {
