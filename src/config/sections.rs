@@ -2,11 +2,12 @@
 //!
 //! Must not know users and tokens (`authentication` does). Invariant: an absent key means what it means to distribution.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
 use super::duration;
+use super::keys::{self, Fate, Known};
 use super::pem;
 use super::reader::Reader;
 use crate::{registry, server, telemetry, tls};
@@ -103,14 +104,17 @@ pub(super) fn external_host(reader: &mut Reader<'_>) -> Option<String> {
 }
 
 fn prefix(reader: &mut Reader<'_>) -> String {
-    let prefix = reader.text("http.prefix", "");
-    let slashes = prefix.starts_with('/') && prefix.ends_with('/');
-    if !prefix.is_empty() && !slashes {
+    let mut prefix = reader.text("http.prefix", "");
+    if !prefix.is_empty() && !prefix.starts_with('/') {
         reader.refuse(
             "http.prefix",
-            "must begin and end with a slash",
+            "must begin with a slash",
             "written like `/registry/`",
         );
+    }
+    // distribution takes it with and without the last slash.
+    if !prefix.is_empty() && !prefix.ends_with('/') {
+        prefix.push('/');
     }
     prefix
 }
@@ -222,7 +226,7 @@ fn drain_secs(reader: &mut Reader<'_>) -> u64 {
 }
 
 /// `state` is where the authority's files lie unless told otherwise.
-pub(super) fn tls(reader: &mut Reader<'_>, state: &std::path::Path) -> tls::Settings {
+pub(super) fn tls(reader: &mut Reader<'_>, state: &Path) -> tls::Settings {
     let certificate = reader.path_if_set("http.tls.certificate");
     let key = reader.path_if_set("http.tls.key");
     let minimum = reader.choice(
@@ -275,7 +279,7 @@ pub(super) fn tls(reader: &mut Reader<'_>, state: &std::path::Path) -> tls::Sett
     }
 }
 
-fn automatic_tls(reader: &mut Reader<'_>, state: &std::path::Path) -> tls::Settings {
+fn automatic_tls(reader: &mut Reader<'_>, state: &Path) -> tls::Settings {
     let is_map = reader
         .node("tls")
         .is_some_and(|node| node.kind() == "a map");
@@ -304,9 +308,8 @@ pub(super) fn directories(reader: &mut Reader<'_>) -> (PathBuf, PathBuf) {
     });
     let other = reader.node("storage").is_some_and(|storage| {
         storage.entries().iter().any(|entry| {
-            let path = ["storage", &entry.key];
-            super::keys::look_up(super::keys::CONFIG, &path)
-                == super::keys::Known::Key(super::keys::Fate::NotYet(&[]))
+            let known = keys::look_up(keys::CONFIG, &["storage", &entry.key]);
+            matches!(known, Known::Key(Fate::NotYet(_)))
         })
     });
     // A driver that is not built was refused already.

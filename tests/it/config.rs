@@ -109,110 +109,112 @@ fn any_of_our_keys_turns_authentication_on() {
     assert!(taken("auth: none\n").notes.len() == 1);
 }
 
+/// A text, and a part of what is said about it.
+const MISTAKES: &[(&str, &str)] = &[
+    (
+        "http:\n  adr: ':1'\n",
+        "0.yml:2: http.adr: unknown key\nhint: did you mean `http.addr`?",
+    ),
+    (
+        "ACL: []\n",
+        "0.yml:1: ACL: unknown key\nhint: did you mean `acl`?",
+    ),
+    (
+        "proxy: {remoteurl: 'https://x'}\n",
+        "0.yml:1: proxy: not supported yet\n",
+    ),
+    (
+        "ext_auth: {command: /bin/true}\n",
+        "0.yml:1: ext_auth: not supported yet\n",
+    ),
+    (
+        "auth: {htpasswd: {realm: x, path: y}}\n",
+        "0.yml:1: auth.htpasswd: not supported yet\n",
+    ),
+    ("http:\n\taddr: ':1'\n", "0.yml:2: this is not YAML\n"),
+    ("a: {b\n", "this is not YAML"),
+    ("", "0.yml: holds no key\n"),
+    ("# nothing\n", "0.yml: holds no key\n"),
+    (
+        "- a\n",
+        "0.yml:1: the file must be a map of keys, not a list\n",
+    ),
+    ("http: [1]\n", "0.yml:1: http: must be a map, not a list"),
+    (
+        "http: {addr: [1]}\n",
+        "0.yml:1: http.addr: must be a single value, not a list",
+    ),
+    (
+        "http: {addr: nonsense}\n",
+        "0.yml:1: http.addr: must be an address and a port\n",
+    ),
+    ("acl: {}\n", "0.yml:1: acl: must be a list, not a map"),
+    (
+        "acl: [x]\nusers: {}\n",
+        "0.yml:1: acl[]: must be a map, not a single value",
+    ),
+    (
+        "users: {}\nacl:\n- actions: []\n",
+        "0.yml:3: acl[0]: a rule without `match`\n",
+    ),
+    ("version: 0.2\n", "0.yml:1: version: must be 0.1\n"),
+    (
+        "storage: {delete: {enabled: 'true'}}\n",
+        "0.yml:1: storage.delete.enabled: must be true or false\n",
+    ),
+    (
+        "limits: {list_page: 010}\n",
+        "0.yml:1: limits.list_page: must be a whole number from 1 to 100000\n",
+    ),
+    (
+        "http: {draintimeout: 5x}\n",
+        "0.yml:1: http.draintimeout: must be a duration of at most an hour\n",
+    ),
+    (
+        "tls: maybe\n",
+        "0.yml:1: tls: not a word that is known here\nhint: one of auto",
+    ),
+    (
+        "tls: auto\nhttp: {tls: {certificate: /no/c, key: /no/k}}\n",
+        "0.yml:1: tls: excludes http.tls\n",
+    ),
+    (
+        "http: {tls: {certificate: c}}\n",
+        "0.yml:1: http.tls.certificate: given without http.tls.key\n",
+    ),
+    ("users: {}\n", "acl: no rules are configured\n"),
+    (
+        "token: {issuer: a}\nauth: {token: {issuer: b}}\nusers: {}\nacl: []\n",
+        "0.yml:2: auth.token.issuer: differs from token.issuer\n",
+    ),
+    (
+        "auth: {token: {realm: x, service: y, issuer: z}}\n",
+        "auth.token.rootcertbundle: missing",
+    ),
+    (
+        "loglevel: info\nloglevel: debug\n",
+        "0.yml:2: this key stands here for the second time\n",
+    ),
+    (
+        "http: {addr: ':1'}\n---\nhttp: {addr: ':2'}\n",
+        "0.yml:3: http.addr: given twice, also at ",
+    ),
+    ("users: *nobody\n", "0.yml:1: an alias"),
+    ("users_file: /\n", "cannot be read"),
+    (
+        "users: {}\nacl:\n- match: {name: /(/}\n  actions: []\n",
+        "0.yml:3: acl[].match.name: not a regular expression",
+    ),
+    (
+        "users: {}\nacl: [{match: {ip: 10.0.0}, actions: []}]\n",
+        "0.yml:2: acl[].match.ip: neither an address nor a network\n",
+    ),
+    ("storage: s3\n", "0.yml:1: storage.s3: not supported yet\n"),
+];
+
 #[test]
 fn each_mistake_is_told_with_line_key_and_hint() {
-    let cases = [
-        (
-            "http:\n  adr: ':1'\n",
-            "0.yml:2: http.adr: unknown key\nhint: did you mean `http.addr`?",
-        ),
-        (
-            "ACL: []\n",
-            "0.yml:1: ACL: unknown key\nhint: did you mean `acl`?",
-        ),
-        (
-            "proxy: {remoteurl: 'https://x'}\n",
-            "0.yml:1: proxy: not supported yet\n",
-        ),
-        (
-            "ext_auth: {command: /bin/true}\n",
-            "0.yml:1: ext_auth: not supported yet\n",
-        ),
-        (
-            "auth: {htpasswd: {realm: x, path: y}}\n",
-            "0.yml:1: auth.htpasswd: not supported yet\n",
-        ),
-        ("http:\n\taddr: ':1'\n", "0.yml:2: this is not YAML\n"),
-        ("a: {b\n", "this is not YAML"),
-        ("", "0.yml: holds no key\n"),
-        ("# nothing\n", "0.yml: holds no key\n"),
-        (
-            "- a\n",
-            "0.yml:1: the file must be a map of keys, not a list\n",
-        ),
-        ("http: [1]\n", "0.yml:1: http: must be a map, not a list"),
-        (
-            "http: {addr: [1]}\n",
-            "0.yml:1: http.addr: must be a single value, not a list",
-        ),
-        (
-            "http: {addr: nonsense}\n",
-            "0.yml:1: http.addr: must be an address and a port\n",
-        ),
-        ("acl: {}\n", "0.yml:1: acl: must be a list, not a map"),
-        (
-            "acl: [x]\nusers: {}\n",
-            "0.yml:1: acl[]: must be a map, not a single value",
-        ),
-        (
-            "users: {}\nacl:\n- actions: []\n",
-            "0.yml:3: acl[0]: a rule without `match`\n",
-        ),
-        ("version: 0.2\n", "0.yml:1: version: must be 0.1\n"),
-        (
-            "storage: {delete: {enabled: 'true'}}\n",
-            "0.yml:1: storage.delete.enabled: must be true or false\n",
-        ),
-        (
-            "limits: {list_page: 010}\n",
-            "0.yml:1: limits.list_page: must be a whole number from 1 to 100000\n",
-        ),
-        (
-            "http: {draintimeout: 5x}\n",
-            "0.yml:1: http.draintimeout: must be a duration of at most an hour\n",
-        ),
-        (
-            "tls: maybe\n",
-            "0.yml:1: tls: not a word that is known here\nhint: one of auto",
-        ),
-        (
-            "tls: auto\nhttp: {tls: {certificate: /no/c, key: /no/k}}\n",
-            "0.yml:1: tls: excludes http.tls\n",
-        ),
-        (
-            "http: {tls: {certificate: c}}\n",
-            "0.yml:1: http.tls.certificate: given without http.tls.key\n",
-        ),
-        ("users: {}\n", "acl: no rules are configured\n"),
-        (
-            "token: {issuer: a}\nauth: {token: {issuer: b}}\nusers: {}\nacl: []\n",
-            "0.yml:2: auth.token.issuer: differs from token.issuer\n",
-        ),
-        (
-            "auth: {token: {realm: x, service: y, issuer: z}}\n",
-            "auth.token.rootcertbundle: missing",
-        ),
-        (
-            "loglevel: info\nloglevel: debug\n",
-            "0.yml:2: this key stands here for the second time\n",
-        ),
-        (
-            "http: {addr: ':1'}\n---\nhttp: {addr: ':2'}\n",
-            "0.yml:3: http.addr: given twice, also at ",
-        ),
-        ("users: *nobody\n", "0.yml:1: an alias"),
-        ("users_file: /\n", "cannot be read"),
-        (
-            "users: {}\nacl:\n- match: {name: /(/}\n  actions: []\n",
-            "0.yml:3: acl[].match.name: not a regular expression",
-        ),
-        (
-            "users: {}\nacl: [{match: {ip: 10.0.0}, actions: []}]\n",
-            "0.yml:2: acl[].match.ip: neither an address nor a network\n",
-        ),
-        ("storage: s3\n", "0.yml:1: storage.s3: not supported yet\n"),
-    ];
-    for (text, expected) in cases {
+    for (text, expected) in MISTAKES {
         let message = refused(text);
         assert!(
             message.contains(expected),

@@ -26,6 +26,11 @@ struct Rule {
 
 const RULES: &[Rule] = &[
     Rule {
+        reason: "an unknown class name and a large nested repetition, which only Go's engine refuses",
+        accepted: false,
+        ids: &["regex-posix-unknown", "regex-repeat-nested-too-big"],
+    },
+    Rule {
         reason: "the engine here refuses a group name that is used twice",
         accepted: true,
         ids: &["regex-duplicate-name"],
@@ -188,10 +193,13 @@ fn we_take_what_docker_auth_takes_but_for_the_named_rules() {
             different.entry(accepted).or_default().insert(id);
         }
     }
+    for rule in RULES {
+        println!("{} × {}", rule.ids.len(), rule.reason);
+    }
     for accepted in [true, false] {
         let intended: BTreeSet<String> = RULES
             .iter()
-            .filter(|rule| rule.accepted == accepted && !rule.reason.is_empty())
+            .filter(|rule| rule.accepted == accepted)
             .flat_map(|rule| rule.ids.iter().map(|id| (*id).to_owned()))
             .collect();
         let found = different.remove(&accepted).unwrap_or_default();
