@@ -112,8 +112,8 @@ fn prefix(reader: &mut Reader<'_>) -> String {
             "written like `/registry/`",
         );
     }
-    // distribution takes it with and without the last slash.
-    if !prefix.is_empty() && !prefix.ends_with('/') {
+    // distribution takes it with and without the last slash; none at all is the root.
+    if !prefix.ends_with('/') {
         prefix.push('/');
     }
     prefix

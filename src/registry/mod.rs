@@ -4,6 +4,8 @@
 //! deletion in reverse. Whether something is there is always read from the store: link *and* data.
 
 mod blobs;
+#[cfg(test)]
+mod crash_tests;
 mod error;
 mod links;
 mod listings;

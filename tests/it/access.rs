@@ -23,10 +23,16 @@ fn lab() -> TestRegistry {
 
 async fn token(registry: &TestRegistry, user: &str, scope: &str) -> String {
     let call = registry.get(&format!("/token?service=boathouse&scope={scope}"));
-    let call = if user.is_empty() { call } else { call.basic(user, &format!("{user}-secret")) };
+    let call = if user.is_empty() {
+        call
+    } else {
+        call.basic(user, &format!("{user}-secret"))
+    };
     let answer = call.send().await.expect(StatusCode::OK).json();
     assert_eq!(answer["token"], answer["access_token"]);
-    assert!(answer["expires_in"].as_u64().unwrap() >= 4 * 3600 && answer.get("issued_at").is_none());
+    assert!(
+        answer["expires_in"].as_u64().unwrap() >= 4 * 3600 && answer.get("issued_at").is_none()
+    );
     answer["token"].as_str().unwrap().to_owned()
 }
 
@@ -34,11 +40,18 @@ async fn token(registry: &TestRegistry, user: &str, scope: &str) -> String {
 fn guarded() -> Vec<(Method, String, Option<&'static str>)> {
     let digest = Digest::of(Algorithm::Sha256, b"x");
     let session = "/v2/ann/app/blobs/uploads/00000000-0000-8000-8000-000000000000";
-    let (pull, push) = (Some("repository:ann/app:pull"), Some("repository:ann/app:pull,push"));
+    let (pull, push) = (
+        Some("repository:ann/app:pull"),
+        Some("repository:ann/app:pull,push"),
+    );
     let delete = Some("repository:ann/app:delete");
     vec![
         (Method::GET, "/v2/".into(), None),
-        (Method::GET, "/v2/_catalog".into(), Some("registry:catalog:*")),
+        (
+            Method::GET,
+            "/v2/_catalog".into(),
+            Some("registry:catalog:*"),
+        ),
         (Method::GET, "/v2/ann/app/tags/list".into(), pull),
         (Method::GET, format!("/v2/ann/app/referrers/{digest}"), pull),
         (Method::GET, format!("/v2/ann/app/blobs/{digest}"), pull),
@@ -50,7 +63,11 @@ fn guarded() -> Vec<(Method, String, Option<&'static str>)> {
         (Method::PATCH, session.into(), push),
         (Method::PUT, format!("{session}?digest={digest}"), push),
         (Method::DELETE, session.into(), push),
-        (Method::DELETE, format!("/v2/ann/app/blobs/{digest}"), delete),
+        (
+            Method::DELETE,
+            format!("/v2/ann/app/blobs/{digest}"),
+            delete,
+        ),
         (Method::DELETE, "/v2/ann/app/manifests/v1".into(), delete),
     ]
 }
@@ -67,18 +84,43 @@ async fn every_endpoint_asks_who_is_calling() {
         assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{what}");
         assert_eq!(answer.header("www-authenticate"), expected, "{what}");
 
-        let bad = registry.call(method.clone(), &path).bearer("not.a.token").send().await;
+        let bad = registry
+            .call(method.clone(), &path)
+            .bearer("not.a.token")
+            .send()
+            .await;
         assert_eq!(bad.status, StatusCode::UNAUTHORIZED, "{what}");
-        assert_eq!(bad.header("www-authenticate"), format!("{expected},error=\"invalid_token\""), "{what}");
+        assert_eq!(
+            bad.header("www-authenticate"),
+            format!("{expected},error=\"invalid_token\""),
+            "{what}"
+        );
 
-        let wrong = registry.call(method.clone(), &path).basic("ann", "wrong").send().await;
+        let wrong = registry
+            .call(method.clone(), &path)
+            .basic("ann", "wrong")
+            .send()
+            .await;
         assert_eq!(wrong.status, StatusCode::UNAUTHORIZED, "{what}");
 
         if scope.is_some_and(|scope| scope.starts_with("repository")) {
-            let lacking = registry.call(method.clone(), &path).bearer(&elsewhere).send().await;
+            let lacking = registry
+                .call(method.clone(), &path)
+                .bearer(&elsewhere)
+                .send()
+                .await;
             assert_eq!(lacking.status, StatusCode::UNAUTHORIZED, "{what}");
-            assert!(lacking.header("www-authenticate").ends_with(",error=\"insufficient_scope\""), "{what}");
-            let denied = registry.call(method, &path).basic("bob", "bob-secret").send().await;
+            assert!(
+                lacking
+                    .header("www-authenticate")
+                    .ends_with(",error=\"insufficient_scope\""),
+                "{what}"
+            );
+            let denied = registry
+                .call(method, &path)
+                .basic("bob", "bob-secret")
+                .send()
+                .await;
             assert_eq!(denied.status, StatusCode::FORBIDDEN, "{what}");
         }
     }
@@ -88,44 +130,123 @@ async fn every_endpoint_asks_who_is_calling() {
 async fn login_push_and_pull_with_a_token_or_a_password() {
     let registry = lab();
     let login = token(&registry, "ann", "").await;
-    registry.get("/v2/").bearer(&login).send().await.expect(StatusCode::OK);
-    registry.get("/v2/").basic("ann", "ann-secret").send().await.expect(StatusCode::OK);
+    registry
+        .get("/v2/")
+        .bearer(&login)
+        .send()
+        .await
+        .expect(StatusCode::OK);
+    registry
+        .get("/v2/")
+        .basic("ann", "ann-secret")
+        .send()
+        .await
+        .expect(StatusCode::OK);
     let push = token(&registry, "ann", "repository:ann/app:pull,push").await;
     let digest = Digest::of(Algorithm::Sha256, b"x");
     let path = format!("/v2/ann/app/blobs/uploads/?digest={digest}");
-    registry.post(&path).bearer(&push).body(b"x").send().await.expect(StatusCode::CREATED);
+    registry
+        .post(&path)
+        .bearer(&push)
+        .body(b"x")
+        .send()
+        .await
+        .expect(StatusCode::CREATED);
     let blob = format!("/v2/ann/app/blobs/{digest}");
-    registry.get(&blob).bearer(&push).send().await.expect(StatusCode::OK);
-    registry.get(&blob).basic("ann", "ann-secret").send().await.expect(StatusCode::OK);
-    registry.get(&blob).basic("bob", "bob-secret").send().await.expect_error(403, "DENIED");
-    let wrong = registry.get("/token?service=boathouse").basic("ann", "wrong").send().await;
+    registry
+        .get(&blob)
+        .bearer(&push)
+        .send()
+        .await
+        .expect(StatusCode::OK);
+    registry
+        .get(&blob)
+        .basic("ann", "ann-secret")
+        .send()
+        .await
+        .expect(StatusCode::OK);
+    registry
+        .get(&blob)
+        .basic("bob", "bob-secret")
+        .send()
+        .await
+        .expect_error(403, "DENIED");
+    let wrong = registry
+        .get("/token?service=boathouse")
+        .basic("ann", "wrong")
+        .send()
+        .await;
     wrong.expect(StatusCode::UNAUTHORIZED);
     let form = "grant_type=password&username=ann&password=ann-secret&service=boathouse&scope=repository:ann/app:pull";
-    let posted = registry.post("/auth/token").header("content-type", "application/x-www-form-urlencoded");
-    posted.body(form.as_bytes()).send().await.expect(StatusCode::OK);
+    let posted = registry
+        .post("/auth/token")
+        .header("content-type", "application/x-www-form-urlencoded");
+    posted
+        .body(form.as_bytes())
+        .send()
+        .await
+        .expect(StatusCode::OK);
 }
 
 #[tokio::test]
 async fn anonymous_callers_pull_what_is_public_with_an_anonymous_token() {
     let registry = lab();
-    registry.get("/v2/").send().await.expect_error(401, "UNAUTHORIZED");
+    registry
+        .get("/v2/")
+        .send()
+        .await
+        .expect_error(401, "UNAUTHORIZED");
     let anonymous = token(&registry, "", "repository:public/app:pull").await;
     let path = "/v2/public/app/tags/list";
-    registry.get(path).bearer(&anonymous).send().await.expect_error(404, "NAME_UNKNOWN");
-    registry.get("/v2/ann/app/tags/list").bearer(&anonymous).send().await.expect_error(401, "UNAUTHORIZED");
-    registry.get("/v2/_catalog").bearer(&anonymous).send().await.expect_error(401, "UNAUTHORIZED");
+    registry
+        .get(path)
+        .bearer(&anonymous)
+        .send()
+        .await
+        .expect_error(404, "NAME_UNKNOWN");
+    registry
+        .get("/v2/ann/app/tags/list")
+        .bearer(&anonymous)
+        .send()
+        .await
+        .expect_error(401, "UNAUTHORIZED");
+    registry
+        .get("/v2/_catalog")
+        .bearer(&anonymous)
+        .send()
+        .await
+        .expect_error(401, "UNAUTHORIZED");
 }
 
 #[tokio::test]
 async fn the_catalog_shows_what_one_may_pull() {
     let registry = lab();
-    for (user, name) in [("ann", "ann/app"), ("ann", "shared/base"), ("bob", "bob/app")] {
-        let call = registry.post(&format!("/v2/{name}/blobs/uploads/?digest={}", Digest::of(Algorithm::Sha256, b"x")));
-        call.basic(user, &format!("{user}-secret")).body(b"x").send().await.expect(StatusCode::CREATED);
+    for (user, name) in [
+        ("ann", "ann/app"),
+        ("ann", "shared/base"),
+        ("bob", "bob/app"),
+    ] {
+        let call = registry.post(&format!(
+            "/v2/{name}/blobs/uploads/?digest={}",
+            Digest::of(Algorithm::Sha256, b"x")
+        ));
+        call.basic(user, &format!("{user}-secret"))
+            .body(b"x")
+            .send()
+            .await
+            .expect(StatusCode::CREATED);
     }
     let bob = token(&registry, "bob", "registry:catalog:*").await;
-    let answer = registry.get("/v2/_catalog").bearer(&bob).send().await.expect(StatusCode::OK);
-    assert_eq!(answer.json()["repositories"], serde_json::json!(["bob/app", "shared/base"]));
+    let answer = registry
+        .get("/v2/_catalog")
+        .bearer(&bob)
+        .send()
+        .await
+        .expect(StatusCode::OK);
+    assert_eq!(
+        answer.json()["repositories"],
+        serde_json::json!(["bob/app", "shared/base"])
+    );
 }
 
 #[tokio::test]
@@ -134,59 +255,131 @@ async fn a_digest_alone_opens_no_private_blob() {
     let secret = b"ann's secret layer";
     let digest = Digest::of(Algorithm::Sha256, secret);
     let shared = Digest::of(Algorithm::Sha256, b"shared layer");
-    for (name, content, digest) in [("ann/app", &secret[..], &digest), ("shared/base", b"shared layer", &shared)] {
-        let call = registry.post(&format!("/v2/{name}/blobs/uploads/?digest={digest}")).basic("ann", "ann-secret");
+    for (name, content, digest) in [
+        ("ann/app", &secret[..], &digest),
+        ("shared/base", b"shared layer", &shared),
+    ] {
+        let call = registry
+            .post(&format!("/v2/{name}/blobs/uploads/?digest={digest}"))
+            .basic("ann", "ann-secret");
         call.body(content).send().await.expect(StatusCode::CREATED);
     }
     let as_bob = |call: crate::support::Call| call.basic("bob", "bob-secret");
-    for query in [format!("mount={digest}&from=ann/app"), format!("mount={digest}"), format!("mount={digest}&from=bob/x")] {
-        let answer = as_bob(registry.post(&format!("/v2/bob/app/blobs/uploads/?{query}"))).send().await;
+    for query in [
+        format!("mount={digest}&from=ann/app"),
+        format!("mount={digest}"),
+        format!("mount={digest}&from=bob/x"),
+    ] {
+        let answer = as_bob(registry.post(&format!("/v2/bob/app/blobs/uploads/?{query}")))
+            .send()
+            .await;
         assert_eq!(answer.status, StatusCode::ACCEPTED, "{query}");
     }
-    as_bob(registry.head(&format!("/v2/bob/app/blobs/{digest}"))).send().await.expect(StatusCode::NOT_FOUND);
-    let config = registry.post(&format!("/v2/bob/app/blobs/uploads/?digest={}", Digest::of(Algorithm::Sha256, b"{}")));
-    as_bob(config).body(b"{}").send().await.expect(StatusCode::CREATED);
+    as_bob(registry.head(&format!("/v2/bob/app/blobs/{digest}")))
+        .send()
+        .await
+        .expect(StatusCode::NOT_FOUND);
+    let config = registry.post(&format!(
+        "/v2/bob/app/blobs/uploads/?digest={}",
+        Digest::of(Algorithm::Sha256, b"{}")
+    ));
+    as_bob(config)
+        .body(b"{}")
+        .send()
+        .await
+        .expect(StatusCode::CREATED);
     let put = |content: &[u8]| {
-        let call = registry.put("/v2/bob/app/manifests/v1").header("content-type", OCI_MANIFEST);
-        as_bob(call).body(image_manifest(content, "").as_bytes()).send()
+        let call = registry
+            .put("/v2/bob/app/manifests/v1")
+            .header("content-type", OCI_MANIFEST);
+        as_bob(call)
+            .body(image_manifest(content, "").as_bytes())
+            .send()
     };
     put(secret).await.expect_error(400, "MANIFEST_BLOB_UNKNOWN");
-    let blob = as_bob(registry.get(&format!("/v2/bob/app/blobs/{digest}"))).send().await;
+    let blob = as_bob(registry.get(&format!("/v2/bob/app/blobs/{digest}")))
+        .send()
+        .await;
     blob.expect_error(404, "BLOB_UNKNOWN");
     // What bob may pull elsewhere, he may name here.
     put(b"shared layer").await.expect(StatusCode::CREATED);
-    as_bob(registry.get(&format!("/v2/bob/app/blobs/{shared}"))).send().await.expect(StatusCode::OK);
+    as_bob(registry.get(&format!("/v2/bob/app/blobs/{shared}")))
+        .send()
+        .await
+        .expect(StatusCode::OK);
 }
 
 #[tokio::test]
 async fn a_session_goes_on_with_an_expired_token_and_nothing_else_does() {
     let registry = lab();
     let push = token(&registry, "ann", "repository:ann/app:pull,push").await;
-    let begun = registry.post("/v2/ann/app/blobs/uploads/").bearer(&push).send().await.expect(StatusCode::ACCEPTED);
+    let begun = registry
+        .post("/v2/ann/app/blobs/uploads/")
+        .bearer(&push)
+        .send()
+        .await
+        .expect(StatusCode::ACCEPTED);
     let location = begun.header("location").to_owned();
     registry.clock.advance(Duration::from_secs(5 * 3600));
     let digest = Digest::of(Algorithm::Sha256, b"long push");
     let patch = registry.patch(&location).bearer(&push).body(b"long push");
     patch.send().await.expect(StatusCode::ACCEPTED);
-    registry.get(&location).bearer(&push).send().await.expect(StatusCode::NO_CONTENT);
-    let put = registry.put(&format!("{location}?digest={digest}")).bearer(&push);
+    registry
+        .get(&location)
+        .bearer(&push)
+        .send()
+        .await
+        .expect(StatusCode::NO_CONTENT);
+    let put = registry
+        .put(&format!("{location}?digest={digest}"))
+        .bearer(&push);
     put.send().await.expect(StatusCode::CREATED);
-    let begin = registry.post("/v2/ann/app/blobs/uploads/").bearer(&push).send().await;
-    assert!(begin.expect_error(401, "UNAUTHORIZED").header("www-authenticate").ends_with("error=\"invalid_token\""));
+    let begin = registry
+        .post("/v2/ann/app/blobs/uploads/")
+        .bearer(&push)
+        .send()
+        .await;
+    assert!(
+        begin
+            .expect_error(401, "UNAUTHORIZED")
+            .header("www-authenticate")
+            .ends_with("error=\"invalid_token\"")
+    );
 
     let push = token(&registry, "ann", "repository:ann/app:pull,push").await;
-    let begun = registry.post("/v2/ann/app/blobs/uploads/").bearer(&push).send().await.expect(StatusCode::ACCEPTED);
+    let begun = registry
+        .post("/v2/ann/app/blobs/uploads/")
+        .bearer(&push)
+        .send()
+        .await
+        .expect(StatusCode::ACCEPTED);
     registry.clock.advance(Duration::from_secs(29 * 3600));
-    let late = registry.patch(begun.header("location")).bearer(&push).body(b"too late").send().await;
+    let late = registry
+        .patch(begun.header("location"))
+        .bearer(&push)
+        .body(b"too late")
+        .send()
+        .await;
     late.expect_error(401, "UNAUTHORIZED");
 }
 
 #[tokio::test]
 async fn a_session_is_its_owners_alone() {
     let registry = lab();
-    let begun = registry.post("/v2/shared/app/blobs/uploads/").basic("ann", "ann-secret").send().await;
-    let location = begun.expect(StatusCode::ACCEPTED).header("location").to_owned();
-    let other = registry.get(&location).basic("bob", "bob-secret").send().await;
+    let begun = registry
+        .post("/v2/shared/app/blobs/uploads/")
+        .basic("ann", "ann-secret")
+        .send()
+        .await;
+    let location = begun
+        .expect(StatusCode::ACCEPTED)
+        .header("location")
+        .to_owned();
+    let other = registry
+        .get(&location)
+        .basic("bob", "bob-secret")
+        .send()
+        .await;
     other.expect_error(404, "BLOB_UPLOAD_UNKNOWN");
 }
 
@@ -195,11 +388,18 @@ async fn failed_logins_are_slowed_and_say_for_how_long() {
     let registry = lab();
     let mut last = None;
     for attempt in 0..12 {
-        let call = registry.get("/v2/").basic("ann", &format!("wrong {attempt}"));
+        let call = registry
+            .get("/v2/")
+            .basic("ann", &format!("wrong {attempt}"));
         last = Some(call.send().await);
     }
     let slowed = last.unwrap().expect_error(429, "TOOMANYREQUESTS");
     assert!(slowed.header("retry-after").parse::<u64>().unwrap() >= 1);
     registry.clock.advance(Duration::from_secs(120));
-    registry.get("/v2/").basic("ann", "ann-secret").send().await.expect(StatusCode::OK);
+    registry
+        .get("/v2/")
+        .basic("ann", "ann-secret")
+        .send()
+        .await
+        .expect(StatusCode::OK);
 }

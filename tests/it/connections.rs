@@ -29,10 +29,19 @@ async fn odd_requests_get_plain_answers() {
     let registry = TestRegistry::open();
     let cases = [
         ("GET /v2/ HTTP/1.0\r\n\r\n", "HTTP/1.0 200"),
-        ("GET /v2/ HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", "HTTP/1.1 400"),
+        (
+            "GET /v2/ HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+            "HTTP/1.1 400",
+        ),
         ("GET //v2/ HTTP/1.1\r\nhost: a\r\n\r\n", "HTTP/1.1 404"),
-        ("GET /v2/a/../../etc/tags/list HTTP/1.1\r\nhost: a\r\n\r\n", "HTTP/1.1 400"),
-        ("HEAD /v2/ HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc", "HTTP/1.1 200"),
+        (
+            "GET /v2/a/../../etc/tags/list HTTP/1.1\r\nhost: a\r\n\r\n",
+            "HTTP/1.1 400",
+        ),
+        (
+            "HEAD /v2/ HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc",
+            "HTTP/1.1 200",
+        ),
         ("nonsense\r\n\r\n", "HTTP/1.1 400"),
     ];
     for (request, expected) in cases {
@@ -44,7 +53,11 @@ async fn odd_requests_get_plain_answers() {
 #[tokio::test]
 async fn what_arrived_before_a_break_is_kept() {
     let registry = TestRegistry::open();
-    let begun = registry.post("/v2/a/blobs/uploads/").send().await.expect(StatusCode::ACCEPTED);
+    let begun = registry
+        .post("/v2/a/blobs/uploads/")
+        .send()
+        .await
+        .expect(StatusCode::ACCEPTED);
     let location = begun.header("location");
     let mut stream = TcpStream::connect(registry.address).await.unwrap();
     let head = format!("PATCH {location} HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n01234");
@@ -53,10 +66,19 @@ async fn what_arrived_before_a_break_is_kept() {
     drop(stream);
     let range = wait_for_range(&registry, location, "0-4").await;
     assert_eq!(range, "0-4");
-    let rest = registry.patch(location).header("content-range", "5-9").body(b"56789").send().await;
+    let rest = registry
+        .patch(location)
+        .header("content-range", "5-9")
+        .body(b"56789")
+        .send()
+        .await;
     rest.expect(StatusCode::ACCEPTED);
     let digest = Digest::of(Algorithm::Sha256, b"0123456789");
-    registry.put(&format!("{location}?digest={digest}")).send().await.expect(StatusCode::CREATED);
+    registry
+        .put(&format!("{location}?digest={digest}"))
+        .send()
+        .await
+        .expect(StatusCode::CREATED);
 }
 
 /// Asks until the session stands at `wanted` and nobody is at work on it, for at most five seconds.
@@ -64,9 +86,18 @@ async fn wait_for_range(registry: &TestRegistry, location: &str, wanted: &str) -
     let mut range = String::new();
     for _ in 0..100 {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let status = registry.get(location).send().await.expect(StatusCode::NO_CONTENT);
+        let status = registry
+            .get(location)
+            .send()
+            .await
+            .expect(StatusCode::NO_CONTENT);
         status.header("range").clone_into(&mut range);
-        let probe = registry.patch(location).header("content-range", "999-999").body(b"x").send().await;
+        let probe = registry
+            .patch(location)
+            .header("content-range", "999-999")
+            .body(b"x")
+            .send()
+            .await;
         let is_free = !probe.json().to_string().contains("another request");
         if range == wanted && is_free {
             break;
@@ -78,7 +109,11 @@ async fn wait_for_range(registry: &TestRegistry, location: &str, wanted: &str) -
 #[tokio::test]
 async fn a_silent_body_is_ended_at_the_stall_limit_with_its_session_intact() {
     let registry = TestRegistry::open();
-    let begun = registry.post("/v2/a/blobs/uploads/").send().await.expect(StatusCode::ACCEPTED);
+    let begun = registry
+        .post("/v2/a/blobs/uploads/")
+        .send()
+        .await
+        .expect(StatusCode::ACCEPTED);
     let location = begun.header("location").to_owned();
     let mut stream = TcpStream::connect(registry.address).await.unwrap();
     let head = format!("PATCH {location} HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n01234");
@@ -108,11 +143,17 @@ async fn a_silent_body_is_ended_at_the_stall_limit_with_its_session_intact() {
 #[tokio::test]
 async fn a_moving_body_is_given_its_time_when_the_server_ends() {
     let registry = TestRegistry::open();
-    let begun = registry.post("/v2/a/blobs/uploads/").send().await.expect(StatusCode::ACCEPTED);
+    let begun = registry
+        .post("/v2/a/blobs/uploads/")
+        .send()
+        .await
+        .expect(StatusCode::ACCEPTED);
     let location = begun.header("location").to_owned();
     let mut stream = TcpStream::connect(registry.address).await.unwrap();
     let digest = Digest::of(Algorithm::Sha256, b"0123456789");
-    let head = format!("PUT {location}?digest={digest} HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n01234");
+    let head = format!(
+        "PUT {location}?digest={digest} HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n01234"
+    );
     stream.write_all(head.as_bytes()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
     let stopping = tokio::spawn(registry.stop());
@@ -124,13 +165,21 @@ async fn a_moving_body_is_given_its_time_when_the_server_ends() {
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
     let directory = stopping.await.unwrap();
     let registry = TestRegistry::start_in(directory, Options::default());
-    registry.get(&format!("/v2/a/blobs/{digest}")).send().await.expect(StatusCode::OK);
+    registry
+        .get(&format!("/v2/a/blobs/{digest}"))
+        .send()
+        .await
+        .expect(StatusCode::OK);
 }
 
 #[tokio::test]
 async fn a_body_that_never_ends_is_cut_off_at_the_drain_limit() {
     let registry = TestRegistry::open();
-    let begun = registry.post("/v2/a/blobs/uploads/").send().await.expect(StatusCode::ACCEPTED);
+    let begun = registry
+        .post("/v2/a/blobs/uploads/")
+        .send()
+        .await
+        .expect(StatusCode::ACCEPTED);
     let location = begun.header("location").to_owned();
     let mut stream = TcpStream::connect(registry.address).await.unwrap();
     let head = format!("PATCH {location} HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n01234");
@@ -141,5 +190,8 @@ async fn a_body_that_never_ends_is_cut_off_at_the_drain_limit() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!stopping.is_finished());
     clock.advance(Duration::from_secs(10));
-    tokio::time::timeout(Duration::from_secs(5), stopping).await.expect("ends at the limit").unwrap();
+    tokio::time::timeout(Duration::from_secs(5), stopping)
+        .await
+        .expect("ends at the limit")
+        .unwrap();
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use boathouse::auth::acl::{Rule, RuleText};
 use boathouse::auth::{self, Auth, Authentication, Secret, User};
+use boathouse::auth::{Rule, RuleText};
 use boathouse::clock::{Clock, ManualClock};
 use boathouse::oci::{Algorithm, Digest};
 use boathouse::registry::{self, References, Registry};
@@ -15,26 +15,29 @@ use boathouse::store::filesystem::{self, FilesystemStore};
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// What a test decides about its registry.
-pub struct Options {
-    pub auth: auth::Settings,
-    pub registry: registry::Settings,
-    pub server: server::Settings,
-    pub secret: [u8; 32],
+pub(crate) struct Options {
+    pub(crate) auth: auth::Settings,
+    pub(crate) registry: registry::Settings,
+    pub(crate) server: server::Settings,
+    pub(crate) secret: [u8; 32],
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
-            auth: auth::Settings { authentication: Authentication::Open, ..auth::Settings::default() },
+            auth: auth::Settings {
+                authentication: Authentication::Open,
+                ..auth::Settings::default()
+            },
             registry: registry::Settings {
                 deletes_enabled: true,
                 readonly: false,
@@ -54,14 +57,21 @@ impl Default for Options {
 }
 
 /// An account with the password `<name>-secret`, and what it may do.
-pub fn with_users(options: &mut Options, users: &[&str], rules: &[(&str, &str, &[&str])]) {
+pub(crate) fn with_users(options: &mut Options, users: &[&str], rules: &[(&str, &str, &[&str])]) {
     let auth = &mut options.auth;
     auth.authentication = Authentication::Required;
     auth.secret = Secret(options.secret);
     // The least cost that bcrypt knows: these tests are not about the cost.
     for name in users {
-        let password_hash = (!name.is_empty()).then(|| bcrypt::hash(format!("{name}-secret"), 4).unwrap());
-        auth.users.insert((*name).to_owned(), User { password_hash, ..User::default() });
+        let password_hash =
+            (!name.is_empty()).then(|| bcrypt::hash(format!("{name}-secret"), 4).unwrap());
+        auth.users.insert(
+            (*name).to_owned(),
+            User {
+                password_hash,
+                ..User::default()
+            },
+        );
     }
     for (account, name, actions) in rules {
         let text = RuleText {
@@ -72,16 +82,17 @@ pub fn with_users(options: &mut Options, users: &[&str], rules: &[(&str, &str, &
         };
         auth.acl.push(Rule::parse(text).expect("a rule"));
     }
-    let pair = boathouse::auth::make_token_key("test").expect("a key");
+    let pair =
+        boathouse::auth::make_token_key(&ManualClock::at_unix_secs(1_800_000_000)).expect("a key");
     auth.token.signing = Some(pair);
 }
 
 /// A running registry; ends when dropped.
-pub struct TestRegistry {
-    pub address: SocketAddr,
-    pub clock: ManualClock,
-    pub auth: Arc<Auth>,
-    pub directory: Arc<TempDir>,
+pub(crate) struct TestRegistry {
+    pub(crate) address: SocketAddr,
+    pub(crate) clock: ManualClock,
+    pub(crate) auth: Arc<Auth>,
+    pub(crate) directory: Arc<TempDir>,
     ending: CancellationToken,
     stopped: Option<tokio::task::JoinHandle<()>>,
 }
@@ -94,17 +105,17 @@ impl Drop for TestRegistry {
 
 impl TestRegistry {
     /// Open to everybody, on an empty directory.
-    pub fn open() -> Self {
+    pub(crate) fn open() -> Self {
         Self::start(Options::default())
     }
 
-    pub fn start(options: Options) -> Self {
+    pub(crate) fn start(options: Options) -> Self {
         let directory = Arc::new(tempfile::tempdir().expect("a directory"));
         Self::start_in(directory, options)
     }
 
     /// On a directory that may hold something already.
-    pub fn start_in(directory: Arc<TempDir>, options: Options) -> Self {
+    pub(crate) fn start_in(directory: Arc<TempDir>, options: Options) -> Self {
         let clock = ManualClock::at_unix_secs(1_800_000_000);
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let settings = filesystem::Settings::at(directory.path());
@@ -112,7 +123,7 @@ impl TestRegistry {
         Self::start_on(Arc::new(store), directory, clock, options)
     }
 
-    pub fn start_on(
+    pub(crate) fn start_on(
         store: Arc<dyn ObjectStore>,
         directory: Arc<TempDir>,
         clock: ManualClock,
@@ -120,17 +131,34 @@ impl TestRegistry {
     ) -> Self {
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let auth = Arc::new(Auth::new(options.auth, Arc::clone(&shared)).expect("auth"));
-        let registry = Registry::new(store, options.registry, &options.secret, Arc::clone(&shared));
-        let services = Services { registry: Arc::new(registry), auth: Arc::clone(&auth), tls: None, clock: shared };
+        let registry = Registry::new(
+            store,
+            options.registry,
+            &options.secret,
+            Arc::clone(&shared),
+        );
+        let services = Services {
+            registry: Arc::new(registry),
+            auth: Arc::clone(&auth),
+            tls: None,
+            clock: shared,
+        };
         let server = Server::bind(options.server, services).expect("a free port");
         let address = server.local_address().expect("an address");
         let ending = CancellationToken::new();
         let stopped = Some(tokio::spawn(server.run(ending.clone().cancelled_owned())));
-        Self { address, clock, auth, directory, ending, stopped }
+        Self {
+            address,
+            clock,
+            auth,
+            directory,
+            ending,
+            stopped,
+        }
     }
 
     /// Ends it and waits until it has.
-    pub async fn stop(mut self) -> Arc<TempDir> {
+    pub(crate) async fn stop(mut self) -> Arc<TempDir> {
         self.ending.cancel();
         if let Some(stopped) = self.stopped.take() {
             stopped.await.expect("ends without a panic");
@@ -138,57 +166,73 @@ impl TestRegistry {
         Arc::clone(&self.directory)
     }
 
-    pub fn get(&self, path: &str) -> Call {
+    pub(crate) fn get(&self, path: &str) -> Call {
         self.call(Method::GET, path)
     }
 
-    pub fn head(&self, path: &str) -> Call {
+    pub(crate) fn head(&self, path: &str) -> Call {
         self.call(Method::HEAD, path)
     }
 
-    pub fn post(&self, path: &str) -> Call {
+    pub(crate) fn post(&self, path: &str) -> Call {
         self.call(Method::POST, path)
     }
 
-    pub fn put(&self, path: &str) -> Call {
+    pub(crate) fn put(&self, path: &str) -> Call {
         self.call(Method::PUT, path)
     }
 
-    pub fn patch(&self, path: &str) -> Call {
+    pub(crate) fn patch(&self, path: &str) -> Call {
         self.call(Method::PATCH, path)
     }
 
-    pub fn delete(&self, path: &str) -> Call {
+    pub(crate) fn delete(&self, path: &str) -> Call {
         self.call(Method::DELETE, path)
     }
 
-    pub fn call(&self, method: Method, path: &str) -> Call {
-        let request = Request::builder().method(method).uri(path).header("host", "registry.test:5000");
-        Call { address: self.address, request, body: Full::new(Bytes::new()).into_any_body() }
+    pub(crate) fn call(&self, method: Method, path: &str) -> Call {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "registry.test:5000");
+        Call {
+            address: self.address,
+            request,
+            body: Full::new(Bytes::new()).into_any_body(),
+        }
     }
 
     /// Pushes a blob in one request.
-    pub async fn push_blob(&self, name: &str, content: &[u8]) -> Digest {
+    pub(crate) async fn push_blob(&self, name: &str, content: &[u8]) -> Digest {
         let digest = Digest::of(Algorithm::Sha256, content);
-        let answer = self.post(&format!("/v2/{name}/blobs/uploads/?digest={digest}")).body(content).send().await;
+        let answer = self
+            .post(&format!("/v2/{name}/blobs/uploads/?digest={digest}"))
+            .body(content)
+            .send()
+            .await;
         answer.expect(StatusCode::CREATED);
         digest
     }
 
     /// Pushes an image of one layer under a tag; returns its bytes and digest.
-    pub async fn push_image(&self, name: &str, tag: &str, layer: &[u8]) -> (String, Digest) {
+    pub(crate) async fn push_image(&self, name: &str, tag: &str, layer: &[u8]) -> (String, Digest) {
         self.push_blob(name, b"{}").await;
         self.push_blob(name, layer).await;
         let manifest = image_manifest(layer, "");
-        let put = self.put(&format!("/v2/{name}/manifests/{tag}")).header("content-type", OCI_MANIFEST);
-        put.body(manifest.as_bytes()).send().await.expect(StatusCode::CREATED);
+        let put = self
+            .put(&format!("/v2/{name}/manifests/{tag}"))
+            .header("content-type", OCI_MANIFEST);
+        put.body(manifest.as_bytes())
+            .send()
+            .await
+            .expect(StatusCode::CREATED);
         let digest = Digest::of(Algorithm::Sha256, manifest.as_bytes());
         (manifest, digest)
     }
 }
 
 /// A manifest of the config `{}` and one layer, with `more` fields (each led by a comma).
-pub fn image_manifest(layer: &[u8], more: &str) -> String {
+pub(crate) fn image_manifest(layer: &[u8], more: &str) -> String {
     let config = Digest::of(Algorithm::Sha256, b"{}");
     let digest = Digest::of(Algorithm::Sha256, layer);
     let size = layer.len();
@@ -210,89 +254,106 @@ impl IntoAnyBody for Full<Bytes> {
 }
 
 /// A request in the making.
-pub struct Call {
+pub(crate) struct Call {
     address: SocketAddr,
     request: http::request::Builder,
     body: AnyBody,
 }
 
 impl Call {
-    pub fn header(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.request = self.request.header(name, value);
         self
     }
 
-    pub fn basic(self, user: &str, password: &str) -> Self {
+    pub(crate) fn basic(self, user: &str, password: &str) -> Self {
         use base64::Engine as _;
         let pair = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
         self.header("authorization", &format!("Basic {pair}"))
     }
 
-    pub fn bearer(self, token: &str) -> Self {
+    pub(crate) fn bearer(self, token: &str) -> Self {
         self.header("authorization", &format!("Bearer {token}"))
     }
 
-    pub fn body(mut self, content: &[u8]) -> Self {
+    pub(crate) fn body(mut self, content: &[u8]) -> Self {
         self.body = Full::new(Bytes::copy_from_slice(content)).into_any_body();
         self
     }
 
     /// Without a `Content-Length`, in the pieces given.
-    pub fn chunks(mut self, pieces: &[&[u8]]) -> Self {
-        let frames: Vec<_> =
-            pieces.iter().map(|piece| Ok(hyper::body::Frame::data(Bytes::copy_from_slice(piece)))).collect();
+    pub(crate) fn chunks(mut self, pieces: &[&[u8]]) -> Self {
+        let frames: Vec<_> = pieces
+            .iter()
+            .map(|piece| Ok(hyper::body::Frame::data(Bytes::copy_from_slice(piece))))
+            .collect();
         self.body = BodyExt::boxed(StreamBody::new(stream::iter(frames)));
         self
     }
 
-    pub async fn send(self) -> Answer {
-        let stream = tokio::net::TcpStream::connect(self.address).await.expect("the registry listens");
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a connection");
+    pub(crate) async fn send(self) -> Answer {
+        let stream = tokio::net::TcpStream::connect(self.address)
+            .await
+            .expect("the registry listens");
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .expect("a connection");
         tokio::spawn(connection);
         let request = self.request.body(self.body).expect("a request");
-        let (head, body) = sender.send_request(request).await.expect("an answer").into_parts();
+        let (head, body) = sender
+            .send_request(request)
+            .await
+            .expect("an answer")
+            .into_parts();
         let body = body.collect().await.expect("a whole body").to_bytes();
-        Answer { status: head.status, headers: head.headers, body }
+        Answer {
+            status: head.status,
+            headers: head.headers,
+            body,
+        }
     }
 }
 
 /// What came back.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: Bytes,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Answer {
     #[track_caller]
-    pub fn expect(self, status: StatusCode) -> Self {
+    pub(crate) fn expect(self, status: StatusCode) -> Self {
         assert_eq!(self.status, status, "{self:?}");
         self
     }
 
     /// A refusal with this status and this OCI code.
     #[track_caller]
-    pub fn expect_error(self, status: u16, code: &str) -> Self {
+    pub(crate) fn expect_error(self, status: u16, code: &str) -> Self {
         assert_eq!(self.status.as_u16(), status, "{self:?}");
         assert_eq!(self.json()["errors"][0]["code"], code, "{self:?}");
         self
     }
 
     #[track_caller]
-    pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).unwrap_or_else(|| panic!("no {name} in {self:?}")).to_str().expect("text")
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .unwrap_or_else(|| panic!("no {name} in {self:?}"))
+            .to_str()
+            .expect("text")
     }
 
     #[track_caller]
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 }
 
 /// All files below a directory with their content, for comparing what an operation left.
-pub fn tree(directory: &std::path::Path) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn tree(directory: &std::path::Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut unread = vec![directory.to_owned()];
     while let Some(path) = unread.pop() {
@@ -301,7 +362,11 @@ pub fn tree(directory: &std::path::Path) -> BTreeMap<String, Vec<u8>> {
             if entry.is_dir() {
                 unread.push(entry);
             } else {
-                let name = entry.strip_prefix(directory).expect("below").to_string_lossy().into_owned();
+                let name = entry
+                    .strip_prefix(directory)
+                    .expect("below")
+                    .to_string_lossy()
+                    .into_owned();
                 files.insert(name, std::fs::read(&entry).expect("readable"));
             }
         }

@@ -6,9 +6,17 @@ use http::StatusCode;
 use crate::support::{Answer, Options, TestRegistry, tree};
 
 async fn begin(registry: &TestRegistry, name: &str) -> String {
-    let answer = registry.post(&format!("/v2/{name}/blobs/uploads/")).send().await.expect(StatusCode::ACCEPTED);
+    let answer = registry
+        .post(&format!("/v2/{name}/blobs/uploads/"))
+        .send()
+        .await
+        .expect(StatusCode::ACCEPTED);
     assert_eq!(answer.header("range"), "0-0");
-    assert!(answer.header("location").ends_with(answer.header("docker-upload-uuid")));
+    assert!(
+        answer
+            .header("location")
+            .ends_with(answer.header("docker-upload-uuid"))
+    );
     answer.header("location").to_owned()
 }
 
@@ -17,7 +25,10 @@ fn sha256(content: &[u8]) -> Digest {
 }
 
 async fn finish(registry: &TestRegistry, location: &str, digest: &Digest) -> Answer {
-    registry.put(&format!("{location}?digest={digest}")).send().await
+    registry
+        .put(&format!("{location}?digest={digest}"))
+        .send()
+        .await
 }
 
 #[tokio::test]
@@ -29,30 +40,58 @@ async fn the_ways_to_push_all_lead_to_the_same_blob() {
 
     // Streamed, as docker does: PATCH without a length, then an empty PUT.
     let location = begin(&registry, "streamed").await;
-    let answer = registry.patch(&location).chunks(&[first, second]).send().await.expect(StatusCode::ACCEPTED);
+    let answer = registry
+        .patch(&location)
+        .chunks(&[first, second])
+        .send()
+        .await
+        .expect(StatusCode::ACCEPTED);
     assert_eq!(answer.header("range"), "0-9999");
-    let answer = finish(&registry, &location, &digest).await.expect(StatusCode::CREATED);
-    assert_eq!(answer.header("location"), format!("/v2/streamed/blobs/{digest}"));
+    let answer = finish(&registry, &location, &digest)
+        .await
+        .expect(StatusCode::CREATED);
+    assert_eq!(
+        answer.header("location"),
+        format!("/v2/streamed/blobs/{digest}")
+    );
     assert_eq!(answer.header("docker-content-digest"), digest.to_string());
 
     // In chunks, the last with the PUT, as Tart does.
     let location = begin(&registry, "chunked").await;
-    registry.patch(&location).header("content-range", "0-3999").body(first).send().await.expect(StatusCode::ACCEPTED);
-    let put = registry.put(&format!("{location}?digest={digest}")).header("content-range", "4000-9999");
+    registry
+        .patch(&location)
+        .header("content-range", "0-3999")
+        .body(first)
+        .send()
+        .await
+        .expect(StatusCode::ACCEPTED);
+    let put = registry
+        .put(&format!("{location}?digest={digest}"))
+        .header("content-range", "4000-9999");
     put.body(second).send().await.expect(StatusCode::CREATED);
 
     // All in the PUT, as containerd does; and all in the POST.
     let location = begin(&registry, "put").await;
-    let put = registry.put(&format!("{location}?digest={digest}")).body(&content);
+    let put = registry
+        .put(&format!("{location}?digest={digest}"))
+        .body(&content);
     put.send().await.expect(StatusCode::CREATED);
     registry.push_blob("post", &content).await;
 
     for name in ["streamed", "chunked", "put", "post"] {
-        let answer = registry.get(&format!("/v2/{name}/blobs/{digest}")).send().await.expect(StatusCode::OK);
+        let answer = registry
+            .get(&format!("/v2/{name}/blobs/{digest}"))
+            .send()
+            .await
+            .expect(StatusCode::OK);
         assert_eq!(answer.body, content, "{name}");
     }
     let files = tree(registry.directory.path());
-    assert!(!files.keys().any(|name| name.contains("_uploads")), "no session is left: {:?}", files.keys());
+    assert!(
+        !files.keys().any(|name| name.contains("_uploads")),
+        "no session is left: {:?}",
+        files.keys()
+    );
 }
 
 #[tokio::test]
@@ -60,22 +99,45 @@ async fn chunks_come_in_order_or_not_at_all() {
     let registry = TestRegistry::open();
     let location = begin(&registry, "a").await;
     let send = |range: &str, content: &[u8]| {
-        registry.patch(&location).header("content-range", range).body(content).send()
+        registry
+            .patch(&location)
+            .header("content-range", range)
+            .body(content)
+            .send()
     };
-    let early = send("5-9", b"56789").await.expect_error(416, "BLOB_UPLOAD_INVALID");
+    let early = send("5-9", b"56789")
+        .await
+        .expect_error(416, "BLOB_UPLOAD_INVALID");
     assert_eq!(early.header("range"), "0-0");
     send("0-4", b"01234").await.expect(StatusCode::ACCEPTED);
-    let again = send("0-4", b"01234").await.expect_error(416, "BLOB_UPLOAD_INVALID");
+    let again = send("0-4", b"01234")
+        .await
+        .expect_error(416, "BLOB_UPLOAD_INVALID");
     assert_eq!(again.header("range"), "0-4");
-    send("9-5", b"").await.expect_error(416, "BLOB_UPLOAD_INVALID");
-    send("bytes 5-9/10", b"56789").await.expect_error(400, "BLOB_UPLOAD_INVALID");
+    send("9-5", b"")
+        .await
+        .expect_error(416, "BLOB_UPLOAD_INVALID");
+    send("bytes 5-9/10", b"56789")
+        .await
+        .expect_error(400, "BLOB_UPLOAD_INVALID");
     send("5-9", b"567").await.expect_error(400, "SIZE_INVALID");
-    let status = registry.get(&location).send().await.expect(StatusCode::NO_CONTENT);
+    let status = registry
+        .get(&location)
+        .send()
+        .await
+        .expect(StatusCode::NO_CONTENT);
     assert_eq!(status.header("range"), "0-4");
     let bad_put = registry.put(&format!("{location}?digest={}", sha256(b"0123456789")));
-    bad_put.header("content-range", "7-9").body(b"789").send().await.expect_error(416, "BLOB_UPLOAD_INVALID");
+    bad_put
+        .header("content-range", "7-9")
+        .body(b"789")
+        .send()
+        .await
+        .expect_error(416, "BLOB_UPLOAD_INVALID");
     send("5-9", b"56789").await.expect(StatusCode::ACCEPTED);
-    finish(&registry, &location, &sha256(b"0123456789")).await.expect(StatusCode::CREATED);
+    finish(&registry, &location, &sha256(b"0123456789"))
+        .await
+        .expect(StatusCode::CREATED);
 }
 
 #[tokio::test]
@@ -83,16 +145,45 @@ async fn a_wrong_digest_stores_nothing() {
     let registry = TestRegistry::open();
     let wrong = sha256(b"other");
     let location = begin(&registry, "a").await;
-    registry.patch(&location).body(b"content").send().await.expect(StatusCode::ACCEPTED);
-    registry.put(&location).send().await.expect_error(400, "DIGEST_INVALID");
-    registry.get(&location).send().await.expect(StatusCode::NO_CONTENT);
-    finish(&registry, &location, &wrong).await.expect_error(400, "DIGEST_INVALID");
-    let whole = registry.post(&format!("/v2/a/blobs/uploads/?digest={wrong}")).body(b"content");
+    registry
+        .patch(&location)
+        .body(b"content")
+        .send()
+        .await
+        .expect(StatusCode::ACCEPTED);
+    registry
+        .put(&location)
+        .send()
+        .await
+        .expect_error(400, "DIGEST_INVALID");
+    registry
+        .get(&location)
+        .send()
+        .await
+        .expect(StatusCode::NO_CONTENT);
+    finish(&registry, &location, &wrong)
+        .await
+        .expect_error(400, "DIGEST_INVALID");
+    let whole = registry
+        .post(&format!("/v2/a/blobs/uploads/?digest={wrong}"))
+        .body(b"content");
     whole.send().await.expect_error(400, "DIGEST_INVALID");
-    registry.get(&format!("/v2/a/blobs/{wrong}")).send().await.expect_error(404, "BLOB_UNKNOWN");
-    registry.get(&format!("/v2/a/blobs/{}", sha256(b"content"))).send().await.expect_error(404, "BLOB_UNKNOWN");
+    registry
+        .get(&format!("/v2/a/blobs/{wrong}"))
+        .send()
+        .await
+        .expect_error(404, "BLOB_UNKNOWN");
+    registry
+        .get(&format!("/v2/a/blobs/{}", sha256(b"content")))
+        .send()
+        .await
+        .expect_error(404, "BLOB_UNKNOWN");
     let files = tree(registry.directory.path());
-    assert!(!files.keys().any(|name| name.contains("docker/")), "nothing is left: {:?}", files.keys());
+    assert!(
+        !files.keys().any(|name| name.contains("docker/")),
+        "nothing is left: {:?}",
+        files.keys()
+    );
 }
 
 #[tokio::test]
@@ -100,22 +191,56 @@ async fn a_finished_session_is_remembered() {
     let registry = TestRegistry::open();
     let digest = sha256(b"content");
     let location = begin(&registry, "a").await;
-    registry.patch(&location).body(b"content").send().await.expect(StatusCode::ACCEPTED);
-    finish(&registry, &location, &digest).await.expect(StatusCode::CREATED);
-    finish(&registry, &location, &digest).await.expect(StatusCode::CREATED);
+    registry
+        .patch(&location)
+        .body(b"content")
+        .send()
+        .await
+        .expect(StatusCode::ACCEPTED);
+    finish(&registry, &location, &digest)
+        .await
+        .expect(StatusCode::CREATED);
+    finish(&registry, &location, &digest)
+        .await
+        .expect(StatusCode::CREATED);
     registry.push_blob("a", b"another").await;
-    finish(&registry, &location, &sha256(b"another")).await.expect_error(404, "BLOB_UPLOAD_INVALID");
-    registry.patch(&location).body(b"more").send().await.expect_error(404, "BLOB_UPLOAD_INVALID");
+    finish(&registry, &location, &sha256(b"another"))
+        .await
+        .expect_error(404, "BLOB_UPLOAD_INVALID");
+    registry
+        .patch(&location)
+        .body(b"more")
+        .send()
+        .await
+        .expect_error(404, "BLOB_UPLOAD_INVALID");
 }
 
 #[tokio::test]
 async fn a_cancelled_session_is_gone() {
     let registry = TestRegistry::open();
     let location = begin(&registry, "a").await;
-    registry.patch(&location).body(b"content").send().await.expect(StatusCode::ACCEPTED);
-    registry.delete(&location).send().await.expect(StatusCode::NO_CONTENT);
-    registry.patch(&location).body(b"more").send().await.expect_error(404, "BLOB_UPLOAD_UNKNOWN");
-    registry.delete(&location).send().await.expect_error(404, "BLOB_UPLOAD_UNKNOWN");
+    registry
+        .patch(&location)
+        .body(b"content")
+        .send()
+        .await
+        .expect(StatusCode::ACCEPTED);
+    registry
+        .delete(&location)
+        .send()
+        .await
+        .expect(StatusCode::NO_CONTENT);
+    registry
+        .patch(&location)
+        .body(b"more")
+        .send()
+        .await
+        .expect_error(404, "BLOB_UPLOAD_UNKNOWN");
+    registry
+        .delete(&location)
+        .send()
+        .await
+        .expect_error(404, "BLOB_UPLOAD_UNKNOWN");
 }
 
 #[tokio::test]
@@ -123,34 +248,80 @@ async fn a_session_belongs_to_its_repository() {
     let registry = TestRegistry::open();
     let location = begin(&registry, "a").await;
     let elsewhere = location.replace("/v2/a/", "/v2/b/");
-    registry.patch(&elsewhere).body(b"x").send().await.expect_error(404, "BLOB_UPLOAD_UNKNOWN");
+    registry
+        .patch(&elsewhere)
+        .body(b"x")
+        .send()
+        .await
+        .expect_error(404, "BLOB_UPLOAD_UNKNOWN");
     let made_up = "/v2/a/blobs/uploads/00000000-0000-8000-8000-000000000000";
-    registry.patch(made_up).body(b"x").send().await.expect_error(404, "BLOB_UPLOAD_UNKNOWN");
-    registry.patch("/v2/a/blobs/uploads/nonsense").send().await.expect_error(404, "BLOB_UPLOAD_UNKNOWN");
+    registry
+        .patch(made_up)
+        .body(b"x")
+        .send()
+        .await
+        .expect_error(404, "BLOB_UPLOAD_UNKNOWN");
+    registry
+        .patch("/v2/a/blobs/uploads/nonsense")
+        .send()
+        .await
+        .expect_error(404, "BLOB_UPLOAD_UNKNOWN");
 }
 
 #[tokio::test]
 async fn a_session_goes_on_after_a_restart() {
     let registry = TestRegistry::open();
-    let content: Vec<u8> = (0..2_500_000_u32).map(|number| (number % 241) as u8).collect();
+    let content: Vec<u8> = (0..2_500_000_u32)
+        .map(|number| (number % 241) as u8)
+        .collect();
     let (first, second) = content.split_at(1_300_000);
     let location = begin(&registry, "a").await;
-    registry.patch(&location).body(first).send().await.expect(StatusCode::ACCEPTED);
+    registry
+        .patch(&location)
+        .body(first)
+        .send()
+        .await
+        .expect(StatusCode::ACCEPTED);
     let directory = registry.stop().await;
 
     let registry = TestRegistry::start_in(directory, Options::default());
-    let status = registry.get(&location).send().await.expect(StatusCode::NO_CONTENT);
+    let status = registry
+        .get(&location)
+        .send()
+        .await
+        .expect(StatusCode::NO_CONTENT);
     assert_eq!(status.header("range"), "0-1299999");
-    registry.patch(&location).body(second).send().await.expect(StatusCode::ACCEPTED);
-    finish(&registry, &location, &sha256(&content)).await.expect(StatusCode::CREATED);
+    registry
+        .patch(&location)
+        .body(second)
+        .send()
+        .await
+        .expect(StatusCode::ACCEPTED);
+    finish(&registry, &location, &sha256(&content))
+        .await
+        .expect(StatusCode::CREATED);
     let digest = sha256(&content);
-    assert_eq!(registry.get(&format!("/v2/a/blobs/{digest}")).send().await.body, content);
+    assert_eq!(
+        registry
+            .get(&format!("/v2/a/blobs/{digest}"))
+            .send()
+            .await
+            .body,
+        content
+    );
     let directory = registry.stop().await;
 
     // The memory of finished sessions ends with the process; the link still answers.
     let registry = TestRegistry::start_in(directory, Options::default());
-    finish(&registry, &location, &digest).await.expect(StatusCode::CREATED);
-    registry.patch(&location).body(b"more").send().await.expect_error(404, "BLOB_UPLOAD_INVALID");
+    finish(&registry, &location, &digest)
+        .await
+        .expect(StatusCode::CREATED);
+    registry
+        .patch(&location)
+        .body(b"more")
+        .send()
+        .await
+        .expect_error(404, "BLOB_UPLOAD_INVALID");
 }
 
 #[tokio::test]
@@ -158,14 +329,31 @@ async fn sha512_works_announced_or_not() {
     let registry = TestRegistry::open();
     let digest = Digest::of(Algorithm::Sha512, b"content");
     for query in ["", "?digest-algorithm=sha512"] {
-        let begun = registry.post(&format!("/v2/a/blobs/uploads/{query}")).send().await;
+        let begun = registry
+            .post(&format!("/v2/a/blobs/uploads/{query}"))
+            .send()
+            .await;
         let location = begun.header("location").to_owned();
-        registry.patch(&location).body(b"content").send().await.expect(StatusCode::ACCEPTED);
-        finish(&registry, &location, &digest).await.expect(StatusCode::CREATED);
+        registry
+            .patch(&location)
+            .body(b"content")
+            .send()
+            .await
+            .expect(StatusCode::ACCEPTED);
+        finish(&registry, &location, &digest)
+            .await
+            .expect(StatusCode::CREATED);
     }
-    let answer = registry.get(&format!("/v2/a/blobs/{digest}")).send().await.expect(StatusCode::OK);
+    let answer = registry
+        .get(&format!("/v2/a/blobs/{digest}"))
+        .send()
+        .await
+        .expect(StatusCode::OK);
     assert_eq!(answer.body.as_ref(), b"content");
-    let unknown = registry.post("/v2/a/blobs/uploads/?digest-algorithm=md5").send().await;
+    let unknown = registry
+        .post("/v2/a/blobs/uploads/?digest-algorithm=md5")
+        .send()
+        .await;
     unknown.expect_error(400, "DIGEST_INVALID");
 }
 
@@ -174,18 +362,36 @@ async fn a_blob_is_mounted_from_where_it_is() {
     let registry = TestRegistry::open();
     let digest = registry.push_blob("source/app", b"shared").await;
     let mount = |name: &str, more: &str| {
-        registry.post(&format!("/v2/{name}/blobs/uploads/?mount={digest}{more}")).send()
+        registry
+            .post(&format!("/v2/{name}/blobs/uploads/?mount={digest}{more}"))
+            .send()
     };
-    let answer = mount("a", "&from=source/app").await.expect(StatusCode::CREATED);
+    let answer = mount("a", "&from=source/app")
+        .await
+        .expect(StatusCode::CREATED);
     assert_eq!(answer.header("location"), format!("/v2/a/blobs/{digest}"));
     mount("b", "").await.expect(StatusCode::CREATED);
-    mount("c", "&from=elsewhere").await.expect(StatusCode::ACCEPTED);
+    mount("c", "&from=elsewhere")
+        .await
+        .expect(StatusCode::ACCEPTED);
     for name in ["a", "b"] {
-        registry.get(&format!("/v2/{name}/blobs/{digest}")).send().await.expect(StatusCode::OK);
+        registry
+            .get(&format!("/v2/{name}/blobs/{digest}"))
+            .send()
+            .await
+            .expect(StatusCode::OK);
     }
     let absent = sha256(b"absent");
-    let answer = registry.post(&format!("/v2/c/blobs/uploads/?mount={absent}")).send().await;
-    assert!(answer.expect(StatusCode::ACCEPTED).header("location").contains("/uploads/"));
+    let answer = registry
+        .post(&format!("/v2/c/blobs/uploads/?mount={absent}"))
+        .send()
+        .await;
+    assert!(
+        answer
+            .expect(StatusCode::ACCEPTED)
+            .header("location")
+            .contains("/uploads/")
+    );
 }
 
 #[tokio::test]
@@ -208,6 +414,11 @@ async fn two_senders_never_interleave() {
     }
     assert!(!expected.is_empty());
     expected.sort();
-    let content: Vec<u8> = expected.into_iter().flat_map(|(_, content)| content).collect();
-    finish(&registry, &location, &sha256(&content)).await.expect(StatusCode::CREATED);
+    let content: Vec<u8> = expected
+        .into_iter()
+        .flat_map(|(_, content)| content)
+        .collect();
+    finish(&registry, &location, &sha256(&content))
+        .await
+        .expect(StatusCode::CREATED);
 }

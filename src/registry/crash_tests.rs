@@ -1,0 +1,273 @@
+//! What a crash or a power cut in the middle of a push leaves (DESIGN D2).
+//!
+//! The store here stops in the middle of an `apply`, in every way that the seam allows: after any number of steps (the
+//! process was killed), or with any one step of a phase done and the others lost (power was cut; only what lies before a
+//! barrier is certain).
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::*;
+use crate::auth::{Auth, Authentication, Caller, Origin};
+use crate::clock::ManualClock;
+use crate::layout::{Key, Place, Prefix};
+use crate::oci::{Algorithm, Digest, Reference, RepositoryName};
+use crate::store::memory::MemoryStore;
+use crate::store::{ByteStream, Depth, Entry, Meta, Step, StoreError, Upload};
+
+#[derive(Debug, Clone, Copy)]
+enum Cut {
+    /// So many steps were done.
+    After(usize),
+    /// All phases before this one, and of this one a single step.
+    Single { phase: usize, step: usize },
+}
+
+struct CutStore {
+    inner: MemoryStore,
+    cut: Mutex<Option<Cut>>,
+}
+
+impl CutStore {
+    /// The steps that survive; `None` if the cut lies beyond the end.
+    fn surviving(cut: Cut, steps: Vec<Step>) -> Option<Vec<Step>> {
+        match cut {
+            Cut::After(count) if count < steps.len() => {
+                Some(steps.into_iter().take(count).collect())
+            }
+            Cut::After(_) => None,
+            Cut::Single { phase, step } => {
+                let mut phases = vec![Vec::new()];
+                for step in steps {
+                    match step {
+                        Step::Barrier => phases.push(Vec::new()),
+                        other => phases.last_mut().expect("never empty").push(other),
+                    }
+                }
+                (phase < phases.len()).then_some(())?;
+                let single = phases
+                    .drain(phase..)
+                    .next()
+                    .and_then(|steps| steps.into_iter().nth(step));
+                let before: Vec<Step> = phases.into_iter().flatten().collect();
+                Some(before.into_iter().chain(single).collect())
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl ObjectStore for CutStore {
+    async fn get(
+        &self,
+        key: &Key,
+        range: Option<Range<u64>>,
+    ) -> Result<(Meta, ByteStream), StoreError> {
+        self.inner.get(key, range).await
+    }
+    async fn head(&self, key: &Key) -> Result<Meta, StoreError> {
+        self.inner.head(key).await
+    }
+    async fn touch(&self, key: &Key) -> Result<(), StoreError> {
+        self.inner.touch(key).await
+    }
+    async fn presign(&self, key: &Key) -> Result<Option<String>, StoreError> {
+        self.inner.presign(key).await
+    }
+    async fn list(
+        &self,
+        prefix: &Prefix,
+        after: Option<&str>,
+        depth: Depth,
+        limit: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
+        self.inner.list(prefix, after, depth, limit).await
+    }
+    async fn apply(&self, steps: Vec<Step>) -> Result<(), StoreError> {
+        let cut = *self.cut.lock().expect("no panic holds it");
+        let Some(cut) = cut else {
+            return self.inner.apply(steps).await;
+        };
+        let count = steps.len();
+        match Self::surviving(cut, steps) {
+            Some(steps) => {
+                self.inner.apply(steps).await?;
+                let source = std::io::Error::other(format!("cut within {count} steps"));
+                Err(StoreError::Io {
+                    doing: "go on".into(),
+                    source,
+                })
+            }
+            None => Err(StoreError::Conflict),
+        }
+    }
+    async fn open_upload(
+        &self,
+        prefix: &Prefix,
+        algorithm: Option<Algorithm>,
+        final_key: Option<&Key>,
+        length: Option<u64>,
+    ) -> Result<Box<dyn Upload>, StoreError> {
+        self.inner
+            .open_upload(prefix, algorithm, final_key, length)
+            .await
+    }
+    async fn resume_upload(&self, prefix: &Prefix) -> Result<Option<Box<dyn Upload>>, StoreError> {
+        self.inner.resume_upload(prefix).await
+    }
+}
+
+struct Lab {
+    store: Arc<CutStore>,
+    registry: Registry,
+    auth: Auth,
+    caller: Caller,
+    origin: Origin,
+    name: RepositoryName,
+}
+
+const BEFORE: &[u8] = br#"{"schemaVersion":2,"manifests":[]}"#;
+const AFTER: &[u8] = br#"{"schemaVersion":2,"manifests":[],"annotations":{"new":"yes"}}"#;
+const INDEX: Option<&str> = Some("application/vnd.oci.image.index.v1+json");
+
+impl Lab {
+    async fn with_a_tag() -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::at_unix_secs(0));
+        let inner = MemoryStore::new(Arc::clone(&clock));
+        let store = Arc::new(CutStore {
+            inner,
+            cut: Mutex::new(None),
+        });
+        let limits = Limits {
+            manifest_size_bytes: 1 << 20,
+            mount_probes: 10,
+            list_page: 10,
+            open_uploads: 10,
+        };
+        let settings = Settings {
+            deletes_enabled: true,
+            readonly: false,
+            references: References::Strict,
+            case_insensitive: false,
+            limits,
+        };
+        let registry = Registry::new(
+            Arc::clone(&store) as Arc<dyn ObjectStore>,
+            settings,
+            b"s",
+            Arc::clone(&clock),
+        );
+        let open = crate::auth::Settings {
+            authentication: Authentication::Open,
+            ..Default::default()
+        };
+        let auth = Auth::new(open, clock).expect("open mode needs nothing");
+        let origin = Origin {
+            client: [127, 0, 0, 1].into(),
+            is_https: false,
+            host: String::new(),
+        };
+        let caller = auth
+            .caller(&[], &origin)
+            .await
+            .expect("open mode refuses nobody");
+        let lab = Self {
+            store,
+            registry,
+            auth,
+            caller,
+            origin,
+            name: "team/app".parse().unwrap(),
+        };
+        lab.push("v1", BEFORE).await.expect("nothing is cut yet");
+        lab
+    }
+
+    async fn push(&self, tag: &str, bytes: &'static [u8]) -> Result<(), RegistryError> {
+        let viewer = self.auth.viewer(&self.caller, &self.origin);
+        let reference = Reference::Tag(tag.parse().unwrap());
+        let bytes = Bytes::from_static(bytes);
+        self.registry
+            .put_manifest(&self.name, &reference, &[], INDEX, bytes, &viewer)
+            .await
+            .map(drop)
+    }
+
+    fn cut(&self, cut: Option<Cut>) {
+        *self.store.cut.lock().expect("no panic holds it") = cut;
+    }
+
+    /// A tag that is there leads to a whole manifest.
+    async fn check_tag(&self, tag: &str, cut: Cut) -> Option<Bytes> {
+        let link = Place::TagCurrent(self.name.clone(), tag.parse().unwrap()).key();
+        self.registry.read_link(&link).await.expect("readable")?;
+        let found = self
+            .registry
+            .manifest(&self.name, &Reference::Tag(tag.parse().unwrap()))
+            .await;
+        let manifest = found
+            .unwrap_or_else(|error| panic!("a tag without its manifest after {cut:?}: {error}"));
+        assert_eq!(
+            manifest.digest,
+            Digest::of(Algorithm::Sha256, &manifest.bytes)
+        );
+        Some(manifest.bytes)
+    }
+}
+
+fn cuts() -> impl Iterator<Item = Cut> {
+    let singles = (0..4).flat_map(|phase| (0..8).map(move |step| Cut::Single { phase, step }));
+    (0..16).map(Cut::After).chain(singles)
+}
+
+#[tokio::test]
+async fn a_cut_push_leaves_the_old_tag_or_the_new_one_whole() {
+    let mut reached = 0;
+    for cut in cuts() {
+        let lab = Lab::with_a_tag().await;
+        lab.cut(Some(cut));
+        match lab.push("v1", AFTER).await {
+            Err(RegistryError::Store(StoreError::Io { .. })) => reached += 1,
+            _ => continue,
+        }
+        let bytes = lab
+            .check_tag("v1", cut)
+            .await
+            .expect("the tag was there before");
+        assert!(bytes == BEFORE || bytes == AFTER);
+        // And what was cut can be done again.
+        lab.cut(None);
+        lab.push("v1", AFTER).await.expect("the retry works");
+        assert_eq!(lab.check_tag("v1", cut).await.expect("tagged"), AFTER);
+    }
+    assert!(reached > 8, "the cuts must fall into the push: {reached}");
+}
+
+#[tokio::test]
+async fn a_cut_push_of_a_new_tag_leaves_no_tag_or_a_whole_one() {
+    for cut in cuts() {
+        let lab = Lab::with_a_tag().await;
+        lab.cut(Some(cut));
+        let _ = lab.push("v2", AFTER).await;
+        lab.check_tag("v2", cut).await;
+    }
+}
+
+#[tokio::test]
+async fn a_cut_delete_leaves_no_tag_without_its_manifest() {
+    for cut in cuts() {
+        let lab = Lab::with_a_tag().await;
+        lab.push("v2", BEFORE)
+            .await
+            .expect("a second tag on the same manifest");
+        lab.cut(Some(cut));
+        let reference = Reference::Digest(Digest::of(Algorithm::Sha256, BEFORE));
+        let _ = lab.registry.delete_manifest(&lab.name, &reference).await;
+        for tag in ["v1", "v2"] {
+            lab.check_tag(tag, cut).await;
+        }
+    }
+}

@@ -1,0 +1,50 @@
+# The docker engine of Debian's docker.io, with its own client: log in, push, pull; and who is refused.
+
+# By path: a newer client may come first in PATH, and this one is the engine's own.
+[[ -x /usr/bin/docker ]] || { fail "there is no /usr/bin/docker (newer Debian: package docker-cli)"; exit 1; }
+docker() { /usr/bin/docker --host "unix://$T/docker.sock" "$@"; }
+login() { docker login --username admin --password-stdin "$REGISTRY" <<<"$1"; }
+
+# No bridge, no packet filter, files copied instead of mounted: an engine that moves images and runs nothing.
+dockerd --bridge=none --iptables=false --ip6tables=false --storage-driver=vfs \
+  --data-root "$W/engine" --exec-root "$W/exec" --pidfile "$W/docker.pid" --host "unix://$T/docker.sock" \
+  >"$W/dockerd.log" 2>&1 &
+if ! wait_until 60 docker version; then
+  fail "the engine does not start" "$W/dockerd.log"
+  exit 1
+fi
+echo "      $(dockerd --version); client: $(/usr/bin/docker --version)"
+start_server "$W/home"
+
+image=$REGISTRY/team/rootfs:1
+mkdir "$W/root"
+head -c 5000000 /dev/urandom >"$W/root/data"
+echo hello >"$W/root/greeting"
+id=$(tar -C "$W/root" -c . | docker import - "$image")
+
+# Docker 20.10 words one and the same refusal in several ways.
+unauthorized='unauthorized|no basic auth credentials|authentication required|denied'
+refused "login with a wrong password" "$unauthorized" login wrong
+refused "login while the CA is unknown" 'certificate signed by unknown authority' without_trust login "$PASSWORD"
+refused "push without login" "$unauthorized" docker push "$image"
+check "login" login "$PASSWORD"
+refused "push while the CA is unknown" 'certificate signed by unknown authority' without_trust docker push "$image"
+refused "what was refused is not there" 'manifest unknown|name unknown|not found' docker pull "$REGISTRY/team/rootfs:1"
+
+check "push" docker push "$image"
+pushed=$(docker image inspect --format '{{index .RepoDigests 0}}' "$image")
+check "remove the local image" docker rmi "$image"
+refused "it is gone locally" 'no such image' docker image inspect "$image"
+check "pull" docker pull "$image"
+same "the image id came back" "$id" "$(docker image inspect --format '{{.Id}}' "$image")"
+same "the digest came back" "$pushed" "$(docker image inspect --format '{{index .RepoDigests 0}}' "$image")"
+
+mkdir "$W/root-back"
+container=$(docker create "$image" /nothing)
+docker export "$container" | tar -C "$W/root-back" -x data greeting
+check "the files came back" diff -r "$W/root" "$W/root-back"
+docker rm "$container" >/dev/null
+
+check "logout" docker logout "$REGISTRY"
+docker rmi "$image" >/dev/null
+refused "pull after logout" "$unauthorized" docker pull "$image"
