@@ -1,1 +1,116 @@
-//! Its place.
+//! What differs between operating systems: the only file that asks which one this is.
+//!
+//! Must not know anything of Boathouse beyond its directories' names. Invariant: every question has an answer on every
+//! platform; where a system cannot tell, the answer says so (`None`, an empty list) instead of failing.
+//!
+//! `std` and `rustix` answer all but one question. Interface addresses need `getifaddrs`, which neither offers and which
+//! cannot be called without `unsafe`; `/proc/net` has no counterpart on macOS. So `if-addrs` (one crate over libc) does it.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::{fs, io};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Whether this is macOS, which keeps programs' files in places of its own.
+pub const IS_MACOS: bool = cfg!(target_os = "macos");
+
+/// Where macOS stops although its hard limit says "infinite" (`OPEN_MAX`).
+const MACOS_DESCRIPTORS_MAX: u64 = 10_240;
+
+/// Raises the limit of open descriptors as far as this user may, and tells it (`None` = unlimited).
+pub fn raise_descriptor_limit() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    for current in [limit.maximum, Some(MACOS_DESCRIPTORS_MAX)] {
+        let wanted = Rlimit {
+            current,
+            maximum: limit.maximum,
+        };
+        let raises = current.is_none() || current > limit.current;
+        if raises && setrlimit(Resource::Nofile, wanted).is_ok() {
+            return current;
+        }
+    }
+    limit.current
+}
+
+/// Names this boot of the machine: what was not fsynced is there exactly as long as this stays the same.
+pub fn boot_id() -> Option<String> {
+    let text = if IS_MACOS {
+        let mut command = std::process::Command::new("/usr/sbin/sysctl");
+        let output = command.args(["-n", "kern.bootsessionuuid"]).output();
+        String::from_utf8(output.ok()?.stdout).ok()?
+    } else {
+        fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?
+    };
+    Some(text.trim().to_owned()).filter(|id| !id.is_empty())
+}
+
+/// The host's short name, as `hostname -s`.
+pub fn short_host_name() -> String {
+    let node_name = node_name();
+    let short = node_name.split('.').next().unwrap_or_default();
+    if short.is_empty() { "localhost" } else { short }.to_owned()
+}
+
+/// The host's full name, if it has one: the node name with its dots, else the first dotted name beside it in `/etc/hosts`.
+pub fn full_host_name() -> Option<String> {
+    let node_name = node_name();
+    if node_name.contains('.') {
+        return Some(node_name);
+    }
+    let hosts = fs::read_to_string("/etc/hosts").ok()?;
+    let lines = hosts.lines().filter_map(|line| line.split('#').next());
+    let mut names = lines.map(|line| line.split_whitespace().skip(1));
+    let mut names = names.find(|names| names.clone().any(|name| name == node_name))?;
+    names.find(|name| name.contains('.')).map(str::to_owned)
+}
+
+fn node_name() -> String {
+    let name = rustix::system::uname();
+    name.nodename().to_string_lossy().to_lowercase()
+}
+
+/// The addresses under which others reach this machine: not loopback, and not IPv6 link-local, which cannot stand in an image
+/// reference and comes and goes with every container.
+pub fn interface_addresses() -> Vec<IpAddr> {
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    let mut addresses: Vec<IpAddr> = interfaces.iter().map(if_addrs::Interface::ip).collect();
+    addresses.retain(|address| match address {
+        IpAddr::V4(address) => !address.is_loopback(),
+        IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
+    });
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+/// The user this process acts as; 0 is root.
+pub fn effective_user_id() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Whether `directory` takes names that differ only by case for one.
+pub fn is_case_insensitive(directory: &Path) -> io::Result<bool> {
+    let name = format!(".case-probe-{}", std::process::id());
+    let probe = directory.join(&name);
+    fs::write(&probe, [])?;
+    let found = directory.join(name.to_uppercase()).try_exists();
+    fs::remove_file(&probe)?;
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_answers() {
+        assert!(boot_id().is_some() && boot_id() == boot_id());
+        assert!(!short_host_name().contains('.') && !short_host_name().is_empty());
+        assert!(!interface_addresses().iter().any(IpAddr::is_loopback));
+        let directory = tempfile::tempdir().expect("a directory");
+        is_case_insensitive(directory.path()).expect("an answer");
+        assert_eq!(fs::read_dir(directory.path()).expect("a list").count(), 0);
+    }
+}

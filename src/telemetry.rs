@@ -1,12 +1,118 @@
-//! Logs: tracing to stderr.
+//! Logs: tracing to stderr, as text or JSON.
+//!
+//! Must not know what is logged. Invariant: stdout stays free for data.
+
+use tracing::Level;
+use tracing_subscriber::filter::{EnvFilter, ParseError};
+
+/// The target of the access log: one line per request, apart from the other levels.
+pub const ACCESS_LOG_TARGET: &str = "boathouse::access";
+
+/// Variables that replace the configured level by a filter such as `boathouse=debug,h2=trace`, in this order.
+const FILTER_VARIABLES: [&str; 2] = ["BOATHOUSE_LOG", "RUST_LOG"];
+
+/// Crates whose debug output drowns ours; a filter variable still shows it.
+const QUIET_CRATES: [&str; 5] = ["h2", "hyper", "hyper_util", "rustls", "sled"];
+
 /// What the config decides about logs.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `log.level`: error, warn, info, debug, trace.
-    pub level: tracing::Level,
+    pub level: Level,
     /// `log.formatter: json`
     pub json: bool,
     /// `log.accesslog.disabled`
     pub access_log_disabled: bool,
 }
-pub const ACCESS_LOG_TARGET: &str = "boathouse::access";
+
+/// Why logging could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// A filter variable cannot be read.
+    #[error("{variable} is no log filter\nhint: write it like `boathouse=debug,h2=info`")]
+    Filter {
+        /// The variable.
+        variable: &'static str,
+        /// What is wrong with it.
+        source: ParseError,
+    },
+    /// The program already logs.
+    #[error("logging was started twice")]
+    AlreadyStarted,
+}
+
+/// Sends the logs of the whole program to stderr from now on; `environment` reads a variable.
+pub fn start(
+    settings: &Settings,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<(), TelemetryError> {
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter(settings, environment)?)
+        .with_writer(std::io::stderr);
+    let started = if settings.json {
+        tracing::subscriber::set_global_default(subscriber.json().flatten_event(true).finish())
+    } else {
+        let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        tracing::subscriber::set_global_default(subscriber.with_ansi(is_terminal).finish())
+    };
+    started.map_err(|_| TelemetryError::AlreadyStarted)
+}
+
+fn filter(
+    settings: &Settings,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<EnvFilter, TelemetryError> {
+    for variable in FILTER_VARIABLES {
+        if let Some(value) = environment(variable).filter(|value| !value.is_empty()) {
+            return EnvFilter::try_new(value)
+                .map_err(|source| TelemetryError::Filter { variable, source });
+        }
+    }
+    // The access log does not depend on the level, as in distribution: `log.level: error` keeps it.
+    let access = if settings.access_log_disabled {
+        "off"
+    } else {
+        "info"
+    };
+    let mut directives = format!("{},{ACCESS_LOG_TARGET}={access}", settings.level);
+    if settings.level > Level::WARN {
+        directives.extend(QUIET_CRATES.map(|name| format!(",{name}=warn")));
+    }
+    Ok(EnvFilter::new(directives))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(level: Level, access_log_disabled: bool) -> Settings {
+        Settings {
+            level,
+            json: false,
+            access_log_disabled,
+        }
+    }
+
+    #[test]
+    fn the_access_log_is_apart_from_the_level() {
+        let none = |_: &str| None;
+        let on = filter(&settings(Level::ERROR, false), &none).expect("a filter");
+        assert!(on.to_string().contains("boathouse::access=info"));
+        let off = filter(&settings(Level::DEBUG, true), &none).expect("a filter");
+        assert!(off.to_string().contains("boathouse::access=off"));
+    }
+
+    #[test]
+    fn our_variable_comes_before_the_usual_one() {
+        let both = |name: &str| Some(format!("{}=trace", name.to_lowercase()));
+        let filter = filter(&settings(Level::INFO, false), &both).expect("a filter");
+        assert_eq!(filter.to_string(), "boathouse_log=trace");
+    }
+
+    #[test]
+    fn a_broken_filter_names_its_variable() {
+        let broken = |name: &str| (name == "RUST_LOG").then(|| "a=b=c".to_owned());
+        let error = filter(&settings(Level::INFO, false), &broken).expect_err("an error");
+        assert!(error.to_string().starts_with("RUST_LOG is no log filter"));
+    }
+}

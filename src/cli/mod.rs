@@ -1,6 +1,167 @@
-//! x
-pub mod check;
+//! The command line: arguments, dispatch, exit code, and how an error is told.
+//!
+//! The one module that knows every other, and the only one with `anyhow`. Invariant: stdout is data, stderr is talk; an
+//! error ends with what to do about it.
 
-pub fn main() -> std::process::ExitCode {
-    todo!()
+mod assemble;
+mod auth_settings;
+pub mod check;
+mod first_run;
+mod password;
+mod places;
+mod port;
+mod private_file;
+mod reload;
+mod signals;
+mod token_key;
+mod up;
+mod welcome;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+use assemble::Start;
+
+/// A self-contained home for container images and VM images.
+#[derive(Debug, Parser)]
+#[command(name = "boathouse", version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Set everything up if this is the first run, then serve
+    Up(UpArguments),
+    /// Serve by config files that are there already
+    Serve(ServeArguments),
+    /// Check config files and print what is in force
+    Check(check::Check),
+}
+
+/// `boathouse up`
+#[derive(Debug, Default, Args)]
+struct UpArguments {
+    /// Keep everything below this directory instead of in the platform's places
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Where to listen (first run only) [default: every address, the first free port of 443, 5443, 8443]
+    #[arg(long, value_name = "HOST:PORT")]
+    addr: Option<port::ListenAddress>,
+    /// A further name or address of this machine, for its certificates (first run only; may be repeated)
+    #[arg(long, value_name = "NAME")]
+    host: Vec<String>,
+    /// Make a new certificate authority; every client must then trust it anew
+    #[arg(long)]
+    new_ca: bool,
+}
+
+/// `boathouse serve`
+#[derive(Debug, Args)]
+struct ServeArguments {
+    /// A config file; may be repeated, for example for `registry.yml` and `auth_config.yml`
+    #[arg(long = "config", value_name = "FILE", required = true)]
+    config: Vec<PathBuf>,
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Up(arguments) => up::run(&arguments),
+        Command::Serve(arguments) => assemble::serve(&Start {
+            config_files: arguments.config,
+            makes_new_authority: false,
+            greets: false,
+        }),
+        Command::Check(check) => run_check(&check),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{}", told(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_check(check: &check::Check) -> anyhow::Result<ExitCode> {
+    let (mut out, mut talk) = (io::stdout().lock(), io::stderr().lock());
+    check
+        .run(&environment(), &mut out, &mut talk)
+        .context("cannot write the result")
+}
+
+/// The variables of this process; a name or value that is not UTF-8 is none of ours.
+fn environment() -> BTreeMap<String, String> {
+    let variables = std::env::vars_os();
+    variables
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// The error and its causes, and last the hints of all of them.
+fn told(error: &anyhow::Error) -> String {
+    let mut told = Vec::new();
+    let mut hints = Vec::new();
+    for (depth, cause) in error.chain().enumerate() {
+        let intro = if depth == 0 { "error" } else { "  because" };
+        for (number, line) in cause.to_string().lines().enumerate() {
+            match line {
+                hint if hint.starts_with("hint: ") => hints.push(hint.to_owned()),
+                line if number == 0 => told.push(format!("{intro}: {line}")),
+                line => told.push(line.to_owned()),
+            }
+        }
+    }
+    told.extend(hints);
+    told.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_documented_command_lines_are_understood() {
+        for line in [
+            "boathouse up",
+            "boathouse up --dir d --addr [::1]:5443 --host a --host 10.0.0.5 --new-ca",
+            "boathouse serve --config a.yml --config b.yml",
+            "boathouse check --config a.yml",
+        ] {
+            assert!(Arguments::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        for line in [
+            "boathouse",
+            "boathouse serve",
+            "boathouse up --addr nowhere",
+        ] {
+            assert!(
+                Arguments::try_parse_from(line.split(' ')).is_err(),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn hints_come_last() {
+        let cause = anyhow::anyhow!("it is full\nhint: make room");
+        let error = cause.context("cannot write x\nhint: look");
+        let expected = "error: cannot write x\n  because: it is full\nhint: look\nhint: make room";
+        assert_eq!(told(&error), expected);
+    }
 }

@@ -42,6 +42,8 @@ pub struct Config {
     pub telemetry: telemetry::Settings,
     /// HTTP.
     pub server: server::Settings,
+    /// `http.host`: `scheme://host[:port]`, what clients see.
+    pub external_host: Option<String>,
     /// Certificates.
     pub tls: tls::Settings,
     /// The operations.
@@ -66,7 +68,7 @@ impl Config {
         secret: auth::Secret,
         own_key: Option<auth::SigningKeyPem>,
     ) -> auth::Settings {
-        let external_host = self.server.external_host.clone();
+        let external_host = self.external_host.clone();
         self.auth.settings(external_host, secret, own_key)
     }
 }
@@ -159,6 +161,7 @@ fn sections(reader: &mut Reader<'_>) -> Config {
     let telemetry = sections::telemetry(reader);
     let (root_directory, state_directory) = sections::directories(reader);
     let server = sections::server(reader);
+    let external_host = sections::external_host(reader);
     let tls = sections::tls(reader, &state_directory);
     let secret = reader.secret("http.secret");
     let auth = authentication::read(reader);
@@ -166,6 +169,7 @@ fn sections(reader: &mut Reader<'_>) -> Config {
     let config = Config {
         telemetry,
         server,
+        external_host,
         tls,
         registry,
         catalog_page,

@@ -53,7 +53,6 @@ pub(super) fn telemetry(reader: &mut Reader<'_>) -> telemetry::Settings {
 pub(super) fn server(reader: &mut Reader<'_>) -> server::Settings {
     server::Settings {
         address: address(reader),
-        external_host: external_host(reader),
         prefix: prefix(reader),
         headers: headers(reader),
         trusted_proxies: trusted_proxies(reader),
@@ -86,7 +85,8 @@ fn address(reader: &mut Reader<'_>) -> String {
     address
 }
 
-fn external_host(reader: &mut Reader<'_>) -> Option<String> {
+/// `http.host`: this registry's own address.
+pub(super) fn external_host(reader: &mut Reader<'_>) -> Option<String> {
     let host = reader
         .text_if_set("http.host")
         .filter(|host| !host.is_empty())?;
@@ -112,8 +112,8 @@ fn prefix(reader: &mut Reader<'_>) -> String {
             "written like `/registry/`",
         );
     }
-    // distribution takes it with and without the last slash.
-    if !prefix.is_empty() && !prefix.ends_with('/') {
+    // distribution takes it with and without the last slash; none at all is the root.
+    if !prefix.ends_with('/') {
         prefix.push('/');
     }
     prefix
@@ -343,6 +343,8 @@ pub(super) fn registry(reader: &mut Reader<'_>) -> (registry::Settings, usize) {
             registry::References::Strict,
             &references,
         ),
+        // Only the store's directory can tell; the cli asks it at start.
+        case_insensitive: false,
         limits: registry::Limits {
             manifest_size_bytes: reader.count(
                 "limits.manifest_size_bytes",

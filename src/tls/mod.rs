@@ -1,10 +1,38 @@
 //! Certificates: our own authority and leaf, or the user's files; reloaded without dropping a request.
 //!
-//! Must not know HTTP.
+//! Must not know HTTP, nor who asks for the authority's certificate. Invariant: what is served is always a whole, matching
+//! pair; a change that fails leaves the old one in place.
+
+mod authority;
+mod automatic;
+mod error;
+mod files;
+mod leaf;
+mod machine;
+mod names;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
 
 use crate::clock::Clock;
+use automatic::Automatic;
+pub use error::TlsError;
+use machine::Machine;
+
+/// How often the leaf is looked at: addresses change, and its end comes near.
+const LOOKED_AT_EVERY: Duration = Duration::from_hours(1);
 
 /// Where certificates come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,8 +41,11 @@ pub enum Settings {
     None,
     /// The user's own (`http.tls.certificate`, `http.tls.key`, minimum version 1.2 or 1.3).
     Files {
+        /// The chain, leaf first.
         certificate: PathBuf,
+        /// The leaf's key.
         key: PathBuf,
+        /// `http.tls.minimumtls`
         minimum: MinimumVersion,
     },
     /// `tls: auto` or `tls: {hosts: […]}`.
@@ -31,39 +62,261 @@ pub enum Settings {
 /// `http.tls.minimumtls`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MinimumVersion {
+    /// TLS 1.2: what every client of the last ten years speaks.
     Tls12,
+    /// TLS 1.3
     Tls13,
 }
 
-pub struct Tls {}
+/// Whether `host` can stand in a certificate, as [`Settings::Automatic`] needs it.
+pub fn check_host(host: &str) -> Result<(), TlsError> {
+    host.parse::<names::HostName>().map(drop)
+}
+
+/// The name by which others most likely find this machine, among those that its certificate carries.
+pub fn best_host_name() -> String {
+    Machine::here().best_name()
+}
+
+/// The certificates in force.
+pub struct Tls {
+    state: Arc<State>,
+    /// Without ALPN; each caller of [`Tls::server_config`] has its own.
+    config: ServerConfig,
+}
+
+struct State {
+    source: Source,
+    clock: Arc<dyn Clock>,
+    machine: Box<dyn Fn() -> Machine + Send + Sync>,
+    provider: Arc<CryptoProvider>,
+    served: Arc<Served>,
+    /// One change at a time: a reload and the hourly look may meet.
+    changing: Mutex<()>,
+}
+
+enum Source {
+    Files { certificate: PathBuf, key: PathBuf },
+    Automatic(Automatic),
+}
+
+/// What is served now. Handshakes read it without waiting.
+struct Served(ArcSwap<Current>);
+
+struct Current {
+    key: Arc<CertifiedKey>,
+    authority: Option<AuthorityText>,
+}
+
+/// What people are shown of our authority.
+#[derive(Clone)]
+struct AuthorityText {
+    pem: Arc<str>,
+    fingerprint: String,
+}
 
 impl Tls {
     /// Reads or makes what is needed. `None` for plain HTTP.
-    pub fn open(_settings: &Settings, _clock: Arc<dyn Clock>) -> Result<Option<Self>, TlsError> {
-        todo!()
+    pub fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Option<Self>, TlsError> {
+        Self::open_on(settings, clock, Box::new(Machine::here))
     }
+
+    /// Sets our authority aside (as `.old`), so that the next [`Tls::open`] makes a new one.
+    pub fn set_authority_aside(settings: &Settings) -> Result<(), TlsError> {
+        match settings {
+            Settings::None | Settings::Files { .. } => Ok(()),
+            Settings::Automatic {
+                ca_certificate,
+                keys_directory,
+                hosts,
+            } => Automatic::new(ca_certificate, keys_directory, hosts)?.set_authority_aside(),
+        }
+    }
+
+    fn open_on(
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+        machine: Box<dyn Fn() -> Machine + Send + Sync>,
+    ) -> Result<Option<Self>, TlsError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let now = OffsetDateTime::from(clock.now());
+        let (source, minimum) = match settings {
+            Settings::None => return Ok(None),
+            Settings::Files {
+                certificate,
+                key,
+                minimum,
+            } => {
+                let (certificate, key) = (certificate.clone(), key.clone());
+                (Source::Files { certificate, key }, *minimum)
+            }
+            Settings::Automatic {
+                ca_certificate,
+                keys_directory,
+                hosts,
+            } => {
+                let automatic = Automatic::new(ca_certificate, keys_directory, hosts)?;
+                automatic.make_authority(&machine(), now)?;
+                (Source::Automatic(automatic), MinimumVersion::Tls12)
+            }
+        };
+        let current = source.read(&machine(), now, &provider)?;
+        let served = Arc::new(Served(ArcSwap::from_pointee(current)));
+        let config = server_config(minimum, provider.clone(), served.clone())?;
+        let state = State {
+            source,
+            clock,
+            machine,
+            provider,
+            served,
+            changing: Mutex::new(()),
+        };
+        let state = Arc::new(state);
+        Ok(Some(Self { state, config }))
+    }
+
     /// For the acceptor; follows reloads by itself. ALPN h2 and http/1.1 (only http/1.1 if `http2` is false).
-    pub fn server_config(&self, _http2: bool) -> Arc<rustls::ServerConfig> {
-        todo!()
+    pub fn server_config(&self, http2: bool) -> Arc<ServerConfig> {
+        let mut config = self.config.clone();
+        let protocols: &[&[u8]] = if http2 {
+            &[b"h2", b"http/1.1"]
+        } else {
+            &[b"http/1.1"]
+        };
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        Arc::new(config)
     }
+
     /// Our own CA certificate, for `GET /ca.crt`; `None` with the user's files.
     pub fn authority_pem(&self) -> Option<Arc<str>> {
-        todo!()
+        Some(self.authority()?.pem)
     }
+
     /// SHA-256 of the CA certificate, `AB:CD:…`.
     pub fn authority_fingerprint(&self) -> Option<String> {
-        todo!()
+        Some(self.authority()?.fingerprint)
     }
+
+    fn authority(&self) -> Option<AuthorityText> {
+        self.state.served.0.load().authority.clone()
+    }
+
     /// Reads the files again; keeps the old ones on an error.
     pub fn reload(&self) -> Result<(), TlsError> {
-        todo!()
+        self.state.change()
     }
+
     /// Hourly: renews or remakes the leaf when due. Never returns.
     pub async fn keep_fresh(&self) {
-        todo!()
+        loop {
+            self.state.clock.sleep(LOOKED_AT_EVERY).await;
+            // The user's files change when the user says so (SIGHUP), not while a script is half-way through them.
+            if let Source::Automatic(_) = self.state.source {
+                let state = self.state.clone();
+                // It writes and syncs files: not work for a thread that serves others.
+                let changed = tokio::task::spawn_blocking(move || state.change()).await;
+                if let Ok(Err(error)) = changed {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::error!(error, "the certificates could not be kept fresh");
+                }
+            }
+        }
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("x")]
-pub struct TlsError;
+impl fmt::Debug for Tls {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Tls").finish_non_exhaustive()
+    }
+}
+
+impl State {
+    fn change(&self) -> Result<(), TlsError> {
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.now().into();
+        let current = self.source.read(&(self.machine)(), now, &self.provider)?;
+        self.served.0.store(Arc::new(current));
+        Ok(())
+    }
+}
+
+impl Source {
+    fn read(
+        &self,
+        machine: &Machine,
+        now: OffsetDateTime,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Current, TlsError> {
+        match self {
+            Self::Files { certificate, key } => {
+                let hint = "give the certificate and the key that were issued together";
+                let pair = leaf::certified_key(certificate, key, hint, provider)?;
+                warn_of_end(&pair, certificate, now)?;
+                Ok(Current {
+                    key: Arc::new(pair),
+                    authority: None,
+                })
+            }
+            Self::Automatic(automatic) => {
+                let (authority, leaf) = automatic.read(machine, now, provider)?;
+                Ok(Current {
+                    key: Arc::new(leaf),
+                    authority: Some(AuthorityText {
+                        fingerprint: fingerprint(&authority.certificate),
+                        pem: authority.pem.into(),
+                    }),
+                })
+            }
+        }
+    }
+}
+
+impl ResolvesServerCert for Served {
+    fn resolve(&self, _client_hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load().key.clone())
+    }
+}
+
+impl fmt::Debug for Served {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Served")
+    }
+}
+
+fn server_config(
+    minimum: MinimumVersion,
+    provider: Arc<CryptoProvider>,
+    served: Arc<Served>,
+) -> Result<ServerConfig, TlsError> {
+    let versions: &[_] = match minimum {
+        MinimumVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+        MinimumVersion::Tls13 => &[&rustls::version::TLS13],
+    };
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)?
+        .with_no_client_auth()
+        .with_cert_resolver(served);
+    // Tickets instead of a session table: a client that opens a thousand connections costs no memory here.
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    Ok(config)
+}
+
+/// The user's own certificate is not ours to renew; that its end is near is said at every start and reload.
+fn warn_of_end(
+    pair: &CertifiedKey,
+    path: &std::path::Path,
+    now: OffsetDateTime,
+) -> Result<(), TlsError> {
+    let parsed = leaf::parse(pair.end_entity_cert()?, path)?;
+    let end = parsed.validity().not_after.to_datetime();
+    if end - now < leaf::RENEWED_BEFORE_END {
+        tracing::warn!(certificate = %path.display(), %end, "the certificate ends soon or has ended");
+    }
+    Ok(())
+}
+
+fn fingerprint(certificate: &[u8]) -> String {
+    let digest = Sha256::digest(certificate);
+    let bytes: Vec<String> = digest.iter().map(|byte| format!("{byte:02X}")).collect();
+    bytes.join(":")
+}

@@ -1,0 +1,196 @@
+//! From config to a running registry: the one place where every layer is put together.
+//!
+//! Invariant: the state directory is locked before anything in it, or in the store, is changed.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+
+use super::auth_settings::{self, derived_secret};
+use super::first_run::ADMIN;
+use super::port::ListenAddress;
+use super::reload::Reload;
+use super::signals::Signals;
+use super::welcome::{self, Welcome};
+use crate::auth::Auth;
+use crate::clock::{Clock, SystemClock};
+use crate::config::{self, Config, Loaded};
+use crate::registry::Registry;
+use crate::server::{Server, Services};
+use crate::store::filesystem::{self, FilesystemStore};
+use crate::store::state_directory::StateDirectory;
+use crate::tls::{self, Tls};
+use crate::{platform, telemetry};
+
+/// Fewer descriptors than connections (1,024 by default), and clients are turned away.
+const DESCRIPTORS_MIN: u64 = 1_280;
+
+/// How to start.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) config_files: Vec<PathBuf>,
+    /// `--new-ca`
+    pub(super) makes_new_authority: bool,
+    /// Whether a person is told what to do next.
+    pub(super) greets: bool,
+}
+
+/// Serves until a signal ends it.
+pub(super) fn serve(start: &Start) -> anyhow::Result<ExitCode> {
+    let environment = super::environment();
+    let loaded = match config::load(&start.config_files, &environment) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            // Each with its own hint beside it.
+            for error in &errors {
+                eprintln!("error: {error}");
+            }
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    telemetry::start(&loaded.config.telemetry, &|name| {
+        environment.get(name).cloned()
+    })?;
+    for note in &loaded.notes {
+        tracing::info!("{note}");
+    }
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let descriptors = platform::raise_descriptor_limit();
+    if descriptors.is_some_and(|limit| limit < DESCRIPTORS_MIN) {
+        tracing::warn!(
+            descriptors,
+            "few open files are allowed; hint: raise `ulimit -n`"
+        );
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(run(start, loaded, environment))?;
+    // What still runs in threads of its own has been told to end, and is not waited for.
+    runtime.shutdown_background();
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run(
+    start: &Start,
+    loaded: Loaded,
+    environment: BTreeMap<String, String>,
+) -> anyhow::Result<()> {
+    let config = &loaded.config;
+    let signals = Signals::listen()?;
+    let state = StateDirectory::open(&config.state_directory).map_err(|error| {
+        let hint = error.hint().map(|hint| format!("hint: {hint}"));
+        let context = format!(
+            "cannot use the state directory\n{}",
+            hint.unwrap_or_default()
+        );
+        anyhow::Error::new(error).context(context)
+    })?;
+    if start.makes_new_authority {
+        Tls::set_authority_aside(&config.tls)?;
+    }
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let tls = Tls::open(&config.tls, clock.clone())?.map(Arc::new);
+    let secret = match &config.secret {
+        Some(secret) => secret.expose().as_bytes().to_vec(),
+        None => state.secret().to_vec(),
+    };
+    let auth_secret = derived_secret(&secret, "auth")?;
+    let auth_settings = auth_settings::of_config(config, auth_secret, clock.as_ref())?;
+    let auth = Arc::new(Auth::new(auth_settings, clock.clone())?);
+    let server = Server::bind(
+        config.server.clone(),
+        Services {
+            registry: Arc::new(open_registry(config, &secret, &clock)?),
+            auth: auth.clone(),
+            tls: tls.clone(),
+            clock: clock.clone(),
+        },
+    )?;
+    let keeper = tls
+        .clone()
+        .map(|tls| tokio::spawn(async move { tls.keep_fresh().await }));
+    if start.greets {
+        eprint!("{}", greeting(start, config, tls.as_deref())?);
+    }
+    tracing::info!(address = %config.server.address, "listening");
+    let reload = Reload {
+        config_files: start.config_files.clone(),
+        environment,
+        in_force: loaded.in_force,
+        tls,
+        auth,
+        auth_secret,
+        clock,
+    };
+    server.run(signals.until_shutdown(|| reload.run())).await;
+    if let Some(keeper) = keeper {
+        keeper.abort();
+    }
+    tracing::info!("ended");
+    Ok(())
+}
+
+fn open_registry(
+    config: &Config,
+    secret: &[u8],
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Registry> {
+    let root = &config.root_directory;
+    let place = filesystem::Settings {
+        root: root.clone(),
+        boot_id: platform::boot_id(),
+    };
+    let store = FilesystemStore::open(place, clock.clone())?;
+    let mut settings = config.registry.clone();
+    settings.case_insensitive = platform::is_case_insensitive(root)
+        .with_context(|| format!("cannot write in {}", root.display()))?;
+    let secret = derived_secret(secret, "upload sessions")?;
+    Ok(Registry::new(
+        Arc::new(store),
+        settings,
+        &secret,
+        clock.clone(),
+    ))
+}
+
+fn greeting(start: &Start, config: &Config, tls: Option<&Tls>) -> anyhow::Result<String> {
+    let (hosts, certificate) = match &config.tls {
+        tls::Settings::Automatic {
+            hosts,
+            ca_certificate,
+            ..
+        } => (hosts.as_slice(), Some(ca_certificate)),
+        tls::Settings::None | tls::Settings::Files { .. } => (&[][..], None),
+    };
+    let registry = if let Some(external) = &config.external_host {
+        let (_scheme, rest) = external.split_once("://").unwrap_or(("", external));
+        rest.trim_end_matches('/').to_owned()
+    } else {
+        let address = &config.server.address;
+        let address: ListenAddress = address
+            .parse()
+            .map_err(|shape| anyhow!("cannot listen on {address}\nhint: {shape}"))?;
+        welcome::registry_name(&address, hosts, &tls::best_host_name())
+    };
+    let fingerprint = tls.and_then(Tls::authority_fingerprint);
+    let welcome = Welcome {
+        registry,
+        is_https: tls.is_some(),
+        config: start.config_files.first().cloned().unwrap_or_default(),
+        account: config.auth.required.then(|| ADMIN.to_owned()),
+        authority: certificate
+            .zip(fingerprint)
+            .map(|(certificate, fingerprint)| welcome::Authority {
+                certificate: certificate.clone(),
+                fingerprint,
+            }),
+    };
+    Ok(welcome.text())
+}

@@ -1,0 +1,50 @@
+//! What the config says about users, rules and tokens, with what only a start can add: keys and secrets.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::anyhow;
+use aws_lc_rs::hmac;
+
+use super::token_key;
+use crate::auth::{self, Secret, SigningKeyPem};
+use crate::clock::Clock;
+use crate::config::{Config, Signing};
+use crate::store::state_directory::SECRET_BYTES;
+use crate::tls;
+
+/// The settings of `auth`.
+pub(super) fn of_config(
+    config: &Config,
+    secret: [u8; SECRET_BYTES],
+    clock: &dyn Clock,
+) -> anyhow::Result<auth::Settings> {
+    let own_key = match config.auth.signing {
+        Signing::Own => Some(own_token_key(&keys_directory(config), clock)?),
+        Signing::None | Signing::Files(_) => None,
+    };
+    Ok(config.auth_settings(Secret(secret), own_key))
+}
+
+/// A secret for one use, so that what one layer shows of its own tells nothing about another's.
+pub(super) fn derived_secret(secret: &[u8], purpose: &str) -> anyhow::Result<[u8; SECRET_BYTES]> {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+    let tag = hmac::sign(&key, purpose.as_bytes());
+    let derived = tag.as_ref().try_into();
+    derived.map_err(|_| anyhow!("the length of a secret is not that of its hash"))
+}
+
+/// The key pair that signs tokens, in `keys_directory`; made if it is not there.
+pub(super) fn own_token_key(
+    keys_directory: &Path,
+    clock: &dyn Clock,
+) -> anyhow::Result<SigningKeyPem> {
+    token_key::read_or_make(keys_directory, || Ok(auth::make_token_key(clock)?))
+}
+
+/// Beside the certificates' keys; without certificates of our own, below the state directory.
+fn keys_directory(config: &Config) -> PathBuf {
+    match &config.tls {
+        tls::Settings::Automatic { keys_directory, .. } => keys_directory.clone(),
+        tls::Settings::None | tls::Settings::Files { .. } => config.state_directory.join("keys"),
+    }
+}

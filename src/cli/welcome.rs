@@ -1,0 +1,196 @@
+//! What a person needs next: where it listens, how to log in, how to trust it, the first push.
+//!
+//! Must not know where these come from. Invariant: every command can be pasted into a shell as it stands.
+
+use std::path::{Path, PathBuf};
+
+use super::port::ListenAddress;
+
+/// What is said at every start.
+#[derive(Debug, Clone)]
+pub(super) struct Welcome {
+    /// `HOST:PORT` as clients write it.
+    pub(super) registry: String,
+    pub(super) is_https: bool,
+    pub(super) config: PathBuf,
+    /// The account to log in with; `None` where no login is needed.
+    pub(super) account: Option<String>,
+    /// Our own authority; `None` with the user's certificate or plain HTTP.
+    pub(super) authority: Option<Authority>,
+}
+
+/// The authority to trust.
+#[derive(Debug, Clone)]
+pub(super) struct Authority {
+    pub(super) certificate: PathBuf,
+    pub(super) fingerprint: String,
+}
+
+/// `HOST:PORT` as clients write it. The port always stands there, 443 too: in `lab/image`, docker takes `lab` for a name on
+/// Docker Hub.
+pub(super) fn registry_name(address: &ListenAddress, hosts: &[String], best_name: &str) -> String {
+    let is_every_address = matches!(address.host.as_str(), "" | "0.0.0.0" | "::");
+    let host = match (hosts.first(), address.host.as_str()) {
+        (Some(host), _) => host.trim_start_matches('[').trim_end_matches(']'),
+        (None, _) if is_every_address => best_name,
+        (None, "127.0.0.1" | "::1") => "localhost",
+        (None, host) => host,
+    };
+    let named = ListenAddress {
+        host: host.to_owned(),
+        port: address.port,
+    };
+    named.to_string()
+}
+
+impl Welcome {
+    /// The lines, for stderr.
+    pub(super) fn text(&self) -> String {
+        let registry = &self.registry;
+        let scheme = if self.is_https { "https" } else { "http" };
+        let mut lines = vec![
+            String::new(),
+            format!("Boathouse serves {scheme}://{registry}"),
+            format!("  configured by {}", self.config.display()),
+        ];
+        if let Some(authority) = &self.authority {
+            lines.extend(self.trust_lines(authority));
+        }
+        if let Some(account) = &self.account {
+            lines.push("Log in:".to_owned());
+            lines.push(format!(
+                "  docker login --username {} {registry}",
+                quoted(account)
+            ));
+        }
+        lines.push("The first push:".to_owned());
+        lines.push(format!(
+            "  docker tag alpine {registry}/alpine; docker push {registry}/alpine"
+        ));
+        lines.push(String::new());
+        lines.join("\n")
+    }
+
+    fn trust_lines(&self, authority: &Authority) -> Vec<String> {
+        let registry = &self.registry;
+        let certificate = quoted_path(&authority.certificate);
+        // Brackets of an IPv6 address are a pattern to a shell.
+        let docker = quoted(&format!("/etc/docker/certs.d/{registry}"));
+        let containers = format!("~/.config/containers/certs.d/{}", quoted(registry));
+        let address = quoted(&format!("https://{registry}/ca.crt"));
+        vec![
+            "Trust its certificates, once on each client:".to_owned(),
+            format!(
+                "  docker          sudo mkdir -p {docker}; sudo cp {certificate} {docker}/ca.crt"
+            ),
+            format!(
+                "  podman, skopeo  mkdir -p {containers}; cp {certificate} {containers}/ca.crt"
+            ),
+            format!(
+                "  macOS           sudo security add-trusted-cert -d -r trustRoot -k \
+                 /Library/Keychains/System.keychain {certificate}"
+            ),
+            format!(
+                "  Linux           sudo cp {certificate} /usr/local/share/ca-certificates/boathouse.crt; \
+                 sudo update-ca-certificates"
+            ),
+            format!("  one program     export SSL_CERT_FILE={certificate}"),
+            format!(
+                "  other machines  curl -ko ca.crt {address}; openssl x509 -in ca.crt -noout -fingerprint -sha256"
+            ),
+            "                  and go on only if the fingerprint is".to_owned(),
+            format!("                  {}", authority.fingerprint),
+        ]
+    }
+}
+
+fn quoted_path(path: &Path) -> String {
+    quoted(&path.to_string_lossy())
+}
+
+/// `text` as one word of a shell.
+fn quoted(text: &str) -> String {
+    let is_plain =
+        |character: char| character.is_ascii_alphanumeric() || "/._-:@+".contains(character);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_text() {
+        let welcome = Welcome {
+            registry: "lab.local:5443".into(),
+            is_https: true,
+            config: "/srv/lab/boathouse.yml".into(),
+            account: Some("admin".into()),
+            authority: Some(Authority {
+                certificate: "/srv/my lab/ca.crt".into(),
+                fingerprint: "AB:CD".into(),
+            }),
+        };
+        let expected = "
+Boathouse serves https://lab.local:5443
+  configured by /srv/lab/boathouse.yml
+Trust its certificates, once on each client:
+  docker          sudo mkdir -p /etc/docker/certs.d/lab.local:5443; sudo cp '/srv/my lab/ca.crt' /etc/docker/certs.d/lab.local:5443/ca.crt
+  podman, skopeo  mkdir -p ~/.config/containers/certs.d/lab.local:5443; cp '/srv/my lab/ca.crt' ~/.config/containers/certs.d/lab.local:5443/ca.crt
+  macOS           sudo security add-trusted-cert -d -r trustRoot -k /Library/Keychains/System.keychain '/srv/my lab/ca.crt'
+  Linux           sudo cp '/srv/my lab/ca.crt' /usr/local/share/ca-certificates/boathouse.crt; sudo update-ca-certificates
+  one program     export SSL_CERT_FILE='/srv/my lab/ca.crt'
+  other machines  curl -ko ca.crt https://lab.local:5443/ca.crt; openssl x509 -in ca.crt -noout -fingerprint -sha256
+                  and go on only if the fingerprint is
+                  AB:CD
+Log in:
+  docker login --username admin lab.local:5443
+The first push:
+  docker tag alpine lab.local:5443/alpine; docker push lab.local:5443/alpine
+";
+        assert_eq!(welcome.text(), expected);
+    }
+
+    #[test]
+    fn plain_http_without_login_says_neither() {
+        let welcome = Welcome {
+            registry: "lab:5000".into(),
+            is_https: false,
+            config: "/c.yml".into(),
+            account: None,
+            authority: None,
+        };
+        let text = welcome.text();
+        assert!(
+            text.contains("http://lab:5000") && !text.contains("Trust") && !text.contains("login")
+        );
+    }
+
+    #[test]
+    fn clients_are_told_a_name_that_they_can_use() {
+        let name = |address: &str, hosts: &[&str]| {
+            let hosts: Vec<String> = hosts.iter().copied().map(str::to_owned).collect();
+            registry_name(&address.parse().unwrap(), &hosts, "vm.local")
+        };
+        assert_eq!(name(":443", &[]), "vm.local:443");
+        assert_eq!(name("0.0.0.0:443", &[]), "vm.local:443");
+        assert_eq!(name("[::1]:5443", &[]), "localhost:5443");
+        assert_eq!(name("10.0.0.5:5443", &[]), "10.0.0.5:5443");
+        assert_eq!(name("[fd00::5]:5443", &[]), "[fd00::5]:5443");
+        assert_eq!(
+            name("[::1]:5443", &["boathouse.test", "b"]),
+            "boathouse.test:5443"
+        );
+        assert_eq!(name(":443", &["fd00::5"]), "[fd00::5]:443");
+    }
+
+    #[test]
+    fn a_word_of_a_shell_stays_one() {
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted("[::1]:443"), "'[::1]:443'");
+    }
+}

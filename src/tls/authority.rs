@@ -1,0 +1,196 @@
+//! Our own certificate authority: made once, then kept.
+//!
+//! Its key is written before its certificate, so a first run that ended between the two is completed with the same key.
+//! Invariant: the authority can sign only for the names it was made for; clients enforce that (a critical constraint).
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use rcgen::{
+    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, GeneralSubtree,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, PublicKeyData,
+};
+use rustls::pki_types::CertificateDer;
+use time::{Duration, OffsetDateTime};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::X509Certificate;
+
+use super::TlsError;
+use super::files::{self, PRIVATE, PUBLIC};
+use super::leaf::parse;
+use super::machine::Machine;
+use super::names::{Constraints, HostName};
+
+/// Longer than any machine serves: trust is laid by hand on every client, and is not to be laid twice.
+const LIFETIME: Duration = Duration::days(20 * 365);
+
+/// Clocks in a lab differ; a certificate made now is valid on a machine that is a day behind.
+pub(super) const BACKDATED: Duration = Duration::days(1);
+
+/// Where an authority lies.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) certificate: PathBuf,
+    pub(super) key: PathBuf,
+}
+
+/// A certificate and the key that signs for it.
+pub(super) struct Authority {
+    pub(super) certificate: CertificateDer<'static>,
+    /// The text of its file.
+    pub(super) pem: String,
+    pub(super) constraints: Constraints,
+    pub(super) not_after: OffsetDateTime,
+    pub(super) issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// Makes what is missing at `place`, where it can be made.
+    pub(super) fn make_missing(
+        place: &Place,
+        machine: &Machine,
+        hosts: &[HostName],
+        now: OffsetDateTime,
+    ) -> Result<(), TlsError> {
+        if place.certificate.exists() {
+            return Ok(());
+        }
+        if !place.key.exists() {
+            let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+            files::write(&place.key, &key.serialize_pem(), PRIVATE)?;
+        }
+        make_certificate(place, &read_key(&place.key)?, machine, hosts, now)
+    }
+
+    /// The authority at `place`, which must be whole and in its time.
+    pub(super) fn read(place: &Place, now: OffsetDateTime) -> Result<Self, TlsError> {
+        if !place.certificate.exists() {
+            return Err(TlsError::AuthorityGone {
+                path: place.certificate.clone(),
+            });
+        }
+        if !place.key.exists() {
+            return Err(TlsError::AuthorityKeyMissing {
+                certificate: place.certificate.clone(),
+                key: place.key.clone(),
+            });
+        }
+        let certificate = files::read_certificates(&place.certificate)?.swap_remove(0);
+        let key = read_key(&place.key)?;
+        let (constraints, not_after) = {
+            let parsed = parse(&certificate, &place.certificate)?;
+            if parsed.public_key().raw != key.subject_public_key_info() {
+                return Err(TlsError::Mismatch {
+                    certificate: place.certificate.clone(),
+                    key: place.key.clone(),
+                    hint: "restore both from the same backup, or make a new authority with `boathouse up --new-ca`",
+                });
+            }
+            (
+                constraints_of(&parsed),
+                parsed.validity().not_after.to_datetime(),
+            )
+        };
+        if not_after <= now {
+            return Err(TlsError::AuthorityExpired {
+                path: place.certificate.clone(),
+            });
+        }
+        Ok(Self {
+            pem: String::from_utf8_lossy(&files::read(&place.certificate)?).into_owned(),
+            issuer: Issuer::from_ca_cert_der(&certificate, key)?,
+            certificate,
+            constraints,
+            not_after,
+        })
+    }
+}
+
+/// Sets the authority at `place` aside as `.old`, so that the next start makes a new one. The certificate goes first: a
+/// crash between the two leaves a key alone, from which a certificate can be made.
+pub(super) fn set_aside(place: &Place) -> Result<(), TlsError> {
+    for path in [&place.certificate, &place.key] {
+        let mut old = path.clone().into_os_string();
+        old.push(".old");
+        if path.exists() {
+            fs::rename(path, &old).map_err(|source| TlsError::Write {
+                path: old.into(),
+                source,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn read_key(path: &Path) -> Result<KeyPair, TlsError> {
+    Ok(KeyPair::try_from(&files::read_key(path)?)?)
+}
+
+fn make_certificate(
+    place: &Place,
+    key: &KeyPair,
+    machine: &Machine,
+    hosts: &[HostName],
+    now: OffsetDateTime,
+) -> Result<(), TlsError> {
+    let mut named = machine.own_names();
+    named.extend(hosts.iter().cloned());
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    // With the day, so that two authorities of one machine are told apart in a key chain.
+    let host = machine.name_in_subject();
+    let subject = format!("Boathouse CA on {host}, {}", now.date());
+    params.distinguished_name.push(DnType::CommonName, subject);
+    params.not_before = now - BACKDATED;
+    params.not_after = now + LIFETIME;
+    // It signs leaves, never another authority.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.name_constraints = Some(subtrees_of(Constraints::private_and(&named)));
+    let certificate = params.self_signed(key)?;
+    files::write(&place.certificate, &certificate.pem(), PUBLIC)
+}
+
+fn subtrees_of(constraints: Constraints) -> NameConstraints {
+    let domains = constraints.domains.into_iter().map(GeneralSubtree::DnsName);
+    let networks = constraints.networks.into_iter().map(|network| {
+        let subnet = CidrSubnet::from_addr_prefix(network.addr(), network.prefix_len());
+        GeneralSubtree::IpAddress(subnet)
+    });
+    NameConstraints {
+        permitted_subtrees: domains.chain(networks).collect(),
+        excluded_subtrees: Vec::new(),
+    }
+}
+
+/// What a certificate's own text says; one without constraints permits everything.
+fn constraints_of(certificate: &X509Certificate<'_>) -> Constraints {
+    let mut constraints = Constraints::default();
+    let permitted = certificate
+        .name_constraints()
+        .ok()
+        .flatten()
+        .and_then(|extension| extension.value.permitted_subtrees.as_ref());
+    for subtree in permitted.into_iter().flatten() {
+        match subtree.base {
+            GeneralName::DNSName(name) => constraints.domains.push(name.to_ascii_lowercase()),
+            GeneralName::IPAddress(bytes) => constraints.networks.extend(network_of(bytes)),
+            _ => {}
+        }
+    }
+    constraints
+}
+
+/// An address and a mask, as RFC 5280 §4.2.1.10 writes a network.
+fn network_of(bytes: &[u8]) -> Option<IpNet> {
+    let (address, mask) = bytes.split_at_checked(bytes.len() / 2)?;
+    let read = |bytes: &[u8]| -> Option<IpAddr> {
+        <[u8; 4]>::try_from(bytes)
+            .map(IpAddr::from)
+            .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+            .ok()
+    };
+    IpNet::with_netmask(read(address)?, read(mask)?).ok()
+}

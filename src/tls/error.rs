@@ -1,0 +1,77 @@
+//! What can go wrong with certificates.
+//!
+//! Each message says what happened and where; a `hint:` line says what to do. Invariant: none carries key material.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why certificates cannot be read or made.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the fields are those that the message names")]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    /// A file cannot be written.
+    #[error("cannot write {}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    /// A file holds no PEM block of the kind that is needed.
+    #[error("{} holds no {wanted} in PEM", path.display())]
+    Pem {
+        path: PathBuf,
+        wanted: &'static str,
+        source: rustls::pki_types::pem::Error,
+    },
+    /// A file is PEM, but what is in it cannot be understood.
+    #[error("the {what} in {} cannot be understood", path.display())]
+    Malformed {
+        path: PathBuf,
+        what: &'static str,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A private key is not the one of its certificate.
+    #[error(
+        "the key in {} does not belong to the certificate in {}\nhint: {hint}",
+        key.display(), certificate.display()
+    )]
+    Mismatch {
+        certificate: PathBuf,
+        key: PathBuf,
+        hint: &'static str,
+    },
+    /// A certificate authority without its key can sign nothing.
+    #[error(
+        "{} is there but its key {} is not\nhint: restore the key from a backup, or make a new authority with `boathouse up \
+         --new-ca` (every client must then trust it anew)",
+        certificate.display(), key.display()
+    )]
+    AuthorityKeyMissing { certificate: PathBuf, key: PathBuf },
+    /// The authority has gone while the program runs.
+    #[error("{} has gone\nhint: restore it from a backup, or restart to have it written again", path.display())]
+    AuthorityGone { path: PathBuf },
+    /// The authority's time is over.
+    #[error(
+        "the certificate authority in {} has expired\nhint: make a new one with `boathouse up --new-ca` (every client must \
+         then trust it anew)",
+        path.display()
+    )]
+    AuthorityExpired { path: PathBuf },
+    /// A configured host is neither a DNS name nor an address.
+    #[error(
+        "`{host}` is neither a host name nor an IP address\nhint: write it without scheme, port and path, for example \
+         `registry.lab.example` or `10.0.0.5`"
+    )]
+    Host { host: String },
+    /// A certificate cannot be made.
+    #[error("cannot make a certificate")]
+    Generate(#[from] rcgen::Error),
+    /// Clients would not accept the certificate that was made.
+    #[error("the certificate that {} signs is not one that clients accept\nhint: make a new authority with `boathouse up --new-ca`", authority.display())]
+    Unacceptable {
+        authority: PathBuf,
+        source: rustls::Error,
+    },
+    /// The TLS library refuses.
+    #[error("TLS cannot be set up")]
+    Setup(#[from] rustls::Error),
+}

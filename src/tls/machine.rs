@@ -1,0 +1,67 @@
+//! What the machine is called, as far as certificates care.
+//!
+//! Invariant: the names it gives are well-formed; one that the system reports and DNS would refuse is left out.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::names::{HostName, is_public_domain};
+use crate::platform;
+
+/// X.520 allows 64 characters in a common name; the rest of our longest takes 28.
+const HOST_IN_SUBJECT_MAX: usize = 36;
+
+/// The machine's names and addresses at one moment.
+#[derive(Debug, Clone)]
+pub(super) struct Machine {
+    /// As `hostname -s`.
+    pub(super) short_name: String,
+    /// The name with its domain, if it has one.
+    pub(super) full_name: Option<String>,
+    /// Its addresses, without loopback.
+    pub(super) addresses: Vec<IpAddr>,
+}
+
+impl Machine {
+    /// This machine, now.
+    pub(super) fn here() -> Self {
+        Self {
+            short_name: platform::short_host_name(),
+            full_name: platform::full_host_name(),
+            addresses: platform::interface_addresses(),
+        }
+    }
+
+    /// The names by which this machine reaches itself, and those by which its network knows it.
+    pub(super) fn own_names(&self) -> Vec<HostName> {
+        let mut names = vec![
+            HostName::Dns("localhost".to_owned()),
+            HostName::Address(Ipv4Addr::LOCALHOST.into()),
+            HostName::Address(Ipv6Addr::LOCALHOST.into()),
+        ];
+        let short_name = Some(&self.short_name).filter(|name| !is_public_domain(name));
+        let mdns_name = format!("{}.local", self.short_name);
+        for name in [Some(&mdns_name), short_name, self.full_name.as_ref()] {
+            names.extend(name.and_then(|name| name.parse().ok()));
+        }
+        names
+    }
+
+    /// The one of its names by which others most likely find it.
+    pub(super) fn best_name(&self) -> String {
+        let short_name = &self.short_name;
+        match &self.full_name {
+            Some(full_name) => full_name.clone(),
+            // Every Mac answers to this name; elsewhere few machines do, and their own name is in DNS or in a hosts file.
+            None if platform::IS_MACOS || is_public_domain(short_name) => {
+                format!("{short_name}.local")
+            }
+            None => short_name.clone(),
+        }
+    }
+
+    /// Its name, short enough to stand in the subject of a certificate.
+    pub(super) fn name_in_subject(&self) -> String {
+        let name = self.full_name.as_ref().unwrap_or(&self.short_name);
+        name.chars().take(HOST_IN_SUBJECT_MAX).collect()
+    }
+}
