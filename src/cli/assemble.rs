@@ -1,9 +1,9 @@
 //! From config to a running registry: the one place where every layer is put together.
 //!
-//! Invariant: the state directory is locked before anything in it, or in the store, is changed.
+//! Invariant: the data are locked before anything in the store is changed.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ use super::welcome::{self, Welcome};
 use crate::auth::Auth;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config, Loaded};
+use crate::layout::OWN_DIRECTORY;
 use crate::registry::Registry;
 use crate::server::{Server, Services};
 use crate::store::filesystem::{self, FilesystemStore};
@@ -84,14 +85,7 @@ async fn run(
 ) -> anyhow::Result<()> {
     let config = &loaded.config;
     let signals = Signals::listen()?;
-    let state = StateDirectory::open(&config.state_directory).map_err(|error| {
-        let hint = error.hint().map(|hint| format!("hint: {hint}"));
-        let context = format!(
-            "cannot use the state directory\n{}",
-            hint.unwrap_or_default()
-        );
-        anyhow::Error::new(error).context(context)
-    })?;
+    let state = lock_data(&config.root_directory)?;
     if start.makes_new_authority {
         Tls::set_authority_aside(&config.tls)?;
     }
@@ -135,6 +129,15 @@ async fn run(
     }
     tracing::info!("ended");
     Ok(())
+}
+
+/// Makes this the only instance on the data: the lock lies beside them, wherever the rest of the state is.
+pub(super) fn lock_data(root_directory: &Path) -> anyhow::Result<StateDirectory> {
+    StateDirectory::open(root_directory.join(OWN_DIRECTORY)).map_err(|error| {
+        let hint = error.hint().map(|hint| format!("\nhint: {hint}"));
+        let context = format!("cannot use the data{}", hint.unwrap_or_default());
+        anyhow::Error::new(error).context(context)
+    })
 }
 
 fn open_registry(

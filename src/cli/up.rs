@@ -48,7 +48,14 @@ pub(super) fn run(arguments: &UpArguments) -> anyhow::Result<ExitCode> {
         password,
         is_terminal: io::stderr().is_terminal(),
     };
+    // Two first runs at once would each make an authority; only one of them gets past the lock.
+    let alone = if places.config.exists() {
+        None
+    } else {
+        Some(assemble::lock_data(&places.data)?)
+    };
     first_run::complete(&places, &request, &RealWorkshop)?;
+    drop(alone);
     assemble::serve(&Start {
         config_files: vec![places.config],
         makes_new_authority: arguments.new_ca,

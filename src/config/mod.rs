@@ -48,8 +48,6 @@ pub struct Config {
     pub tls: tls::Settings,
     /// The operations.
     pub registry: registry::Settings,
-    /// Most names in one page of the catalog (`catalog.maxentries`).
-    pub catalog_page: usize,
     /// Users, rules, tokens.
     pub auth: AuthConfig,
     /// `storage.filesystem.rootdirectory`
@@ -165,14 +163,13 @@ fn sections(reader: &mut Reader<'_>) -> Config {
     let tls = sections::tls(reader, &state_directory);
     let secret = reader.secret("http.secret");
     let auth = authentication::read(reader);
-    let (registry, catalog_page) = sections::registry(reader);
+    let registry = sections::registry(reader);
     let config = Config {
         telemetry,
         server,
         external_host,
         tls,
         registry,
-        catalog_page,
         auth,
         root_directory,
         state_directory,

@@ -329,13 +329,13 @@ pub(super) fn directories(reader: &mut Reader<'_>) -> (PathBuf, PathBuf) {
     (root, state)
 }
 
-/// The operations, and the most names in one page of the catalog.
-pub(super) fn registry(reader: &mut Reader<'_>) -> (registry::Settings, usize) {
+/// The operations.
+pub(super) fn registry(reader: &mut Reader<'_>) -> registry::Settings {
     let references = [
         ("strict", registry::References::Strict),
         ("any", registry::References::Any),
     ];
-    let settings = registry::Settings {
+    registry::Settings {
         deletes_enabled: reader.flag("storage.delete.enabled", false),
         readonly: reader.flag("storage.maintenance.readonly.enabled", false),
         references: reader.choice(
@@ -353,9 +353,8 @@ pub(super) fn registry(reader: &mut Reader<'_>) -> (registry::Settings, usize) {
             ),
             mount_probes: reader.count("limits.mount_probes", 1_000, 0..=1_000_000),
             list_page: reader.count("limits.list_page", 1_000, 1..=100_000),
+            catalog_page: reader.count("catalog.maxentries", 1_000, 1..=100_000),
             open_uploads: reader.count("limits.open_uploads", 1_024, 1..=1_000_000),
         },
-    };
-    let catalog_page = reader.count("catalog.maxentries", 1_000, 1..=100_000);
-    (settings, catalog_page)
+    }
 }

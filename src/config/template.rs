@@ -72,8 +72,8 @@ storage:
   filesystem:
     # The images, laid out as Docker's registry does it.
     rootdirectory: @ROOT@
-  # Whether clients may delete.
-  #delete: {enabled: false}
+  # Whether clients may delete (whoever the rules allow it).
+  delete: {enabled: true}
   #maintenance: {readonly: {enabled: false}}
 
 # The index and the control socket; can be made anew.

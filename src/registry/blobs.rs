@@ -87,16 +87,12 @@ impl Registry {
         {
             return Ok(None);
         }
-        let known = match known {
-            Some(known) => known,
-            None => {
-                let limit = self.settings.limits.mount_probes;
-                known.insert(
-                    self.repositories(|name| viewer.may_pull(name), limit)
-                        .await?,
-                )
-            }
-        };
+        if known.is_none() {
+            let limit = self.settings.limits.mount_probes;
+            let found = self.repositories(|name| viewer.may_pull(name), limit);
+            *known = Some(found.await?);
+        }
+        let known = known.get_or_insert_default();
         for position in 0..known.len() {
             let Some(candidate) = known.get(position) else {
                 break;

@@ -145,6 +145,7 @@ impl Lab {
             manifest_size_bytes: 1 << 20,
             mount_probes: 10,
             list_page: 10,
+            catalog_page: 10,
             open_uploads: 10,
         };
         let settings = Settings {

@@ -42,7 +42,7 @@ impl Registry {
             return Err(RegistryError::NameUnknown(name.clone()));
         }
         tags.sort_unstable();
-        let count = self.page_count(request);
+        let count = page_count(request, self.settings.limits.list_page);
         let mut items = Vec::new();
         for tag in tags
             .into_iter()
@@ -81,18 +81,13 @@ impl Registry {
             .await?;
         names.sort_unstable();
         names.retain(|name| is_after(name.as_str(), request));
-        let count = self.page_count(request);
+        let count = page_count(request, self.settings.limits.catalog_page);
         let has_more = count > 0 && names.len() > count;
         names.truncate(count);
         Ok(Page {
             items: names,
             has_more,
         })
-    }
-
-    fn page_count(&self, request: &PageRequest) -> usize {
-        let most = self.settings.limits.list_page;
-        request.count.unwrap_or(most).min(most)
     }
 
     /// Names of directories in the tags directory: candidates, not yet confirmed.
@@ -182,6 +177,10 @@ impl Registry {
             }
         }
     }
+}
+
+fn page_count(request: &PageRequest, most: usize) -> usize {
+    request.count.unwrap_or(most).min(most)
 }
 
 fn is_after(name: &str, request: &PageRequest) -> bool {

@@ -90,7 +90,7 @@ impl Registry {
         let (digest, tags) = match reference {
             Reference::Tag(tag) => (
                 Digest::of(Algorithm::Sha256, &bytes),
-                [&[tag.clone()], more_tags].concat(),
+                [std::slice::from_ref(tag), more_tags].concat(),
             ),
             Reference::Digest(expected) => {
                 let computed = Digest::of(expected.algorithm(), &bytes);

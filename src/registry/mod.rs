@@ -133,6 +133,8 @@ pub struct Limits {
     pub mount_probes: usize,
     /// Entries in one page of a list (`limits.list_page`, 1,000).
     pub list_page: usize,
+    /// Entries in one page of the catalog (`catalog.maxentries`, 1,000).
+    pub catalog_page: usize,
     /// Idle upload sessions kept open in memory (`limits.open_uploads`, 1,024: each holds a file descriptor); the others
     /// are taken up again from the store.
     pub open_uploads: usize,

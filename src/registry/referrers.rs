@@ -38,7 +38,7 @@ impl Registry {
         for algorithm in Algorithm::ALL {
             let prefix = layout::revisions_directory(name, algorithm);
             self.each_directory(&prefix, |hex| {
-                revisions.extend(Digest::from_parts(algorithm, hex))
+                revisions.extend(Digest::from_parts(algorithm, hex));
             })
             .await?;
         }

@@ -17,7 +17,7 @@ use crate::oci::{Digest, RepositoryName};
 use crate::store::Upload;
 
 /// How long a finished session is remembered, so that a client that lost the answer may finish again.
-const REMEMBERED: Duration = Duration::from_secs(3_600);
+const REMEMBERED: Duration = Duration::from_hours(1);
 
 /// How many ended sessions are remembered at most: 10,000 of about 200 bytes; the oldest is forgotten first.
 const REMEMBERED_MAX: usize = 10_000;
@@ -257,7 +257,7 @@ mod tests {
         let id = UploadId::from_parts(1, 2);
         let ended = Ended::Finished(Digest::of(Algorithm::Sha256, b""));
         sessions.remember(id, ended.clone());
-        clock.advance(REMEMBERED - Duration::from_secs(1));
+        clock.advance(Duration::from_secs(3_599));
         assert_eq!(sessions.ended(id), Some(ended));
         clock.advance(Duration::from_secs(1));
         assert_eq!(sessions.ended(id), None);

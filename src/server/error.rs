@@ -152,7 +152,9 @@ impl ServerError {
                 TokenRefusal::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown),
             },
             Self::Registry(error) => registry_status_and_code(error),
-            Self::BadHeader(_) => (StatusCode::BAD_REQUEST, Code::Unsupported),
+            Self::BadHeader(_) | Self::PlainHttp { .. } => {
+                (StatusCode::BAD_REQUEST, Code::Unsupported)
+            }
             Self::ContentRange(error) => match error {
                 crate::oci::range::SentError::Malformed => {
                     (StatusCode::BAD_REQUEST, Code::BlobUploadInvalid)
@@ -162,7 +164,6 @@ impl ServerError {
                 }
             },
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Code::ManifestInvalid),
-            Self::PlainHttp { .. } => (StatusCode::BAD_REQUEST, Code::Unsupported),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown),
         }
     }
@@ -219,7 +220,9 @@ fn registry_status_and_code(error: &RegistryError) -> (StatusCode, Code) {
         RegistryError::UploadBusy { .. } | RegistryError::OutOfOrder { .. } => {
             (StatusCode::RANGE_NOT_SATISFIABLE, Code::BlobUploadInvalid)
         }
-        RegistryError::SizeInvalid(_) => (StatusCode::BAD_REQUEST, Code::SizeInvalid),
+        RegistryError::SizeInvalid(_) | RegistryError::Body(BodyError::Broken(_)) => {
+            (StatusCode::BAD_REQUEST, Code::SizeInvalid)
+        }
         RegistryError::DigestMismatch { .. } => (StatusCode::BAD_REQUEST, Code::DigestInvalid),
         RegistryError::ManifestInvalid(_)
         | RegistryError::DescriptorSize { .. }
@@ -231,7 +234,6 @@ fn registry_status_and_code(error: &RegistryError) -> (StatusCode, Code) {
         RegistryError::Body(BodyError::Stalled { .. } | BodyError::TooSlow) => {
             (StatusCode::REQUEST_TIMEOUT, Code::BlobUploadInvalid)
         }
-        RegistryError::Body(BodyError::Broken(_)) => (StatusCode::BAD_REQUEST, Code::SizeInvalid),
         RegistryError::Store(StoreError::Full) => {
             (StatusCode::INSUFFICIENT_STORAGE, Code::Unavailable)
         }

@@ -55,7 +55,7 @@ pub struct Settings {
     pub headers: Vec<(String, String)>,
     /// `http.trusted_proxies`: whose `X-Forwarded-*` are believed.
     pub trusted_proxies: Vec<ipnet::IpNet>,
-    /// `server.real_ip_header` and `server.real_ip_pos`, as docker_auth has them.
+    /// `server.real_ip_header` and `server.real_ip_pos`, as `docker_auth` has them.
     pub real_ip: Option<RealIp>,
     /// `http.http2.disabled`
     pub http2_disabled: bool,

@@ -1,6 +1,6 @@
 //! Where a request comes from: its client's address, scheme and host.
 //!
-//! Source: distribution's and docker_auth's reading of `X-Forwarded-*`; DESIGN D5. Must not know what is asked. Invariant:
+//! Source: distribution's and `docker_auth`'s reading of `X-Forwarded-*`; DESIGN D5. Must not know what is asked. Invariant:
 //! what a client says of itself in a header counts only when a trusted proxy has passed it on, or the config names the
 //! header.
 
@@ -79,7 +79,7 @@ fn behind_proxies(settings: &Settings, headers: &HeaderMap) -> Option<IpAddr> {
     None
 }
 
-/// The client's address from the header that `server.real_ip_header` names, as docker_auth reads it.
+/// The client's address from the header that `server.real_ip_header` names, as `docker_auth` reads it.
 pub(super) fn real_ip(real_ip: &RealIp, headers: &HeaderMap) -> Result<IpAddr, ServerError> {
     const UNREADABLE: ServerError =
         ServerError::BadHeader("the header that tells the client's address is unreadable");

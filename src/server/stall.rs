@@ -108,7 +108,7 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
 
-    const LIMIT: Duration = Duration::from_secs(120);
+    const LIMIT: Duration = Duration::from_mins(2);
 
     #[tokio::test]
     async fn a_peer_that_stops_reading_is_given_up_after_the_limit() {

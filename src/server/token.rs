@@ -1,6 +1,6 @@
 //! The token endpoint over HTTP.
 //!
-//! Source: distribution's token and OAuth pages, docker_auth; `docs/security.md`. Must not know who gets a token. Invariant:
+//! Source: distribution's token and OAuth pages, `docker_auth`; `docs/security.md`. Must not know who gets a token. Invariant:
 //! no answer is kept by anybody on the way.
 
 use http::header::CACHE_CONTROL;

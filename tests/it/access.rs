@@ -326,7 +326,7 @@ async fn a_session_goes_on_with_an_expired_token_and_nothing_else_does() {
         .await
         .expect(StatusCode::ACCEPTED);
     let location = begun.header("location").to_owned();
-    registry.clock.advance(Duration::from_secs(5 * 3600));
+    registry.clock.advance(Duration::from_hours(5));
     let digest = Digest::of(Algorithm::Sha256, b"long push");
     let patch = registry.patch(&location).bearer(&push).body(b"long push");
     patch.send().await.expect(StatusCode::ACCEPTED);
@@ -340,13 +340,13 @@ async fn a_session_goes_on_with_an_expired_token_and_nothing_else_does() {
         .put(&format!("{location}?digest={digest}"))
         .bearer(&push);
     put.send().await.expect(StatusCode::CREATED);
-    let begin = registry
+    let fresh = registry
         .post("/v2/ann/app/blobs/uploads/")
         .bearer(&push)
         .send()
         .await;
     assert!(
-        begin
+        fresh
             .expect_error(401, "UNAUTHORIZED")
             .header("www-authenticate")
             .ends_with("error=\"invalid_token\"")
@@ -359,7 +359,7 @@ async fn a_session_goes_on_with_an_expired_token_and_nothing_else_does() {
         .send()
         .await
         .expect(StatusCode::ACCEPTED);
-    registry.clock.advance(Duration::from_secs(29 * 3600));
+    registry.clock.advance(Duration::from_hours(29));
     let late = registry
         .patch(begun.header("location"))
         .bearer(&push)
@@ -401,7 +401,7 @@ async fn failed_logins_are_slowed_and_say_for_how_long() {
     }
     let slowed = last.unwrap().expect_error(429, "TOOMANYREQUESTS");
     assert!(slowed.header("retry-after").parse::<u64>().unwrap() >= 1);
-    registry.clock.advance(Duration::from_secs(120));
+    registry.clock.advance(Duration::from_mins(2));
     registry
         .get("/v2/")
         .basic("ann", "ann-secret")

@@ -54,13 +54,14 @@ async fn parts_and_conditions() {
         rest.expect(StatusCode::PARTIAL_CONTENT).body,
         content[9000..]
     );
-    let past = registry
+    let beyond = registry
         .get(&path)
         .header("range", "bytes=10000-")
         .send()
         .await;
     assert_eq!(
-        past.expect(StatusCode::RANGE_NOT_SATISFIABLE)
+        beyond
+            .expect(StatusCode::RANGE_NOT_SATISFIABLE)
             .header("content-range"),
         "bytes */10000"
     );

@@ -47,6 +47,7 @@ impl Default for Options {
                     manifest_size_bytes: 4 * 1024 * 1024,
                     mount_probes: 1_000,
                     list_page: 1_000,
+                    catalog_page: 1_000,
                     open_uploads: 1_024,
                 },
             },
@@ -91,7 +92,6 @@ pub(crate) fn with_users(options: &mut Options, users: &[&str], rules: &[(&str, 
 pub(crate) struct TestRegistry {
     pub(crate) address: SocketAddr,
     pub(crate) clock: ManualClock,
-    pub(crate) auth: Arc<Auth>,
     pub(crate) directory: Arc<TempDir>,
     ending: CancellationToken,
     stopped: Option<tokio::task::JoinHandle<()>>,
@@ -139,7 +139,7 @@ impl TestRegistry {
         );
         let services = Services {
             registry: Arc::new(registry),
-            auth: Arc::clone(&auth),
+            auth,
             tls: None,
             clock: shared,
         };
@@ -150,7 +150,6 @@ impl TestRegistry {
         Self {
             address,
             clock,
-            auth,
             directory,
             ending,
             stopped,
