@@ -11,8 +11,8 @@ use http::header::{HeaderValue, RANGE};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 
-use super::body::ResponseBody;
 use super::dispatch::{Allowed, State, header_text};
+use super::outgoing::ResponseBody;
 use super::{ServerError, response};
 use crate::oci::range::Requested;
 use crate::oci::{Digest, RepositoryName};
@@ -61,8 +61,8 @@ pub(super) async fn read(
     let length = range.end - range.start;
     answer.headers_mut().insert(CONTENT_LENGTH, length.into());
     if request.head.method != Method::HEAD && length > 0 {
-        *answer.body_mut() =
-            ResponseBody::stream(registry.read_blob(&blob, Some(range)).await?, length);
+        let bytes = registry.read_blob(&blob, Some(range)).await?;
+        *answer.body_mut() = ResponseBody::stream(bytes, length, state.patience());
     }
     Ok(answer)
 }

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::dispatch::State;
-use super::pressure::Pressure;
+use super::pressure::{Pressure, Usage};
 use super::stall::StallGuard;
 use super::{ServerError, Services, Settings};
 
@@ -182,13 +182,18 @@ async fn serve_http<S>(
         Duration::from_secs(limits.stall_secs),
     );
     let builder = builder(&state.settings, speaks);
+    let usage = Usage::default();
+    let idle = idle(usage.clone(), Arc::clone(&state));
     let service = service_fn(move |request: Request<Incoming>| {
         let state = Arc::clone(&state);
+        let in_use = usage.begin();
         async move {
             Ok::<_, Infallible>(match speaks {
                 Speaks::PlainByMistake => plain_http_error(&request).response(),
                 Speaks::Tls | Speaks::Plain => {
-                    state.answer(request, peer, speaks == Speaks::Tls).await
+                    state
+                        .answer(request, peer, speaks == Speaks::Tls, in_use)
+                        .await
                 }
             })
         }
@@ -196,7 +201,7 @@ async fn serve_http<S>(
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(guard), service));
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = ending.cancelled() => {
+        () = async { tokio::select! { () = ending.cancelled() => {}, () = idle => {} } } => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -204,6 +209,20 @@ async fn serve_http<S>(
     if let Err(error) = result {
         // Clients leave in the middle of things all the time.
         tracing::debug!(error = %super::error::chain(error.as_ref()), %peer, "connection ended early");
+    }
+}
+
+/// Resolves when no request has come for a while and none is open: others may need the connection's place. (HTTP/1 does
+/// so by itself; an HTTP/2 connection would stay for as long as its pings are answered.)
+async fn idle(usage: Usage, state: Arc<State>) {
+    let time = Duration::from_secs(state.settings.limits.header_secs);
+    let mut last = None;
+    loop {
+        state.services.clock.sleep(time).await;
+        match usage.idle_since() {
+            Some(begun) if last == Some(begun) => return,
+            now => last = now,
+        }
     }
 }
 

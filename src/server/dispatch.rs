@@ -15,8 +15,9 @@ use hyper::body::{Body as _, Incoming};
 use tracing::Instrument as _;
 
 use super::access_log::Line;
-use super::body::{Patience, ResponseBody, drain};
-use super::pressure::Pressure;
+use super::incoming::{Patience, drain};
+use super::outgoing::ResponseBody;
+use super::pressure::{InUse, Pressure};
 use super::route::Route;
 use super::{
     ServerError, Services, Settings, blobs, listings, manifests, origin, response, token, uploads,
@@ -75,6 +76,7 @@ impl State {
         request: Request<Incoming>,
         peer: SocketAddr,
         is_tls: bool,
+        in_use: InUse,
     ) -> Response<ResponseBody> {
         let id = self.requests.fetch_add(1, Ordering::Relaxed);
         let (head, body) = request.into_parts();
@@ -116,7 +118,7 @@ impl State {
             handled.unwrap_or_else(|error: ServerError| span.in_scope(|| error.response()));
         self.finish(&mut answer, &method);
         line.status = answer.status().as_u16();
-        answer.map(|body| body.logged(line))
+        answer.map(|body| body.attended(line, in_use))
     }
 
     async fn handle(

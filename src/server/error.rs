@@ -10,7 +10,7 @@ use http::header::{ALLOW, HeaderName, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
-use super::body::ResponseBody;
+use super::outgoing::ResponseBody;
 use super::response;
 use super::route::RouteError;
 use crate::auth::{Refusal, TokenRefusal};

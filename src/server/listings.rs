@@ -9,8 +9,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::body::ResponseBody;
 use super::dispatch::{Allowed, State};
+use super::outgoing::ResponseBody;
 use super::{ServerError, response};
 use crate::oci::{Digest, MediaType, RepositoryName};
 use crate::registry::{Page, PageRequest, Referrer};

@@ -6,8 +6,8 @@
 use http::{Response, StatusCode};
 
 use super::blobs::is_known;
-use super::body::ResponseBody;
 use super::dispatch::{Allowed, State, content_type};
+use super::outgoing::ResponseBody;
 use super::{ServerError, response};
 use crate::oci::{Reference, RepositoryName, Tag};
 

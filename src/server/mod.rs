@@ -6,13 +6,14 @@
 
 mod access_log;
 mod blobs;
-mod body;
 mod connection;
 mod dispatch;
 mod error;
+mod incoming;
 mod listings;
 mod manifests;
 mod origin;
+mod outgoing;
 mod pressure;
 mod response;
 mod route;

@@ -7,7 +7,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
-use super::body::ResponseBody;
+use super::outgoing::ResponseBody;
 use crate::oci::Digest;
 
 /// `Docker-Content-Digest`

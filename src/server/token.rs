@@ -9,8 +9,8 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
 
-use super::body::ResponseBody;
 use super::dispatch::{State, authorization};
+use super::outgoing::ResponseBody;
 use super::{ServerError, origin, response};
 use crate::auth::{Origin, TokenRequest};
 

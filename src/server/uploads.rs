@@ -7,8 +7,8 @@ use http::header::{CONTENT_RANGE, RANGE};
 use http::request::Parts;
 use http::{Response, StatusCode};
 
-use super::body::ResponseBody;
 use super::dispatch::{Allowed, State, content_length, header_text};
+use super::outgoing::ResponseBody;
 use super::{ServerError, UploadStart, response};
 use crate::layout::UploadId;
 use crate::oci::range::Sent;

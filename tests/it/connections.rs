@@ -195,3 +195,28 @@ async fn a_body_that_never_ends_is_cut_off_at_the_drain_limit() {
         .expect("ends at the limit")
         .unwrap();
 }
+
+#[tokio::test]
+async fn an_idle_connection_makes_room() {
+    let registry = TestRegistry::open();
+    let mut stream = TcpStream::connect(registry.address).await.unwrap();
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = [0; 1024];
+    assert!(stream.read(&mut answer).await.unwrap() > 0);
+    let time_passes = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            registry.clock.advance(Duration::from_secs(30));
+        }
+    };
+    let mut rest = Vec::new();
+    tokio::select! {
+        ended = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut rest)) => {
+            ended.expect("ends long before the half minute of real time").unwrap();
+        }
+        () = time_passes => {}
+    }
+}

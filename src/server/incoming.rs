@@ -1,114 +1,24 @@
-//! Bodies on their way in and out.
+//! Bodies on their way in.
 //!
 //! Design: DESIGN D7. No clock limits a body that moves; one that stands still for the stall limit is ended, and while
 //! connections are scarce one that creeps too. Must not know what is in them. Invariant: a body that breaks off is an error,
 //! never a shorter body.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{Stream, StreamExt as _, stream};
-use http_body::{Body, Frame, SizeHint};
+use futures_util::{StreamExt as _, stream};
+use http_body::Body;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
 use super::ServerError;
-use super::access_log::Line;
 use super::pressure::Pressure;
 use crate::clock::Clock;
 use crate::registry::{self, BodyError};
-use crate::store::{ByteStream, StoreError};
 
-/// What every answer carries.
-pub(super) struct ResponseBody {
-    source: Source,
-    /// How many bytes are still to come.
-    remaining_bytes: u64,
-    /// Written when the body has ended, or been given up.
-    line: Option<Line>,
-}
-
-enum Source {
-    Whole(Bytes),
-    Stream(ByteStream),
-}
-
-impl ResponseBody {
-    pub(super) fn empty() -> Self {
-        Self::whole(Bytes::new())
-    }
-
-    pub(super) fn whole(bytes: Bytes) -> Self {
-        let remaining_bytes = bytes.len() as u64;
-        Self {
-            source: Source::Whole(bytes),
-            remaining_bytes,
-            line: None,
-        }
-    }
-
-    /// `size_bytes` bytes from the store.
-    pub(super) fn stream(bytes: ByteStream, size_bytes: u64) -> Self {
-        Self {
-            source: Source::Stream(bytes),
-            remaining_bytes: size_bytes,
-            line: None,
-        }
-    }
-
-    /// Writes `line` to the access log when the body ends.
-    pub(super) fn logged(mut self, line: Line) -> Self {
-        self.line = Some(line);
-        self
-    }
-}
-
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = StoreError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, StoreError>>> {
-        let this = self.get_mut();
-        let piece = match &mut this.source {
-            Source::Whole(bytes) if bytes.is_empty() => None,
-            Source::Whole(bytes) => Some(Ok(std::mem::take(bytes))),
-            Source::Stream(stream) => match Pin::new(stream).poll_next(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(piece) => piece,
-            },
-        };
-        match piece {
-            Some(Ok(bytes)) => {
-                this.remaining_bytes = this.remaining_bytes.saturating_sub(bytes.len() as u64);
-                if let Some(line) = &mut this.line {
-                    line.add_sent(bytes.len());
-                }
-                Poll::Ready(Some(Ok(Frame::data(bytes))))
-            }
-            Some(Err(error)) => {
-                tracing::error!(error = %super::error::chain(&error), "an answer broke off");
-                Poll::Ready(Some(Err(error)))
-            }
-            None => Poll::Ready(None),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.remaining_bytes == 0
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.remaining_bytes)
-    }
-}
-
-/// What decides when a body that comes in has stood still for too long.
+/// What decides when a body has stood still, or crept, for too long.
 #[derive(Clone)]
 pub(super) struct Patience {
     pub(super) clock: Arc<dyn Clock>,
@@ -117,10 +27,16 @@ pub(super) struct Patience {
     pub(super) pressure: Pressure,
 }
 
-/// How long a body may take before its rate is judged at all.
-const RATE_GRACE: Duration = Duration::from_secs(30);
+/// How long a body may take before its rate is judged at all, and how often that of an answer is.
+pub(super) const RATE_GRACE: Duration = Duration::from_secs(30);
 
 impl Patience {
+    /// Whether `moved_bytes` in `took` is less than the floor rate, and somebody else needs the connection.
+    pub(super) fn is_too_slow(&self, took: Duration, moved_bytes: u64) -> bool {
+        let floor_bytes = took.as_secs().saturating_mul(self.floor_bytes_per_sec);
+        took > RATE_GRACE && moved_bytes < floor_bytes && self.pressure.is_high()
+    }
+
     /// The pieces of `incoming`, for as long as they come.
     pub(super) fn receive(&self, incoming: Incoming) -> registry::Body {
         let state = Receiving {
@@ -189,11 +105,7 @@ impl Receiving {
 
     fn check_rate(&self) -> Result<(), BodyError> {
         let took = self.patience.clock.elapsed().saturating_sub(self.began);
-        let is_slow = self.received_bytes
-            < took
-                .as_secs()
-                .saturating_mul(self.patience.floor_bytes_per_sec);
-        if took > RATE_GRACE && is_slow && self.patience.pressure.is_high() {
+        if self.patience.is_too_slow(took, self.received_bytes) {
             return Err(BodyError::TooSlow);
         }
         Ok(())
