@@ -55,10 +55,9 @@ impl Registry {
         self.check_writable()?;
         let (entered, mut upload) = self.enter_upload(name, id, owner).await?;
         let received = receive(&entered, upload.as_mut(), chunk).await;
-        let persisted = upload.persist().await;
-        entered.leave(upload);
+        let persisted = keep(entered, upload).await;
         received?;
-        Ok(persisted?)
+        persisted
     }
 
     /// How many bytes the session has.
@@ -108,9 +107,7 @@ impl Registry {
         };
         if let Err(error) = receive(&entered, upload.as_mut(), chunk).await {
             // Kept like after a broken PATCH: the client may go on where it stood.
-            let persisted = upload.persist().await;
-            entered.leave(upload);
-            persisted?;
+            keep(entered, upload).await?;
             return Err(error);
         }
         self.finish_received(name, id, digest, upload).await
@@ -234,6 +231,14 @@ impl Registry {
         entered.tell_progress(upload.offset_bytes());
         Ok((entered, upload))
     }
+}
+
+/// Keeps what has arrived for the next request; tells how much it is. An upload that cannot be kept is taken up again from
+/// what the store has of it.
+async fn keep(entered: Entered<'_>, mut upload: Box<dyn Upload>) -> Result<u64, RegistryError> {
+    let offset_bytes = upload.persist().await?;
+    entered.leave(upload);
+    Ok(offset_bytes)
 }
 
 /// Appends what the client sends, if it belongs there.

@@ -110,7 +110,7 @@ impl State {
                     .await
             }
             Err(error) => {
-                drain(body, self.services.clock.as_ref()).await;
+                drain(&head, body, self.services.clock.as_ref()).await;
                 Err(error.into())
             }
         };
@@ -144,7 +144,7 @@ impl State {
         let caller = match self.allowed(&route.access(), &head, &origin).await {
             Ok(caller) => caller,
             Err(error) => {
-                drain(body, self.services.clock.as_ref()).await;
+                drain(&head, body, self.services.clock.as_ref()).await;
                 return Err(error);
             }
         };

@@ -4,7 +4,6 @@
 //! Invariant: an answer of 5xx never carries internals; those are logged here, once.
 
 use std::error::Error;
-use std::time::Duration;
 
 use http::header::{ALLOW, HeaderName, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
@@ -261,9 +260,3 @@ pub(super) fn chain(error: &dyn Error) -> String {
     }
     text
 }
-
-/// How long a refused body is still read, so that the client sees the answer instead of a reset connection.
-pub(super) const DRAIN_TIME: Duration = Duration::from_secs(2);
-
-/// How much of a refused body is still read.
-pub(super) const DRAIN_BYTES: usize = 1024 * 1024;

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
+use http::header::EXPECT;
+use http::request::Parts;
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -112,10 +114,20 @@ impl Receiving {
     }
 }
 
-/// Reads on for a moment, so that a client in the middle of sending sees the answer rather than a reset connection.
-pub(super) async fn drain(mut incoming: Incoming, clock: &dyn Clock) {
-    let mut left = super::error::DRAIN_BYTES;
-    let mut time = clock.sleep(super::error::DRAIN_TIME);
+/// How long a refused body is still read.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+/// How much of a refused body is still read.
+const DRAIN_BYTES: usize = 1024 * 1024;
+
+/// Reads on for a moment, so that a client in the middle of sending sees the answer rather than a reset connection. One
+/// that waits for our consent (RFC 9110 section 10.1.1) sends nothing unless we ask by reading.
+pub(super) async fn drain(head: &Parts, mut incoming: Incoming, clock: &dyn Clock) {
+    if head.headers.contains_key(EXPECT) {
+        return;
+    }
+    let mut left = DRAIN_BYTES;
+    let mut time = clock.sleep(DRAIN_TIME);
     loop {
         tokio::select! {
             frame = incoming.frame() => match frame {

@@ -7,7 +7,7 @@ use http::{Method, StatusCode};
 
 use crate::support::{OCI_MANIFEST, Options, TestRegistry, image_manifest, with_users};
 
-fn lab() -> TestRegistry {
+pub(crate) fn lab() -> TestRegistry {
     let mut options = Options::default();
     let all: &[&str] = &["*"];
     let rules: &[(&str, &str, &[&str])] = &[

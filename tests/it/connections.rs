@@ -220,3 +220,11 @@ async fn an_idle_connection_makes_room() {
         () = time_passes => {}
     }
 }
+
+#[tokio::test]
+async fn a_refused_client_is_not_asked_for_its_body() {
+    let registry = crate::access::lab();
+    let request = "PUT /v2/ann/app/manifests/v1 HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\nexpect: 100-continue\r\n\r\n";
+    let answer = raw(&registry, request).await;
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+}

@@ -1,0 +1,31 @@
+//! Digests, names, references, scopes, ranges, keys: whatever parses prints as it was.
+
+#![no_main]
+
+use boathouse::layout::{Place, UploadId};
+use boathouse::oci::range::{Requested, Sent};
+use boathouse::oci::{Digest, Reference, RepositoryName};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    if let Ok(digest) = text.parse::<Digest>() {
+        assert_eq!(digest.to_string(), text);
+    }
+    if let Ok(name) = text.parse::<RepositoryName>() {
+        assert_eq!(name.to_string(), text);
+    }
+    if let Ok(reference) = text.parse::<Reference>() {
+        assert_eq!(reference.to_string(), text);
+    }
+    if let Ok(id) = text.parse::<UploadId>() {
+        assert_eq!(id.to_string(), text);
+    }
+    if let Some(place) = Place::parse(text) {
+        assert_eq!(place.key().as_str(), text);
+    }
+    let _ = text.parse::<boathouse::oci::scope::Scope>();
+    let _ = Sent::parse(text);
+    if let Requested::Part(range) = Requested::parse(Some(text), 1_000) {
+        assert!(range.start < range.end && range.end <= 1_000);
+    }
+});
