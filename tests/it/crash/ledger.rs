@@ -4,7 +4,7 @@
 //! that overlapped any may have been the last, and one without an answer may or may not have happened. What is read after
 //! a crash must be the value of a write that no acknowledged later one has replaced.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use boathouse::oci::Digest;
@@ -173,6 +173,21 @@ impl Ledger {
 
     pub(super) fn acknowledged(&self) -> u64 {
         self.with(|state| state.acknowledged)
+    }
+
+    /// How many changes wait for an answer.
+    pub(super) fn unanswered(&self) -> usize {
+        self.with(|state| {
+            let writes = state
+                .registers
+                .values()
+                .flat_map(|register| &register.writes);
+            let waiting = writes.filter(|write| write.ended.is_none());
+            waiting
+                .map(|write| write.change)
+                .collect::<BTreeSet<_>>()
+                .len()
+        })
     }
 
     pub(super) fn add_content(&self, digest: &Digest, content: Bytes) {

@@ -63,8 +63,19 @@ impl Run {
         }
     }
 
+    /// Every fourth start is killed as well, before the one that is read from.
+    async fn start_again(&mut self, lab: &Path) -> Process {
+        if self.random.below(4) == 0 {
+            let after = Duration::from_millis(self.random.below(40) as u64);
+            Process::start_and_kill(&self.program, lab, after).await;
+        }
+        Process::start(&self.program, lab).await
+    }
+
     /// Ends the run with its verdict.
     fn end(self) {
+        let (in_flight, sessions) = (self.tally.in_flight, self.tally.sessions);
+        println!("in flight at the crash: {in_flight} changes, {sessions} upload sessions");
         println!("{}", self.tally);
         println!("{:.1} s", self.began.elapsed().as_secs_f64());
         assert!(self.tally.acknowledged > 0, "nothing was acknowledged");
@@ -94,7 +105,7 @@ async fn what_was_acknowledged_survives_sigkill() {
         for _ in 0..ROUNDS_PER_TREE.min(run.rounds - run.tally.rounds) {
             run.tally.rounds += 1;
             push_until_killed(server, &ledger, &mut run.random).await;
-            server = Process::start(&run.program, lab.path()).await;
+            server = run.start_again(lab.path()).await;
             judge(server.address, &ledger, Crash::Kill, &mut run.tally).await;
         }
         run.tally.acknowledged += ledger.acknowledged();
@@ -120,7 +131,7 @@ async fn what_was_acknowledged_survives_a_power_cut() {
             push_until_killed(server, &ledger, &mut run.random).await;
             let caches = [DriveCache::Kept, DriveCache::Lost];
             drive.cut(caches[run.random.below(caches.len())], &mut run.random);
-            server = Process::start(&run.program, &drive.lab()).await;
+            server = run.start_again(&drive.lab()).await;
             judge(server.address, &ledger, Crash::PowerCut, &mut run.tally).await;
         }
         run.tally.acknowledged += ledger.acknowledged();

@@ -53,7 +53,14 @@ impl Process {
         panic!("{} does not start:\n{log}", program.path.display());
     }
 
-    async fn try_start(program: &Program, directory: &Path) -> Option<Self> {
+    /// Starts it, and kills it while it opens the data, or soon after.
+    pub(super) async fn start_and_kill(program: &Program, directory: &Path, after: Duration) {
+        let process = Self::spawn(program, directory);
+        tokio::time::sleep(after).await;
+        process.kill();
+    }
+
+    fn spawn(program: &Program, directory: &Path) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let address = free.expect("a free port");
         let config = directory.join("registry.yml");
@@ -73,7 +80,12 @@ impl Process {
             .stderr(log)
             .spawn()
             .unwrap_or_else(|error| panic!("{}: {error}", program.path.display()));
-        let mut process = Self { child, address };
+        Self { child, address }
+    }
+
+    async fn try_start(program: &Program, directory: &Path) -> Option<Self> {
+        let mut process = Self::spawn(program, directory);
+        let address = process.address;
         for _ in 0..4_000 {
             if let Ok(answer) = Client::of(address).get("/v2/").await {
                 return (answer.status == 200).then_some(process);

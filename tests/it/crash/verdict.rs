@@ -34,6 +34,9 @@ pub(super) struct Tally {
     pub(super) acknowledged: u64,
     pub(super) lost: u64,
     pub(super) wrong: u64,
+    /// Changes that the crashes found without an answer, and open upload sessions: how much was tried at all.
+    pub(super) in_flight: u64,
+    pub(super) sessions: u64,
 }
 
 impl fmt::Display for Tally {
@@ -43,6 +46,7 @@ impl fmt::Display for Tally {
             acknowledged,
             lost,
             wrong,
+            ..
         } = self;
         write!(
             formatter,
@@ -73,9 +77,11 @@ pub(super) async fn judge(
     for complaint in ledger.take_complaints() {
         tally.wrong(&complaint);
     }
+    tally.in_flight += ledger.unanswered() as u64;
     let there = judge_keys(address, ledger, tally).await;
     judge_referrers(address, ledger, &there, tally).await;
     for session in ledger.take_sessions() {
+        tally.sessions += 1;
         judge_session(address, ledger, crash, &there, session, tally).await;
     }
 }
