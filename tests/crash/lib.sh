@@ -14,16 +14,17 @@ FAULT=
 
 # arguments ARGUMENT… : ROUNDS, SEED and, where the script has set TAKES_FAULT, FAULT are set from them.
 arguments() {
-  local number='^[0-9]+$'
-  while (($#)); do
+  while (($# > 1)); do
     case $1 in
-      --rounds) [[ ${2:-} =~ $number ]] && ROUNDS=$2 || usage ;;
-      --seed) [[ ${2:-} =~ $number ]] && SEED=$2 || usage ;;
-      --fault) [[ -n ${TAKES_FAULT:-} && -n ${2:-} ]] && FAULT=$2 || usage ;;
+      --rounds) ROUNDS=$2 ;;
+      --seed) SEED=$2 ;;
+      --fault) FAULT=$2 ;;
       *) usage ;;
     esac
     shift 2
   done
+  [[ $# == 0 && $ROUNDS =~ ^[1-9][0-9]*$ && $SEED =~ ^[0-9]*$ ]] || usage
+  [[ -z $FAULT || -n ${TAKES_FAULT:-} ]] || usage
 }
 
 usage() {

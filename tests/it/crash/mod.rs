@@ -129,6 +129,11 @@ async fn what_was_acknowledged_survives_a_power_cut() {
         for _ in 0..ROUNDS_PER_TREE.min(run.rounds - run.tally.rounds) {
             run.tally.rounds += 1;
             push_until_killed(server, &ledger, &mut run.random).await;
+            if run.random.below(4) == 0 {
+                // What a process that was killed has done, but not synced, is there for the next one to build upon.
+                server = Process::start(&run.program, &drive.lab()).await;
+                push_until_killed(server, &ledger, &mut run.random).await;
+            }
             let caches = [DriveCache::Kept, DriveCache::Lost];
             drive.cut(caches[run.random.below(caches.len())], &mut run.random);
             server = run.start_again(&drive.lab()).await;
