@@ -11,24 +11,26 @@ lib=$(cd "$(dirname "${BASH_SOURCE[0]}")/../interop/lib" && pwd)
 ROUNDS=200
 SEED=
 FAULT=
+FILE_SYSTEM=
 
-# arguments ARGUMENT… : ROUNDS, SEED and, where the script has set TAKES_FAULT, FAULT are set from them.
+# arguments ARGUMENT… : ROUNDS, SEED and, where the script has set CUTS_POWER, FAULT and FILE_SYSTEM are set from them.
 arguments() {
   while (($# > 1)); do
     case $1 in
       --rounds) ROUNDS=$2 ;;
       --seed) SEED=$2 ;;
       --fault) FAULT=$2 ;;
+      --file-system) FILE_SYSTEM=$2 ;;
       *) usage ;;
     esac
     shift 2
   done
   [[ $# == 0 && $ROUNDS =~ ^[1-9][0-9]*$ && $SEED =~ ^[0-9]*$ ]] || usage
-  [[ -z $FAULT || -n ${TAKES_FAULT:-} ]] || usage
+  [[ -z $FAULT$FILE_SYSTEM || -n ${CUTS_POWER:-} ]] || usage
 }
 
 usage() {
-  echo "usage: tests/crash/$(basename "$0") [--rounds N] [--seed N]${TAKES_FAULT:+ [--fault FAULT]}" >&2
+  echo "usage: tests/crash/$(basename "$0") [--rounds N] [--seed N]${CUTS_POWER:+ [--file-system ext4|btrfs] [--fault FAULT]}" >&2
   exit 2
 }
 

@@ -1,12 +1,13 @@
 //! A drive whose power can be cut: see `tests/crash/power-cut`, which says what this models.
 //!
-//! `outer.img` is the medium. The ext4 in it holds `inner.img`, which is what the drive has taken in, and the ext4 in
-//! that one is what the registry writes to. A flush that the inner file system sends becomes an fsync of `inner.img`,
+//! `outer.img` is the medium. The ext4 in it holds `inner.img`, which is what the drive has taken in, and the file system
+//! in that one is what the registry writes to. A flush that the inner file system sends becomes an fsync of `inner.img`,
 //! and only that brings bytes into `outer.img`: the outer page cache is the drive's own cache.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use super::random::Random;
 
@@ -17,9 +18,73 @@ const OUTER_BYTES: u64 = 512 << 20;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Nothing may come to a file system but what it is asked for: no commit of its journal by the clock (5 s by default), and
-/// none of ext4's own care for programs that rename without fsync.
-const INNER_OPTIONS: &str = "loop,noatime,commit=3600,noauto_da_alloc";
-const OUTER_OPTIONS: &str = "loop,noatime,commit=3600";
+/// none of ext4's own care for programs that rename without fsync. Tables are written now and not later by a thread of
+/// the kernel; the journal is small, so that it is also seen full.
+const EXT4: FileSystem = FileSystem {
+    name: "ext4",
+    make: "-q -F -E lazy_itable_init=0,lazy_journal_init=0 -J size=8 -m 0",
+    options: "loop,noatime,commit=3600,noauto_da_alloc",
+};
+
+/// Its fsync brings in one file or directory, and not all that happened before: a directory that is forgotten is not saved
+/// by the syncs of others.
+const BTRFS: FileSystem = FileSystem {
+    name: "btrfs",
+    make: "-q -f",
+    options: "loop,noatime,commit=3600",
+};
+
+/// How a file system is made and mounted.
+#[derive(Debug)]
+struct FileSystem {
+    name: &'static str,
+    make: &'static str,
+    options: &'static str,
+}
+
+impl FileSystem {
+    /// The inner one: `BOATHOUSE_CRASH_FILE_SYSTEM`, else ext4.
+    fn of_environment() -> &'static Self {
+        match std::env::var("BOATHOUSE_CRASH_FILE_SYSTEM").as_deref() {
+            Err(_) | Ok("ext4") => &EXT4,
+            Ok("btrfs") => &BTRFS,
+            Ok(other) => panic!("no file system {other} here, only ext4 and btrfs"),
+        }
+    }
+
+    /// In a new sparse file.
+    fn make(&self, image: &Path, size_bytes: u64) {
+        let file = fs::File::create(image).expect("an image");
+        file.set_len(size_bytes).expect("a sparse file");
+        let options: Vec<&str> = self.make.split(' ').chain([text(image)]).collect();
+        run(&format!("mkfs.{}", self.name), &options);
+    }
+
+    /// Replays the journal, where there is something in it.
+    fn mount(&self, image: &Path, mount_point: &Path) {
+        let (image, mount_point) = (text(image), text(mount_point));
+        let how = ["-t", self.name, "-o", self.options];
+        let arguments = [&how[..], &[image, mount_point]].concat();
+        // A loop device goes away some time after its unmount, and btrfs refuses a second one with the same name.
+        let is_mounted = (0..40).any(|_| {
+            let output = Command::new("mount").args(&arguments).output();
+            let is_done = output.is_ok_and(|output| output.status.success());
+            if !is_done {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            is_done
+        });
+        if !is_mounted {
+            run("mount", &arguments);
+        }
+        let device = run("findmnt", &["-no", "SOURCE", mount_point]);
+        let name = Path::new(device.trim()).file_name().expect("a device");
+        // With direct I/O the page cache below would be passed by, and nothing would ever be lost there.
+        let direct = Path::new("/sys/block").join(name).join("loop/dio");
+        let direct = fs::read_to_string(&direct).expect("a loop device");
+        assert_eq!(direct.trim(), "0", "{} uses direct I/O", device.trim());
+    }
+}
 
 /// Whether what the drive has taken in, but was not told to flush, survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +95,7 @@ pub(super) enum DriveCache {
 
 pub(super) struct Drive {
     directory: PathBuf,
+    inner: &'static FileSystem,
 }
 
 impl Drive {
@@ -37,14 +103,15 @@ impl Drive {
     pub(super) fn make(directory: &Path, random: &mut Random) -> Self {
         let drive = Self {
             directory: directory.to_owned(),
+            inner: FileSystem::of_environment(),
         };
         for mount_point in [drive.outer(), drive.lab()] {
             fs::create_dir(mount_point).expect("a mount point");
         }
-        make_file_system(&drive.medium(), OUTER_BYTES);
-        mount(OUTER_OPTIONS, &drive.medium(), &drive.outer());
-        make_file_system(&drive.taken_in(), INNER_BYTES);
-        mount(INNER_OPTIONS, &drive.taken_in(), &drive.lab());
+        EXT4.make(&drive.medium(), OUTER_BYTES);
+        EXT4.mount(&drive.medium(), &drive.outer());
+        drive.inner.make(&drive.taken_in(), INNER_BYTES);
+        drive.inner.mount(&drive.taken_in(), &drive.lab());
         let boot_id = drive.boot_id();
         fs::write(&boot_id, new_boot_id(random)).expect("a boot id");
         run("mount", &["--bind", text(&boot_id), BOOT_ID]);
@@ -76,11 +143,10 @@ impl Drive {
             DriveCache::Lost => {
                 run("umount", &[text(&self.outer())]);
                 fs::rename(&copy, &stood).expect("the same directory");
-                mount(OUTER_OPTIONS, &stood, &self.outer());
+                EXT4.mount(&stood, &self.outer());
             }
         }
-        // Replays the journal.
-        mount(INNER_OPTIONS, &self.taken_in(), &self.lab());
+        self.inner.mount(&self.taken_in(), &self.lab());
         fs::write(self.boot_id(), new_boot_id(random)).expect("a boot id");
     }
 
@@ -108,39 +174,6 @@ impl Drop for Drive {
             let _ = Command::new("umount").arg(mounted).output();
         }
     }
-}
-
-fn make_file_system(image: &Path, size_bytes: u64) {
-    let file = fs::File::create(image).expect("an image");
-    file.set_len(size_bytes).expect("a sparse file");
-    // Tables written now and not later by a thread of the kernel; a small journal, so that it is also seen full.
-    let options = "lazy_itable_init=0,lazy_journal_init=0";
-    let journal = "size=8";
-    let arguments = [
-        "-q",
-        "-F",
-        "-E",
-        options,
-        "-J",
-        journal,
-        "-m",
-        "0",
-        text(image),
-    ];
-    run("mkfs.ext4", &arguments);
-}
-
-fn mount(options: &str, image: &Path, mount_point: &Path) {
-    run(
-        "mount",
-        &["-t", "ext4", "-o", options, text(image), text(mount_point)],
-    );
-    let device = run("findmnt", &["-no", "SOURCE", text(mount_point)]);
-    let name = Path::new(device.trim()).file_name().expect("a device");
-    // With direct I/O the page cache below would be passed by, and nothing would ever be lost there.
-    let direct = Path::new("/sys/block").join(name).join("loop/dio");
-    let direct = fs::read_to_string(&direct).expect("a loop device");
-    assert_eq!(direct.trim(), "0", "{} uses direct I/O", device.trim());
 }
 
 /// Another boot has another name, or the registry would trust in what it remembers of this one.
