@@ -1,13 +1,15 @@
 //! `auth`, `token`, `users`, `acl`, `users_file`: who issues tokens and who may do what.
 //!
-//! Must not know how tokens look. Invariants: authentication is off only if none of these keys is there; a list of users or
-//! rules that is missing where one is needed is a mistake, never an open or a shut door by accident.
+//! Must not know how tokens look. Invariants: authentication is off only if none of these keys is there, or `auth` is
+//! `none`; a key that is there with nothing behind it counts as there; a list of users or rules that is missing where one is
+//! needed is a mistake, never an open or a shut door by accident.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 
 use super::accounts;
+use super::node::Node;
 use super::pem;
 use super::reader::Reader;
 use super::users_file::UsersFile;
@@ -110,10 +112,11 @@ impl AuthConfig {
 }
 
 pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
-    let given = |key: &str| reader.node(key).is_some();
+    // By the key alone: whoever emptied a list by commenting out its lines did not ask for an open door.
     let ours = ["users", "users_file", "acl", "token"]
         .into_iter()
-        .any(given);
+        .any(|key| reader.is_given(key));
+    refuse_empty_scheme(reader);
     // `auth: {token: }` chooses the token scheme as much as a full section does.
     let foreign = reader
         .node("auth")
@@ -148,6 +151,18 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
         foreign_needs(reader);
     }
     config
+}
+
+/// distribution takes an empty `auth`, also one that a variable emptied, for no authentication at all.
+fn refuse_empty_scheme(reader: &mut Reader<'_>) {
+    let chooses = |auth: &Node| !auth.entries().is_empty();
+    if reader.is_given("auth") && !reader.node("auth").is_some_and(chooses) {
+        reader.refuse(
+            "auth",
+            "empty; remove the key, or write which scheme it is",
+            "`auth: none` is the word for open to everybody",
+        );
+    }
 }
 
 fn failed_logins(reader: &mut Reader<'_>) -> u32 {

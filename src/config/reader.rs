@@ -72,8 +72,13 @@ impl<'a> Reader<'a> {
         self.tree.find(key)
     }
 
+    /// Whether `key` stands there, be it with nothing behind it.
+    pub(super) fn is_given(&self, key: &str) -> bool {
+        self.tree.find_even_null(key).is_some()
+    }
+
     pub(super) fn place(&self, key: &str) -> Option<&'a Place> {
-        self.node(key).map(|node| &node.place)
+        self.tree.find_even_null(key).map(|node| &node.place)
     }
 
     /// An error about `key`, at its place if it has one.

@@ -210,6 +210,19 @@ const MISTAKES: &[(&str, &str)] = &[
         "0.yml:2: acl[].match.ip: neither an address nor a network\n",
     ),
     ("storage: s3\n", "0.yml:1: storage.s3: not supported yet\n"),
+    ("users:\n", "0.yml:1: users: no users are configured\n"),
+    ("acl:\n", "0.yml:1: acl: no rules are configured\n"),
+    ("users_file:\n", "users: no users are configured\n"),
+    ("token:\n", "users: no users are configured\n"),
+    (
+        "users: {}\nacl:\n",
+        "0.yml:2: acl: no rules are configured\n",
+    ),
+    ("auth:\n", "0.yml:1: auth: empty; remove the key, or write"),
+    (
+        "auth: {}\n",
+        "0.yml:1: auth: empty; remove the key, or write",
+    ),
 ];
 
 #[test]
@@ -396,6 +409,19 @@ fn variables_override_as_in_distribution() {
         errors.contains("REGISTRY_PROXY_REMOTEURL: proxy: not supported yet"),
         "{errors}"
     );
+}
+
+#[test]
+fn a_variable_that_empties_auth_does_not_open_the_door() {
+    let file = "auth: {token: {realm: x, service: y, issuer: z, rootcertbundle: /no}}\n";
+    for (name, value, expected) in [
+        ("REGISTRY_AUTH", "", "REGISTRY_AUTH: auth: empty"),
+        ("REGISTRY_AUTH", "{}", "REGISTRY_AUTH: auth: empty"),
+        ("REGISTRY_AUTH_TOKEN", "", "auth: names no scheme"),
+    ] {
+        let errors = load_with(&[file, STORAGE], &[(name, value)]).expect_err("refused");
+        assert!(errors.to_string().contains(expected), "{errors}");
+    }
 }
 
 #[test]
