@@ -92,7 +92,7 @@ impl Failures {
             .and_then(|secs| u64::try_from(secs).ok())
     }
 
-    /// Counts a failure.
+    /// Counts a failure, unless it is the repeat of one.
     pub(super) fn record(
         &self,
         fingerprint: [u8; 32],
@@ -104,6 +104,10 @@ impl Failures {
             return;
         }
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = tables.wrong.get_mut((fingerprint, group(client)));
+        if before.is_some_and(|failed_at| now < *failed_at + REPEAT) {
+            return;
+        }
         tables.wrong.insert((fingerprint, group(client)), now);
         for (source, limit) in sources(account, client).into_iter().zip(self.limits) {
             let fresh = Record {
@@ -142,7 +146,7 @@ fn sources(account: &str, client: IpAddr) -> [Source; 2] {
 }
 
 /// An IPv6 caller chooses among the addresses of its /64 freely, so that these count as one.
-fn group(client: IpAddr) -> IpAddr {
+pub(super) fn group(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),

@@ -1,16 +1,19 @@
 //! Checking passwords, without letting them eat the machine.
 //!
 //! Must not know tokens or rules. Invariant: an unknown account costs what a wrong password costs, verified credentials
-//! cost one bcrypt, and a password is compared off the async threads, a few at a time.
+//! cost one bcrypt, a password is compared off the async threads, a few at a time, and guesses sent at once are slowed like
+//! guesses sent one by one.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::bounded::Bounded;
-use super::failures::Failures;
+use super::failures::{Failures, group};
 use super::keyed_hash::{KeyedHash, Purpose};
 use super::settings::Limits;
 use super::users::Users;
@@ -40,11 +43,10 @@ pub(super) enum Verdict {
 pub(super) struct Passwords {
     clock: Arc<dyn Clock>,
     hash: KeyedHash,
-    failures: Failures,
+    failures: Arc<Failures>,
     verified: Mutex<Bounded<[u8; 32], ()>>,
-    permits: Semaphore,
-    waiting: AtomicUsize,
-    waiting_max: usize,
+    permits: Arc<Semaphore>,
+    queue: Queue,
     /// How many times bcrypt ran.
     pub bcrypt_runs: AtomicUsize,
 }
@@ -55,11 +57,14 @@ impl Passwords {
         Self {
             clock,
             hash,
-            failures: Failures::new(limits),
+            failures: Arc::new(Failures::new(limits)),
             verified: Mutex::new(Bounded::new(limits.verified_passwords_max)),
-            permits: Semaphore::new(limits.bcrypt_concurrency.max(1)),
-            waiting: AtomicUsize::new(0),
-            waiting_max: limits.bcrypt_waiting_max,
+            permits: Arc::new(Semaphore::new(limits.bcrypt_concurrency.max(1))),
+            queue: Queue {
+                max: limits.bcrypt_waiting_max,
+                per_client_max: limits.bcrypt_waiting_per_client_max.max(1),
+                waiting: Mutex::default(),
+            },
             bcrypt_runs: AtomicUsize::new(0),
         }
     }
@@ -95,25 +100,48 @@ impl Passwords {
         if let Some(retry_after_secs) = self.failures.delay_secs(account, client, now) {
             return Verdict::Later { retry_after_secs };
         }
-        let usable = stored.filter(|stored| bcrypt_cost(stored).is_some());
-        let compared = usable.map_or_else(|| dummy_hash(users), str::to_owned);
-        let Some(is_equal) = self.compare(password.to_vec(), compared, fingerprint).await else {
+        let Some(turn) = self.turn(client).await else {
             return Verdict::Later {
                 retry_after_secs: 1,
             };
         };
-        if is_equal && usable.is_some() {
-            self.verified
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(fingerprint, ());
+        // Others of the same burst were compared meanwhile: what they did counts for this one too, or a burst as long as the
+        // queue would be guesses that nothing slows. What follows is recorded before the turn ends.
+        if self.is_verified(fingerprint) {
             return Verdict::Right;
         }
         let now = self.clock.elapsed();
-        if !self.failures.is_repeat(fingerprint, client, now) {
-            self.failures.record(fingerprint, account, client, now);
+        if self.failures.is_repeat(fingerprint, client, now) {
+            return Verdict::Wrong;
         }
-        Verdict::Wrong
+        if let Some(retry_after_secs) = self.failures.delay_secs(account, client, now) {
+            return Verdict::Later { retry_after_secs };
+        }
+        let usable = stored.filter(|stored| bcrypt_cost(stored).is_some());
+        let compared = usable.map_or_else(|| dummy_hash(users), str::to_owned);
+        let failures = Arc::clone(&self.failures);
+        let clock = Arc::clone(&self.clock);
+        let (account, password, is_usable) =
+            (account.to_owned(), password.to_vec(), usable.is_some());
+        self.bcrypt_runs.fetch_add(1, Ordering::Relaxed);
+        // The turn and the record belong to the comparison, which goes on when a caller hangs up.
+        let compare = move || {
+            let is_right = bcrypt::verify(password, &compared).unwrap_or(false) && is_usable;
+            if !is_right {
+                failures.record(fingerprint, &account, client, clock.elapsed());
+            }
+            (is_right, turn)
+        };
+        match tokio::task::spawn_blocking(compare).await {
+            Ok((true, _turn)) => {
+                self.verified
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(fingerprint, ());
+                Verdict::Right
+            }
+            Ok((false, _)) | Err(_) => Verdict::Wrong,
+        }
     }
 
     fn is_verified(&self, fingerprint: [u8; 32]) -> bool {
@@ -121,45 +149,58 @@ impl Passwords {
         verified.get_mut(fingerprint).is_some()
     }
 
-    /// Runs bcrypt when its turn comes; `None` when too many wait.
-    async fn compare(
-        &self,
-        password: Vec<u8>,
-        stored: String,
-        fingerprint: [u8; 32],
-    ) -> Option<bool> {
-        let waiting = Waiting::enter(&self.waiting);
-        if waiting.others >= self.waiting_max {
-            return None;
-        }
-        let _permit = self.permits.acquire().await.ok()?;
-        drop(waiting);
-        // A burst of the same credentials needs one comparison, not one each.
-        if self.is_verified(fingerprint) {
-            return Some(true);
-        }
-        self.bcrypt_runs.fetch_add(1, Ordering::Relaxed);
-        let compare = move || bcrypt::verify(password, &stored).unwrap_or(false);
-        Some(tokio::task::spawn_blocking(compare).await.unwrap_or(false))
+    /// Waits for a turn to compare; `None` when too many wait, of all clients or of this one.
+    async fn turn(&self, client: IpAddr) -> Option<OwnedSemaphorePermit> {
+        let _waiting = self.queue.enter(client)?;
+        Arc::clone(&self.permits).acquire_owned().await.ok()
     }
 }
 
-/// Counts those who wait, also when one of them gives up.
-struct Waiting<'a> {
-    count: &'a AtomicUsize,
-    others: usize,
+/// Who waits for a turn. One client alone cannot fill it.
+struct Queue {
+    max: usize,
+    per_client_max: usize,
+    waiting: Mutex<BTreeMap<IpAddr, usize>>,
 }
 
-impl<'a> Waiting<'a> {
-    fn enter(count: &'a AtomicUsize) -> Self {
-        let others = count.fetch_add(1, Ordering::Relaxed);
-        Self { count, others }
+/// A place in the queue, given back also by a caller who gives up.
+struct Waiting<'a> {
+    queue: &'a Queue,
+    client: IpAddr,
+}
+
+impl Queue {
+    fn enter(&self, client: IpAddr) -> Option<Waiting<'_>> {
+        let client = group(client);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.values().sum::<usize>() >= self.max {
+            return None;
+        }
+        let own = waiting.entry(client).or_default();
+        if *own >= self.per_client_max {
+            return None;
+        }
+        *own += 1;
+        Some(Waiting {
+            queue: self,
+            client,
+        })
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
+        let mut waiting = self
+            .queue
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut own) = waiting.entry(self.client) {
+            *own.get_mut() -= 1;
+            if *own.get() == 0 {
+                own.remove();
+            }
+        }
     }
 }
 

@@ -128,6 +128,9 @@ pub struct Limits {
     pub bcrypt_concurrency: usize,
     /// Password checks that wait; more are turned away. One second of patience per 20.
     pub bcrypt_waiting_max: usize,
+    /// Of these, from one client (an IPv6 /64): more parallel first logins than any tool makes, and at most a second or two
+    /// of everybody's patience.
+    pub bcrypt_waiting_per_client_max: usize,
     /// Verified passwords remembered (32 bytes each).
     pub verified_passwords_max: usize,
     /// Verified tokens remembered (at most 16 KiB each, mostly under 1 KiB).
@@ -147,6 +150,7 @@ impl Default for Limits {
         Self {
             bcrypt_concurrency: 2,
             bcrypt_waiting_max: 1_024,
+            bcrypt_waiting_per_client_max: 32,
             verified_passwords_max: 4_096,
             verified_tokens_max: 1_024,
             failed_logins_per_minute: 10,

@@ -285,6 +285,38 @@ async fn failed_logins_are_slowed_and_known_good_ones_are_not() {
 }
 
 #[tokio::test]
+async fn guesses_sent_at_once_are_slowed_like_guesses_sent_one_by_one() {
+    let mut lab = Lab::new();
+    // So that the queue is not what stops them.
+    lab.settings.limits.bcrypt_waiting_per_client_max = 1_000;
+    let auth = Auth::new(lab.settings.clone(), Arc::new(lab.clock.clone()));
+    lab.auth = auth.expect("settings");
+    let guesses: Vec<String> = (0..300).map(|n| format!("alice:wrong-{n}")).collect();
+    let all = guesses.iter().map(|guess| lab.token("", Some(guess)));
+    let outcomes = futures_util::future::join_all(all).await;
+    let later = outcomes
+        .iter()
+        .filter(|outcome| matches!(outcome, Err(TokenRefusal::TooManyFailures { .. })));
+    let runs = lab.auth.passwords.bcrypt_runs.load(Ordering::Relaxed);
+    // Ten, and what was under way beside the tenth.
+    assert!((10..=11).contains(&runs), "{runs} were compared");
+    assert_eq!(later.count(), 300 - runs);
+}
+
+#[tokio::test]
+async fn one_address_cannot_fill_the_queue_of_logins() {
+    let lab = Lab::new();
+    let guesses: Vec<String> = (0..700).map(|n| format!("user-{n}:wrong")).collect();
+    let all = guesses.iter().map(|guess| lab.token("", Some(guess)));
+    let outcomes = futures_util::future::join_all(all).await;
+    let turned_away = outcomes
+        .iter()
+        .filter(|outcome| matches!(outcome, Err(TokenRefusal::TooManyFailures { .. })));
+    // The limit of failures of one address alone would turn away 600.
+    assert!(turned_away.count() >= 660);
+}
+
+#[tokio::test]
 async fn open_mode_and_foreign_tokens_only() {
     let lab = Lab::new();
     let clock = || Arc::new(lab.clock.clone());
