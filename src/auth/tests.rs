@@ -138,6 +138,37 @@ async fn a_token_holds_what_it_says_within_what_the_rules_say() {
 }
 
 #[tokio::test]
+async fn the_service_that_a_token_was_asked_for_chooses_no_rules() {
+    let of_service = |service: &str, actions: &[&str]| {
+        Rule::parse(RuleText {
+            service: Some(service.to_owned()),
+            actions: actions.iter().map(|&action| action.to_owned()).collect(),
+            ..RuleText::default()
+        })
+        .expect("a rule")
+    };
+    let app = || Access::Pull(name("team/app"));
+    for service in ["", "lab.local:5443"] {
+        let query = format!("service={service}&scope=repository:team/app:pull");
+        let mut lab = Lab::new();
+        // A door that is shut to this service only is shut here, however a token was asked for.
+        lab.reload(|settings| settings.acl.insert(0, of_service("boathouse", &[])));
+        let answer = lab.token(&query, Some("alice:right")).await;
+        let token = format!("Bearer {}", answer.expect("a token").token);
+        assert!(lab.may(&token, app()).await.is_err(), "{service:?}");
+        let caller = lab.auth.caller(&[&token], &lab.origin).await;
+        let caller = caller.expect("a caller");
+        let viewer = lab.auth.viewer(&caller, &lab.origin);
+        assert!(!viewer.may_pull(&name("team/app")));
+        // What is granted for another service is not granted here, though the token says so.
+        lab.reload(|settings| settings.acl = vec![of_service(service, &["*"])]);
+        let answer = lab.token(&query, Some("alice:right")).await;
+        let token = format!("Bearer {}", answer.expect("a token").token);
+        assert!(lab.may(&token, app()).await.is_err(), "{service:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_token_ends_with_the_password_it_was_given_for() {
     let mut lab = Lab::new();
     let token = lab.alice().await;
