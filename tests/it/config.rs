@@ -442,6 +442,12 @@ fn warnings_name_what_is_seldom_meant() {
     );
     assert_eq!(loaded.warnings.len(), 3, "{:?}", loaded.warnings);
     assert!(!format!("{:?}", loaded.warnings).contains("plain\""));
+    for (proxies, warnings) in [("[]", 1), ("[10.0.0.1]", 0)] {
+        let loaded = taken(&format!(
+            "http: {{addr: 'localhost:1', trusted_proxies: {proxies}}}\nserver: {{real_ip_header: X-Real-IP}}\n"
+        ));
+        assert_eq!(loaded.warnings.len(), warnings, "{:?}", loaded.warnings);
+    }
 }
 
 #[test]
