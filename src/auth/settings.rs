@@ -7,23 +7,30 @@ use std::fmt;
 
 use super::acl::Rule;
 
-/// Everything that decides who may do what.
+/// Everything that decides who may do what; fixed at start but for the accounts.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// Whether callers are asked who they are at all.
     pub authentication: Authentication,
-    /// Accounts by name; the empty name admits anonymous callers.
-    pub users: BTreeMap<String, User>,
-    /// The rules, in order. None: nothing is allowed.
-    pub acl: Vec<Rule>,
-    /// Since when (seconds since 1970) an account's tokens count; everything issued before is void.
-    pub revoked: BTreeMap<String, u64>,
+    /// What a reload replaces.
+    pub accounts: Accounts,
     /// Tokens, issued and accepted.
     pub token: TokenSettings,
     /// Keys everything that is remembered or derived from passwords and tokens.
     pub secret: Secret,
     /// Bounds.
     pub limits: Limits,
+}
+
+/// Users, rules and revocations: replaced as a whole while the program runs.
+#[derive(Debug, Clone, Default)]
+pub struct Accounts {
+    /// Accounts by name; the empty name admits anonymous callers.
+    pub users: BTreeMap<String, User>,
+    /// The rules, in order. None: nothing is allowed.
+    pub acl: Vec<Rule>,
+    /// Since when (seconds since 1970) an account's tokens count; everything issued before is void.
+    pub revoked: BTreeMap<String, u64>,
 }
 
 /// Whether callers are asked who they are.

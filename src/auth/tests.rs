@@ -40,14 +40,17 @@ impl Lab {
             ..User::default()
         };
         let settings = Settings {
-            users: BTreeMap::from([
-                (String::new(), User::default()),
-                ("alice".to_owned(), alice),
-            ]),
-            acl: vec![
-                rule("/.+/", "team/*", &["*"]),
-                rule("*", "public/*", &["pull"]),
-            ],
+            accounts: Accounts {
+                users: BTreeMap::from([
+                    (String::new(), User::default()),
+                    ("alice".to_owned(), alice),
+                ]),
+                acl: vec![
+                    rule("/.+/", "team/*", &["*"]),
+                    rule("*", "public/*", &["pull"]),
+                ],
+                revoked: BTreeMap::new(),
+            },
             token: TokenSettings {
                 signing: Some(make_token_key(&clock).expect("a key")),
                 ..TokenSettings::default()
@@ -68,9 +71,9 @@ impl Lab {
         }
     }
 
-    fn reload(&mut self, change: impl FnOnce(&mut Settings)) {
-        change(&mut self.settings);
-        self.auth.reload(self.settings.clone()).expect("a reload");
+    fn reload(&mut self, change: impl FnOnce(&mut Accounts)) {
+        change(&mut self.settings.accounts);
+        self.auth.reload(self.settings.accounts.clone());
     }
 
     async fn token(&self, query: &str, basic: Option<&str>) -> Result<TokenAnswer, TokenRefusal> {
@@ -129,7 +132,7 @@ async fn a_token_holds_what_it_says_within_what_the_rules_say() {
         "Bearer realm=\"https://lab.local:5443/token\",service=\"boathouse\",\
          scope=\"repository:team/app:delete\",error=\"insufficient_scope\""
     );
-    lab.reload(|settings| settings.acl.clear());
+    lab.reload(|accounts| accounts.acl.clear());
     assert!(
         lab.may(&token, Access::Pull(name("team/app")))
             .await
@@ -152,7 +155,7 @@ async fn the_service_that_a_token_was_asked_for_chooses_no_rules() {
         let query = format!("service={service}&scope=repository:team/app:pull");
         let mut lab = Lab::new();
         // A door that is shut to this service only is shut here, however a token was asked for.
-        lab.reload(|settings| settings.acl.insert(0, of_service("boathouse", &[])));
+        lab.reload(|accounts| accounts.acl.insert(0, of_service("boathouse", &[])));
         let answer = lab.token(&query, Some("alice:right")).await;
         let token = format!("Bearer {}", answer.expect("a token").token);
         assert!(lab.may(&token, app()).await.is_err(), "{service:?}");
@@ -161,7 +164,7 @@ async fn the_service_that_a_token_was_asked_for_chooses_no_rules() {
         let viewer = lab.auth.viewer(&caller, &lab.origin);
         assert!(!viewer.may_pull(&name("team/app")));
         // What is granted for another service is not granted here, though the token says so.
-        lab.reload(|settings| settings.acl = vec![of_service(service, &["*"])]);
+        lab.reload(|accounts| accounts.acl = vec![of_service(service, &["*"])]);
         let answer = lab.token(&query, Some("alice:right")).await;
         let token = format!("Bearer {}", answer.expect("a token").token);
         assert!(lab.may(&token, app()).await.is_err(), "{service:?}");
@@ -172,8 +175,8 @@ async fn the_service_that_a_token_was_asked_for_chooses_no_rules() {
 async fn a_token_ends_with_the_password_it_was_given_for() {
     let mut lab = Lab::new();
     let token = lab.alice().await;
-    lab.reload(|settings| {
-        settings
+    lab.reload(|accounts| {
+        accounts
             .users
             .entry("alice".to_owned())
             .or_default()
@@ -186,15 +189,15 @@ async fn a_token_ends_with_the_password_it_was_given_for() {
 
 #[tokio::test]
 async fn a_token_ends_with_revocation_removal_and_expiry_of_its_account() {
-    let changes: [fn(&mut Settings); 3] = [
-        |settings| {
-            settings.revoked.insert("alice".to_owned(), NOW);
+    let changes: [fn(&mut Accounts); 3] = [
+        |accounts| {
+            accounts.revoked.insert("alice".to_owned(), NOW);
         },
-        |settings| {
-            settings.users.remove("alice");
+        |accounts| {
+            accounts.users.remove("alice");
         },
-        |settings| {
-            let user = settings.users.entry("alice".to_owned()).or_default();
+        |accounts| {
+            let user = accounts.users.entry("alice".to_owned()).or_default();
             user.expires_unix_secs = Some(NOW);
         },
     ];
@@ -371,7 +374,7 @@ async fn open_mode_and_foreign_tokens_only() {
 
     // Another registry that trusts the lab's certificate: a token of the lab's speaks for itself there.
     let mut settings = lab.settings.clone();
-    settings.users.clear();
+    settings.accounts.users.clear();
     let signing = settings.token.signing.take().expect("a key");
     settings.token.trusted_certificates_pem = vec![signing.certificate_pem];
     let other = Auth::new(settings, clock()).expect("settings");

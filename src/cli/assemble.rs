@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, anyhow};
 
@@ -118,10 +119,9 @@ async fn run(
         config_files: start.config_files.clone(),
         environment,
         in_force: loaded.in_force,
+        had_users_file: AtomicBool::new(loaded.config.auth.has_users_file),
         tls,
         auth,
-        auth_secret,
-        clock,
     };
     server.run(signals.until_shutdown(|| reload.run())).await;
     if let Some(keeper) = keeper {

@@ -14,7 +14,7 @@ use super::pem;
 use super::reader::Reader;
 use super::users_file::UsersFile;
 use crate::auth::{
-    Authentication, Limits, Rule, Secret, Settings, SigningKeyPem, TokenSettings, User,
+    Accounts, Authentication, Limits, Rule, Secret, Settings, SigningKeyPem, TokenSettings, User,
 };
 
 /// The issuer and the service when no key names them.
@@ -53,6 +53,8 @@ pub struct AuthConfig {
     pub trusted_certificates_pem: Vec<String>,
     /// `users_file`, for the commands that write it.
     pub users_file: Option<PathBuf>,
+    /// Whether that file was there: one that has gone later is no reason to take its users and revocations back.
+    pub has_users_file: bool,
     /// `limits.failed_logins`; 0 switches the slowing off.
     pub failed_logins: u32,
 }
@@ -69,6 +71,15 @@ pub enum Signing {
 }
 
 impl AuthConfig {
+    /// What a reload replaces.
+    pub fn accounts(&self) -> Accounts {
+        Accounts {
+            users: self.users.clone(),
+            acl: self.acl.clone(),
+            revoked: self.revoked.clone(),
+        }
+    }
+
     /// `auth`'s own form of all this.
     pub(super) fn settings(
         &self,
@@ -87,9 +98,7 @@ impl AuthConfig {
             } else {
                 Authentication::Open
             },
-            users: self.users.clone(),
-            acl: self.acl.clone(),
-            revoked: self.revoked.clone(),
+            accounts: self.accounts(),
             token: TokenSettings {
                 issuer: self.issuer.clone(),
                 service: self.service.clone(),
@@ -143,6 +152,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
         signing: if ours { signing(reader) } else { Signing::None },
         trusted_certificates_pem: trusted_certificates(reader),
         users_file,
+        has_users_file: false,
         failed_logins: failed_logins(reader),
     };
     if ours {
@@ -232,7 +242,7 @@ fn signing(reader: &mut Reader<'_>) -> Signing {
     let Some((key, pair)) = used else {
         return Signing::Own;
     };
-    // A pair that cannot be read was refused.
+    // A pair that cannot be read was refused, or none is to be read.
     let Some((algorithm, pem)) = pair else {
         return Signing::None;
     };
@@ -252,8 +262,8 @@ fn signing(reader: &mut Reader<'_>) -> Signing {
 
 fn trusted_certificates(reader: &mut Reader<'_>) -> Vec<String> {
     const KEY: &str = "auth.token.rootcertbundle";
-    reader
-        .path_if_set(KEY)
+    let path = reader.path_if_set(KEY);
+    path.filter(|_| reader.looks_at_certificates)
         .and_then(|path| pem::certificates(reader, KEY, &path))
         .map(|(text, _)| text)
         .into_iter()
@@ -283,11 +293,12 @@ fn accounts_and_rules(reader: &mut Reader<'_>, config: &mut AuthConfig) {
         warn_of_password(reader, name, account);
     }
     if let Some(path) = &config.users_file {
-        if !path.exists() {
-            reader.warn("users_file", "is not there yet: `boathouse user` makes it");
-        }
-        match UsersFile::read(path) {
-            Ok(file) => add_users_file(reader, config, file),
+        match UsersFile::read_if_there(path) {
+            Ok(Some(file)) => {
+                config.has_users_file = true;
+                add_users_file(reader, config, file);
+            }
+            Ok(None) => reader.warn("users_file", "is not there yet: `boathouse user` makes it"),
             Err(errors) => reader.errors.append(errors),
         }
     }
@@ -310,6 +321,12 @@ fn add_users_file(reader: &mut Reader<'_>, config: &mut AuthConfig, file: UsersF
     }
     let rules = accounts::compiled(file.acl, &mut reader.errors);
     config.acl.extend(rules);
+    for name in file.revoked.keys() {
+        if !config.users.contains_key(name) {
+            let key = format!("revoked.{name}");
+            reader.warn(&key, "there is no such user: nobody's tokens end by it");
+        }
+    }
     config.revoked = file.revoked;
 }
 

@@ -52,15 +52,18 @@ impl fmt::Display for InForce {
 /// Reads keys and gathers what there is to say about them.
 pub(super) struct Reader<'a> {
     tree: &'a Node,
+    /// Whether certificates and keys that the files name are read.
+    pub(super) looks_at_certificates: bool,
     pub(super) errors: ConfigErrors,
     pub(super) warnings: Vec<String>,
     pub(super) in_force: Vec<InForce>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(tree: &'a Node) -> Self {
+    pub(super) fn new(tree: &'a Node, looks_at_certificates: bool) -> Self {
         Self {
             tree,
+            looks_at_certificates,
             errors: ConfigErrors::default(),
             warnings: Vec::new(),
             in_force: Vec::new(),

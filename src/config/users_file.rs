@@ -89,10 +89,15 @@ impl UsersFile {
 
     /// Reads the file; one that is not there is empty.
     pub fn read(path: &Path) -> Result<Self, ConfigErrors> {
+        Self::read_if_there(path).map(Option::unwrap_or_default)
+    }
+
+    /// Reads the file, if there is one.
+    pub fn read_if_there(path: &Path) -> Result<Option<Self>, ConfigErrors> {
         if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-            return Ok(Self::default());
+            return Ok(None);
         }
-        Self::parse(&read_text(path)?, &Place::file(path))
+        Self::parse(&read_text(path)?, &Place::file(path)).map(Some)
     }
 
     /// The file as YAML; every text is in quotes, so that none is taken for something else.

@@ -451,6 +451,27 @@ fn warnings_name_what_is_seldom_meant() {
 }
 
 #[test]
+fn a_revocation_of_nobody_and_a_short_secret_are_warned_of() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("users.yml");
+    fs::write(&path, "revoked: {bbo: 2026-01-01T00:00:00Z}\n").expect("written");
+    for (secret, warnings) in [("fifteen-letters", 2), ("sixteen-letters-", 1)] {
+        let loaded = taken(&format!(
+            "http: {{addr: 'localhost:1', secret: {secret}}}\nusers: {{bob: {{password: $2y$x}}}}\nacl: []\nusers_file: {}\n",
+            path.display()
+        ));
+        assert_eq!(loaded.warnings.len(), warnings, "{:?}", loaded.warnings);
+        assert!(
+            loaded
+                .warnings
+                .iter()
+                .any(|text| text.contains("revoked.bbo: there is no such user"))
+        );
+        assert!(!format!("{:?}", loaded.warnings).contains(secret));
+    }
+}
+
+#[test]
 fn the_users_file_adds_users_and_rules() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("users.yml");
