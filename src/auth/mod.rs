@@ -32,7 +32,8 @@ pub use pattern::{Fields, PatternError};
 pub use request::TokenRequest;
 pub use service::Auth;
 pub use settings::{
-    Accounts, Authentication, Limits, Secret, Settings, SigningKeyPem, TokenSettings, User,
+    Accounts, Authentication, BCRYPT_COST_MAX, Limits, Secret, Settings, SigningKeyPem,
+    TokenSettings, User,
 };
 pub use signing::make_token_key;
 

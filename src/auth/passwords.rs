@@ -1,13 +1,13 @@
 //! Checking passwords, without letting them eat the machine.
 //!
-//! Must not know tokens or rules. Invariant: an unknown account costs what a wrong password costs, verified credentials
-//! cost one bcrypt, a password is compared off the async threads, a few at a time, and guesses sent at once are slowed like
+//! Must not know tokens or rules. Invariant: a wrong password and an unknown account cost the same, which is what
+//! the dearest account costs, so that time tells nobody which accounts there are; verified credentials cost one bcrypt, a password is compared off the async threads, a few at a time, and guesses sent at once are slowed like
 //! guesses sent one by one.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -18,9 +18,6 @@ use super::keyed_hash::{KeyedHash, Purpose};
 use super::settings::Limits;
 use super::users::Users;
 use crate::clock::Clock;
-
-/// What an unknown account costs when no account has a hash: bcrypt's customary cost.
-const COST_DEFAULT: u32 = 10;
 
 /// A hash made of nothing, that no password has; its cost is filled in.
 const DUMMY_SALT_AND_HASH: &str = "abcdefghijklmnopqrstuu5nTzPGVsNTFuMqkPVtDFQi7HyyPrHx2";
@@ -47,8 +44,10 @@ pub(super) struct Passwords {
     verified: Mutex<Bounded<[u8; 32], ()>>,
     permits: Arc<Semaphore>,
     queue: Queue,
-    /// How many times bcrypt ran.
+    /// How many logins were compared.
     pub bcrypt_runs: AtomicUsize,
+    /// What comparisons cost in all: 2 to the power of bcrypt's cost, summed.
+    pub bcrypt_work: Arc<AtomicU64>,
 }
 
 impl Passwords {
@@ -66,6 +65,7 @@ impl Passwords {
                 waiting: Mutex::default(),
             },
             bcrypt_runs: AtomicUsize::new(0),
+            bcrypt_work: Arc::default(),
         }
     }
 
@@ -117,22 +117,38 @@ impl Passwords {
         if let Some(retry_after_secs) = self.failures.delay_secs(account, client, now) {
             return Verdict::Later { retry_after_secs };
         }
-        let usable = stored.filter(|stored| bcrypt_cost(stored).is_some());
-        let compared = usable.map_or_else(|| dummy_hash(users), str::to_owned);
+        let known = stored.and_then(|stored| Some((stored.to_owned(), bcrypt_cost(stored)?)));
+        let dearest = users.dearest_cost();
+        let work = Arc::clone(&self.bcrypt_work);
+        let compare = move |password: &[u8], stored: &str, cost: u32| {
+            work.fetch_add(1 << cost, Ordering::Relaxed);
+            bcrypt::verify(password, stored).unwrap_or(false)
+        };
         let failures = Arc::clone(&self.failures);
         let clock = Arc::clone(&self.clock);
-        let (account, password, is_usable) =
-            (account.to_owned(), password.to_vec(), usable.is_some());
+        let (account, password) = (account.to_owned(), password.to_vec());
         self.bcrypt_runs.fetch_add(1, Ordering::Relaxed);
         // The turn and the record belong to the comparison, which goes on when a caller hangs up.
-        let compare = move || {
-            let is_right = bcrypt::verify(password, &compared).unwrap_or(false) && is_usable;
+        let judge = move || {
+            let is_right = if let Some((stored, cost)) = known {
+                let is_right = compare(&password, &stored, cost);
+                if !is_right {
+                    // Each cost is twice the one below: with the comparison above these make one of the dearest.
+                    for cost in cost..dearest {
+                        compare(&password, &dummy_hash(cost), cost);
+                    }
+                }
+                is_right
+            } else {
+                compare(&password, &dummy_hash(dearest), dearest);
+                false
+            };
             if !is_right {
                 failures.record(fingerprint, &account, client, clock.elapsed());
             }
             (is_right, turn)
         };
-        match tokio::task::spawn_blocking(compare).await {
+        match tokio::task::spawn_blocking(judge).await {
             Ok((true, _turn)) => {
                 self.verified
                     .lock()
@@ -205,7 +221,7 @@ impl Drop for Waiting<'_> {
 }
 
 /// The cost of a well-formed hash: `$2b$10$` and 53 characters, nothing behind it.
-fn bcrypt_cost(stored: &str) -> Option<u32> {
+pub(super) fn bcrypt_cost(stored: &str) -> Option<u32> {
     let (version, rest) = stored.split_at_checked("$2b$".len())?;
     let (cost, rest) = rest.split_once('$')?;
     let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'/');
@@ -220,10 +236,8 @@ fn bcrypt_cost(stored: &str) -> Option<u32> {
     (is_whole && (4..=31).contains(&cost)).then_some(cost)
 }
 
-/// As dear as the dearest account.
-fn dummy_hash(users: &Users) -> String {
-    let dearest = users.password_hashes().filter_map(bcrypt_cost).max();
-    let cost = dearest.unwrap_or(COST_DEFAULT);
+/// A hash of this cost.
+fn dummy_hash(cost: u32) -> String {
     format!("$2b${cost:02}${DUMMY_SALT_AND_HASH}")
 }
 
@@ -232,14 +246,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_dummy_is_compared_in_full_and_costs_what_the_dearest_account_costs() {
-        let user = |cost| super::super::settings::User {
-            password_hash: Some(format!("$2y${cost}${DUMMY_SALT_AND_HASH}")),
-            ..Default::default()
-        };
-        let by_name = [("a".to_owned(), user("04")), ("b".to_owned(), user("05"))];
-        let users = Users::new(by_name.into(), &[].into());
-        let dummy = dummy_hash(&users);
+    fn the_dummy_is_compared_in_full() {
+        let dummy = dummy_hash(5);
         assert_eq!(bcrypt_cost(&dummy), Some(5));
         // An error would mean that nothing was computed.
         assert!(matches!(bcrypt::verify("any", &dummy), Ok(false)));

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::acl::Rule;
+use super::passwords::bcrypt_cost;
 
 /// Everything that decides who may do what; fixed at start but for the accounts.
 #[derive(Debug, Clone, Default)]
@@ -54,6 +55,17 @@ pub struct User {
     pub expires_unix_secs: Option<u64>,
     /// Tokens issued before are void.
     pub valid_after_unix_secs: Option<u64>,
+}
+
+/// The dearest bcrypt that is taken: one check of it takes a core for several seconds, and every wrong password of anybody
+/// costs what the dearest account's costs.
+pub const BCRYPT_COST_MAX: u32 = 16;
+
+impl User {
+    /// The cost of the password's hash, if it is a well-formed bcrypt hash.
+    pub fn bcrypt_cost(&self) -> Option<u32> {
+        bcrypt_cost(self.password_hash.as_deref()?)
+    }
 }
 
 impl fmt::Debug for User {

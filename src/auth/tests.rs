@@ -301,6 +301,26 @@ async fn an_unknown_account_costs_what_a_wrong_password_costs() {
 }
 
 #[tokio::test]
+async fn every_wrong_password_costs_what_the_dearest_account_costs() {
+    let mut lab = Lab::new();
+    lab.reload(|accounts| {
+        for (name, cost) in [("middle", 6), ("dear", 8)] {
+            let user = accounts.users.entry(name.to_owned()).or_default();
+            user.password_hash = Some(bcrypt::hash("right", cost).expect("a hash"));
+        }
+        let broken = accounts.users.entry("broken".to_owned()).or_default();
+        broken.password_hash = Some("no hash".to_owned());
+    });
+    for account in ["alice", "middle", "dear", "broken", "nobody"] {
+        let before = lab.auth.passwords.bcrypt_work.load(Ordering::Relaxed);
+        let credentials = format!("{account}:wrong");
+        assert!(lab.token("", Some(&credentials)).await.is_err());
+        let work = lab.auth.passwords.bcrypt_work.load(Ordering::Relaxed) - before;
+        assert_eq!(work, 1 << 8, "{account}");
+    }
+}
+
+#[tokio::test]
 async fn failed_logins_are_slowed_and_known_good_ones_are_not() {
     let lab = Lab::new();
     lab.alice().await;

@@ -14,7 +14,8 @@ use super::pem;
 use super::reader::Reader;
 use super::users_file::UsersFile;
 use crate::auth::{
-    Accounts, Authentication, Limits, Rule, Secret, Settings, SigningKeyPem, TokenSettings, User,
+    Accounts, Authentication, BCRYPT_COST_MAX, Limits, Rule, Secret, Settings, SigningKeyPem,
+    TokenSettings, User,
 };
 
 /// The issuer and the service when no key names them.
@@ -290,7 +291,7 @@ fn accounts_and_rules(reader: &mut Reader<'_>, config: &mut AuthConfig) {
         reader.remember("acl", format_args!("{} rules", config.acl.len()));
     }
     for (name, account) in &config.users {
-        warn_of_password(reader, name, account);
+        check_password(reader, name, account);
     }
     if let Some(path) = &config.users_file {
         match UsersFile::read_if_there(path) {
@@ -314,7 +315,7 @@ fn add_users_file(reader: &mut Reader<'_>, config: &mut AuthConfig, file: UsersF
                 "remove one of the two",
             ),
             Entry::Vacant(free) => {
-                warn_of_password(reader, free.key(), &account);
+                check_password(reader, free.key(), &account);
                 free.insert(account);
             }
         }
@@ -340,8 +341,8 @@ fn warn_of_malformed(reader: &mut Reader<'_>, acl: &[Rule]) {
     }
 }
 
-/// Both are taken as `docker_auth` takes them, and neither is likely to be meant.
-fn warn_of_password(reader: &mut Reader<'_>, name: &str, account: &User) {
+/// No password and no hash are taken as `docker_auth` takes them, and neither is likely to be meant.
+fn check_password(reader: &mut Reader<'_>, name: &str, account: &User) {
     match &account.password_hash {
         // The empty name is the anonymous user, who has none.
         None if !name.is_empty() => reader.warn(
@@ -353,6 +354,16 @@ fn warn_of_password(reader: &mut Reader<'_>, name: &str, account: &User) {
             "is not a bcrypt hash: nobody can log in with it",
         ),
         None | Some(_) => {}
+    }
+    if account
+        .bcrypt_cost()
+        .is_some_and(|cost| cost > BCRYPT_COST_MAX)
+    {
+        reader.refuse(
+            &format!("users.{name}.password"),
+            "this bcrypt hash is too dear: every failed login of anybody would cost as much",
+            &format!("hash it again with a cost of at most {BCRYPT_COST_MAX}; 10 is customary"),
+        );
     }
 }
 

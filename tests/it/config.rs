@@ -210,6 +210,10 @@ const MISTAKES: &[(&str, &str)] = &[
         "0.yml:2: acl[].match.ip: neither an address nor a network\n",
     ),
     ("storage: s3\n", "0.yml:1: storage.s3: not supported yet\n"),
+    (
+        "users:\n  amy: {password: $2y$17$abcdefghijklmnopqrstuu5nTzPGVsNTFuMqkPVtDFQi7HyyPrHx2}\nacl: []\n",
+        "0.yml:2: users.amy.password: this bcrypt hash is too dear",
+    ),
     ("users:\n", "0.yml:1: users: no users are configured\n"),
     ("acl:\n", "0.yml:1: acl: no rules are configured\n"),
     ("users_file:\n", "users: no users are configured\n"),
