@@ -58,11 +58,23 @@ impl Automatic {
         if let Some(keys_directory) = self.authority.key.parent() {
             files::make_private_directory(keys_directory)?;
         }
-        Authority::make_missing(&self.authority, machine, &self.hosts, now)
+        let is_first = !self.authority.key.exists() && !self.leaf.certificate.exists();
+        let is_new = Authority::make_missing(&self.authority, machine, &self.hosts, now)?;
+        if is_new && !is_first {
+            let authority = Authority::read(&self.authority, now)?;
+            let fingerprint = super::fingerprint(&authority.certificate);
+            let certificate = self.authority.certificate.display();
+            tracing::warn!(
+                %certificate,
+                fingerprint,
+                "a new certificate authority was made; every client must trust it anew"
+            );
+        }
+        Ok(())
     }
 
-    pub(super) fn set_authority_aside(&self) -> Result<(), TlsError> {
-        authority::set_aside(&self.authority)
+    pub(super) fn set_authority_aside(&self, now: OffsetDateTime) -> Result<(), TlsError> {
+        authority::set_aside(&self.authority, now)
     }
 
     /// The authority, and a leaf that is good for now: remade if it must be.
