@@ -55,8 +55,8 @@ impl Passwords {
     pub(super) fn new(limits: &Limits, hash: KeyedHash, clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
+            failures: Arc::new(Failures::new(limits, hash.clone())),
             hash,
-            failures: Arc::new(Failures::new(limits)),
             verified: Mutex::new(Bounded::new(limits.verified_passwords_max)),
             permits: Arc::new(Semaphore::new(limits.bcrypt_concurrency.max(1))),
             queue: Queue {

@@ -15,8 +15,8 @@ use super::go_regex::{self, RegexError};
 /// More combinations of label values than this are not tried: nobody's rule needs them, and each costs a compilation.
 const LABEL_COMBINATIONS_MAX: usize = 1_000;
 
-/// Filled expressions remembered per pattern (at most twice as many): the accounts that are at work at a time. An ordinary one takes some
-/// 10 KiB.
+/// Filled expressions remembered per pattern (at most twice as many): the accounts that are at work at a time. An ordinary
+/// one takes some 10 KiB.
 const COMPILED_MAX: usize = 128;
 
 /// Longer ones are compiled each time: a request brings what they are filled with.
