@@ -243,6 +243,13 @@ pub(super) fn tls(reader: &mut Reader<'_>, state: &Path) -> tls::Settings {
         ],
     );
     let automatic = reader.node("tls").is_some();
+    if reader.is_given("tls") && !automatic {
+        reader.refuse(
+            "tls",
+            "empty; remove the key for plain HTTP, or write `auto`",
+            "`tls: auto` makes certificates",
+        );
+    }
     match (certificate, key) {
         (Some(_), Some(_)) if automatic => {
             reader.refuse("tls", "excludes http.tls", "keep one of the two");

@@ -95,3 +95,22 @@ fn what_the_authority_signs_is_good_for_servers_only() {
         assert_eq!(outcome.is_ok(), expected, "{outcome:?}");
     }
 }
+
+#[test]
+fn an_authority_that_replaces_a_lost_one_is_announced() {
+    let lab = Lab::new();
+    let keys = lab.path("keys");
+    let automatic = Automatic::new(&lab.path("ca.crt"), &keys, &[]).unwrap();
+    let make = || {
+        let now = lab.clock.now().into();
+        automatic.make_authority(&Machine::here(), now).unwrap()
+    };
+    assert_eq!(make(), None, "the first run");
+    assert_eq!(make(), None, "nothing is missing");
+    std::fs::remove_file(lab.path("ca.crt")).unwrap();
+    let announced = make();
+    assert_eq!(announced, lab.open().authority_fingerprint());
+    std::fs::remove_file(lab.path("ca.crt")).unwrap();
+    std::fs::remove_file(keys.join("ca.key")).unwrap();
+    assert!(make().is_some_and(|other| Some(other) != announced));
+}

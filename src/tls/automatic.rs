@@ -49,28 +49,23 @@ impl Automatic {
         })
     }
 
-    /// Makes what is missing of the authority.
+    /// Makes what is missing of the authority. Where there was one before, as its key or a leaf shows, clients trust that one:
+    /// the fingerprint of the new one is returned, for people to know.
     pub(super) fn make_authority(
         &self,
         machine: &Machine,
         now: OffsetDateTime,
-    ) -> Result<(), TlsError> {
+    ) -> Result<Option<String>, TlsError> {
         if let Some(keys_directory) = self.authority.key.parent() {
             files::make_private_directory(keys_directory)?;
         }
         let is_first = !self.authority.key.exists() && !self.leaf.certificate.exists();
         let is_new = Authority::make_missing(&self.authority, machine, &self.hosts, now)?;
-        if is_new && !is_first {
-            let authority = Authority::read(&self.authority, now)?;
-            let fingerprint = super::fingerprint(&authority.certificate);
-            let certificate = self.authority.certificate.display();
-            tracing::warn!(
-                %certificate,
-                fingerprint,
-                "a new certificate authority was made; every client must trust it anew"
-            );
+        if !is_new || is_first {
+            return Ok(None);
         }
-        Ok(())
+        let authority = Authority::read(&self.authority, now)?;
+        Ok(Some(super::fingerprint(&authority.certificate)))
     }
 
     pub(super) fn set_authority_aside(&self, now: OffsetDateTime) -> Result<(), TlsError> {

@@ -159,7 +159,14 @@ impl Tls {
                 hosts,
             } => {
                 let automatic = Automatic::new(ca_certificate, keys_directory, hosts)?;
-                automatic.make_authority(&machine(), now)?;
+                if let Some(fingerprint) = automatic.make_authority(&machine(), now)? {
+                    let certificate = ca_certificate.display();
+                    tracing::warn!(
+                        %certificate,
+                        fingerprint,
+                        "a new certificate authority was made; every client must trust it anew"
+                    );
+                }
                 (Source::Automatic(automatic), MinimumVersion::Tls12)
             }
         };

@@ -215,6 +215,7 @@ const MISTAKES: &[(&str, &str)] = &[
         "0.yml:2: users.amy.password: this bcrypt hash is too dear",
     ),
     ("users:\n", "0.yml:1: users: no users are configured\n"),
+    ("tls:\n", "0.yml:1: tls: empty; remove the key"),
     ("acl:\n", "0.yml:1: acl: no rules are configured\n"),
     ("users_file:\n", "users: no users are configured\n"),
     ("token:\n", "users: no users are configured\n"),
