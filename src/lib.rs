@@ -3,7 +3,7 @@
 //! One strict order of modules; each names only modules to its right, and a test in `tests/it/layers.rs` enforces it:
 //!
 //! `cli > config > server > ui > webhooks > tls > registry > auth > index > store > layout > oci > telemetry > clock >
-//! platform`
+//! durable_file > platform`
 //!
 //! `docs/architecture.md` tells what each is for and how a request travels through them.
 
@@ -11,6 +11,7 @@ pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod durable_file;
 pub mod index;
 pub mod layout;
 pub mod oci;

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::bounded::Bounded;
+use super::keyed_hash::{KeyedHash, Purpose};
 use super::settings::Limits;
 
 /// Failures are counted by the minute, and an account left alone for as long after its delay is forgiven.
@@ -18,10 +19,11 @@ const DELAY_SECS_MAX: u64 = 60;
 /// Some clients try the same credentials by POST and again by GET; within this time that is one failure.
 const REPEAT: Duration = Duration::from_secs(2);
 
-/// Who failed: an account from an address, or the address as a whole.
+/// Who failed: an account (by a hash, since a request may bring a name of any length) from an address, or the address as a
+/// whole.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Source {
-    Account(IpAddr, String),
+    Account(IpAddr, [u8; 32]),
     Address(IpAddr),
 }
 
@@ -34,9 +36,9 @@ struct Record {
 }
 
 /// Who failed to log in lately.
-#[derive(Debug)]
 pub(super) struct Failures {
     limits: [u32; 2],
+    hash: KeyedHash,
     tables: Mutex<Tables>,
 }
 
@@ -48,8 +50,9 @@ struct Tables {
 
 impl Failures {
     /// Nobody yet.
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &Limits, hash: KeyedHash) -> Self {
         Self {
+            hash,
             limits: [
                 limits.failed_logins_per_minute,
                 limits.failed_logins_per_minute_per_address,
@@ -59,6 +62,12 @@ impl Failures {
                 wrong: Bounded::new(limits.failed_logins_tracked_max),
             }),
         }
+    }
+
+    fn sources(&self, account: &str, client: IpAddr) -> [Source; 2] {
+        let client = group(client);
+        let account = self.hash.hash(Purpose::Account, &[account.as_bytes()]);
+        [Source::Account(client, account), Source::Address(client)]
     }
 
     fn is_off(&self) -> bool {
@@ -78,7 +87,7 @@ impl Failures {
             return None;
         }
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        sources(account, client)
+        self.sources(account, client)
             .into_iter()
             .filter_map(|source| {
                 let left = tables
@@ -92,7 +101,7 @@ impl Failures {
             .and_then(|secs| u64::try_from(secs).ok())
     }
 
-    /// Counts a failure.
+    /// Counts a failure, unless it is the repeat of one.
     pub(super) fn record(
         &self,
         fingerprint: [u8; 32],
@@ -104,8 +113,12 @@ impl Failures {
             return;
         }
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = tables.wrong.get_mut((fingerprint, group(client)));
+        if before.is_some_and(|failed_at| now < *failed_at + REPEAT) {
+            return;
+        }
         tables.wrong.insert((fingerprint, group(client)), now);
-        for (source, limit) in sources(account, client).into_iter().zip(self.limits) {
+        for (source, limit) in self.sources(account, client).into_iter().zip(self.limits) {
             let fresh = Record {
                 window_start: now,
                 failures: 0,
@@ -133,16 +146,8 @@ impl Failures {
     }
 }
 
-fn sources(account: &str, client: IpAddr) -> [Source; 2] {
-    let client = group(client);
-    [
-        Source::Account(client, account.to_owned()),
-        Source::Address(client),
-    ]
-}
-
 /// An IPv6 caller chooses among the addresses of its /64 freely, so that these count as one.
-fn group(client: IpAddr) -> IpAddr {
+pub(super) fn group(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
@@ -152,6 +157,11 @@ fn group(client: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::Secret;
+
+    fn hash() -> KeyedHash {
+        KeyedHash::new(&Secret::default())
+    }
 
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
@@ -162,7 +172,7 @@ mod tests {
 
     #[test]
     fn the_eleventh_waits_and_delays_double_to_a_minute() {
-        let failures = Failures::new(&Limits::default());
+        let failures = Failures::new(&Limits::default(), hash());
         let delay = |at_secs| failures.delay_secs("alice", CLIENT, Duration::from_secs(at_secs));
         for number in 0..9 {
             fail(&failures, number, "alice", 0);
@@ -181,8 +191,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_remembered_is_small_however_long_the_name() {
+        assert!(size_of::<Source>() <= 64);
+        let failures = Failures::new(&Limits::default(), hash());
+        let long = "a".repeat(64 * 1024);
+        for number in 0..10 {
+            fail(&failures, number, &long, 0);
+        }
+        assert!(failures.delay_secs(&long, CLIENT, Duration::ZERO).is_some());
+    }
+
+    #[test]
     fn an_address_that_tries_many_accounts_waits() {
-        let failures = Failures::new(&Limits::default());
+        let failures = Failures::new(&Limits::default(), hash());
         for number in 0..100 {
             fail(&failures, number, &format!("user-{number}"), 0);
         }
@@ -198,12 +219,12 @@ mod tests {
             failed_logins_per_minute: 0,
             ..Limits::default()
         };
-        let failures = Failures::new(&limits);
+        let failures = Failures::new(&limits, hash());
         for number in 0..200 {
             fail(&failures, number, "alice", 0);
         }
         assert_eq!(failures.delay_secs("alice", CLIENT, Duration::ZERO), None);
-        let failures = Failures::new(&Limits::default());
+        let failures = Failures::new(&Limits::default(), hash());
         fail(&failures, 1, "alice", 0);
         let repeats = |secs| failures.is_repeat([1; 32], CLIENT, Duration::from_secs(secs));
         assert!(repeats(1) && !repeats(2));

@@ -13,6 +13,8 @@ pub(super) enum Purpose {
     Generation,
     /// Which passwords were verified.
     Password,
+    /// Which accounts failed to log in.
+    Account,
     /// Which tokens were verified.
     Token,
 }
@@ -32,6 +34,7 @@ impl KeyedHash {
         let label: &[u8] = match purpose {
             Purpose::Generation => b"generation",
             Purpose::Password => b"password",
+            Purpose::Account => b"account",
             Purpose::Token => b"token",
         };
         let mut context = hmac::Context::with_key(&self.0);

@@ -1,7 +1,8 @@
 //! Who is calling, and what they may do: users, ACL, tokens, challenges, slowing of failed logins.
 //!
 //! Design: `docs/security.md`. Must not know HTTP beyond header values as text, nor where users and rules were read from.
-//! Invariant: every right is judged by the users and rules of now; nothing that a token says widens it.
+//! Invariant: every right of an account of ours is judged by the users and rules of now, and a token can only narrow it; a
+//! token that another server issued, whose certificate the configuration trusts, is judged by what it says alone.
 
 mod access;
 mod acl;
@@ -30,7 +31,10 @@ pub use go_regex::RegexError;
 pub use pattern::{Fields, PatternError};
 pub use request::TokenRequest;
 pub use service::Auth;
-pub use settings::{Authentication, Limits, Secret, Settings, SigningKeyPem, TokenSettings, User};
+pub use settings::{
+    Accounts, Authentication, BCRYPT_COST_MAX, Limits, Secret, Settings, SigningKeyPem,
+    TokenSettings, User,
+};
 pub use signing::make_token_key;
 
 use crate::oci::RepositoryName;

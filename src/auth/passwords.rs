@@ -1,23 +1,23 @@
 //! Checking passwords, without letting them eat the machine.
 //!
-//! Must not know tokens or rules. Invariant: an unknown account costs what a wrong password costs, verified credentials
-//! cost one bcrypt, and a password is compared off the async threads, a few at a time.
+//! Must not know tokens or rules. Invariant: a wrong password and an unknown account cost the same, which is what
+//! the dearest account costs, so that time tells nobody which accounts there are; verified credentials cost one bcrypt, a password is compared off the async threads, a few at a time, and guesses sent at once are slowed like
+//! guesses sent one by one.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::bounded::Bounded;
-use super::failures::Failures;
+use super::failures::{Failures, group};
 use super::keyed_hash::{KeyedHash, Purpose};
 use super::settings::Limits;
 use super::users::Users;
 use crate::clock::Clock;
-
-/// What an unknown account costs when no account has a hash: bcrypt's customary cost.
-const COST_DEFAULT: u32 = 10;
 
 /// A hash made of nothing, that no password has; its cost is filled in.
 const DUMMY_SALT_AND_HASH: &str = "abcdefghijklmnopqrstuu5nTzPGVsNTFuMqkPVtDFQi7HyyPrHx2";
@@ -40,13 +40,14 @@ pub(super) enum Verdict {
 pub(super) struct Passwords {
     clock: Arc<dyn Clock>,
     hash: KeyedHash,
-    failures: Failures,
+    failures: Arc<Failures>,
     verified: Mutex<Bounded<[u8; 32], ()>>,
-    permits: Semaphore,
-    waiting: AtomicUsize,
-    waiting_max: usize,
-    /// How many times bcrypt ran.
+    permits: Arc<Semaphore>,
+    queue: Queue,
+    /// How many logins were compared.
     pub bcrypt_runs: AtomicUsize,
+    /// What comparisons cost in all: 2 to the power of bcrypt's cost, summed.
+    pub bcrypt_work: Arc<AtomicU64>,
 }
 
 impl Passwords {
@@ -54,13 +55,17 @@ impl Passwords {
     pub(super) fn new(limits: &Limits, hash: KeyedHash, clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
+            failures: Arc::new(Failures::new(limits, hash.clone())),
             hash,
-            failures: Failures::new(limits),
             verified: Mutex::new(Bounded::new(limits.verified_passwords_max)),
-            permits: Semaphore::new(limits.bcrypt_concurrency.max(1)),
-            waiting: AtomicUsize::new(0),
-            waiting_max: limits.bcrypt_waiting_max,
+            permits: Arc::new(Semaphore::new(limits.bcrypt_concurrency.max(1))),
+            queue: Queue {
+                max: limits.bcrypt_waiting_max,
+                per_client_max: limits.bcrypt_waiting_per_client_max.max(1),
+                waiting: Mutex::default(),
+            },
             bcrypt_runs: AtomicUsize::new(0),
+            bcrypt_work: Arc::default(),
         }
     }
 
@@ -95,25 +100,64 @@ impl Passwords {
         if let Some(retry_after_secs) = self.failures.delay_secs(account, client, now) {
             return Verdict::Later { retry_after_secs };
         }
-        let usable = stored.filter(|stored| bcrypt_cost(stored).is_some());
-        let compared = usable.map_or_else(|| dummy_hash(users), str::to_owned);
-        let Some(is_equal) = self.compare(password.to_vec(), compared, fingerprint).await else {
+        let Some(turn) = self.turn(client).await else {
             return Verdict::Later {
                 retry_after_secs: 1,
             };
         };
-        if is_equal && usable.is_some() {
-            self.verified
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(fingerprint, ());
+        // Others of the same burst were compared meanwhile: what they did counts for this one too, or a burst as long as the
+        // queue would be guesses that nothing slows. What follows is recorded before the turn ends.
+        if self.is_verified(fingerprint) {
             return Verdict::Right;
         }
         let now = self.clock.elapsed();
-        if !self.failures.is_repeat(fingerprint, client, now) {
-            self.failures.record(fingerprint, account, client, now);
+        if self.failures.is_repeat(fingerprint, client, now) {
+            return Verdict::Wrong;
         }
-        Verdict::Wrong
+        if let Some(retry_after_secs) = self.failures.delay_secs(account, client, now) {
+            return Verdict::Later { retry_after_secs };
+        }
+        let known = stored.and_then(|stored| Some((stored.to_owned(), bcrypt_cost(stored)?)));
+        let dearest = users.dearest_cost();
+        let work = Arc::clone(&self.bcrypt_work);
+        let compare = move |password: &[u8], stored: &str, cost: u32| {
+            work.fetch_add(1 << cost, Ordering::Relaxed);
+            bcrypt::verify(password, stored).unwrap_or(false)
+        };
+        let failures = Arc::clone(&self.failures);
+        let clock = Arc::clone(&self.clock);
+        let (account, password) = (account.to_owned(), password.to_vec());
+        self.bcrypt_runs.fetch_add(1, Ordering::Relaxed);
+        // The turn and the record belong to the comparison, which goes on when a caller hangs up.
+        let judge = move || {
+            let is_right = if let Some((stored, cost)) = known {
+                let is_right = compare(&password, &stored, cost);
+                if !is_right {
+                    // Each cost is twice the one below: with the comparison above these make one of the dearest.
+                    for cost in cost..dearest {
+                        compare(&password, &dummy_hash(cost), cost);
+                    }
+                }
+                is_right
+            } else {
+                compare(&password, &dummy_hash(dearest), dearest);
+                false
+            };
+            if !is_right {
+                failures.record(fingerprint, &account, client, clock.elapsed());
+            }
+            (is_right, turn)
+        };
+        match tokio::task::spawn_blocking(judge).await {
+            Ok((true, _turn)) => {
+                self.verified
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(fingerprint, ());
+                Verdict::Right
+            }
+            Ok((false, _)) | Err(_) => Verdict::Wrong,
+        }
     }
 
     fn is_verified(&self, fingerprint: [u8; 32]) -> bool {
@@ -121,50 +165,63 @@ impl Passwords {
         verified.get_mut(fingerprint).is_some()
     }
 
-    /// Runs bcrypt when its turn comes; `None` when too many wait.
-    async fn compare(
-        &self,
-        password: Vec<u8>,
-        stored: String,
-        fingerprint: [u8; 32],
-    ) -> Option<bool> {
-        let waiting = Waiting::enter(&self.waiting);
-        if waiting.others >= self.waiting_max {
-            return None;
-        }
-        let _permit = self.permits.acquire().await.ok()?;
-        drop(waiting);
-        // A burst of the same credentials needs one comparison, not one each.
-        if self.is_verified(fingerprint) {
-            return Some(true);
-        }
-        self.bcrypt_runs.fetch_add(1, Ordering::Relaxed);
-        let compare = move || bcrypt::verify(password, &stored).unwrap_or(false);
-        Some(tokio::task::spawn_blocking(compare).await.unwrap_or(false))
+    /// Waits for a turn to compare; `None` when too many wait, of all clients or of this one.
+    async fn turn(&self, client: IpAddr) -> Option<OwnedSemaphorePermit> {
+        let _waiting = self.queue.enter(client)?;
+        Arc::clone(&self.permits).acquire_owned().await.ok()
     }
 }
 
-/// Counts those who wait, also when one of them gives up.
-struct Waiting<'a> {
-    count: &'a AtomicUsize,
-    others: usize,
+/// Who waits for a turn. One client alone cannot fill it.
+struct Queue {
+    max: usize,
+    per_client_max: usize,
+    waiting: Mutex<BTreeMap<IpAddr, usize>>,
 }
 
-impl<'a> Waiting<'a> {
-    fn enter(count: &'a AtomicUsize) -> Self {
-        let others = count.fetch_add(1, Ordering::Relaxed);
-        Self { count, others }
+/// A place in the queue, given back also by a caller who gives up.
+struct Waiting<'a> {
+    queue: &'a Queue,
+    client: IpAddr,
+}
+
+impl Queue {
+    fn enter(&self, client: IpAddr) -> Option<Waiting<'_>> {
+        let client = group(client);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.values().sum::<usize>() >= self.max {
+            return None;
+        }
+        let own = waiting.entry(client).or_default();
+        if *own >= self.per_client_max {
+            return None;
+        }
+        *own += 1;
+        Some(Waiting {
+            queue: self,
+            client,
+        })
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
+        let mut waiting = self
+            .queue
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut own) = waiting.entry(self.client) {
+            *own.get_mut() -= 1;
+            if *own.get() == 0 {
+                own.remove();
+            }
+        }
     }
 }
 
 /// The cost of a well-formed hash: `$2b$10$` and 53 characters, nothing behind it.
-fn bcrypt_cost(stored: &str) -> Option<u32> {
+pub(super) fn bcrypt_cost(stored: &str) -> Option<u32> {
     let (version, rest) = stored.split_at_checked("$2b$".len())?;
     let (cost, rest) = rest.split_once('$')?;
     let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'/');
@@ -179,10 +236,8 @@ fn bcrypt_cost(stored: &str) -> Option<u32> {
     (is_whole && (4..=31).contains(&cost)).then_some(cost)
 }
 
-/// As dear as the dearest account.
-fn dummy_hash(users: &Users) -> String {
-    let dearest = users.password_hashes().filter_map(bcrypt_cost).max();
-    let cost = dearest.unwrap_or(COST_DEFAULT);
+/// A hash of this cost.
+fn dummy_hash(cost: u32) -> String {
     format!("$2b${cost:02}${DUMMY_SALT_AND_HASH}")
 }
 
@@ -191,14 +246,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_dummy_is_compared_in_full_and_costs_what_the_dearest_account_costs() {
-        let user = |cost| super::super::settings::User {
-            password_hash: Some(format!("$2y${cost}${DUMMY_SALT_AND_HASH}")),
-            ..Default::default()
-        };
-        let by_name = [("a".to_owned(), user("04")), ("b".to_owned(), user("05"))];
-        let users = Users::new(by_name.into(), &[].into());
-        let dummy = dummy_hash(&users);
+    fn the_dummy_is_compared_in_full() {
+        let dummy = dummy_hash(5);
         assert_eq!(bcrypt_cost(&dummy), Some(5));
         // An error would mean that nothing was computed.
         assert!(matches!(bcrypt::verify("any", &dummy), Ok(false)));

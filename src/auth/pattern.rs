@@ -4,12 +4,23 @@
 //! substituted stands for itself, letter by letter; a request can never bring a pattern of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use regex::bytes::Regex;
+
+use super::bounded::Bounded;
 use super::glob::Glob;
 use super::go_regex::{self, RegexError};
 
 /// More combinations of label values than this are not tried: nobody's rule needs them, and each costs a compilation.
 const LABEL_COMBINATIONS_MAX: usize = 1_000;
+
+/// Filled expressions remembered per pattern (at most twice as many): the accounts that are at work at a time. An ordinary
+/// one takes some 10 KiB.
+const COMPILED_MAX: usize = 128;
+
+/// Longer ones are compiled each time: a request brings what they are filled with.
+const COMPILED_LENGTH_MAX: usize = 1_024;
 
 /// Stand-ins for placeholders while an expression is translated: private-use characters that no rule contains.
 const STAND_IN_FIRST: u32 = 0xF_0000;
@@ -135,7 +146,8 @@ fn capture_end(text: &str) -> Option<(&str, &str)> {
 /// Values of captures for one request, by the text of the placeholder.
 pub(super) type Captured = BTreeMap<String, String>;
 
-/// A pattern, read once; compiled once where it has no placeholder.
+/// A pattern, read once. Without a placeholder it is compiled then; with one, what it becomes for a request is compiled when
+/// it is first needed and kept for a while.
 #[derive(Debug, Clone)]
 pub(super) struct Pattern {
     matcher: Matcher,
@@ -145,8 +157,41 @@ pub(super) struct Pattern {
 enum Matcher {
     Glob(Glob),
     GlobTemplate(Vec<Piece>),
-    Regex(Box<regex::bytes::Regex>),
-    RegexTemplate(Vec<Piece>),
+    Regex(Box<Regex>),
+    RegexTemplate(Vec<Piece>, Compiled),
+}
+
+/// Expressions that a template became lately. A catalog asks a rule once for each of thousands of repositories, mostly with
+/// the same account in it; to compile takes a thousand times as long as to match.
+#[derive(Debug, Clone)]
+struct Compiled(Arc<Mutex<Bounded<String, Option<Regex>>>>);
+
+impl Compiled {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(Bounded::new(COMPILED_MAX))))
+    }
+
+    /// Whether `text` matches `expression`; one that cannot be compiled matches nothing.
+    fn is_match(&self, expression: String, text: &str) -> bool {
+        let compile = |expression: &str| {
+            #[cfg(test)]
+            tests::COMPILATIONS.with(|count| count.set(count.get() + 1));
+            go_regex::compile(expression).ok()
+        };
+        let known = {
+            let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            table.get_mut(expression.clone()).map(|known| known.clone())
+        };
+        let regex = known.unwrap_or_else(|| {
+            let regex = compile(&expression);
+            if expression.len() <= COMPILED_LENGTH_MAX {
+                let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                table.insert(expression, regex.clone());
+            }
+            regex
+        });
+        regex.is_some_and(|regex| regex.is_match(text.as_bytes()))
+    }
 }
 
 /// A piece of a pattern with placeholders; text is ready for its matcher.
@@ -171,7 +216,7 @@ impl Pattern {
                 let translated = go_regex::translate(expression)?;
                 Matcher::Regex(Box::new(go_regex::compile(&translated)?))
             } else {
-                Matcher::RegexTemplate(translate_pieces(&pieces)?)
+                Matcher::RegexTemplate(translate_pieces(&pieces)?, Compiled::new())
             }
         } else {
             let mut pieces = split(text, captures);
@@ -198,18 +243,17 @@ impl Pattern {
         captured: &Captured,
         labels: &BTreeMap<String, Vec<String>>,
     ) -> bool {
-        let (pieces, is_regex) = match &self.matcher {
+        let (pieces, compiled) = match &self.matcher {
             Matcher::Glob(glob) => return glob.matches(text),
             Matcher::Regex(regex) => return regex.is_match(text.as_bytes()),
-            Matcher::GlobTemplate(pieces) => (pieces, false),
-            Matcher::RegexTemplate(pieces) => (pieces, true),
+            Matcher::GlobTemplate(pieces) => (pieces, None),
+            Matcher::RegexTemplate(pieces, compiled) => (pieces, Some(compiled)),
         };
         let matches_with = |chosen: &BTreeMap<&str, &str>| {
-            let pattern = fill(pieces, is_regex, fields, captured, chosen);
-            if is_regex {
-                go_regex::compile(&pattern).is_ok_and(|regex| regex.is_match(text.as_bytes()))
-            } else {
-                Glob::new(&pattern).matches(text)
+            let pattern = fill(pieces, compiled.is_some(), fields, captured, chosen);
+            match compiled {
+                Some(compiled) => compiled.is_match(pattern, text),
+                None => Glob::new(&pattern).matches(text),
             }
         };
         let sets: BTreeMap<&str, &[String]> = pieces
@@ -407,4 +451,36 @@ pub enum PatternError {
     /// Too many placeholders, or characters that stand in for them.
     #[error("more placeholders than fit, or a private-use character beside one")]
     Unsupported,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    thread_local! {
+        pub(super) static COMPILATIONS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    #[test]
+    fn a_template_is_compiled_once_for_an_account() {
+        let pattern = Pattern::parse("/^${account}/.+$/", &BTreeSet::new()).expect("a pattern");
+        // A rule is copied with each reload's settings; the copies may share.
+        let pattern = pattern.clone();
+        for number in 0..1_000 {
+            for account in ["ann", "bob"] {
+                let name = format!("ann/{number}");
+                let fields = Fields {
+                    account,
+                    resource_type: "repository",
+                    name: &name,
+                    service: "boathouse",
+                };
+                let matches = pattern.matches(&name, &fields, &Captured::new(), &BTreeMap::new());
+                assert_eq!(matches, account == "ann");
+            }
+        }
+        assert_eq!(COMPILATIONS.with(Cell::get), 2);
+    }
 }

@@ -1,6 +1,7 @@
 //! The judge: who is calling, what they may do, which tokens they get.
 //!
-//! Must not know HTTP, nor where users and rules come from. Invariant: every right is judged by users and rules of now.
+//! Must not know HTTP, nor where users and rules come from. Invariant: every right is judged by users and rules of now, but
+//! for foreign tokens, whose own list it is.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use super::keyed_hash::KeyedHash;
 use super::passwords::{Passwords, Verdict};
 use super::pattern::Fields;
 use super::request::{self, Login, TokenRequest, Unreadable};
-use super::settings::{Authentication, Settings, TokenSettings};
+use super::settings::{Accounts, Authentication, Settings, TokenSettings};
 use super::signing::SigningKey;
 use super::token::{self, Audience, BACKDATED_SECS, Claims, OUR_CLAIM_VERSION, OurClaim};
 use super::users::{self, ANONYMOUS, Users};
@@ -49,10 +50,10 @@ struct Current {
 }
 
 impl Current {
-    fn new(settings: Settings) -> Self {
+    fn new(accounts: Accounts) -> Self {
         Self {
-            users: Users::new(settings.users, &settings.revoked),
-            acl: settings.acl,
+            users: Users::new(accounts.users, &accounts.revoked),
+            acl: accounts.acl,
         }
     }
 }
@@ -81,14 +82,13 @@ impl Auth {
             signing,
             verifier,
             clock,
-            now: ArcSwap::from_pointee(Current::new(settings)),
+            now: ArcSwap::from_pointee(Current::new(settings.accounts)),
         })
     }
 
     /// Replaces users, rules and revocations; everything else stays as it was at start.
-    pub fn reload(&self, settings: Settings) -> Result<(), SetupError> {
-        self.now.store(Arc::new(Current::new(settings)));
-        Ok(())
+    pub fn reload(&self, accounts: Accounts) {
+        self.now.store(Arc::new(Current::new(accounts)));
     }
 
     /// Who is calling: from the values of the `Authorization` headers. No header = the anonymous caller (open mode: the
@@ -254,7 +254,8 @@ impl Auth {
         }
     }
 
-    /// What the rules of now allow the caller's account.
+    /// What the rules of now allow the caller's account, here: the service is ours, whichever one the client had its token
+    /// made out to. Otherwise it would choose which rules with a `service` it is judged by.
     fn rules_allow(
         &self,
         caller: &Caller,
@@ -263,16 +264,12 @@ impl Auth {
         name: &str,
         actions: &[&str],
     ) -> bool {
-        let service = match &caller.identity {
-            Identity::Ours { token, .. } => token.claims.aud.0.first(),
-            _ => Some(&self.token.service),
-        };
         let asked: Vec<String> = actions.iter().map(|&action| action.to_owned()).collect();
         let fields = Fields {
             account: caller.account(),
             resource_type,
             name,
-            service: service.map_or("", String::as_str),
+            service: &self.token.service,
         };
         self.granted(fields, origin, &asked).len() == asked.len()
     }

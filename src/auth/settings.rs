@@ -6,24 +6,32 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::acl::Rule;
+use super::passwords::bcrypt_cost;
 
-/// Everything that decides who may do what.
+/// Everything that decides who may do what; fixed at start but for the accounts.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// Whether callers are asked who they are at all.
     pub authentication: Authentication,
-    /// Accounts by name; the empty name admits anonymous callers.
-    pub users: BTreeMap<String, User>,
-    /// The rules, in order. None: nothing is allowed.
-    pub acl: Vec<Rule>,
-    /// Since when (seconds since 1970) an account's tokens count; everything issued before is void.
-    pub revoked: BTreeMap<String, u64>,
+    /// What a reload replaces.
+    pub accounts: Accounts,
     /// Tokens, issued and accepted.
     pub token: TokenSettings,
     /// Keys everything that is remembered or derived from passwords and tokens.
     pub secret: Secret,
     /// Bounds.
     pub limits: Limits,
+}
+
+/// Users, rules and revocations: replaced as a whole while the program runs.
+#[derive(Debug, Clone, Default)]
+pub struct Accounts {
+    /// Accounts by name; the empty name admits anonymous callers.
+    pub users: BTreeMap<String, User>,
+    /// The rules, in order. None: nothing is allowed.
+    pub acl: Vec<Rule>,
+    /// Since when (seconds since 1970) an account's tokens count; everything issued before is void.
+    pub revoked: BTreeMap<String, u64>,
 }
 
 /// Whether callers are asked who they are.
@@ -47,6 +55,17 @@ pub struct User {
     pub expires_unix_secs: Option<u64>,
     /// Tokens issued before are void.
     pub valid_after_unix_secs: Option<u64>,
+}
+
+/// The dearest bcrypt that is taken: one check of it takes a core for several seconds, and every wrong password of anybody
+/// costs what the dearest account's costs.
+pub const BCRYPT_COST_MAX: u32 = 16;
+
+impl User {
+    /// The cost of the password's hash, if it is a well-formed bcrypt hash.
+    pub fn bcrypt_cost(&self) -> Option<u32> {
+        bcrypt_cost(self.password_hash.as_deref()?)
+    }
 }
 
 impl fmt::Debug for User {
@@ -128,6 +147,9 @@ pub struct Limits {
     pub bcrypt_concurrency: usize,
     /// Password checks that wait; more are turned away. One second of patience per 20.
     pub bcrypt_waiting_max: usize,
+    /// Of these, from one client (an IPv6 /64): more parallel first logins than any tool makes, and at most a second or two
+    /// of everybody's patience.
+    pub bcrypt_waiting_per_client_max: usize,
     /// Verified passwords remembered (32 bytes each).
     pub verified_passwords_max: usize,
     /// Verified tokens remembered (at most 16 KiB each, mostly under 1 KiB).
@@ -147,6 +169,7 @@ impl Default for Limits {
         Self {
             bcrypt_concurrency: 2,
             bcrypt_waiting_max: 1_024,
+            bcrypt_waiting_per_client_max: 32,
             verified_passwords_max: 4_096,
             verified_tokens_max: 1_024,
             failed_logins_per_minute: 10,

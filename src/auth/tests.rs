@@ -40,14 +40,17 @@ impl Lab {
             ..User::default()
         };
         let settings = Settings {
-            users: BTreeMap::from([
-                (String::new(), User::default()),
-                ("alice".to_owned(), alice),
-            ]),
-            acl: vec![
-                rule("/.+/", "team/*", &["*"]),
-                rule("*", "public/*", &["pull"]),
-            ],
+            accounts: Accounts {
+                users: BTreeMap::from([
+                    (String::new(), User::default()),
+                    ("alice".to_owned(), alice),
+                ]),
+                acl: vec![
+                    rule("/.+/", "team/*", &["*"]),
+                    rule("*", "public/*", &["pull"]),
+                ],
+                revoked: BTreeMap::new(),
+            },
             token: TokenSettings {
                 signing: Some(make_token_key(&clock).expect("a key")),
                 ..TokenSettings::default()
@@ -68,9 +71,9 @@ impl Lab {
         }
     }
 
-    fn reload(&mut self, change: impl FnOnce(&mut Settings)) {
-        change(&mut self.settings);
-        self.auth.reload(self.settings.clone()).expect("a reload");
+    fn reload(&mut self, change: impl FnOnce(&mut Accounts)) {
+        change(&mut self.settings.accounts);
+        self.auth.reload(self.settings.accounts.clone());
     }
 
     async fn token(&self, query: &str, basic: Option<&str>) -> Result<TokenAnswer, TokenRefusal> {
@@ -129,7 +132,7 @@ async fn a_token_holds_what_it_says_within_what_the_rules_say() {
         "Bearer realm=\"https://lab.local:5443/token\",service=\"boathouse\",\
          scope=\"repository:team/app:delete\",error=\"insufficient_scope\""
     );
-    lab.reload(|settings| settings.acl.clear());
+    lab.reload(|accounts| accounts.acl.clear());
     assert!(
         lab.may(&token, Access::Pull(name("team/app")))
             .await
@@ -138,11 +141,42 @@ async fn a_token_holds_what_it_says_within_what_the_rules_say() {
 }
 
 #[tokio::test]
+async fn the_service_that_a_token_was_asked_for_chooses_no_rules() {
+    let of_service = |service: &str, actions: &[&str]| {
+        Rule::parse(RuleText {
+            service: Some(service.to_owned()),
+            actions: actions.iter().map(|&action| action.to_owned()).collect(),
+            ..RuleText::default()
+        })
+        .expect("a rule")
+    };
+    let app = || Access::Pull(name("team/app"));
+    for service in ["", "lab.local:5443"] {
+        let query = format!("service={service}&scope=repository:team/app:pull");
+        let mut lab = Lab::new();
+        // A door that is shut to this service only is shut here, however a token was asked for.
+        lab.reload(|accounts| accounts.acl.insert(0, of_service("boathouse", &[])));
+        let answer = lab.token(&query, Some("alice:right")).await;
+        let token = format!("Bearer {}", answer.expect("a token").token);
+        assert!(lab.may(&token, app()).await.is_err(), "{service:?}");
+        let caller = lab.auth.caller(&[&token], &lab.origin).await;
+        let caller = caller.expect("a caller");
+        let viewer = lab.auth.viewer(&caller, &lab.origin);
+        assert!(!viewer.may_pull(&name("team/app")));
+        // What is granted for another service is not granted here, though the token says so.
+        lab.reload(|accounts| accounts.acl = vec![of_service(service, &["*"])]);
+        let answer = lab.token(&query, Some("alice:right")).await;
+        let token = format!("Bearer {}", answer.expect("a token").token);
+        assert!(lab.may(&token, app()).await.is_err(), "{service:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_token_ends_with_the_password_it_was_given_for() {
     let mut lab = Lab::new();
     let token = lab.alice().await;
-    lab.reload(|settings| {
-        settings
+    lab.reload(|accounts| {
+        accounts
             .users
             .entry("alice".to_owned())
             .or_default()
@@ -155,15 +189,15 @@ async fn a_token_ends_with_the_password_it_was_given_for() {
 
 #[tokio::test]
 async fn a_token_ends_with_revocation_removal_and_expiry_of_its_account() {
-    let changes: [fn(&mut Settings); 3] = [
-        |settings| {
-            settings.revoked.insert("alice".to_owned(), NOW);
+    let changes: [fn(&mut Accounts); 3] = [
+        |accounts| {
+            accounts.revoked.insert("alice".to_owned(), NOW);
         },
-        |settings| {
-            settings.users.remove("alice");
+        |accounts| {
+            accounts.users.remove("alice");
         },
-        |settings| {
-            let user = settings.users.entry("alice".to_owned()).or_default();
+        |accounts| {
+            let user = accounts.users.entry("alice".to_owned()).or_default();
             user.expires_unix_secs = Some(NOW);
         },
     ];
@@ -267,6 +301,26 @@ async fn an_unknown_account_costs_what_a_wrong_password_costs() {
 }
 
 #[tokio::test]
+async fn every_wrong_password_costs_what_the_dearest_account_costs() {
+    let mut lab = Lab::new();
+    lab.reload(|accounts| {
+        for (name, cost) in [("middle", 6), ("dear", 8)] {
+            let user = accounts.users.entry(name.to_owned()).or_default();
+            user.password_hash = Some(bcrypt::hash("right", cost).expect("a hash"));
+        }
+        let broken = accounts.users.entry("broken".to_owned()).or_default();
+        broken.password_hash = Some("no hash".to_owned());
+    });
+    for account in ["alice", "middle", "dear", "broken", "nobody"] {
+        let before = lab.auth.passwords.bcrypt_work.load(Ordering::Relaxed);
+        let credentials = format!("{account}:wrong");
+        assert!(lab.token("", Some(&credentials)).await.is_err());
+        let work = lab.auth.passwords.bcrypt_work.load(Ordering::Relaxed) - before;
+        assert_eq!(work, 1 << 8, "{account}");
+    }
+}
+
+#[tokio::test]
 async fn failed_logins_are_slowed_and_known_good_ones_are_not() {
     let lab = Lab::new();
     lab.alice().await;
@@ -282,6 +336,38 @@ async fn failed_logins_are_slowed_and_known_good_ones_are_not() {
         })
     );
     lab.alice().await;
+}
+
+#[tokio::test]
+async fn guesses_sent_at_once_are_slowed_like_guesses_sent_one_by_one() {
+    let mut lab = Lab::new();
+    // So that the queue is not what stops them.
+    lab.settings.limits.bcrypt_waiting_per_client_max = 1_000;
+    let auth = Auth::new(lab.settings.clone(), Arc::new(lab.clock.clone()));
+    lab.auth = auth.expect("settings");
+    let guesses: Vec<String> = (0..300).map(|n| format!("alice:wrong-{n}")).collect();
+    let all = guesses.iter().map(|guess| lab.token("", Some(guess)));
+    let outcomes = futures_util::future::join_all(all).await;
+    let later = outcomes
+        .iter()
+        .filter(|outcome| matches!(outcome, Err(TokenRefusal::TooManyFailures { .. })));
+    let runs = lab.auth.passwords.bcrypt_runs.load(Ordering::Relaxed);
+    // Ten, and what was under way beside the tenth.
+    assert!((10..=11).contains(&runs), "{runs} were compared");
+    assert_eq!(later.count(), 300 - runs);
+}
+
+#[tokio::test]
+async fn one_address_cannot_fill_the_queue_of_logins() {
+    let lab = Lab::new();
+    let guesses: Vec<String> = (0..700).map(|n| format!("user-{n}:wrong")).collect();
+    let all = guesses.iter().map(|guess| lab.token("", Some(guess)));
+    let outcomes = futures_util::future::join_all(all).await;
+    let turned_away = outcomes
+        .iter()
+        .filter(|outcome| matches!(outcome, Err(TokenRefusal::TooManyFailures { .. })));
+    // The limit of failures of one address alone would turn away 600.
+    assert!(turned_away.count() >= 660);
 }
 
 #[tokio::test]
@@ -308,7 +394,7 @@ async fn open_mode_and_foreign_tokens_only() {
 
     // Another registry that trusts the lab's certificate: a token of the lab's speaks for itself there.
     let mut settings = lab.settings.clone();
-    settings.users.clear();
+    settings.accounts.users.clear();
     let signing = settings.token.signing.take().expect("a key");
     settings.token.trusted_certificates_pem = vec![signing.certificate_pem];
     let other = Auth::new(settings, clock()).expect("settings");

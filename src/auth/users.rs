@@ -14,6 +14,9 @@ use super::settings::User;
 /// Enough of a hash that nobody meets it by chance, and short in every token.
 const GENERATION_BYTES: usize = 16;
 
+/// What a wrong password costs when no account has a hash: bcrypt's customary cost.
+const COST_DEFAULT: u32 = 10;
+
 /// Anonymous callers have a name too, and an account if the configuration gives them one.
 pub(super) const ANONYMOUS: &str = "";
 
@@ -21,6 +24,7 @@ pub(super) const ANONYMOUS: &str = "";
 #[derive(Debug)]
 pub(super) struct Users {
     by_name: BTreeMap<String, User>,
+    dearest_cost: u32,
 }
 
 impl Users {
@@ -34,7 +38,12 @@ impl Users {
                 user.valid_after_unix_secs = user.valid_after_unix_secs.max(Some(since));
             }
         }
-        Self { by_name }
+        let costs = by_name.values().filter_map(User::bcrypt_cost);
+        let dearest_cost = costs.max().unwrap_or(COST_DEFAULT);
+        Self {
+            by_name,
+            dearest_cost,
+        }
     }
 
     /// The account, unless there is none or it has ended.
@@ -46,11 +55,9 @@ impl Users {
         self.by_name.get(name).filter(|user| !has_ended(user))
     }
 
-    /// Every stored hash.
-    pub(super) fn password_hashes(&self) -> impl Iterator<Item = &str> {
-        self.by_name
-            .values()
-            .filter_map(|user| user.password_hash.as_deref())
+    /// The bcrypt cost of the dearest account: what every wrong password costs.
+    pub(super) fn dearest_cost(&self) -> u32 {
+        self.dearest_cost
     }
 }
 

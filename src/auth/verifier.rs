@@ -166,7 +166,7 @@ impl Verifier {
         let mut until = u64::MAX;
         for (place, (certificate, der)) in certificates.iter().zip(&ders).enumerate() {
             until = until.min(valid_until(certificate, now_unix_secs)?);
-            if place > 0 && !certificate.is_ca() {
+            if place > 0 && !may_issue(certificate) {
                 return None;
             }
             if self.trusted.iter().any(|trusted| trusted.der == *der) {
@@ -175,8 +175,10 @@ impl Verifier {
             if let Some(end) = self.issued_by_trusted(certificate, now_unix_secs) {
                 return Some((key, until.min(end)));
             }
-            let issuer = PublicKey::of_certificate(certificates.get(place + 1)?)?;
-            if !issuer.issued(certificate) {
+            let next = certificates.get(place + 1)?;
+            let is_issuer = next.subject() == certificate.issuer()
+                && PublicKey::of_certificate(next)?.issued(certificate);
+            if !is_issuer {
                 return None;
             }
         }
@@ -187,12 +189,22 @@ impl Verifier {
         self.trusted.iter().find_map(|trusted| {
             let (_, certificate) = X509Certificate::from_der(&trusted.der).ok()?;
             let end = valid_until(&certificate, now_unix_secs)?;
-            let is_issuer = certificate.is_ca()
+            let is_issuer = may_issue(&certificate)
                 && certificate.subject() == issued.issuer()
                 && trusted.key.issued(issued);
             is_issuer.then_some(end)
         })
     }
+}
+
+/// Whether a certificate is an authority's, and its key, if it says what that is for, is for signing certificates.
+fn may_issue(certificate: &X509Certificate<'_>) -> bool {
+    let may_sign = match certificate.key_usage() {
+        Ok(None) => true,
+        Ok(Some(usage)) => usage.value.key_cert_sign(),
+        Err(_) => false,
+    };
+    certificate.is_ca() && may_sign
 }
 
 /// When a certificate that is valid now ends.
@@ -267,6 +279,35 @@ mod tests {
                 &root_certificate,
                 &issue(&[&impostor], &impostor_key)
             ));
+        }
+    }
+
+    #[test]
+    fn links_of_a_chain_are_called_by_name_and_meant_to_sign_certificates() {
+        let key = || rcgen::KeyPair::generate().expect("a key");
+        let (root_key, middle_key, leaf_key) = (key(), key(), key());
+        let root = params("root", true);
+        let root_certificate = root.self_signed(&root_key).expect("a root");
+        let root = rcgen::Issuer::new(root, &root_key);
+        let signs = || vec![rcgen::KeyUsagePurpose::KeyCertSign];
+        for (called, usages, expected) in [
+            ("middle", Vec::new(), true),
+            ("middle", signs(), true),
+            (
+                "middle",
+                vec![rcgen::KeyUsagePurpose::DigitalSignature],
+                false,
+            ),
+            ("another", signs(), false),
+        ] {
+            let mut middle = params(called, true);
+            middle.key_usages = usages;
+            let certificate = middle.signed_by(&middle_key, &root).expect("a middle");
+            // Whatever the middle is called and meant for, its key signs the leaf under the name `middle`.
+            let issuer = rcgen::Issuer::new(params("middle", true), &middle_key);
+            let leaf = params("leaf", false).signed_by(&leaf_key, &issuer);
+            let token = issue(&[&leaf.expect("a leaf"), &certificate], &leaf_key);
+            assert_eq!(verifies(&root_certificate, &token), expected, "{called}");
         }
     }
 

@@ -1,17 +1,19 @@
 //! From config to a running registry: the one place where every layer is put together.
 //!
-//! Invariant: the data are locked before anything in the store is changed.
+//! Invariants: the data are locked before anything in the store is changed; an authority is set aside only when nothing else
+//! can keep the start from succeeding.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, anyhow};
 
 use super::auth_settings::{self, derived_secret};
 use super::first_run::ADMIN;
-use super::port::ListenAddress;
+use super::port::{self, ListenAddress};
 use super::reload::Reload;
 use super::signals::Signals;
 use super::welcome::{self, Welcome};
@@ -86,11 +88,7 @@ async fn run(
     let config = &loaded.config;
     let signals = Signals::listen()?;
     let state = lock_data(&config.root_directory)?;
-    if start.makes_new_authority {
-        Tls::set_authority_aside(&config.tls)?;
-    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let tls = Tls::open(&config.tls, clock.clone())?.map(Arc::new);
     let secret = match &config.secret {
         Some(secret) => secret.expose().as_bytes().to_vec(),
         None => state.secret().to_vec(),
@@ -98,10 +96,18 @@ async fn run(
     let auth_secret = derived_secret(&secret, "auth")?;
     let auth_settings = auth_settings::of_config(config, auth_secret, clock.as_ref())?;
     let auth = Arc::new(Auth::new(auth_settings, clock.clone())?);
+    let registry = Arc::new(open_registry(config, &secret, &clock)?);
+    if start.makes_new_authority {
+        // Last of all that can fail: a start that comes to nothing must not cost the authority that clients trust.
+        port::try_bind(&listen_address(config)?)
+            .with_context(|| format!("cannot listen on {}", config.server.address))?;
+        Tls::set_authority_aside(&config.tls, clock.as_ref())?;
+    }
+    let tls = Tls::open(&config.tls, clock.clone())?.map(Arc::new);
     let server = Server::bind(
         config.server.clone(),
         Services {
-            registry: Arc::new(open_registry(config, &secret, &clock)?),
+            registry,
             auth: auth.clone(),
             tls: tls.clone(),
             clock: clock.clone(),
@@ -118,10 +124,9 @@ async fn run(
         config_files: start.config_files.clone(),
         environment,
         in_force: loaded.in_force,
+        had_users_file: AtomicBool::new(loaded.config.auth.has_users_file),
         tls,
         auth,
-        auth_secret,
-        clock,
     };
     server.run(signals.until_shutdown(|| reload.run())).await;
     if let Some(keeper) = keeper {
@@ -163,6 +168,13 @@ fn open_registry(
     ))
 }
 
+fn listen_address(config: &Config) -> anyhow::Result<ListenAddress> {
+    let address = &config.server.address;
+    address
+        .parse()
+        .map_err(|shape| anyhow!("cannot listen on {address}\nhint: {shape}"))
+}
+
 fn greeting(start: &Start, config: &Config, tls: Option<&Tls>) -> anyhow::Result<String> {
     let (hosts, certificate) = match &config.tls {
         tls::Settings::Automatic {
@@ -176,11 +188,7 @@ fn greeting(start: &Start, config: &Config, tls: Option<&Tls>) -> anyhow::Result
         let (_scheme, rest) = external.split_once("://").unwrap_or(("", external));
         rest.trim_end_matches('/').to_owned()
     } else {
-        let address = &config.server.address;
-        let address: ListenAddress = address
-            .parse()
-            .map_err(|shape| anyhow!("cannot listen on {address}\nhint: {shape}"))?;
-        welcome::registry_name(&address, hosts, &tls::best_host_name())
+        welcome::registry_name(&listen_address(config)?, hosts, &tls::best_host_name())
     };
     let fingerprint = tls.and_then(Tls::authority_fingerprint);
     let welcome = Welcome {
@@ -196,4 +204,40 @@ fn greeting(start: &Start, config: &Config, tls: Option<&Tls>) -> anyhow::Result
             }),
     };
     Ok(welcome.text())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_start_that_comes_to_nothing_keeps_the_authority() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let text = format!(
+            "storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{}'}}\ntls: auto\n",
+            path("data").display(),
+            taken.local_addr().unwrap()
+        );
+        fs::write(path("config.yml"), text).unwrap();
+        let start = Start {
+            config_files: vec![path("config.yml")],
+            makes_new_authority: true,
+            greets: false,
+        };
+        let loaded = config::load(&start.config_files, &BTreeMap::new()).unwrap();
+        let tls::Settings::Automatic { ca_certificate, .. } = &loaded.config.tls else {
+            panic!("tls: auto");
+        };
+        Tls::open(&loaded.config.tls, Arc::new(SystemClock::new())).unwrap();
+        let before = fs::read(ca_certificate).unwrap();
+        let certificate = ca_certificate.clone();
+        let error = run(&start, loaded, BTreeMap::new()).await.unwrap_err();
+        assert!(error.to_string().contains("cannot listen"), "{error:#}");
+        assert_eq!(fs::read(certificate).unwrap(), before);
+    }
 }

@@ -48,3 +48,34 @@ fn keys_directory(config: &Config) -> PathBuf {
         tls::Settings::None | tls::Settings::Files { .. } => config.state_directory.join("keys"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::config;
+
+    #[test]
+    fn users_without_certificates_need_nothing_but_an_empty_state_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.yml");
+        let state = directory.path().join("state");
+        let text = format!(
+            "storage: {{filesystem: {{rootdirectory: /srv}}}}\nstate_directory: {}\nusers: {{}}\nacl: []\n",
+            state.display()
+        );
+        fs::write(&file, text).unwrap();
+        let loaded = config::load(&[file], &BTreeMap::new()).unwrap();
+        let clock = SystemClock::new();
+        let start = || of_config(&loaded.config, [7; SECRET_BYTES], &clock).unwrap();
+        let signing = start().token.signing;
+        assert!(signing.is_some());
+        assert!(signing == start().token.signing, "kept for the next start");
+        let mode = fs::metadata(state.join("keys")).unwrap().permissions();
+        assert_eq!(mode.mode() & 0o777, 0o700);
+    }
+}

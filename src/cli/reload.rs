@@ -1,18 +1,18 @@
 //! SIGHUP: users, rules and certificates are read again.
 //!
-//! Invariant: a file with a mistake changes nothing; what cannot change while the program runs is named, not ignored.
+//! Invariants: a mistake in the files changes nothing; users and rules come first, and a certificate that cannot be read
+//! keeps no revocation from taking effect; what cannot change while the program runs is named, not ignored; keys that sign
+//! tokens are neither read nor made.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
-use super::auth_settings;
 use crate::auth::Auth;
-use crate::clock::Clock;
-use crate::config::{self, InForce};
-use crate::store::state_directory::SECRET_BYTES;
+use crate::config::{self, AuthConfig, InForce};
 use crate::tls::Tls;
 
 /// Keys that a reload takes up.
@@ -24,26 +24,47 @@ pub(super) struct Reload {
     pub(super) environment: BTreeMap<String, String>,
     /// As the program was started.
     pub(super) in_force: Vec<InForce>,
+    /// Whether what is in force came from a `users_file` too.
+    pub(super) had_users_file: AtomicBool,
     pub(super) tls: Option<Arc<Tls>>,
     pub(super) auth: Arc<Auth>,
-    pub(super) auth_secret: [u8; SECRET_BYTES],
-    pub(super) clock: Arc<dyn Clock>,
 }
 
 impl Reload {
-    /// Reads the files again.
+    /// Reads the files again. An error says what stays as it was.
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let loaded = config::load(&self.config_files, &self.environment)?;
-        let clock = self.clock.as_ref();
-        let settings = auth_settings::of_config(&loaded.config, self.auth_secret, clock)?;
-        if let Some(tls) = &self.tls {
-            tls.reload().context("the certificates stay as they are")?;
+        let loaded = config::load_again(&self.config_files, &self.environment)
+            .context("nothing was changed")?;
+        self.refuse_a_users_file_that_has_gone(&loaded.config.auth)
+            .context("nothing was changed")?;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
         }
-        self.auth.reload(settings)?;
+        self.auth.reload(loaded.config.auth.accounts());
+        self.had_users_file
+            .store(loaded.config.auth.has_users_file, Ordering::Relaxed);
         for key in changed(&self.in_force, &loaded.in_force) {
             tracing::warn!(key, "was changed; this needs a restart");
         }
+        if let Some(tls) = &self.tls {
+            tls.reload().context(
+                "users and rules were read again, but the certificates stay as they were",
+            )?;
+        }
         Ok(())
+    }
+
+    /// Without its file, who was revoked there would be let in again, and its rules would be forgotten.
+    fn refuse_a_users_file_that_has_gone(&self, now: &AuthConfig) -> anyhow::Result<()> {
+        match &now.users_file {
+            Some(path) if !now.has_users_file && self.had_users_file.load(Ordering::Relaxed) => {
+                bail!(
+                    "{} has gone; restore it, or remove `users_file` from the configuration",
+                    path.display()
+                )
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 }
 
@@ -64,7 +85,14 @@ fn changed<'a>(before: &'a [InForce], now: &'a [InForce]) -> Vec<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
     use super::*;
+    use crate::auth::{Access, Origin, Secret};
+    use crate::clock::{Clock, SystemClock};
 
     #[test]
     fn only_what_needs_a_restart_is_named() {
@@ -84,5 +112,106 @@ mod tests {
             key("log.level", "info"),
         ];
         assert_eq!(changed(&before, &now), ["http.addr"]);
+    }
+
+    /// A running program's files, and how its `bob` fares.
+    struct Lab {
+        directory: tempfile::TempDir,
+        reload: Reload,
+    }
+
+    impl Lab {
+        fn start(text: &str) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let file = directory.path().join("config.yml");
+            let text = text.replace("DIR", directory.path().to_str().unwrap());
+            fs::write(&file, text).unwrap();
+            fs::write(
+                directory.path().join("users.yml"),
+                "users: {eve: {password: x}}\n",
+            )
+            .unwrap();
+            let pair = rcgen::generate_simple_self_signed(["lab.local".to_owned()]).unwrap();
+            fs::write(directory.path().join("tls.crt"), pair.cert.pem()).unwrap();
+            fs::write(
+                directory.path().join("tls.key"),
+                pair.signing_key.serialize_pem(),
+            )
+            .unwrap();
+            let files = vec![file];
+            let loaded = config::load(&files, &BTreeMap::new()).unwrap();
+            let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+            let settings = loaded.config.auth_settings(Secret([7; 32]), None);
+            let tls = Tls::open(&loaded.config.tls, Arc::clone(&clock)).unwrap();
+            let reload = Reload {
+                config_files: files,
+                environment: BTreeMap::new(),
+                in_force: loaded.in_force,
+                had_users_file: AtomicBool::new(loaded.config.auth.has_users_file),
+                tls: tls.map(Arc::new),
+                auth: Arc::new(Auth::new(settings, clock).unwrap()),
+            };
+            Self { directory, reload }
+        }
+
+        /// Whether the account is there, has no password and may pull.
+        async fn is_let_in(&self, account: &str) -> bool {
+            let origin = Origin {
+                client: [192, 0, 2, 1].into(),
+                is_https: true,
+                host: "lab".to_owned(),
+            };
+            let credentials = STANDARD.encode(format!("{account}:any"));
+            let header = format!("Basic {credentials}");
+            let auth = &self.reload.auth;
+            let caller = auth.caller(&[&header], &origin).await.unwrap();
+            let access = Access::Pull("team/app".parse().unwrap());
+            auth.authorise(&caller, &access, &origin).is_ok()
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            fs::write(self.directory.path().join(name), text).unwrap();
+        }
+    }
+
+    const CONFIG: &str = "storage: {filesystem: {rootdirectory: DIR}}\nusers_file: DIR/users.yml\nusers: {bob: {}}\nacl: [{match: {}, actions: ['*']}]\n";
+
+    #[tokio::test]
+    async fn a_users_file_that_has_gone_changes_nothing() {
+        let lab = Lab::start(CONFIG);
+        lab.write("users.yml", "users: {amy: {}}\n");
+        lab.reload.run().unwrap();
+        assert!(lab.is_let_in("amy").await);
+        fs::remove_file(lab.directory.path().join("users.yml")).unwrap();
+        for _ in 0..2 {
+            let error = format!("{:#}", lab.reload.run().unwrap_err());
+            assert!(error.starts_with("nothing was changed: "), "{error}");
+            assert!(error.contains("users.yml has gone"), "{error}");
+            assert!(lab.is_let_in("amy").await);
+        }
+        lab.write("users.yml", "users: {}\n");
+        lab.reload.run().unwrap();
+        assert!(!lab.is_let_in("amy").await && lab.is_let_in("bob").await);
+    }
+
+    #[tokio::test]
+    async fn a_bad_certificate_keeps_no_account_from_ending() {
+        let tls = "http: {tls: {certificate: DIR/tls.crt, key: DIR/tls.key}}\n";
+        let lab = Lab::start(&format!("{CONFIG}{tls}"));
+        lab.write("users.yml", "users: {amy: {}}\n");
+        lab.reload.run().unwrap();
+        assert!(lab.is_let_in("amy").await);
+        lab.write("tls.crt", "half a file");
+        lab.write("users.yml", "users: {}\n");
+        let error = format!("{:#}", lab.reload.run().unwrap_err());
+        assert!(error.starts_with("users and rules were read"), "{error}");
+        assert!(!lab.is_let_in("amy").await);
+    }
+
+    #[tokio::test]
+    async fn a_reload_makes_no_keys() {
+        let lab = Lab::start(CONFIG);
+        lab.reload.run().unwrap();
+        assert!(!lab.directory.path().join("boathouse/keys").exists());
     }
 }

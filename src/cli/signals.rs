@@ -1,4 +1,6 @@
 //! What the system asks of a running program: to end, or to read its files again.
+//!
+//! Must not know what is read again. Invariant: a reload that fails ends nothing, and is said once, in its own words.
 
 use std::fmt;
 
@@ -24,8 +26,8 @@ impl Signals {
         })
     }
 
-    /// Resolves when the program is to end; until then calls `reload` on each SIGHUP. What is wrong with the files is said
-    /// once per signal, and the old state stays.
+    /// Resolves when the program is to end; until then calls `reload` on each SIGHUP. What went wrong is said once per
+    /// signal; the error itself says what stays as it was.
     pub(super) async fn until_shutdown<E: fmt::Display>(
         mut self,
         reload: impl Fn() -> Result<(), E>,
@@ -37,7 +39,7 @@ impl Signals {
                 received = self.hangup.recv() => match received.map(|()| reload()) {
                     Some(Ok(())) => tracing::info!("users, rules and certificates were read again"),
                     // `{:#}`: with its causes, on one line.
-                    Some(Err(error)) => tracing::error!("nothing was changed: {error:#}"),
+                    Some(Err(error)) => tracing::error!("{error:#}"),
                     None => return,
                 },
             }

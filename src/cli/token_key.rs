@@ -9,6 +9,7 @@ use anyhow::Context;
 
 use super::private_file;
 use crate::auth::SigningKeyPem;
+use crate::durable_file;
 
 /// The pair in `keys_directory`; `make` makes one if it is not whole.
 pub(super) fn read_or_make(
@@ -26,6 +27,9 @@ pub(super) fn read_or_make(
             key_pem: read(&key)?,
         });
     }
+    // With the user's own certificate, or none, nothing else has made the directory.
+    durable_file::make_private_directory(keys_directory)
+        .with_context(|| format!("cannot make the directory {}", keys_directory.display()))?;
     let pair = make()?;
     // A key whose certificate never came signed nothing, and a certificate without its key signs nothing any more.
     if certificate.exists() {

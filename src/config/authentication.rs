@@ -1,18 +1,21 @@
 //! `auth`, `token`, `users`, `acl`, `users_file`: who issues tokens and who may do what.
 //!
-//! Must not know how tokens look. Invariants: authentication is off only if none of these keys is there; a list of users or
-//! rules that is missing where one is needed is a mistake, never an open or a shut door by accident.
+//! Must not know how tokens look. Invariants: authentication is off only if none of these keys is there, or `auth` is
+//! `none`; a key that is there with nothing behind it counts as there; a list of users or rules that is missing where one is
+//! needed is a mistake, never an open or a shut door by accident.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 
 use super::accounts;
+use super::node::Node;
 use super::pem;
 use super::reader::Reader;
 use super::users_file::UsersFile;
 use crate::auth::{
-    Authentication, Limits, Rule, Secret, Settings, SigningKeyPem, TokenSettings, User,
+    Accounts, Authentication, BCRYPT_COST_MAX, Limits, Rule, Secret, Settings, SigningKeyPem,
+    TokenSettings, User,
 };
 
 /// The issuer and the service when no key names them.
@@ -51,6 +54,8 @@ pub struct AuthConfig {
     pub trusted_certificates_pem: Vec<String>,
     /// `users_file`, for the commands that write it.
     pub users_file: Option<PathBuf>,
+    /// Whether that file was there: one that has gone later is no reason to take its users and revocations back.
+    pub has_users_file: bool,
     /// `limits.failed_logins`; 0 switches the slowing off.
     pub failed_logins: u32,
 }
@@ -67,6 +72,15 @@ pub enum Signing {
 }
 
 impl AuthConfig {
+    /// What a reload replaces.
+    pub fn accounts(&self) -> Accounts {
+        Accounts {
+            users: self.users.clone(),
+            acl: self.acl.clone(),
+            revoked: self.revoked.clone(),
+        }
+    }
+
     /// `auth`'s own form of all this.
     pub(super) fn settings(
         &self,
@@ -85,9 +99,7 @@ impl AuthConfig {
             } else {
                 Authentication::Open
             },
-            users: self.users.clone(),
-            acl: self.acl.clone(),
-            revoked: self.revoked.clone(),
+            accounts: self.accounts(),
             token: TokenSettings {
                 issuer: self.issuer.clone(),
                 service: self.service.clone(),
@@ -110,10 +122,11 @@ impl AuthConfig {
 }
 
 pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
-    let given = |key: &str| reader.node(key).is_some();
+    // By the key alone: whoever emptied a list by commenting out its lines did not ask for an open door.
     let ours = ["users", "users_file", "acl", "token"]
         .into_iter()
-        .any(given);
+        .any(|key| reader.is_given(key));
+    refuse_empty_scheme(reader);
     // `auth: {token: }` chooses the token scheme as much as a full section does.
     let foreign = reader
         .node("auth")
@@ -140,6 +153,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
         signing: if ours { signing(reader) } else { Signing::None },
         trusted_certificates_pem: trusted_certificates(reader),
         users_file,
+        has_users_file: false,
         failed_logins: failed_logins(reader),
     };
     if ours {
@@ -148,6 +162,18 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
         foreign_needs(reader);
     }
     config
+}
+
+/// distribution takes an empty `auth`, also one that a variable emptied, for no authentication at all.
+fn refuse_empty_scheme(reader: &mut Reader<'_>) {
+    let chooses = |auth: &Node| !auth.entries().is_empty();
+    if reader.is_given("auth") && !reader.node("auth").is_some_and(chooses) {
+        reader.refuse(
+            "auth",
+            "empty; remove the key, or write which scheme it is",
+            "`auth: none` is the word for open to everybody",
+        );
+    }
 }
 
 fn failed_logins(reader: &mut Reader<'_>) -> u32 {
@@ -217,7 +243,7 @@ fn signing(reader: &mut Reader<'_>) -> Signing {
     let Some((key, pair)) = used else {
         return Signing::Own;
     };
-    // A pair that cannot be read was refused.
+    // A pair that cannot be read was refused, or none is to be read.
     let Some((algorithm, pem)) = pair else {
         return Signing::None;
     };
@@ -237,8 +263,8 @@ fn signing(reader: &mut Reader<'_>) -> Signing {
 
 fn trusted_certificates(reader: &mut Reader<'_>) -> Vec<String> {
     const KEY: &str = "auth.token.rootcertbundle";
-    reader
-        .path_if_set(KEY)
+    let path = reader.path_if_set(KEY);
+    path.filter(|_| reader.looks_at_certificates)
         .and_then(|path| pem::certificates(reader, KEY, &path))
         .map(|(text, _)| text)
         .into_iter()
@@ -265,14 +291,15 @@ fn accounts_and_rules(reader: &mut Reader<'_>, config: &mut AuthConfig) {
         reader.remember("acl", format_args!("{} rules", config.acl.len()));
     }
     for (name, account) in &config.users {
-        warn_of_password(reader, name, account);
+        check_password(reader, name, account);
     }
     if let Some(path) = &config.users_file {
-        if !path.exists() {
-            reader.warn("users_file", "is not there yet: `boathouse user` makes it");
-        }
-        match UsersFile::read(path) {
-            Ok(file) => add_users_file(reader, config, file),
+        match UsersFile::read_if_there(path) {
+            Ok(Some(file)) => {
+                config.has_users_file = true;
+                add_users_file(reader, config, file);
+            }
+            Ok(None) => reader.warn("users_file", "is not there yet: `boathouse user` makes it"),
             Err(errors) => reader.errors.append(errors),
         }
     }
@@ -288,13 +315,19 @@ fn add_users_file(reader: &mut Reader<'_>, config: &mut AuthConfig, file: UsersF
                 "remove one of the two",
             ),
             Entry::Vacant(free) => {
-                warn_of_password(reader, free.key(), &account);
+                check_password(reader, free.key(), &account);
                 free.insert(account);
             }
         }
     }
     let rules = accounts::compiled(file.acl, &mut reader.errors);
     config.acl.extend(rules);
+    for name in file.revoked.keys() {
+        if !config.users.contains_key(name) {
+            let key = format!("revoked.{name}");
+            reader.warn(&key, "there is no such user: nobody's tokens end by it");
+        }
+    }
     config.revoked = file.revoked;
 }
 
@@ -308,8 +341,8 @@ fn warn_of_malformed(reader: &mut Reader<'_>, acl: &[Rule]) {
     }
 }
 
-/// Both are taken as `docker_auth` takes them, and neither is likely to be meant.
-fn warn_of_password(reader: &mut Reader<'_>, name: &str, account: &User) {
+/// No password and no hash are taken as `docker_auth` takes them, and neither is likely to be meant.
+fn check_password(reader: &mut Reader<'_>, name: &str, account: &User) {
     match &account.password_hash {
         // The empty name is the anonymous user, who has none.
         None if !name.is_empty() => reader.warn(
@@ -321,6 +354,16 @@ fn warn_of_password(reader: &mut Reader<'_>, name: &str, account: &User) {
             "is not a bcrypt hash: nobody can log in with it",
         ),
         None | Some(_) => {}
+    }
+    if account
+        .bcrypt_cost()
+        .is_some_and(|cost| cost > BCRYPT_COST_MAX)
+    {
+        reader.refuse(
+            &format!("users.{name}.password"),
+            "this bcrypt hash is too dear: every failed login of anybody would cost as much",
+            &format!("hash it again with a cost of at most {BCRYPT_COST_MAX}; 10 is customary"),
+        );
     }
 }
 

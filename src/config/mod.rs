@@ -35,6 +35,9 @@ use reader::Reader;
 
 use crate::{auth, registry, server, telemetry, tls};
 
+/// What is signed with a shorter secret can be tried against all secrets of that length.
+const SECRET_BYTES_MIN: usize = 16;
+
 /// Everything that the files decide.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -89,12 +92,29 @@ pub fn load(
     files: &[PathBuf],
     environment: &BTreeMap<String, String>,
 ) -> Result<Loaded, ConfigErrors> {
+    read_and_check(files, environment, true)
+}
+
+/// The same for a running program. The certificates that the files name are not looked at: a mistake in one must not keep a
+/// revocation from taking effect, and `tls` reads its own itself. The keys that sign tokens are therefore not in the result.
+pub fn load_again(
+    files: &[PathBuf],
+    environment: &BTreeMap<String, String>,
+) -> Result<Loaded, ConfigErrors> {
+    read_and_check(files, environment, false)
+}
+
+fn read_and_check(
+    files: &[PathBuf],
+    environment: &BTreeMap<String, String>,
+    looks_at_certificates: bool,
+) -> Result<Loaded, ConfigErrors> {
     let mut tree = read_files(files)?;
     let mut errors = ConfigErrors::default();
     let mut warnings = environment::apply(&mut tree, environment, &mut errors);
     expand_short_forms(&mut tree);
     let notes = known::check(&tree, keys::CONFIG, &mut errors);
-    let mut reader = Reader::new(&tree);
+    let mut reader = Reader::new(&tree, looks_at_certificates);
     let config = sections(&mut reader);
     errors.append(reader.errors);
     warnings.append(&mut reader.warnings);
@@ -162,6 +182,15 @@ fn sections(reader: &mut Reader<'_>) -> Config {
     let external_host = sections::external_host(reader);
     let tls = sections::tls(reader, &state_directory);
     let secret = reader.secret("http.secret");
+    if secret
+        .as_ref()
+        .is_some_and(|secret| secret.expose().len() < SECRET_BYTES_MIN)
+    {
+        reader.warn(
+            "http.secret",
+            "is short enough to be guessed: 32 random characters are safe, and without the key one is made",
+        );
+    }
     let auth = authentication::read(reader);
     let registry = sections::registry(reader);
     let config = Config {

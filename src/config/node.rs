@@ -73,11 +73,16 @@ impl Node {
 
     /// The node at a path of keys; a null counts as absent.
     pub(super) fn find(&self, path: &str) -> Option<&Self> {
+        self.find_even_null(path).filter(|node| !node.is_null())
+    }
+
+    /// The node at a path of keys, also where the key stands there with nothing behind it.
+    pub(super) fn find_even_null(&self, path: &str) -> Option<&Self> {
         let mut node = self;
         for key in path.split('.') {
             node = &node.entries().iter().find(|entry| entry.key == key)?.value;
         }
-        Some(node).filter(|node| !node.is_null())
+        Some(node)
     }
 
     /// Makes the whole node stand at one place: lines inside a variable help nobody.

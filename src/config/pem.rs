@@ -21,6 +21,9 @@ pub(super) fn check_pair(
     (certificate_key, certificate): (&str, &Path),
     (key_key, key): (&str, &Path),
 ) -> Option<(SignatureAlgorithm, SigningKeyPem)> {
+    if !reader.looks_at_certificates {
+        return None;
+    }
     let chain = certificates(reader, certificate_key, certificate);
     let key = signing_key(reader, key_key, key);
     let ((certificate_pem, chain), (key_pem, key)) = (chain?, key?);

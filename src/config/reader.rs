@@ -52,15 +52,18 @@ impl fmt::Display for InForce {
 /// Reads keys and gathers what there is to say about them.
 pub(super) struct Reader<'a> {
     tree: &'a Node,
+    /// Whether certificates and keys that the files name are read.
+    pub(super) looks_at_certificates: bool,
     pub(super) errors: ConfigErrors,
     pub(super) warnings: Vec<String>,
     pub(super) in_force: Vec<InForce>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(tree: &'a Node) -> Self {
+    pub(super) fn new(tree: &'a Node, looks_at_certificates: bool) -> Self {
         Self {
             tree,
+            looks_at_certificates,
             errors: ConfigErrors::default(),
             warnings: Vec::new(),
             in_force: Vec::new(),
@@ -72,8 +75,13 @@ impl<'a> Reader<'a> {
         self.tree.find(key)
     }
 
+    /// Whether `key` stands there, be it with nothing behind it.
+    pub(super) fn is_given(&self, key: &str) -> bool {
+        self.tree.find_even_null(key).is_some()
+    }
+
     pub(super) fn place(&self, key: &str) -> Option<&'a Place> {
-        self.node(key).map(|node| &node.place)
+        self.tree.find_even_null(key).map(|node| &node.place)
     }
 
     /// An error about `key`, at its place if it has one.

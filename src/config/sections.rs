@@ -51,12 +51,14 @@ pub(super) fn telemetry(reader: &mut Reader<'_>) -> telemetry::Settings {
 }
 
 pub(super) fn server(reader: &mut Reader<'_>) -> server::Settings {
+    let (address, prefix, headers) = (address(reader), prefix(reader), headers(reader));
+    let trusted_proxies = trusted_proxies(reader);
     server::Settings {
-        address: address(reader),
-        prefix: prefix(reader),
-        headers: headers(reader),
-        trusted_proxies: trusted_proxies(reader),
-        real_ip: real_ip(reader),
+        address,
+        prefix,
+        headers,
+        real_ip: real_ip(reader, trusted_proxies.is_empty()),
+        trusted_proxies,
         http2_disabled: reader.flag("http.http2.disabled", false),
         drain_secs: drain_secs(reader),
         limits: server::Limits {
@@ -164,7 +166,7 @@ fn trusted_proxies(reader: &mut Reader<'_>) -> Vec<IpNet> {
     networks
 }
 
-fn real_ip(reader: &mut Reader<'_>) -> Option<server::RealIp> {
+fn real_ip(reader: &mut Reader<'_>, is_believed_from_anybody: bool) -> Option<server::RealIp> {
     let header = reader
         .text_if_set("server.real_ip_header")
         .filter(|header| !header.is_empty());
@@ -177,7 +179,7 @@ fn real_ip(reader: &mut Reader<'_>) -> Option<server::RealIp> {
             "letters, digits and `-`, like `X-Forwarded-For`",
         );
     }
-    if reader.node("http.trusted_proxies").is_none() {
+    if is_believed_from_anybody {
         reader.warn(
             "server.real_ip_header",
             "anybody can send this header, and no http.trusted_proxies says who may",
@@ -241,6 +243,13 @@ pub(super) fn tls(reader: &mut Reader<'_>, state: &Path) -> tls::Settings {
         ],
     );
     let automatic = reader.node("tls").is_some();
+    if reader.is_given("tls") && !automatic {
+        reader.refuse(
+            "tls",
+            "empty; remove the key for plain HTTP, or write `auto`",
+            "`tls: auto` makes certificates",
+        );
+    }
     match (certificate, key) {
         (Some(_), Some(_)) if automatic => {
             reader.refuse("tls", "excludes http.tls", "keep one of the two");

@@ -5,9 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
@@ -18,6 +17,7 @@ use super::error::{ConfigError, ConfigErrors, Place};
 use super::node::Node;
 use super::{keys, known, yaml};
 use crate::auth::{RuleText, User};
+use crate::durable_file;
 
 /// What a `users_file` holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -89,10 +89,15 @@ impl UsersFile {
 
     /// Reads the file; one that is not there is empty.
     pub fn read(path: &Path) -> Result<Self, ConfigErrors> {
+        Self::read_if_there(path).map(Option::unwrap_or_default)
+    }
+
+    /// Reads the file, if there is one.
+    pub fn read_if_there(path: &Path) -> Result<Option<Self>, ConfigErrors> {
         if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-            return Ok(Self::default());
+            return Ok(None);
         }
-        Self::parse(&read_text(path)?, &Place::file(path))
+        Self::parse(&read_text(path)?, &Place::file(path)).map(Some)
     }
 
     /// The file as YAML; every text is in quotes, so that none is taken for something else.
@@ -158,12 +163,9 @@ impl UsersFile {
                 source,
             }
         };
-        let directory = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
         // The directory is locked, not the file: the rename replaces the file, and a lock would stay with the old one.
-        let directory = File::open(directory).map_err(failed("open the directory of"))?;
+        let directory = File::open(durable_file::directory_of(path))
+            .map_err(failed("open the directory of"))?;
         directory.lock().map_err(failed("lock"))?;
         let mut content = Self::read(path)?;
         let result = change(&mut content);
@@ -173,10 +175,7 @@ impl UsersFile {
                 path: path.to_owned(),
             });
         }
-        replace(path, &text).map_err(failed("write"))?;
-        directory
-            .sync_all()
-            .map_err(failed("sync the directory of"))?;
+        durable_file::replace(path, text.as_bytes(), 0o600).map_err(failed("write"))?;
         Ok(result)
     }
 
@@ -228,26 +227,6 @@ pub(super) fn read_text(path: &Path) -> Result<String, ConfigError> {
         ConfigError::new(Some(&place.at_line(line)), "", "not UTF-8")
             .hint("save the file in the UTF-8 encoding")
     })
-}
-
-/// A new file beside the old one, on the disk before it takes its name.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let new = path.with_file_name(name);
-    // Left over by a crash; the lock says that nobody is writing it now.
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&new, path)
 }
 
 fn rendered_conditions(rule: &RuleText) -> String {

@@ -17,6 +17,7 @@ use tracing::Instrument as _;
 use super::access_log::Line;
 use super::attendance::InUse;
 use super::incoming::{Patience, RequestBody};
+use super::origin::Reading;
 use super::outgoing::ResponseBody;
 use super::pressure::Pressure;
 use super::route::Route;
@@ -84,7 +85,7 @@ impl State {
         let path = self.local_path(head.uri.path()).to_owned();
         let query = head.uri.query().unwrap_or_default();
         let route = check_host(&head).and_then(|()| Ok(Route::parse(&head.method, &path, query)?));
-        let origin = origin::read(&self.settings, peer, is_tls, &head.headers, &head.uri);
+        let reading = origin::read(&self.settings, peer, is_tls, &head.headers, &head.uri);
         let method = head.method.clone();
         let user_agent = head
             .headers
@@ -95,7 +96,7 @@ impl State {
             clock: Arc::clone(&self.services.clock),
             began: self.services.clock.elapsed(),
             id,
-            client: origin.client,
+            client: reading.origin.client,
             method: method.clone(),
             path,
             route: route.as_ref().map_or("unknown", Route::label),
@@ -107,7 +108,7 @@ impl State {
         let span = tracing::info_span!("request", id, method = %method, route = line.route, path = line.path);
         let handled = match route {
             Ok(route) => {
-                self.handle(route, head, body, origin, &mut line.account)
+                self.handle(route, head, body, reading, &mut line.account)
                     .instrument(span.clone())
                     .await
             }
@@ -126,7 +127,7 @@ impl State {
         route: Route,
         head: Parts,
         body: RequestBody,
-        mut origin: Origin,
+        reading: Reading,
         account: &mut String,
     ) -> Result<Response<ResponseBody>, ServerError> {
         match route {
@@ -134,13 +135,10 @@ impl State {
             Route::Ready => return self.ready().await,
             Route::AuthorityCertificate => return self.authority_certificate(),
             Route::BaseRedirect => return Ok(self.base_redirect()),
-            Route::Token => return token::answer(self, &head, body, origin).await,
+            Route::Token => return token::answer(self, &head, body, reading).await,
             _ => {}
         }
-        if let Some(real_ip) = &self.settings.real_ip {
-            // On the registry's own paths a missing header means the peer (docker_auth knows no such paths).
-            origin.client = origin::real_ip(real_ip, &head.headers).unwrap_or(origin.client);
-        }
+        let origin = reading.origin;
         let caller = self.allowed(&route.access(), &head, &origin).await?;
         caller.account().clone_into(account);
         let request = Allowed {

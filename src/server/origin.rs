@@ -1,8 +1,8 @@
 //! Where a request comes from: its client's address, scheme and host.
 //!
 //! Source: distribution's and `docker_auth`'s reading of `X-Forwarded-*`; DESIGN D5. Must not know what is asked. Invariant:
-//! what a client says of itself in a header counts only when a trusted proxy has passed it on, or the config names the
-//! header.
+//! what a client says of itself in a header counts only when a trusted proxy has passed it on; a header that the config names
+//! counts from everybody only while it names no trusted proxies.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,6 +13,14 @@ use hyper::Uri;
 use super::{RealIp, ServerError, Settings};
 use crate::auth::Origin;
 
+/// What the head of a request tells.
+pub(super) struct Reading {
+    pub(super) origin: Origin,
+    /// The error of a request that must tell its client's address by the header that the config names, and does not:
+    /// `docker_auth` gives no token then. Elsewhere the address is that of the peer.
+    pub(super) address_told: Result<(), ServerError>,
+}
+
 /// Reads the origin of a request from `peer` that came over TLS or not.
 pub(super) fn read(
     settings: &Settings,
@@ -20,7 +28,7 @@ pub(super) fn read(
     is_tls: bool,
     headers: &HeaderMap,
     uri: &Uri,
-) -> Origin {
+) -> Reading {
     let peer = peer.ip().to_canonical();
     let is_proxied = settings
         .trusted_proxies
@@ -44,15 +52,27 @@ pub(super) fn read(
         Some(scheme) => scheme.eq_ignore_ascii_case("https"),
         None => is_tls,
     };
-    let client = if is_proxied {
+    let mut client = if is_proxied {
         behind_proxies(settings, headers).unwrap_or(peer)
     } else {
         peer
     };
-    Origin {
-        client,
-        is_https,
-        host: host.unwrap_or_default(),
+    let mut address_told = Ok(());
+    // Where proxies are named, only they know their clients; a stranger would choose which `ip` rules it is judged by.
+    let is_believed = is_proxied || settings.trusted_proxies.is_empty();
+    if let Some(named) = settings.real_ip.as_ref().filter(|_| is_believed) {
+        match real_ip(named, headers) {
+            Ok(address) => client = address,
+            Err(error) => address_told = Err(error),
+        }
+    }
+    Reading {
+        origin: Origin {
+            client,
+            is_https,
+            host: host.unwrap_or_default(),
+        },
+        address_told,
     }
 }
 
@@ -80,7 +100,7 @@ fn behind_proxies(settings: &Settings, headers: &HeaderMap) -> Option<IpAddr> {
 }
 
 /// The client's address from the header that `server.real_ip_header` names, as `docker_auth` reads it.
-pub(super) fn real_ip(real_ip: &RealIp, headers: &HeaderMap) -> Result<IpAddr, ServerError> {
+fn real_ip(real_ip: &RealIp, headers: &HeaderMap) -> Result<IpAddr, ServerError> {
     const UNREADABLE: ServerError =
         ServerError::BadHeader("the header that tells the client's address is unreadable");
     let text = headers
@@ -138,6 +158,7 @@ mod tests {
             &headers(pairs),
             &Uri::from_static("/"),
         )
+        .origin
     }
 
     const FORWARDED: [(&str, &str); 4] = [
@@ -161,6 +182,32 @@ mod tests {
             ("outer.example", true)
         );
         assert_eq!(proxied.client.to_string(), "192.0.2.7");
+    }
+
+    #[test]
+    fn the_header_for_the_real_address_counts_from_trusted_proxies_only_where_there_are_some() {
+        let client = |trusted: &[&str], pairs: &[(&'static str, &str)]| {
+            let mut settings = Settings::for_tests();
+            settings.trusted_proxies = trusted.iter().map(|text| text.parse().unwrap()).collect();
+            settings.real_ip = Some(RealIp {
+                header: "x-real".into(),
+                position: 0,
+            });
+            let peer = "10.0.0.9:1234".parse().unwrap();
+            let root = Uri::from_static("/");
+            let reading = read(&settings, peer, false, &headers(pairs), &root);
+            let is_told = reading.address_told.is_ok();
+            (reading.origin.client.to_string(), is_told)
+        };
+        let named = [("x-real", "192.0.2.1")];
+        let elsewhere = ["172.16.0.0/12"];
+        let of = |address: &str, is_told| (address.to_owned(), is_told);
+        assert_eq!(client(&elsewhere, &named), of("10.0.0.9", true));
+        assert_eq!(client(&["10.0.0.0/8"], &named), of("192.0.2.1", true));
+        assert_eq!(client(&[], &named), of("192.0.2.1", true));
+        assert_eq!(client(&elsewhere, &[]), of("10.0.0.9", true));
+        assert_eq!(client(&["10.0.0.0/8"], &[]), of("10.0.0.9", false));
+        assert_eq!(client(&[], &[]), of("10.0.0.9", false));
     }
 
     #[test]

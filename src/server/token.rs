@@ -10,19 +10,19 @@ use serde_json::json;
 
 use super::dispatch::{State, authorization};
 use super::incoming::RequestBody;
+use super::origin::Reading;
 use super::outgoing::ResponseBody;
-use super::{ServerError, origin, response};
-use crate::auth::{Origin, TokenRequest};
+use super::{ServerError, response};
+use crate::auth::TokenRequest;
 
 pub(super) async fn answer(
     state: &State,
     head: &Parts,
     body: RequestBody,
-    mut origin: Origin,
+    reading: Reading,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    if let Some(real_ip) = &state.settings.real_ip {
-        origin.client = origin::real_ip(real_ip, &head.headers)?;
-    }
+    reading.address_told?;
+    let origin = reading.origin;
     let form = if head.method == Method::POST {
         let bytes = state
             .patience()

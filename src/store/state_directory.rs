@@ -4,15 +4,19 @@
 //! it is held for as long as the value lives; a secret, once there, is never replaced.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::durable_file;
 use crate::store::StoreError;
 
 /// The length of the secret: that of the output of the hash it keys.
 pub const SECRET_BYTES: usize = 32;
+
+/// Readable by its owner alone. The lock too: whoever can open it can hold it, and so keep the instance from starting.
+const PRIVATE: u32 = 0o600;
 
 /// A locked state directory.
 pub struct StateDirectory {
@@ -35,12 +39,18 @@ impl StateDirectory {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(PRIVATE)
             .open(path.join("lock"))
             .map_err(failed("open the lock in"))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(StateDirectoryError::InUse { path }),
             Err(TryLockError::Error(source)) => return Err(failed("lock")(source)),
+        }
+        let metadata = lock.metadata().map_err(failed("look at the lock in"))?;
+        if metadata.permissions().mode() & 0o077 != 0 {
+            lock.set_permissions(Permissions::from_mode(PRIVATE))
+                .map_err(failed("close to others the lock in"))?;
         }
         let secret = match fs::read(path.join("secret")) {
             Ok(bytes) => {
@@ -88,21 +98,7 @@ impl fmt::Debug for StateDirectory {
 fn make_secret(directory: &Path) -> io::Result<[u8; SECRET_BYTES]> {
     let mut secret = [0; SECRET_BYTES];
     aws_lc_rs::rand::fill(&mut secret).map_err(io::Error::other)?;
-    let new = directory.join("secret.new");
-    // Left behind by a start that was cut short; its mode may be anything.
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(&secret)?;
-    file.sync_all()?;
-    fs::rename(new, directory.join("secret"))?;
-    File::open(directory)?.sync_all()?;
+    durable_file::replace(&directory.join("secret"), &secret, PRIVATE)?;
     Ok(secret)
 }
 
@@ -157,8 +153,14 @@ mod tests {
         let second = *StateDirectory::open(&path).unwrap().secret();
         assert_eq!(first, second);
         assert_ne!(first, [0; SECRET_BYTES]);
-        let mode = fs::metadata(path.join("secret")).unwrap().permissions();
-        assert_eq!(mode.mode() & 0o777, 0o600);
+        let mode = |name| {
+            let metadata = fs::metadata(path.join(name)).unwrap();
+            metadata.permissions().mode() & 0o777
+        };
+        assert_eq!((mode("secret"), mode("lock")), (0o600, 0o600));
+        fs::set_permissions(path.join("lock"), Permissions::from_mode(0o666)).unwrap();
+        StateDirectory::open(&path).unwrap();
+        assert_eq!(mode("lock"), 0o600, "of an earlier version");
     }
 
     #[test]

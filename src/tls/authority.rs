@@ -1,18 +1,23 @@
 //! Our own certificate authority: made once, then kept.
 //!
 //! Its key is written before its certificate, so a first run that ended between the two is completed with the same key.
-//! Invariant: the authority can sign only for the names it was made for; clients enforce that (a critical constraint).
+//! Invariant: what it signs is good for servers only, and only under the names and in the networks it was made for. Clients
+//! enforce that: its constraints are critical, and its extended key usage is nested by OpenSSL, Go and NSS (webpki, which
+//! takes a name and a key from an authority, asks the leaf alone).
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use rcgen::{
-    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, GeneralSubtree,
-    IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, PublicKeyData,
+    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    NameConstraints, PublicKeyData,
 };
 use rustls::pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
 use time::{Duration, OffsetDateTime};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::X509Certificate;
@@ -22,12 +27,16 @@ use super::files::{self, PRIVATE, PUBLIC};
 use super::leaf::parse;
 use super::machine::Machine;
 use super::names::{Constraints, HostName};
+use crate::durable_file;
 
 /// Longer than any machine serves: trust is laid by hand on every client, and is not to be laid twice.
 const LIFETIME: Duration = Duration::days(20 * 365);
 
 /// Clocks in a lab differ; a certificate made now is valid on a machine that is a day behind.
 pub(super) const BACKDATED: Duration = Duration::days(1);
+
+/// So many names are tried for an authority that is set aside; nobody does that more than once a second.
+const SET_ASIDE_MAX: i64 = 1_000;
 
 /// Where an authority lies.
 #[derive(Debug, Clone)]
@@ -47,21 +56,22 @@ pub(super) struct Authority {
 }
 
 impl Authority {
-    /// Makes what is missing at `place`, where it can be made.
+    /// Makes what is missing at `place`, where it can be made; tells whether there is a new certificate.
     pub(super) fn make_missing(
         place: &Place,
         machine: &Machine,
         hosts: &[HostName],
         now: OffsetDateTime,
-    ) -> Result<(), TlsError> {
+    ) -> Result<bool, TlsError> {
         if place.certificate.exists() {
-            return Ok(());
+            return Ok(false);
         }
         if !place.key.exists() {
             let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
             files::write(&place.key, &key.serialize_pem(), PRIVATE)?;
         }
-        make_certificate(place, &read_key(&place.key)?, machine, hosts, now)
+        make_certificate(place, &read_key(&place.key)?, machine, hosts, now)?;
+        Ok(true)
     }
 
     /// The authority at `place`, which must be whole and in its time.
@@ -108,15 +118,32 @@ impl Authority {
     }
 }
 
-/// Sets the authority at `place` aside as `.old`, so that the next start makes a new one. The certificate goes first: a
-/// crash between the two leaves a key alone, from which a certificate can be made.
-pub(super) fn set_aside(place: &Place) -> Result<(), TlsError> {
-    for path in [&place.certificate, &place.key] {
-        let mut old = path.clone().into_os_string();
-        old.push(".old");
+/// Sets the authority at `place` aside as `.old-SECONDS`, so that the next start makes a new one. The key goes first: a crash
+/// between the two leaves a certificate alone, with which no start goes on silently, and both can be put back by hand.
+pub(super) fn set_aside(place: &Place, now: OffsetDateTime) -> Result<(), TlsError> {
+    let old = |path: &Path, unix_secs: i64| {
+        let mut old = path.to_owned().into_os_string();
+        old.push(format!(".old-{unix_secs}"));
+        PathBuf::from(old)
+    };
+    let paths = [&place.key, &place.certificate];
+    // An authority that was set aside may be the one that clients trust: it is never overwritten.
+    let is_free = |unix_secs: &i64| paths.iter().all(|path| !old(path, *unix_secs).exists());
+    let first = now.unix_timestamp();
+    let unix_secs = (first..first.saturating_add(SET_ASIDE_MAX))
+        .find(is_free)
+        .ok_or_else(|| TlsError::Write {
+            path: old(&place.key, first),
+            source: io::ErrorKind::AlreadyExists.into(),
+        })?;
+    for path in paths {
         if path.exists() {
-            fs::rename(path, &old).map_err(|source| TlsError::Write {
-                path: old.into(),
+            let set_aside = || {
+                fs::rename(path, old(path, unix_secs))?;
+                File::open(durable_file::directory_of(path))?.sync_all()
+            };
+            set_aside().map_err(|source| TlsError::Write {
+                path: old(path, unix_secs),
                 source,
             })?;
         }
@@ -139,15 +166,19 @@ fn make_certificate(
     named.extend(hosts.iter().cloned());
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    // With the day, so that two authorities of one machine are told apart in a key chain.
+    // With the day and something of the key, so that people and verifiers tell two authorities of one machine apart.
     let host = machine.name_in_subject();
-    let subject = format!("Boathouse CA on {host}, {}", now.date());
+    let [first, second, third, ..] = Sha256::digest(key.subject_public_key_info()).0;
+    let of_key = format!("{first:02x}{second:02x}{third:02x}");
+    let subject = format!("Boathouse CA on {host}, {} {of_key}", now.date());
     params.distinguished_name.push(DnType::CommonName, subject);
     params.not_before = now - BACKDATED;
     params.not_after = now + LIFETIME;
     // It signs leaves, never another authority.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    // Clients are told to trust it for servers, and their stores may take it for more: mail, programs, clients.
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.name_constraints = Some(subtrees_of(Constraints::private_and(&named)));
     let certificate = params.self_signed(key)?;
     files::write(&place.certificate, &certificate.pem(), PUBLIC)

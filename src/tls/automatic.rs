@@ -49,20 +49,27 @@ impl Automatic {
         })
     }
 
-    /// Makes what is missing of the authority.
+    /// Makes what is missing of the authority. Where there was one before, as its key or a leaf shows, clients trust that one:
+    /// the fingerprint of the new one is returned, for people to know.
     pub(super) fn make_authority(
         &self,
         machine: &Machine,
         now: OffsetDateTime,
-    ) -> Result<(), TlsError> {
+    ) -> Result<Option<String>, TlsError> {
         if let Some(keys_directory) = self.authority.key.parent() {
             files::make_private_directory(keys_directory)?;
         }
-        Authority::make_missing(&self.authority, machine, &self.hosts, now)
+        let is_first = !self.authority.key.exists() && !self.leaf.certificate.exists();
+        let is_new = Authority::make_missing(&self.authority, machine, &self.hosts, now)?;
+        if !is_new || is_first {
+            return Ok(None);
+        }
+        let authority = Authority::read(&self.authority, now)?;
+        Ok(Some(super::fingerprint(&authority.certificate)))
     }
 
-    pub(super) fn set_authority_aside(&self) -> Result<(), TlsError> {
-        authority::set_aside(&self.authority)
+    pub(super) fn set_authority_aside(&self, now: OffsetDateTime) -> Result<(), TlsError> {
+        authority::set_aside(&self.authority, now)
     }
 
     /// The authority, and a leaf that is good for now: remade if it must be.

@@ -47,7 +47,7 @@ pub enum TlsError {
     )]
     AuthorityKeyMissing { certificate: PathBuf, key: PathBuf },
     /// The authority has gone while the program runs.
-    #[error("{} has gone\nhint: restore it from a backup, or restart to have it written again", path.display())]
+    #[error("{} has gone\nhint: restore it from a backup, or restart to have another one made (every client must then trust it anew)", path.display())]
     AuthorityGone { path: PathBuf },
     /// The authority's time is over.
     #[error(

@@ -2,15 +2,14 @@
 //!
 //! Invariant: a private key is never readable by others, not even while it is written.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs;
 use std::path::Path;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::TlsError;
+use crate::durable_file;
 
 /// Anyone may read the authority's certificate.
 pub(super) const PUBLIC: u32 = 0o644;
@@ -50,25 +49,9 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     })
 }
 
-/// Writes `text` to `path` under a temporary name, and gives it its name once it is on disk.
+/// Writes `text` to `path`, there whole or not at all.
 pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<(), TlsError> {
-    let write = || -> io::Result<()> {
-        let directory = path.parent().unwrap_or(Path::new("."));
-        let temporary = path.with_extension(format!("new-{}", std::process::id()));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(mode)
-            .open(&temporary)?;
-        // The mode above is cut by the umask, and a file left by a crash keeps the mode it had.
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        File::open(directory)?.sync_all()
-    };
-    write().map_err(|source| TlsError::Write {
+    durable_file::replace(path, text.as_bytes(), mode).map_err(|source| TlsError::Write {
         path: path.to_owned(),
         source,
     })
@@ -76,15 +59,7 @@ pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<(), TlsError> 
 
 /// Makes a directory that only its owner may enter; one that is there is closed to others.
 pub(super) fn make_private_directory(path: &Path) -> Result<(), TlsError> {
-    let make = || -> io::Result<()> {
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(path)?;
-        if fs::metadata(path)?.permissions().mode() & 0o077 != 0 {
-            fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-        }
-        Ok(())
-    };
-    make().map_err(|source| TlsError::Write {
+    durable_file::make_private_directory(path).map_err(|source| TlsError::Write {
         path: path.to_owned(),
         source,
     })

@@ -4,11 +4,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::names::{HostName, is_public_domain};
+use super::names::{Constraints, HostName};
 use crate::platform;
 
-/// X.520 allows 64 characters in a common name; the rest of our longest takes 28.
-const HOST_IN_SUBJECT_MAX: usize = 36;
+/// X.520 allows 64 characters in a common name; the rest of our longest takes 35.
+const HOST_IN_SUBJECT_MAX: usize = 29;
 
 /// The machine's names and addresses at one moment.
 #[derive(Debug, Clone)]
@@ -38,25 +38,30 @@ impl Machine {
             HostName::Address(Ipv4Addr::LOCALHOST.into()),
             HostName::Address(Ipv6Addr::LOCALHOST.into()),
         ];
-        let short_name = Some(&self.short_name).filter(|name| !is_public_domain(name));
         let mdns_name = format!("{}.local", self.short_name);
-        for name in [Some(&mdns_name), short_name, self.full_name.as_ref()] {
-            names.extend(name.and_then(|name| name.parse().ok()));
+        // A name of one label is not for an authority (see `names`).
+        let full_name = self.full_name.as_ref().filter(|name| name.contains('.'));
+        for name in [Some(&mdns_name), full_name].into_iter().flatten() {
+            names.extend(name.parse());
         }
         names
     }
 
     /// The one of its names by which others most likely find it.
     pub(super) fn best_name(&self) -> String {
-        let short_name = &self.short_name;
-        match &self.full_name {
-            Some(full_name) => full_name.clone(),
-            // Every Mac answers to this name; elsewhere few machines do, and their own name is in DNS or in a hosts file.
-            None if platform::IS_MACOS || is_public_domain(short_name) => {
-                format!("{short_name}.local")
-            }
-            None => short_name.clone(),
+        if let Some(full_name) = &self.full_name {
+            return full_name.clone();
         }
+        let mdns_name = format!("{}.local", self.short_name);
+        // Every Mac answers to this name; elsewhere few machines do, but all have their address.
+        if platform::IS_MACOS {
+            return mdns_name;
+        }
+        let private = Constraints::private_and(&[]);
+        let mut addresses = self.addresses.iter().filter(|address| address.is_ipv4());
+        addresses
+            .find(|address| private.permits(&HostName::Address(**address)))
+            .map_or(mdns_name, ToString::to_string)
     }
 
     /// Its name, short enough to stand in the subject of a certificate.

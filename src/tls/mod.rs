@@ -4,6 +4,8 @@
 //! pair; a change that fails leaves the old one in place.
 
 mod authority;
+#[cfg(test)]
+mod authority_tests;
 mod automatic;
 mod error;
 mod files;
@@ -121,15 +123,16 @@ impl Tls {
         Self::open_on(settings, clock, Box::new(Machine::here))
     }
 
-    /// Sets our authority aside (as `.old`), so that the next [`Tls::open`] makes a new one.
-    pub fn set_authority_aside(settings: &Settings) -> Result<(), TlsError> {
+    /// Sets our authority aside (as `.old-SECONDS`), so that the next [`Tls::open`] makes a new one.
+    pub fn set_authority_aside(settings: &Settings, clock: &dyn Clock) -> Result<(), TlsError> {
         match settings {
             Settings::None | Settings::Files { .. } => Ok(()),
             Settings::Automatic {
                 ca_certificate,
                 keys_directory,
                 hosts,
-            } => Automatic::new(ca_certificate, keys_directory, hosts)?.set_authority_aside(),
+            } => Automatic::new(ca_certificate, keys_directory, hosts)?
+                .set_authority_aside(clock.now().into()),
         }
     }
 
@@ -156,7 +159,14 @@ impl Tls {
                 hosts,
             } => {
                 let automatic = Automatic::new(ca_certificate, keys_directory, hosts)?;
-                automatic.make_authority(&machine(), now)?;
+                if let Some(fingerprint) = automatic.make_authority(&machine(), now)? {
+                    let certificate = ca_certificate.display();
+                    tracing::warn!(
+                        %certificate,
+                        fingerprint,
+                        "a new certificate authority was made; every client must trust it anew"
+                    );
+                }
                 (Source::Automatic(automatic), MinimumVersion::Tls12)
             }
         };

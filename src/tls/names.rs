@@ -2,6 +2,10 @@
 //!
 //! Must not know files or keys. Invariant: what [`Constraints::permits`] allows, a client's verifier allows too; one name
 //! outside makes OpenSSL and Go refuse a certificate for *every* name in it.
+//!
+//! A machine's bare name (`media`) is not among them, although people type it: a constraint of one label permits all below
+//! it, that may be a public domain today or tomorrow, and the authority could then sign for every site there. `media.local`
+//! and the full name are; whoever wants the bare name gives it (`--host`, `tls.hosts`).
 
 use std::fmt;
 use std::net::IpAddr;
@@ -118,28 +122,6 @@ impl Constraints {
     }
 }
 
-/// Top-level domains open to anyone whose names people also give to machines.
-const PUBLIC_DOMAINS: &str = "app art blue box build cloud com cool dev farm green hosting info land net one org page pro red \
-     space studio systems zone";
-
-/// The countries' domains.
-const COUNTRY_DOMAINS: &str = "ac ad ae af ag ai al am ao aq ar as at au aw ax az ba bb bd be bf bg bh bi bj bm bn bo br bs \
-     bt bw by bz ca cc cd cf cg ch ci ck cl cm cn co cr cu cv cw cx cy cz de dj dk dm do dz ec ee eg er es et eu fi fj fk fm \
-     fo fr ga gd ge gf gg gh gi gl gm gn gp gq gr gs gt gu gw gy hk hm hn hr ht hu id ie il im in io iq ir is it je jm jo jp \
-     ke kg kh ki km kn kp kr kw ky kz la lb lc li lk lr ls lt lu lv ly ma mc md me mg mh mk ml mm mn mo mp mq mr ms mt mu mv \
-     mw mx my mz na nc ne nf ng ni nl no np nr nu nz om pa pe pf pg ph pk pl pm pn pr ps pt pw py qa re ro rs ru rw sa sb sc \
-     sd se sg sh si sk sl sm sn so sr ss st su sv sx sy sz tc td tf tg th tj tk tl tm tn to tr tt tv tw tz ua ug uk us uy uz \
-     va vc ve vg vi vn vu wf ws ye yt za zm zw";
-
-/// Whether `name` alone is a public top-level domain. A machine called `dev` must not get an authority that may sign for
-/// every site below `.dev`; it still has `dev.local`.
-pub(super) fn is_public_domain(name: &str) -> bool {
-    let mut public = [PUBLIC_DOMAINS, COUNTRY_DOMAINS]
-        .into_iter()
-        .flat_map(str::split_whitespace);
-    public.any(|domain| domain == name)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -214,14 +196,6 @@ mod tests {
         assert_eq!(
             Constraints::private_and(&[]).networks.len(),
             PRIVATE_NETWORKS.len()
-        );
-    }
-
-    #[test]
-    fn names_of_machines_that_are_public_domains_are_known() {
-        assert!(is_public_domain("dev") && is_public_domain("io"));
-        assert!(
-            !is_public_domain("lab1") && !is_public_domain("dev.lab") && !is_public_domain("vm")
         );
     }
 

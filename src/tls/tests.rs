@@ -20,18 +20,18 @@ use super::machine::Machine;
 use super::*;
 use crate::clock::ManualClock;
 
-const START: u64 = 1_800_000_000;
+pub(super) const START: u64 = 1_800_000_000;
 const DAY: Duration = Duration::from_hours(24);
 
 /// A machine in a temporary directory, whose clock and addresses the test decides.
-struct Lab {
+pub(super) struct Lab {
     directory: tempfile::TempDir,
-    clock: ManualClock,
+    pub(super) clock: ManualClock,
     machine: Arc<Mutex<Machine>>,
 }
 
 impl Lab {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let machine = Machine {
             short_name: "lab1".into(),
             full_name: Some("lab1.corp.example".into()),
@@ -47,11 +47,11 @@ impl Lab {
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn settings(&self, hosts: &[&str]) -> Settings {
+    pub(super) fn settings(&self, hosts: &[&str]) -> Settings {
         Settings::Automatic {
             ca_certificate: self.path("ca.crt"),
             keys_directory: self.path("keys"),
@@ -59,7 +59,7 @@ impl Lab {
         }
     }
 
-    fn open_with(&self, settings: &Settings) -> Result<Tls, TlsError> {
+    pub(super) fn open_with(&self, settings: &Settings) -> Result<Tls, TlsError> {
         let machine = self.machine.clone();
         let machine = move || {
             machine
@@ -71,7 +71,7 @@ impl Lab {
             .map(|tls| tls.expect("not plain HTTP"))
     }
 
-    fn open(&self) -> Tls {
+    pub(super) fn open(&self) -> Tls {
         self.open_with(&self.settings(&[])).expect("certificates")
     }
 
@@ -116,7 +116,7 @@ impl Lab {
             .collect())
     }
 
-    fn accepts(&self, tls: &Tls, name: &str) -> bool {
+    pub(super) fn accepts(&self, tls: &Tls, name: &str) -> bool {
         self.chain(&tls.server_config(true), &self.path("ca.crt"), name)
             .is_ok()
     }
@@ -147,7 +147,6 @@ fn a_client_that_trusts_the_authority_accepts_every_name_of_the_machine() {
         "localhost",
         "127.0.0.1",
         "::1",
-        "lab1",
         "lab1.local",
         "lab1.corp.example",
         "192.168.64.1",
@@ -157,7 +156,13 @@ fn a_client_that_trusts_the_authority_accepts_every_name_of_the_machine() {
         let chain = lab.chain(&tls.server_config(true), &lab.path("ca.crt"), name);
         assert_eq!(chain.expect(name).len(), 2, "leaf and authority");
     }
-    for name in ["other.local", "example.com", "192.168.64.2", "2001:db8::5"] {
+    for name in [
+        "other.local",
+        "example.com",
+        "192.168.64.2",
+        "2001:db8::5",
+        "lab1",
+    ] {
         assert!(!lab.accepts(&tls, name), "{name}");
     }
     assert_eq!(lab.mode("ca.crt"), 0o644);
@@ -252,11 +257,10 @@ fn a_name_added_later_is_left_out_and_breaks_nothing() {
     assert!(lab.accepts(&tls, "localhost") && lab.accepts(&tls, "vm.local"));
     assert!(!lab.accepts(&tls, "registry.example.com"));
     let before = tls.authority_fingerprint();
-    Tls::set_authority_aside(&later).unwrap();
+    Tls::set_authority_aside(&later, &lab.clock).unwrap();
     let tls = lab.open_with(&later).unwrap();
     assert_ne!(tls.authority_fingerprint(), before);
     assert!(lab.accepts(&tls, "registry.example.com"));
-    assert!(lab.path("ca.crt.old").exists() && lab.path("keys/ca.key.old").exists());
 }
 
 #[test]
@@ -361,18 +365,27 @@ fn new_files_of_the_user_are_served_after_a_reload_and_bad_ones_are_not() {
     let tls = lab.open_with(&settings).unwrap();
     assert!(tls.authority_pem().is_none());
     let config = tls.server_config(true);
-    assert!(lab.chain(&config, &lab.path("ca.crt"), "lab1").is_ok());
+    assert!(
+        lab.chain(&config, &lab.path("ca.crt"), "lab1.local")
+            .is_ok()
+    );
 
     fs::copy(own(&other, "tls.crt"), lab.path("own.crt")).unwrap();
     assert!(matches!(tls.reload(), Err(TlsError::Mismatch { .. })));
     fs::write(lab.path("own.crt"), "nothing").unwrap();
     assert!(matches!(tls.reload(), Err(TlsError::Pem { .. })));
-    assert!(lab.chain(&config, &lab.path("ca.crt"), "lab1").is_ok());
+    assert!(
+        lab.chain(&config, &lab.path("ca.crt"), "lab1.local")
+            .is_ok()
+    );
 
     fs::copy(own(&other, "tls.crt"), lab.path("own.crt")).unwrap();
     fs::copy(own(&other, "tls.key"), lab.path("own.key")).unwrap();
     tls.reload().unwrap();
-    assert!(lab.chain(&config, &other.path("ca.crt"), "lab1").is_ok());
+    assert!(
+        lab.chain(&config, &other.path("ca.crt"), "lab1.local")
+            .is_ok()
+    );
 }
 
 #[test]

@@ -210,6 +210,24 @@ const MISTAKES: &[(&str, &str)] = &[
         "0.yml:2: acl[].match.ip: neither an address nor a network\n",
     ),
     ("storage: s3\n", "0.yml:1: storage.s3: not supported yet\n"),
+    (
+        "users:\n  amy: {password: $2y$17$abcdefghijklmnopqrstuu5nTzPGVsNTFuMqkPVtDFQi7HyyPrHx2}\nacl: []\n",
+        "0.yml:2: users.amy.password: this bcrypt hash is too dear",
+    ),
+    ("users:\n", "0.yml:1: users: no users are configured\n"),
+    ("tls:\n", "0.yml:1: tls: empty; remove the key"),
+    ("acl:\n", "0.yml:1: acl: no rules are configured\n"),
+    ("users_file:\n", "users: no users are configured\n"),
+    ("token:\n", "users: no users are configured\n"),
+    (
+        "users: {}\nacl:\n",
+        "0.yml:2: acl: no rules are configured\n",
+    ),
+    ("auth:\n", "0.yml:1: auth: empty; remove the key, or write"),
+    (
+        "auth: {}\n",
+        "0.yml:1: auth: empty; remove the key, or write",
+    ),
 ];
 
 #[test]
@@ -399,6 +417,19 @@ fn variables_override_as_in_distribution() {
 }
 
 #[test]
+fn a_variable_that_empties_auth_does_not_open_the_door() {
+    let file = "auth: {token: {realm: x, service: y, issuer: z, rootcertbundle: /no}}\n";
+    for (name, value, expected) in [
+        ("REGISTRY_AUTH", "", "REGISTRY_AUTH: auth: empty"),
+        ("REGISTRY_AUTH", "{}", "REGISTRY_AUTH: auth: empty"),
+        ("REGISTRY_AUTH_TOKEN", "", "auth: names no scheme"),
+    ] {
+        let errors = load_with(&[file, STORAGE], &[(name, value)]).expect_err("refused");
+        assert!(errors.to_string().contains(expected), "{errors}");
+    }
+}
+
+#[test]
 fn a_storage_variable_replaces_the_whole_map() {
     let errors = load_with(&[STORAGE], &[("REGISTRY_STORAGE", "s3")]).expect_err("refused");
     assert!(
@@ -416,6 +447,33 @@ fn warnings_name_what_is_seldom_meant() {
     );
     assert_eq!(loaded.warnings.len(), 3, "{:?}", loaded.warnings);
     assert!(!format!("{:?}", loaded.warnings).contains("plain\""));
+    for (proxies, warnings) in [("[]", 1), ("[10.0.0.1]", 0)] {
+        let loaded = taken(&format!(
+            "http: {{addr: 'localhost:1', trusted_proxies: {proxies}}}\nserver: {{real_ip_header: X-Real-IP}}\n"
+        ));
+        assert_eq!(loaded.warnings.len(), warnings, "{:?}", loaded.warnings);
+    }
+}
+
+#[test]
+fn a_revocation_of_nobody_and_a_short_secret_are_warned_of() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("users.yml");
+    fs::write(&path, "revoked: {bbo: 2026-01-01T00:00:00Z}\n").expect("written");
+    for (secret, warnings) in [("fifteen-letters", 2), ("sixteen-letters-", 1)] {
+        let loaded = taken(&format!(
+            "http: {{addr: 'localhost:1', secret: {secret}}}\nusers: {{bob: {{password: $2y$x}}}}\nacl: []\nusers_file: {}\n",
+            path.display()
+        ));
+        assert_eq!(loaded.warnings.len(), warnings, "{:?}", loaded.warnings);
+        assert!(
+            loaded
+                .warnings
+                .iter()
+                .any(|text| text.contains("revoked.bbo: there is no such user"))
+        );
+        assert!(!format!("{:?}", loaded.warnings).contains(secret));
+    }
 }
 
 #[test]

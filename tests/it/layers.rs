@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Left to right: a module names itself and modules to its right.
-const ORDER: [&str; 15] = [
+const ORDER: [&str; 16] = [
     "cli",
     "config",
     "server",
@@ -22,6 +22,7 @@ const ORDER: [&str; 15] = [
     "oci",
     "telemetry",
     "clock",
+    "durable_file",
     "platform",
 ];
 

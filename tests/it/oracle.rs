@@ -15,8 +15,8 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use boathouse::auth::{
-    Access, Auth, Authentication, Limits, Origin, Rule, RuleText, Secret, Settings, SigningKeyPem,
-    TokenRefusal, TokenRequest, TokenSettings, User, make_token_key,
+    Access, Accounts, Auth, Authentication, Limits, Origin, Rule, RuleText, Secret, Settings,
+    SigningKeyPem, TokenRefusal, TokenRequest, TokenSettings, User, make_token_key,
 };
 use boathouse::clock::ManualClock;
 use serde_json::Value;
@@ -109,8 +109,11 @@ fn auth(config: &Value, signing: &SigningKeyPem) -> Option<Auth> {
     let entries = config["acl"].as_array().into_iter().flatten();
     let settings = Settings {
         authentication: Authentication::Required,
-        users: users(config),
-        acl: entries.map(rule).collect::<Option<_>>()?,
+        accounts: Accounts {
+            users: users(config),
+            acl: entries.map(rule).collect::<Option<_>>()?,
+            ..Accounts::default()
+        },
         token: TokenSettings {
             issuer: text(&config["token"]["issuer"])?,
             signing: Some(signing.clone()),
@@ -121,7 +124,6 @@ fn auth(config: &Value, signing: &SigningKeyPem) -> Option<Auth> {
             failed_logins_per_minute: 0,
             ..Limits::default()
         },
-        ..Settings::default()
     };
     let clock = Arc::new(ManualClock::at_unix_secs(NOW));
     Some(Auth::new(settings, clock).expect("the settings of a config that docker_auth took"))

@@ -66,7 +66,7 @@ pub(crate) fn with_users(options: &mut Options, users: &[&str], rules: &[(&str, 
     for name in users {
         let password_hash =
             (!name.is_empty()).then(|| bcrypt::hash(format!("{name}-secret"), 4).unwrap());
-        auth.users.insert(
+        auth.accounts.users.insert(
             (*name).to_owned(),
             User {
                 password_hash,
@@ -81,7 +81,7 @@ pub(crate) fn with_users(options: &mut Options, users: &[&str], rules: &[(&str, 
             actions: actions.iter().map(|action| (*action).to_owned()).collect(),
             ..RuleText::default()
         };
-        auth.acl.push(Rule::parse(text).expect("a rule"));
+        auth.accounts.acl.push(Rule::parse(text).expect("a rule"));
     }
     let pair =
         boathouse::auth::make_token_key(&ManualClock::at_unix_secs(1_800_000_000)).expect("a key");

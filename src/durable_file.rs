@@ -1,0 +1,101 @@
+//! Files that are there whole or not at all, also after a crash, and directories that only their owner may enter.
+//!
+//! Must not know what the files hold. Invariant: a file is never readable by more than its mode says, not even while it is
+//! written, and its name leads to the old content or to the new one, on disk.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+
+/// A directory that only its owner may enter.
+const PRIVATE_DIRECTORY: u32 = 0o700;
+
+/// Writes `bytes` beside `path`, and gives them its name once they are on disk. One writer at a time: the name beside it is
+/// always the same.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = path.with_file_name(name);
+    // Left behind by a crash, with whatever mode, or a link that somebody put there: never written through.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&new)?;
+    // The mode above is cut by the umask; what is for everybody is to be readable under any.
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    File::open(directory_of(path))?.sync_all()
+}
+
+/// Makes a directory that only its owner may enter, with those above it; one that is there is closed to others.
+pub fn make_private_directory(path: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder
+        .recursive(true)
+        .mode(PRIVATE_DIRECTORY)
+        .create(path)?;
+    if fs::metadata(path)?.permissions().mode() & 0o077 != 0 {
+        fs::set_permissions(path, Permissions::from_mode(PRIVATE_DIRECTORY))?;
+    }
+    Ok(())
+}
+
+/// The directory that holds `path`; a bare name lies in the current one.
+pub fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_file_is_replaced_with_its_mode_and_nothing_is_written_through_a_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        let victim = directory.path().join("victim");
+        fs::write(&victim, "kept").unwrap();
+        std::os::unix::fs::symlink(&victim, directory.path().join("key.new")).unwrap();
+        replace(&path, b"one", 0o600).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(fs::read(&victim).unwrap(), b"kept");
+        fs::write(directory.path().join("key.new"), "of a crash").unwrap();
+        replace(&path, b"two", 0o644).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(mode(&path), 0o644);
+        assert!(!directory.path().join("key.new").exists());
+    }
+
+    #[test]
+    fn a_directory_is_made_private_or_closed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state/keys");
+        make_private_directory(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        make_private_directory(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
+    }
+
+    #[test]
+    fn a_bare_name_lies_in_the_current_directory() {
+        assert_eq!(directory_of(Path::new("users.yml")), Path::new("."));
+        assert_eq!(directory_of(Path::new("/a/b")), Path::new("/a"));
+    }
+}

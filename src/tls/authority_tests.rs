@@ -1,0 +1,116 @@
+//! What an authority may sign, and what becomes of one that is set aside.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::RootCertStore;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier as _;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+
+use super::authority::{self, Authority};
+use super::tests::{Lab, START};
+use super::*;
+
+#[test]
+fn authorities_that_were_set_aside_are_all_kept_and_differ_in_name() {
+    let lab = Lab::new();
+    let settings = lab.settings(&[]);
+    let mut subjects = Vec::new();
+    for _ in 0..3 {
+        lab.open();
+        let certificate = CertificateDer::from_pem_file(lab.path("ca.crt")).unwrap();
+        let parsed = leaf::parse(&certificate, &lab.path("ca.crt")).unwrap();
+        let subject = parsed.subject().to_string();
+        assert!(subject.len() <= "CN=".len() + 64);
+        subjects.push(subject);
+        // Three times in one second.
+        Tls::set_authority_aside(&settings, &lab.clock).unwrap();
+    }
+    subjects.sort();
+    subjects.dedup();
+    assert_eq!(subjects.len(), 3, "{subjects:?}");
+    for secs in START..START + 3 {
+        assert!(lab.path(&format!("ca.crt.old-{secs}")).exists());
+        assert!(lab.path(&format!("keys/ca.key.old-{secs}")).exists());
+    }
+}
+
+#[test]
+fn an_authority_set_aside_by_half_is_a_clear_error() {
+    let lab = Lab::new();
+    lab.open();
+    // A certificate that cannot be renamed: it ends between the two.
+    let place = authority::Place {
+        certificate: lab.path("keys/.."),
+        key: lab.path("keys/ca.key"),
+    };
+    authority::set_aside(&place, lab.clock.now().into()).unwrap_err();
+    let error = lab.open_with(&lab.settings(&[])).unwrap_err();
+    assert!(
+        matches!(error, TlsError::AuthorityKeyMissing { .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_bare_name_is_served_only_to_those_who_asked_for_it() {
+    let lab = Lab::new();
+    let (without, with) = (lab.settings(&[]), lab.settings(&["lab1"]));
+    assert!(!lab.accepts(&lab.open_with(&without).unwrap(), "lab1"));
+    Tls::set_authority_aside(&with, &lab.clock).unwrap();
+    assert!(lab.accepts(&lab.open_with(&with).unwrap(), "lab1"));
+}
+
+#[test]
+fn what_the_authority_signs_is_good_for_servers_only() {
+    let lab = Lab::new();
+    lab.open();
+    let place = authority::Place {
+        certificate: lab.path("ca.crt"),
+        key: lab.path("keys/ca.key"),
+    };
+    let authority = Authority::read(&place, lab.clock.now().into()).unwrap();
+    let parsed = leaf::parse(&authority.certificate, &place.certificate).unwrap();
+    let usage = parsed.extended_key_usage().unwrap().expect("a usage").value;
+    assert!(usage.server_auth && !usage.any && !usage.client_auth && !usage.code_signing);
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.certificate.clone()).unwrap();
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider)
+        .build()
+        .unwrap();
+    for (usage, expected) in [
+        (rcgen::ExtendedKeyUsagePurpose::ServerAuth, true),
+        (rcgen::ExtendedKeyUsagePurpose::ClientAuth, false),
+    ] {
+        let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.extended_key_usages = vec![usage];
+        let key = rcgen::KeyPair::generate().unwrap();
+        let leaf = params.signed_by(&key, &authority.issuer).unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(START));
+        let outcome = verifier.verify_server_cert(leaf.der(), &[], &name, &[], now);
+        assert_eq!(outcome.is_ok(), expected, "{outcome:?}");
+    }
+}
+
+#[test]
+fn an_authority_that_replaces_a_lost_one_is_announced() {
+    let lab = Lab::new();
+    let keys = lab.path("keys");
+    let automatic = Automatic::new(&lab.path("ca.crt"), &keys, &[]).unwrap();
+    let make = || {
+        let now = lab.clock.now().into();
+        automatic.make_authority(&Machine::here(), now).unwrap()
+    };
+    assert_eq!(make(), None, "the first run");
+    assert_eq!(make(), None, "nothing is missing");
+    std::fs::remove_file(lab.path("ca.crt")).unwrap();
+    let announced = make();
+    assert_eq!(announced, lab.open().authority_fingerprint());
+    std::fs::remove_file(lab.path("ca.crt")).unwrap();
+    std::fs::remove_file(keys.join("ca.key")).unwrap();
+    assert!(make().is_some_and(|other| Some(other) != announced));
+}
