@@ -16,8 +16,17 @@ use crate::store::{ByteStream, Step, StoreError};
 #[derive(Debug, Clone)]
 pub struct Blob {
     key: Key,
+    digest: Digest,
     /// Its length.
     pub size_bytes: u64,
+}
+
+/// Where a blob may be mounted from.
+pub(super) struct Candidates {
+    repositories: Vec<RepositoryName>,
+    /// Looks in vain, for all blobs of one request together: a manifest may name thousands, and holds their locks
+    /// meanwhile.
+    probes_left: usize,
 }
 
 impl Registry {
@@ -31,6 +40,7 @@ impl Registry {
         let (key, meta) = found.ok_or_else(|| RegistryError::BlobUnknown(digest.clone()))?;
         Ok(Blob {
             key,
+            digest: digest.clone(),
             size_bytes: meta.size_bytes,
         })
     }
@@ -41,8 +51,12 @@ impl Registry {
         blob: &Blob,
         range: Option<Range<u64>>,
     ) -> Result<ByteStream, RegistryError> {
-        let (_, bytes) = self.store.get(&blob.key, range).await?;
-        Ok(bytes)
+        match self.store.get(&blob.key, range).await {
+            Ok((_, bytes)) => Ok(bytes),
+            // Removed since it was looked up.
+            Err(StoreError::NotFound) => Err(RegistryError::BlobUnknown(blob.digest.clone())),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Links a blob that another repository holds: `from`, or whichever of the repositories that `viewer` may pull from.
@@ -59,7 +73,10 @@ impl Registry {
         let target = match from {
             Some(from) if viewer.may_pull(from) => self.mountable_in(from, digest).await?,
             Some(_) => None,
-            None => self.mountable(digest, viewer, &mut None).await?,
+            None => {
+                let mut candidates = self.candidates(viewer).await?;
+                self.mountable(digest, &mut candidates).await?
+            }
         };
         let Some(target) = target else {
             return Ok(false);
@@ -69,38 +86,44 @@ impl Registry {
         Ok(true)
     }
 
-    /// What a link to `digest` must hold, if some repository that `viewer` may pull from has the blob. `known` are the
-    /// repositories to look at, gathered at the first call, for callers with many digests; the one that had the last
-    /// blob is looked at first, since blobs of one image mostly lie together.
+    /// The repositories that `viewer` may pull from, as far as they are looked through for one request.
+    pub(super) async fn candidates(
+        &self,
+        viewer: &Viewer<'_>,
+    ) -> Result<Candidates, RegistryError> {
+        let probes = self.settings.limits.mount_probes;
+        let repositories = self.repositories(|name| viewer.may_pull(name), probes);
+        Ok(Candidates {
+            repositories: repositories.await?,
+            probes_left: probes,
+        })
+    }
+
+    /// What a link to `digest` must hold, if one of the candidates has the blob. The one that had the last blob is looked
+    /// at first, since blobs of one image mostly lie together.
     pub(super) async fn mountable(
         &self,
         digest: &Digest,
-        viewer: &Viewer<'_>,
-        known: &mut Option<Vec<RepositoryName>>,
+        candidates: &mut Candidates,
     ) -> Result<Option<Digest>, RegistryError> {
         // Most digests that are asked for are nowhere: one look-up tells. (A link may hold a digest of another
         // algorithm, so only the common case is cut short.)
-        if self
-            .find(&Place::BlobData(digest.clone()).key())
-            .await?
-            .is_none()
-        {
+        let data = Place::BlobData(digest.clone()).key();
+        if self.find(&data).await?.is_none() {
             return Ok(None);
         }
-        if known.is_none() {
-            let limit = self.settings.limits.mount_probes;
-            let found = self.repositories(|name| viewer.may_pull(name), limit);
-            *known = Some(found.await?);
-        }
-        let known = known.get_or_insert_default();
-        for position in 0..known.len() {
-            let Some(candidate) = known.get(position) else {
+        for position in 0..candidates.repositories.len() {
+            let Some(candidate) = candidates.repositories.get(position) else {
                 break;
             };
+            if candidates.probes_left == 0 {
+                break;
+            }
             if let Some(target) = self.mountable_in(candidate, digest).await? {
-                known.swap(0, position);
+                candidates.repositories.swap(0, position);
                 return Ok(Some(target));
             }
+            candidates.probes_left -= 1;
         }
         Ok(None)
     }

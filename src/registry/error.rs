@@ -99,6 +99,9 @@ pub enum BodyError {
     /// It came slower than the floor rate while connections were scarce.
     #[error("the body came too slowly while this registry was busy")]
     TooSlow,
+    /// The client said nothing, and another request of its owner goes on in its place.
+    #[error("another request for this upload session has taken over")]
+    TakenOver,
     /// The connection was lost, or the framing was wrong.
     #[error("the body ended before its end: {0}")]
     Broken(String),

@@ -103,9 +103,13 @@ impl Registry {
                 (computed, more_tags.to_vec())
             }
         };
+        // A tag that another one may be taken for must not come up between the look and the push.
+        let (_tags_may_move, _no_tag_moves) = if self.settings.case_insensitive {
+            (None, self.tag_locks.exclusive([name]).await)
+        } else {
+            (self.tag_locks.shared(name).await, Vec::new())
+        };
         self.check_tag_case(name, &tags).await?;
-
-        let _tags_may_move = self.tag_locks.shared(name).await;
         let referenced = manifest
             .blobs()
             .chain(manifest.children())

@@ -5,11 +5,12 @@
 //! by its owner only.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::{hmac, rand};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::layout::UploadId;
@@ -18,6 +19,10 @@ use crate::store::Upload;
 
 /// How long a finished session is remembered, so that a client that lost the answer may finish again.
 const REMEMBERED: Duration = Duration::from_hours(1);
+
+/// How long a client may say nothing before another request for its session takes over. A client that has lost its
+/// connection without a word (sleep, another network) comes back at once, and the stall limit is far away.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// How many ended sessions are remembered at most: 10,000 of about 200 bytes; the oldest is forgotten first.
 const REMEMBERED_MAX: usize = 10_000;
@@ -58,8 +63,8 @@ struct State {
 }
 
 enum Entry {
-    /// A request is at work; its progress can be read.
-    Busy(Arc<AtomicU64>),
+    /// A request is at work.
+    Busy(Busy),
     /// Kept open for the next request.
     Idle(Box<dyn Upload>),
 }
@@ -107,35 +112,83 @@ impl Sessions {
             .fold(0, |bits, &byte| (bits << 8) | u64::from(byte))
     }
 
-    /// Starts work on a session: whoever holds the returned value is the only one. `Err` tells how far the other is.
-    pub(super) fn enter(
-        &self,
-        id: UploadId,
-    ) -> Result<(Entered<'_>, Option<Box<dyn Upload>>), u64> {
+    /// Starts work on a session: whoever holds the returned value is the only one. Waits for one who is finding out how
+    /// far the session is, or finishing it; takes over from one whose client has fallen silent, as one does whose
+    /// connection was lost; refuses beside one who is receiving.
+    pub(super) async fn enter(&self, id: UploadId) -> Result<Taken<'_>, UploadBusy> {
+        loop {
+            let mut other = match self.try_enter(id) {
+                Ok(entered) => return Ok(entered),
+                Err(other) => other,
+            };
+            let before = *other.progress.borrow_and_update();
+            if !matches!(before, Progress::Receiving { .. }) {
+                // An error says that it has left, which is a change as well.
+                let _ = other.progress.changed().await;
+                continue;
+            }
+            let changed = tokio::select! {
+                changed = other.progress.changed() => Some(changed.is_ok()),
+                () = self.clock.sleep(SILENCE) => None,
+            };
+            match (changed, *other.progress.borrow()) {
+                (Some(true), Progress::Receiving { offset_bytes }) => {
+                    return Err(UploadBusy { offset_bytes });
+                }
+                (Some(_), _) => continue,
+                (None, _) => other.cancel.cancel(),
+            }
+            while other.progress.changed().await.is_ok() {}
+        }
+    }
+
+    /// How far the session is, if a request is at work on it that knows.
+    pub(super) async fn progress(&self, id: UploadId) -> Option<u64> {
+        let mut other = match self.lock().open.get(&id) {
+            Some(Entry::Busy(other)) => other.clone(),
+            Some(Entry::Idle(_)) | None => return None,
+        };
+        let known = other
+            .progress
+            .wait_for(|progress| progress.offset_bytes().is_some());
+        known
+            .await
+            .ok()
+            .and_then(|progress| progress.offset_bytes())
+    }
+
+    fn try_enter(&self, id: UploadId) -> Result<Taken<'_>, Busy> {
         let mut state = self.lock();
-        let progress = Arc::new(AtomicU64::new(0));
         let kept = match state.open.remove(&id) {
             Some(Entry::Busy(other)) => {
-                let offset_bytes = other.load(Ordering::Relaxed);
-                state.open.insert(id, Entry::Busy(other));
-                return Err(offset_bytes);
+                state.open.insert(id, Entry::Busy(other.clone()));
+                return Err(other);
             }
             Some(Entry::Idle(upload)) => {
                 state.idle -= 1;
-                progress.store(upload.offset_bytes(), Ordering::Relaxed);
                 Some(upload)
             }
             None => None,
         };
-        state.open.insert(id, Entry::Busy(Arc::clone(&progress)));
-        Ok((
-            Entered {
-                sessions: self,
-                id,
-                progress,
-            },
-            kept,
-        ))
+        let (progress, others) = watch::channel(Progress::Unknown);
+        let cancel = CancellationToken::new();
+        let busy = Busy {
+            progress: others,
+            cancel: cancel.clone(),
+        };
+        state.open.insert(id, Entry::Busy(busy));
+        let entered = Entered {
+            sessions: self,
+            id,
+            progress,
+            cancel,
+        };
+        if let Some(upload) = &kept {
+            entered.tell(Progress::Receiving {
+                offset_bytes: upload.offset_bytes(),
+            });
+        }
+        Ok((entered, kept))
     }
 
     /// How the session ended, if that is remembered.
@@ -171,17 +224,68 @@ fn forget_old(state: &mut State, now: Duration) {
     }
 }
 
+/// A request at work, as others see it.
+#[derive(Clone)]
+struct Busy {
+    progress: watch::Receiver<Progress>,
+    cancel: CancellationToken,
+}
+
+/// How far a request is with a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// It is still finding out where the session stands.
+    Unknown,
+    /// It takes in bytes.
+    Receiving {
+        /// So many are there.
+        offset_bytes: u64,
+    },
+    /// It has all bytes, and makes a blob of them.
+    Finishing {
+        /// So many are there.
+        offset_bytes: u64,
+    },
+}
+
+impl Progress {
+    fn offset_bytes(self) -> Option<u64> {
+        match self {
+            Self::Unknown => None,
+            Self::Receiving { offset_bytes } | Self::Finishing { offset_bytes } => {
+                Some(offset_bytes)
+            }
+        }
+    }
+}
+
+/// The session, alone, with its upload if that was kept open.
+pub(super) type Taken<'a> = (Entered<'a>, Option<Box<dyn Upload>>);
+
+/// Another request is receiving bytes for the session.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct UploadBusy {
+    /// How far it is.
+    pub(super) offset_bytes: u64,
+}
+
 /// The right to work on a session; ends when dropped.
 pub(super) struct Entered<'a> {
     sessions: &'a Sessions,
     id: UploadId,
-    progress: Arc<AtomicU64>,
+    progress: watch::Sender<Progress>,
+    cancel: CancellationToken,
 }
 
 impl Entered<'_> {
     /// Lets others see how far the work is.
-    pub(super) fn tell_progress(&self, offset_bytes: u64) {
-        self.progress.store(offset_bytes, Ordering::Relaxed);
+    pub(super) fn tell(&self, progress: Progress) {
+        self.progress.send_replace(progress);
+    }
+
+    /// Resolves when another request wants to go on in the place of this one, whose client says nothing.
+    pub(super) async fn taken_over(&self) {
+        self.cancel.cancelled().await;
     }
 
     /// Ends the work and keeps the upload open for the next request, if there is room for it.
@@ -238,16 +342,63 @@ mod tests {
         assert!(!other.is_genuine(id, &name, &owner("ann")));
     }
 
-    #[test]
-    fn one_at_a_time() {
+    #[tokio::test]
+    async fn one_at_a_time_while_bytes_come() {
         let clock = ManualClock::at_unix_secs(0);
         let sessions = sessions(&clock);
         let id = UploadId::from_parts(1, 2);
-        let (entered, _) = sessions.enter(id).ok().unwrap();
-        entered.tell_progress(7);
-        assert_eq!(sessions.enter(id).err(), Some(7));
+        let (entered, _) = sessions.enter(id).await.ok().unwrap();
+        entered.tell(Progress::Receiving { offset_bytes: 7 });
+        assert_eq!(sessions.progress(id).await, Some(7));
+        let asks = async { sessions.enter(id).await.err() };
+        let goes_on = async {
+            tokio::task::yield_now().await;
+            entered.tell(Progress::Receiving { offset_bytes: 8 });
+        };
+        let (answer, ()) = tokio::join!(asks, goes_on);
+        assert_eq!(answer, Some(UploadBusy { offset_bytes: 8 }));
         drop(entered);
-        assert!(sessions.enter(id).is_ok());
+        assert!(sessions.enter(id).await.is_ok());
+        assert_eq!(sessions.progress(id).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_silent_client_is_taken_over_from() {
+        let clock = ManualClock::at_unix_secs(0);
+        let sessions = sessions(&clock);
+        let id = UploadId::from_parts(1, 2);
+        let (entered, _) = sessions.enter(id).await.ok().unwrap();
+        entered.tell(Progress::Receiving { offset_bytes: 7 });
+        let gives_way = async {
+            entered.taken_over().await;
+            drop(entered);
+        };
+        let time_passes = async {
+            for _ in 0..SILENCE.as_secs() {
+                tokio::task::yield_now().await;
+                clock.advance(Duration::from_secs(1));
+            }
+        };
+        let (entered, (), ()) = tokio::join!(sessions.enter(id), gives_way, time_passes);
+        assert!(entered.is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_is_not_known_yet_or_being_finished_is_waited_for() {
+        let clock = ManualClock::at_unix_secs(0);
+        let sessions = sessions(&clock);
+        let id = UploadId::from_parts(1, 2);
+        let (entered, _) = sessions.enter(id).await.ok().unwrap();
+        let finds_out_and_finishes = async {
+            tokio::task::yield_now().await;
+            entered.tell(Progress::Finishing { offset_bytes: 9 });
+            tokio::task::yield_now().await;
+            drop(entered);
+        };
+        let both = async { tokio::join!(sessions.progress(id), sessions.enter(id)) };
+        let ((offset_bytes, entered), ()) = tokio::join!(both, finds_out_and_finishes);
+        assert_eq!(offset_bytes, Some(9));
+        assert!(entered.is_ok());
     }
 
     #[test]

@@ -7,8 +7,8 @@
 use futures_util::StreamExt as _;
 
 use super::links::put_link;
-use super::sessions::{Ended, Entered, Owner};
-use super::{Body, Registry, RegistryError};
+use super::sessions::{Ended, Entered, Owner, Progress, UploadBusy};
+use super::{Body, BodyError, Registry, RegistryError};
 use crate::layout::{Place, UploadId, upload_directory};
 use crate::oci::range::Sent;
 use crate::oci::{Algorithm, Digest, RepositoryName};
@@ -38,7 +38,7 @@ impl Registry {
             .store
             .open_upload(&upload_directory(name, id), algorithm, None, None)
             .await?;
-        if let Ok((entered, _)) = self.sessions.enter(id) {
+        if let Ok((entered, _)) = self.sessions.enter(id).await {
             entered.leave(upload);
         }
         Ok(id)
@@ -67,15 +67,17 @@ impl Registry {
         id: UploadId,
         owner: &Owner,
     ) -> Result<u64, RegistryError> {
-        match self.enter_upload(name, id, owner).await {
-            Ok((entered, upload)) => {
-                let offset_bytes = upload.offset_bytes();
-                entered.leave(upload);
-                Ok(offset_bytes)
-            }
-            Err(RegistryError::UploadBusy { offset_bytes }) => Ok(offset_bytes),
-            Err(error) => Err(error),
+        if !self.sessions.is_genuine(id, name, owner) {
+            return Err(RegistryError::UploadUnknown);
         }
+        // Asking is not working: whoever sends bytes goes on.
+        if let Some(offset_bytes) = self.sessions.progress(id).await {
+            return Ok(offset_bytes);
+        }
+        let (entered, upload) = self.enter_upload(name, id, owner).await?;
+        let offset_bytes = upload.offset_bytes();
+        entered.leave(upload);
+        Ok(offset_bytes)
     }
 
     /// Forgets the session and its bytes.
@@ -110,6 +112,8 @@ impl Registry {
             keep(entered, upload).await?;
             return Err(error);
         }
+        let offset_bytes = upload.offset_bytes();
+        entered.tell(Progress::Finishing { offset_bytes });
         self.finish_received(name, id, digest, upload).await
     }
 
@@ -130,12 +134,12 @@ impl Registry {
             .store
             .open_upload(&directory, algorithm, Some(&final_key), chunk.length_bytes)
             .await?;
-        let Ok((entered, _)) = self.sessions.enter(id) else {
+        let Ok((entered, _)) = self.sessions.enter(id).await else {
             return Err(RegistryError::UploadUnknown);
         };
         if let Err(error) = receive(&entered, upload.as_mut(), chunk).await {
             // Nobody was told the name of this session, so nobody can take it up.
-            upload.abort().await?;
+            discard(upload).await;
             return Err(error);
         }
         self.finish_received(name, id, digest, upload).await
@@ -151,7 +155,7 @@ impl Registry {
         let computed = upload.digest(digest.algorithm()).await?;
         if computed != *digest {
             // Bytes cannot be taken back from a session, so it can never become what the client named.
-            upload.abort().await?;
+            discard(upload).await;
             self.sessions.remember(id, Ended::Cancelled);
             return Err(RegistryError::DigestMismatch {
                 expected: digest.clone(),
@@ -211,9 +215,9 @@ impl Registry {
         if !self.sessions.is_genuine(id, name, owner) {
             return Err(RegistryError::UploadUnknown);
         }
-        let entered = self.sessions.enter(id);
-        let (entered, kept) =
-            entered.map_err(|offset_bytes| RegistryError::UploadBusy { offset_bytes })?;
+        let entered = self.sessions.enter(id).await;
+        let (entered, kept) = entered
+            .map_err(|UploadBusy { offset_bytes }| RegistryError::UploadBusy { offset_bytes })?;
         let upload = match kept {
             Some(upload) => upload,
             None => match self
@@ -228,7 +232,8 @@ impl Registry {
                 None => return Err(RegistryError::UploadInvalid),
             },
         };
-        entered.tell_progress(upload.offset_bytes());
+        let offset_bytes = upload.offset_bytes();
+        entered.tell(Progress::Receiving { offset_bytes });
         Ok((entered, upload))
     }
 }
@@ -239,6 +244,13 @@ async fn keep(entered: Entered<'_>, mut upload: Box<dyn Upload>) -> Result<u64, 
     let offset_bytes = upload.persist().await?;
     entered.leave(upload);
     Ok(offset_bytes)
+}
+
+/// Forgets an upload that cannot be used; that this may fail as well must not hide why.
+async fn discard(upload: Box<dyn Upload>) {
+    if let Err(error) = upload.abort().await {
+        tracing::warn!(error = %error, "cannot remove an upload that is of no use");
+    }
 }
 
 /// Appends what the client sends, if it belongs there.
@@ -265,7 +277,14 @@ async fn receive(
         return Err(RegistryError::OutOfOrder { offset_bytes });
     }
     let mut received = 0;
-    while let Some(piece) = body.next().await {
+    loop {
+        let piece = tokio::select! {
+            piece = body.next() => piece,
+            () = entered.taken_over() => Some(Err(BodyError::TakenOver)),
+        };
+        let Some(piece) = piece else {
+            break;
+        };
         let bytes = piece?;
         received += bytes.len() as u64;
         if expected.is_some_and(|expected| received > expected) {
@@ -274,7 +293,8 @@ async fn receive(
             ));
         }
         upload.append(bytes).await?;
-        entered.tell_progress(offset_bytes + received);
+        let offset_bytes = offset_bytes + received;
+        entered.tell(Progress::Receiving { offset_bytes });
     }
     match expected {
         Some(expected) if received < expected => Err(RegistryError::SizeInvalid(format!(

@@ -62,7 +62,7 @@ pub(super) async fn read(
     answer.headers_mut().insert(CONTENT_LENGTH, length.into());
     if request.head.method != Method::HEAD && length > 0 {
         let bytes = registry.read_blob(&blob, Some(range)).await?;
-        *answer.body_mut() = ResponseBody::stream(bytes, length, state.patience());
+        *answer.body_mut() = ResponseBody::stream(bytes, length);
     }
     Ok(answer)
 }

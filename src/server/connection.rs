@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use hyper::Request;
@@ -21,8 +22,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::attendance::Attendance;
 use super::dispatch::State;
-use super::pressure::{Pressure, Usage};
+use super::incoming::RequestBody;
+use super::pressure::Pressure;
 use super::stall::StallGuard;
 use super::{ServerError, Services, Settings};
 
@@ -35,6 +38,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 const BACKLOG: i32 = 1_024;
 /// A pause after a failed accept (no descriptors left), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often a connection is looked at in the time that it may idle.
+const LOOKS_PER_REST: u32 = 4;
 /// The first byte of every TLS connection: a handshake record (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
@@ -129,6 +134,7 @@ async fn serve(state: Arc<State>, stream: TcpStream, peer: SocketAddr, ending: C
     let is_tls = tokio::select! {
         first = first_byte(&stream) => first.map(|byte| byte == TLS_HANDSHAKE),
         () = state.services.clock.sleep(time) => None,
+        () = ending.cancelled() => None,
     };
     match is_tls {
         None => {}
@@ -138,6 +144,7 @@ async fn serve(state: Arc<State>, stream: TcpStream, peer: SocketAddr, ending: C
             let stream = tokio::select! {
                 accepted = acceptor.accept(stream) => accepted,
                 () = state.services.clock.sleep(time) => return,
+                () = ending.cancelled() => return,
             };
             match stream {
                 Ok(stream) => serve_http(state, stream, peer, Speaks::Tls, ending).await,
@@ -176,24 +183,32 @@ async fn serve_http<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = &state.settings.limits;
+    let was_refused = Arc::new(AtomicBool::new(false));
     let guard = StallGuard::new(
         stream,
         Arc::clone(&state.services.clock),
         Duration::from_secs(limits.stall_secs),
+        Arc::clone(&was_refused),
     );
     let builder = builder(&state.settings, speaks);
-    let usage = Usage::default();
-    let idle = idle(usage.clone(), Arc::clone(&state));
+    let attendance = Attendance::default();
+    let idle = |rest_secs| {
+        let rest = Duration::from_secs(rest_secs);
+        idle(attendance.clone(), Arc::clone(&state), rest)
+    };
+    let first_idle = idle(limits.header_secs);
+    // What the HTTP library has taken over is read, or not, without our noticing: that gets its time too.
+    let second_idle = idle(limits.header_secs.max(limits.stall_secs));
     let service = service_fn(move |request: Request<Incoming>| {
         let state = Arc::clone(&state);
-        let in_use = usage.begin();
+        let in_use = attendance.begin();
+        let request = request.map(|incoming| RequestBody::new(incoming, Arc::clone(&was_refused)));
         async move {
             Ok::<_, Infallible>(match speaks {
                 Speaks::PlainByMistake => plain_http_error(&request).response(),
                 Speaks::Tls | Speaks::Plain => {
-                    state
-                        .answer(request, peer, speaks == Speaks::Tls, in_use)
-                        .await
+                    let is_tls = speaks == Speaks::Tls;
+                    state.answer(request, peer, is_tls, in_use).await
                 }
             })
         }
@@ -201,9 +216,13 @@ async fn serve_http<S>(
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(guard), service));
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = async { tokio::select! { () = ending.cancelled() => {}, () = idle => {} } } => {
+        () = async { tokio::select! { () = ending.cancelled() => {}, () = first_idle => {} } } => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                result = connection.as_mut() => result,
+                // What it still holds, nobody reads.
+                () = second_idle => return,
+            }
         }
     };
     if let Err(error) = result {
@@ -212,17 +231,24 @@ async fn serve_http<S>(
     }
 }
 
-/// Resolves when no request has come for a while and none is open: others may need the connection's place. (HTTP/1 does
-/// so by itself; an HTTP/2 connection would stay for as long as its pings are answered.)
-async fn idle(usage: Usage, state: Arc<State>) {
-    let time = Duration::from_secs(state.settings.limits.header_secs);
-    let mut last = None;
+/// Resolves when no request has come for `rest` and nobody reads what was answered: others may need the connection's
+/// place. (HTTP/1 does so by itself; an HTTP/2 connection would stay for as long as its pings are answered.)
+async fn idle(attendance: Attendance, state: Arc<State>, rest: Duration) {
+    let patience = state.patience();
+    let mut idle_since: Option<(u64, Duration)> = None;
     loop {
-        state.services.clock.sleep(time).await;
-        match usage.idle_since() {
-            Some(begun) if last == Some(begun) => return,
-            now => last = now,
-        }
+        state.services.clock.sleep(rest / LOOKS_PER_REST).await;
+        let now = state.services.clock.elapsed();
+        idle_since = match (attendance.look(&patience), idle_since) {
+            (Some(begun), Some((before, since))) if begun == before => {
+                if now.saturating_sub(since) >= rest {
+                    return;
+                }
+                Some((before, since))
+            }
+            (Some(begun), _) => Some((begun, now)),
+            (None, _) => None,
+        };
     }
 }
 
@@ -247,7 +273,7 @@ fn builder(settings: &Settings, speaks: Speaks) -> auto::Builder<TokioExecutor> 
     builder
 }
 
-fn plain_http_error(request: &Request<Incoming>) -> ServerError {
+fn plain_http_error(request: &Request<RequestBody>) -> ServerError {
     let host = request
         .headers()
         .get(http::header::HOST)

@@ -7,17 +7,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, USER_AGENT};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use hyper::Request;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use tracing::Instrument as _;
 
 use super::access_log::Line;
-use super::incoming::{Patience, drain};
+use super::attendance::InUse;
+use super::incoming::{Patience, RequestBody};
 use super::outgoing::ResponseBody;
-use super::pressure::{InUse, Pressure};
+use super::pressure::Pressure;
 use super::route::Route;
 use super::{
     ServerError, Services, Settings, blobs, listings, manifests, origin, response, token, uploads,
@@ -36,7 +37,7 @@ pub(super) struct State {
 /// A request that may do what it asks.
 pub(super) struct Allowed {
     pub(super) head: Parts,
-    pub(super) body: Incoming,
+    pub(super) body: RequestBody,
     pub(super) origin: Origin,
     pub(super) caller: Caller,
 }
@@ -73,7 +74,7 @@ impl State {
     /// Answers a request; every answer passes through here.
     pub(super) async fn answer(
         self: Arc<Self>,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         peer: SocketAddr,
         is_tls: bool,
         in_use: InUse,
@@ -81,7 +82,8 @@ impl State {
         let id = self.requests.fetch_add(1, Ordering::Relaxed);
         let (head, body) = request.into_parts();
         let path = self.local_path(head.uri.path()).to_owned();
-        let route = Route::parse(&head.method, &path, head.uri.query().unwrap_or_default());
+        let query = head.uri.query().unwrap_or_default();
+        let route = check_host(&head).and_then(|()| Ok(Route::parse(&head.method, &path, query)?));
         let origin = origin::read(&self.settings, peer, is_tls, &head.headers, &head.uri);
         let method = head.method.clone();
         let user_agent = head
@@ -109,23 +111,21 @@ impl State {
                     .instrument(span.clone())
                     .await
             }
-            Err(error) => {
-                drain(&head, body, self.services.clock.as_ref()).await;
-                Err(error.into())
-            }
+            Err(error) => Err(error),
         };
         let mut answer =
             handled.unwrap_or_else(|error: ServerError| span.in_scope(|| error.response()));
         self.finish(&mut answer, &method);
         line.status = answer.status().as_u16();
-        answer.map(|body| body.attended(line, in_use))
+        let now = self.services.clock.elapsed();
+        answer.map(|body| body.attended(line, in_use, now))
     }
 
     async fn handle(
         self: &Arc<Self>,
         route: Route,
         head: Parts,
-        body: Incoming,
+        body: RequestBody,
         mut origin: Origin,
         account: &mut String,
     ) -> Result<Response<ResponseBody>, ServerError> {
@@ -141,13 +141,7 @@ impl State {
             // On the registry's own paths a missing header means the peer (docker_auth knows no such paths).
             origin.client = origin::real_ip(real_ip, &head.headers).unwrap_or(origin.client);
         }
-        let caller = match self.allowed(&route.access(), &head, &origin).await {
-            Ok(caller) => caller,
-            Err(error) => {
-                drain(&head, body, self.services.clock.as_ref()).await;
-                return Err(error);
-            }
-        };
+        let caller = self.allowed(&route.access(), &head, &origin).await?;
         caller.account().clone_into(account);
         let request = Allowed {
             head,
@@ -155,7 +149,7 @@ impl State {
             origin,
             caller,
         };
-        if !route.changes_store() {
+        if !route.runs_to_its_end() {
             return self.dispatch(route, request).await;
         }
         // Run to its end even when the client goes away, which drops this future: what was received is put in order, and
@@ -234,8 +228,14 @@ impl State {
         for (name, value) in &self.extra_headers {
             answer.headers_mut().insert(name, value.clone());
         }
+        // RFC 9110 section 8.6: neither of these may say how long a body would be that they cannot have.
+        let has_no_length = matches!(
+            answer.status(),
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
         if *method == Method::HEAD {
-            if !answer.headers().contains_key(CONTENT_LENGTH)
+            if !has_no_length
+                && !answer.headers().contains_key(CONTENT_LENGTH)
                 && let Some(length) = answer.body().size_hint().exact()
             {
                 answer.headers_mut().insert(CONTENT_LENGTH, length.into());
@@ -276,6 +276,23 @@ impl State {
         response::set_location(&mut answer, &self.path(""));
         answer
     }
+}
+
+/// One host at most, exactly one over HTTP/1.1 (RFC 9112 section 3.2), and one that is safe wherever we repeat it.
+fn check_host(head: &Parts) -> Result<(), ServerError> {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let is_missing = match (hosts.next(), hosts.next()) {
+        (None, _) => head.version == Version::HTTP_11,
+        (Some(_), Some(_)) => return Err(ServerError::BadHeader("more than one Host header")),
+        (Some(host), None) => {
+            let is_safe = |byte: &u8| byte.is_ascii_alphanumeric() || b".:[]-_".contains(byte);
+            !host.as_bytes().iter().all(is_safe)
+        }
+    };
+    if is_missing {
+        return Err(ServerError::BadHeader("no usable Host header"));
+    }
+    Ok(())
 }
 
 /// The values of the `Authorization` headers.

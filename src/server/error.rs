@@ -230,9 +230,9 @@ fn registry_status_and_code(error: &RegistryError) -> (StatusCode, Code) {
         RegistryError::DeletesDisabled | RegistryError::Readonly => {
             (StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported)
         }
-        RegistryError::Body(BodyError::Stalled { .. } | BodyError::TooSlow) => {
-            (StatusCode::REQUEST_TIMEOUT, Code::BlobUploadInvalid)
-        }
+        RegistryError::Body(
+            BodyError::Stalled { .. } | BodyError::TooSlow | BodyError::TakenOver,
+        ) => (StatusCode::REQUEST_TIMEOUT, Code::BlobUploadInvalid),
         RegistryError::Store(StoreError::Full) => {
             (StatusCode::INSUFFICIENT_STORAGE, Code::Unavailable)
         }

@@ -5,13 +5,12 @@
 //! never a shorter body.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
-use http::header::EXPECT;
-use http::request::Parts;
-use http_body::Body;
+use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
@@ -19,6 +18,40 @@ use super::ServerError;
 use super::pressure::Pressure;
 use crate::clock::Clock;
 use crate::registry::{self, BodyError};
+
+/// A request's body, which notes when it is given up before its end.
+pub(super) struct RequestBody {
+    incoming: Incoming,
+    has_ended: bool,
+    was_refused: Arc<AtomicBool>,
+}
+
+impl RequestBody {
+    /// `was_refused` becomes true if not all of the body is read.
+    pub(super) fn new(incoming: Incoming, was_refused: Arc<AtomicBool>) -> Self {
+        let has_ended = incoming.is_end_stream();
+        Self {
+            incoming,
+            has_ended,
+            was_refused,
+        }
+    }
+
+    async fn frame(&mut self) -> Option<Result<Frame<Bytes>, hyper::Error>> {
+        let frame = self.incoming.frame().await;
+        // After an error there is nobody left to send more.
+        self.has_ended = !matches!(frame, Some(Ok(_)));
+        frame
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.was_refused.store(true, Ordering::Release);
+        }
+    }
+}
 
 /// What decides when a body has stood still, or crept, for too long.
 #[derive(Clone)]
@@ -29,8 +62,8 @@ pub(super) struct Patience {
     pub(super) pressure: Pressure,
 }
 
-/// How long a body may take before its rate is judged at all, and how often that of an answer is.
-pub(super) const RATE_GRACE: Duration = Duration::from_secs(30);
+/// How long a body may take before its rate is judged at all.
+const RATE_GRACE: Duration = Duration::from_secs(30);
 
 impl Patience {
     /// Whether `moved_bytes` in `took` is less than the floor rate, and somebody else needs the connection.
@@ -40,9 +73,9 @@ impl Patience {
     }
 
     /// The pieces of `incoming`, for as long as they come.
-    pub(super) fn receive(&self, incoming: Incoming) -> registry::Body {
+    pub(super) fn receive(&self, body: RequestBody) -> registry::Body {
         let state = Receiving {
-            incoming,
+            body,
             began: self.clock.elapsed(),
             received_bytes: 0,
             patience: self.clone(),
@@ -53,13 +86,13 @@ impl Patience {
     /// The whole of a small body.
     pub(super) async fn collect(
         &self,
-        incoming: Incoming,
+        body: RequestBody,
         limit_bytes: usize,
     ) -> Result<Bytes, ServerError> {
-        if incoming.size_hint().lower() > limit_bytes as u64 {
+        if body.incoming.size_hint().lower() > limit_bytes as u64 {
             return Err(ServerError::BodyTooLarge { limit_bytes });
         }
-        let mut body = self.receive(incoming);
+        let mut body = self.receive(body);
         let mut bytes = BytesMut::new();
         while let Some(piece) = body.next().await {
             let piece = piece.map_err(registry::RegistryError::from)?;
@@ -73,7 +106,7 @@ impl Patience {
 }
 
 struct Receiving {
-    incoming: Incoming,
+    body: RequestBody,
     began: Duration,
     received_bytes: u64,
     patience: Patience,
@@ -86,7 +119,7 @@ impl Receiving {
             let stall = self.patience.clock.sleep(Duration::from_secs(limit_secs));
             let frame = tokio::select! {
                 biased;
-                frame = self.incoming.frame() => frame,
+                frame = self.body.frame() => frame,
                 () = stall => return Err(BodyError::Stalled { limit_secs }),
             };
             match frame {
@@ -111,36 +144,5 @@ impl Receiving {
             return Err(BodyError::TooSlow);
         }
         Ok(())
-    }
-}
-
-/// How long a refused body is still read.
-const DRAIN_TIME: Duration = Duration::from_secs(2);
-
-/// How much of a refused body is still read.
-const DRAIN_BYTES: usize = 1024 * 1024;
-
-/// Reads on for a moment, so that a client in the middle of sending sees the answer rather than a reset connection. One
-/// that waits for our consent (RFC 9110 section 10.1.1) sends nothing unless we ask by reading.
-pub(super) async fn drain(head: &Parts, mut incoming: Incoming, clock: &dyn Clock) {
-    if head.headers.contains_key(EXPECT) {
-        return;
-    }
-    let mut left = DRAIN_BYTES;
-    let mut time = clock.sleep(DRAIN_TIME);
-    loop {
-        tokio::select! {
-            frame = incoming.frame() => match frame {
-                Some(Ok(frame)) => {
-                    let size = frame.data_ref().map_or(0, Bytes::len);
-                    if size > left {
-                        return;
-                    }
-                    left -= size;
-                }
-                Some(Err(_)) | None => return,
-            },
-            () = &mut time => return,
-        }
     }
 }

@@ -5,6 +5,7 @@
 //! Invariant: nothing is done for a request before its route's access rule has been asked.
 
 mod access_log;
+mod attendance;
 mod blobs;
 mod connection;
 mod dispatch;

@@ -167,13 +167,12 @@ impl Route {
         }
     }
 
-    /// Whether it changes what is stored: such a request is run to its end even when the client goes away, so that what
-    /// was received is kept in order.
-    pub fn changes_store(&self) -> bool {
+    /// Whether it is run to its end even when the client goes away: it changes what is stored, and what was received must
+    /// be put in order; or it takes up a session, and a client that asks again should find that done, not begun anew.
+    pub fn runs_to_its_end(&self) -> bool {
         match self.access() {
             Access::Public | Access::Any | Access::Catalog | Access::Pull(_) => false,
-            Access::Push(_) | Access::Delete(_) => true,
-            Access::Session(_, usage) => usage == SessionUse::Write,
+            Access::Push(_) | Access::Delete(_) | Access::Session(..) => true,
         }
     }
 }
@@ -288,12 +287,10 @@ impl Query {
 
     fn page(&self) -> Result<PageRequest, RouteError> {
         // A number too large for us asks for all there is; anything else that is no number is a mistake.
-        let count = self.one("n").map(|text| match text.parse::<usize>() {
-            Ok(count) => Ok(count),
-            Err(_) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => {
-                Ok(usize::MAX)
-            }
-            Err(_) => Err(RouteError::PageCount),
+        let count = self.one("n").map(|text| {
+            let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            let count = text.parse::<usize>().unwrap_or(usize::MAX);
+            is_number.then_some(count).ok_or(RouteError::PageCount)
         });
         Ok(PageRequest {
             count: count.transpose()?,

@@ -1,17 +1,26 @@
-//! A connection that gives up on a peer who has stopped reading.
+//! A connection that gives up on a peer who has stopped reading, and does not hang up on one who is still sending.
 //!
-//! Design: DESIGN D7. The reading side is watched where bodies are read (`body`), since an idle connection is no fault. Must
+//! Design: DESIGN D7. The reading side is watched where bodies are read (`incoming`), since an idle connection is no fault. Must
 //! not know what is written. Invariant: as long as bytes move, nothing is ended, however long it takes.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock::{Clock, Sleep};
+
+/// For how long after our last word we listen on. A client that is refused in the middle of sending would otherwise find
+/// its connection reset, and the answer thrown away with it, before it has read a byte.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// How much is read and thrown away at a time.
+const SCRATCH_BYTES: usize = 16 * 1024;
 
 /// Ends writes that have not moved for `limit`.
 pub(super) struct StallGuard<S> {
@@ -20,15 +29,27 @@ pub(super) struct StallGuard<S> {
     limit: Duration,
     /// Runs while a write is waiting.
     waiting: Option<Sleep>,
+    /// Whether the peer may still be sending what we do not want.
+    was_refused: Arc<AtomicBool>,
+    /// Runs once all is said to such a peer.
+    lingering: Option<Sleep>,
 }
 
 impl<S> StallGuard<S> {
-    pub(super) fn new(inner: S, clock: Arc<dyn Clock>, limit: Duration) -> Self {
+    /// `was_refused` tells, at the end, whether a request's body was given up before its end.
+    pub(super) fn new(
+        inner: S,
+        clock: Arc<dyn Clock>,
+        limit: Duration,
+        was_refused: Arc<AtomicBool>,
+    ) -> Self {
         Self {
             inner,
             clock,
             limit,
             waiting: None,
+            was_refused,
+            lingering: None,
         }
     }
 
@@ -63,7 +84,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -96,8 +117,28 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let progress = Pin::new(&mut this.inner).poll_shutdown(context);
-        this.watch(context, progress)
+        if this.lingering.is_none() {
+            let progress = Pin::new(&mut this.inner).poll_shutdown(context);
+            ready!(this.watch(context, progress))?;
+        }
+        if !this.was_refused.load(Ordering::Acquire) {
+            return Poll::Ready(Ok(()));
+        }
+        let linger = this
+            .lingering
+            .get_or_insert_with(|| this.clock.sleep(LINGER));
+        if linger.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut scratch = [MaybeUninit::uninit(); SCRATCH_BYTES];
+        loop {
+            let mut buffer = ReadBuf::uninit(&mut scratch);
+            match ready!(Pin::new(&mut this.inner).poll_read(context, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                // The peer has hung up: it has our answer, or does not want it.
+                Ok(()) | Err(_) => return Poll::Ready(Ok(())),
+            }
+        }
     }
 }
 
@@ -114,7 +155,12 @@ mod tests {
     async fn a_peer_that_stops_reading_is_given_up_after_the_limit() {
         let clock = ManualClock::at_unix_secs(0);
         let (near, _far) = tokio::io::duplex(4);
-        let mut guard = StallGuard::new(near, Arc::new(clock.clone()), LIMIT);
+        let mut guard = StallGuard::new(
+            near,
+            Arc::new(clock.clone()),
+            LIMIT,
+            Arc::new(AtomicBool::new(true)),
+        );
         let write = tokio::spawn(async move { guard.write_all(b"more than four").await });
         tokio::task::yield_now().await;
         clock.advance(LIMIT);
@@ -123,10 +169,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_peer_that_is_still_sending_is_heard_out_for_a_while() {
+        let clock = ManualClock::at_unix_secs(0);
+        let (near, mut far) = tokio::io::duplex(16);
+        let mut guard = StallGuard::new(
+            near,
+            Arc::new(clock.clone()),
+            LIMIT,
+            Arc::new(AtomicBool::new(true)),
+        );
+        let shutdown = tokio::spawn(async move { guard.shutdown().await });
+        far.write_all(&[0; 1_000]).await.expect("is read");
+        assert!(!shutdown.is_finished());
+        clock.advance(LINGER);
+        shutdown.await.expect("runs").expect("ends by itself");
+    }
+
+    #[tokio::test]
     async fn a_peer_that_crawls_is_not() {
         let clock = ManualClock::at_unix_secs(0);
         let (near, mut far) = tokio::io::duplex(1);
-        let mut guard = StallGuard::new(near, Arc::new(clock.clone()), LIMIT);
+        let mut guard = StallGuard::new(
+            near,
+            Arc::new(clock.clone()),
+            LIMIT,
+            Arc::new(AtomicBool::new(true)),
+        );
         let write = tokio::spawn(async move { guard.write_all(b"a byte a minute").await });
         for _ in 0..15 {
             tokio::task::yield_now().await;

@@ -6,10 +6,10 @@
 use http::header::CACHE_CONTROL;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
-use hyper::body::Incoming;
 use serde_json::json;
 
 use super::dispatch::{State, authorization};
+use super::incoming::RequestBody;
 use super::outgoing::ResponseBody;
 use super::{ServerError, origin, response};
 use crate::auth::{Origin, TokenRequest};
@@ -17,7 +17,7 @@ use crate::auth::{Origin, TokenRequest};
 pub(super) async fn answer(
     state: &State,
     head: &Parts,
-    body: Incoming,
+    body: RequestBody,
     mut origin: Origin,
 ) -> Result<Response<ResponseBody>, ServerError> {
     if let Some(real_ip) = &state.settings.real_ip {

@@ -7,7 +7,8 @@ use http::header::{CONTENT_RANGE, RANGE};
 use http::request::Parts;
 use http::{Response, StatusCode};
 
-use super::dispatch::{Allowed, State, content_length, header_text};
+use super::dispatch::{Allowed, State, content_length};
+use super::incoming::RequestBody;
 use super::outgoing::ResponseBody;
 use super::{ServerError, UploadStart, response};
 use crate::layout::UploadId;
@@ -128,13 +129,15 @@ fn owner(request: &Allowed) -> Owner {
 
 /// The body with what its headers say of it.
 fn sent_chunk(state: &State, request: Allowed) -> Result<Chunk, ServerError> {
-    let sent = header_text(&request.head, CONTENT_RANGE)
-        .map(Sent::parse)
-        .transpose()?;
+    let sent = match request.head.headers.get(CONTENT_RANGE) {
+        // One that is no text is malformed, not absent.
+        Some(value) => Some(Sent::parse(value.to_str().unwrap_or_default())?),
+        None => None,
+    };
     Ok(chunk(state, &request.head, request.body, sent))
 }
 
-fn chunk(state: &State, head: &Parts, body: hyper::body::Incoming, sent: Option<Sent>) -> Chunk {
+fn chunk(state: &State, head: &Parts, body: RequestBody, sent: Option<Sent>) -> Chunk {
     Chunk {
         sent,
         length_bytes: content_length(head),

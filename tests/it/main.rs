@@ -12,6 +12,7 @@ mod blobs;
 mod config;
 mod config_oracle;
 mod connections;
+mod crash;
 mod layers;
 mod listings;
 mod manifests;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use super::change::{Phase, start_phases};
-use super::publish::{Changed, Publisher};
+use super::publish::{Changed, Publisher, Settling};
 use super::volume::Volume;
 use crate::store::StoreError;
 
@@ -108,13 +108,14 @@ fn commit_group(publisher: &mut Publisher, group: Vec<Request>) {
 
 /// Carries out one phase of all members and makes it durable.
 fn run_phase(publisher: &mut Publisher, members: &mut [Member], number: usize) {
-    let mut changed = Changed::default();
+    let mut settling = Settling::default();
     // Which members changed a directory, by their position.
     let mut changers: BTreeMap<PathBuf, Vec<usize>> = BTreeMap::new();
     for (position, member) in members.iter_mut().enumerate() {
         if number < member.start {
             continue;
         }
+        let mut changed = Changed::default();
         let result = member
             .phases
             .next()
@@ -126,11 +127,12 @@ fn run_phase(publisher: &mut Publisher, members: &mut [Member], number: usize) {
         for directory in std::mem::take(&mut changed.directories) {
             changers.entry(directory).or_default().push(position);
         }
+        settling.add(changed);
     }
     let directories: Vec<&Path> = changers.keys().map(PathBuf::as_path).collect();
     let failures = publisher.sync(&directories);
     if failures.is_empty() {
-        publisher.settle(&mut changed);
+        publisher.settle(settling);
     }
     let changers: Vec<Vec<usize>> = changers.into_values().collect();
     for (directory, error) in failures {

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::change::Placement;
-use super::disk::Reach;
+use super::syncing::sync_directories;
 use super::volume::Volume;
 
 /// Moves files to where they will be below `nursery` once that is renamed to `target`.
@@ -35,8 +35,9 @@ pub(super) fn fill(
         }
         disk.rename(&placement.file.path, &path)?;
     }
-    for directory in &made {
-        disk.sync_directory(directory, Reach::Drive)?;
+    let made: Vec<&Path> = made.iter().map(PathBuf::as_path).collect();
+    match sync_directories(volume, &made).into_iter().next() {
+        Some((_, error)) => Err(error),
+        None => Ok(()),
     }
-    Ok(())
 }

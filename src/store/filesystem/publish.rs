@@ -34,8 +34,30 @@ pub(super) struct Changed {
     pub(super) directories: BTreeSet<PathBuf>,
     /// Will be settled once all of `directories` are synced.
     settling: BTreeSet<PathBuf>,
+    /// Directories that are gone with all below them, whoever made them.
+    removed: Vec<PathBuf>,
+    /// Another program removes directories too: nothing that was seen before counts.
+    has_lost_track: bool,
     /// What was renamed out of sight, to be removed once that is durable.
     pub(super) trash: Vec<PathBuf>,
+}
+
+/// The directories that a phase settles. Each request finds out for itself what it must have synced, so that none counts
+/// on a directory which another made and could not sync.
+#[derive(Default)]
+pub(super) struct Settling(BTreeSet<PathBuf>);
+
+impl Settling {
+    /// Adds what the next request of the phase has changed.
+    pub(super) fn add(&mut self, mut changed: Changed) {
+        if changed.has_lost_track {
+            self.0.clear();
+        }
+        for path in &changed.removed {
+            forget_below(&mut self.0, path);
+        }
+        self.0.append(&mut changed.settling);
+    }
 }
 
 impl Publisher {
@@ -98,12 +120,12 @@ impl Publisher {
         sync_directories(&self.volume, directories)
     }
 
-    /// Remembers, after all of `changed` was synced, what is durable now.
-    pub(super) fn settle(&mut self, changed: &mut Changed) {
+    /// Remembers what is durable now, after all directories of a phase were synced.
+    pub(super) fn settle(&mut self, mut settling: Settling) {
         if self.settled.len() > SETTLED_DIRECTORIES_MAX {
             self.settled.clear();
         }
-        self.settled.append(&mut changed.settling);
+        self.settled.append(&mut settling.0);
     }
 
     fn place(&mut self, placement: &Placement, changed: &mut Changed) -> Result<(), StoreError> {
@@ -174,6 +196,7 @@ impl Publisher {
                 // Another program has removed a directory that we had seen: look again.
                 self.settled.clear();
                 changed.settling.clear();
+                changed.has_lost_track = true;
                 self.make_parents(to, changed)?;
                 rename()
             }
@@ -236,6 +259,7 @@ impl Publisher {
             changed.trash.push(trash);
             forget_below(&mut self.settled, path);
             forget_below(&mut changed.settling, path);
+            changed.removed.push(path.to_owned());
         }
         self.removed(gone, path, changed)
     }

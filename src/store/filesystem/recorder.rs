@@ -211,7 +211,7 @@ impl Disk for RecordingDisk {
             return Ok(());
         }
         let refused = *self.refused_directory.lock().unwrap();
-        if refused.is_some_and(|text| path.to_str().unwrap().contains(text)) {
+        if refused.is_some_and(|text| path.to_str().unwrap().ends_with(text)) {
             return Err(io::Error::other("the disk is broken"));
         }
         self.record(format!("sync {}", path.display()), |synced| {

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -83,12 +83,15 @@ impl Sessions {
     ) -> Result<Option<FileUpload>, StoreError> {
         let session = Arc::new(Session::new(sessions, prefix));
         // What an earlier sitting still has in flight ends first.
-        let guard = session.busy.lock().await;
+        let guard = Arc::clone(&session.busy).lock_owned().await;
         let place = Arc::clone(&session);
-        let resumed = blocking(move || place.resume())
-            .await?
-            .map_err(|source| absent_or_failed(format!("resume the upload {prefix}"), source));
-        drop(guard);
+        let resumed = blocking(move || {
+            // Held by the work and not by who waits for it: a caller who leaves does not let the next hash beside it.
+            let _guard = guard;
+            place.resume()
+        })
+        .await?
+        .map_err(|source| absent_or_failed(format!("resume the upload {prefix}"), source));
         match resumed {
             Ok(sink) => Ok(Some(FileUpload::new(session, sink))),
             Err(StoreError::NotFound) => Ok(None),
@@ -147,7 +150,12 @@ impl Session {
             .read(true)
             .write(true)
             .open(self.data())?;
-        let length_bytes = file.metadata()?.len();
+        let metadata = file.metadata()?;
+        if metadata.nlink() > 1 {
+            // Published already, where renaming takes a link and a removal: what is left is only this name for a blob.
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let length_bytes = metadata.len();
         let checkpoint = self
             .read_checkpoint()?
             .filter(|checkpoint| checkpoint.offset_bytes <= length_bytes);

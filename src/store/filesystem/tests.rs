@@ -304,6 +304,37 @@ async fn a_directory_that_cannot_be_synced_fails_only_who_changed_it() {
 }
 
 #[tokio::test]
+async fn nobody_counts_on_a_directory_that_another_request_could_not_sync() {
+    let (_root, disk, store) = on_recorder();
+    *disk.refused_directory.lock().unwrap() = Some("/up");
+    // Enough that some share a group, and all put below the directory that the first of them makes.
+    let puts =
+        (0..64).map(|number| store.apply(vec![Step::put(key(&format!("up/mid/{number}")), "1")]));
+    for (number, result) in futures_util::future::join_all(puts)
+        .await
+        .into_iter()
+        .enumerate()
+    {
+        assert!(result.is_err(), "request {number} was answered as durable");
+    }
+}
+
+#[tokio::test]
+async fn a_session_whose_bytes_are_a_blob_already_is_not_taken_up() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path(), Some("first"));
+    let mut upload = begin(&store).await;
+    upload.append(Bytes::from_static(b"content")).await.unwrap();
+    upload.persist().await.unwrap();
+    drop(upload);
+    assert!(store.resume_upload(&session()).await.unwrap().is_some());
+    // What a volume without an exclusive rename leaves when the process dies between link and removal.
+    let data = root.path().join(session().as_str()).join("data");
+    std::fs::hard_link(&data, root.path().join("blob")).unwrap();
+    assert!(store.resume_upload(&session()).await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn a_long_upload_is_written_back_while_it_arrives() {
     let root = tempfile::tempdir().unwrap();
     let store = open(root.path(), Some("first"));

@@ -22,6 +22,9 @@ use crate::store::{StoreError, Upload};
 /// How much is gathered for one hop: hashing it takes about a millisecond, which makes the hop's own cost vanish.
 const GATHER_BYTES: usize = 1024 * 1024;
 
+/// How many pieces are gathered for one hop: a client that sends a byte at a time must not fill the memory with handles.
+const GATHER_PIECES: usize = 1024;
+
 /// How much may be dirty before writeback starts, so that the sync at the end finds little to do.
 const WRITEBACK_BYTES: u64 = 32 * 1024 * 1024;
 
@@ -148,7 +151,7 @@ impl Upload for FileUpload {
         self.offset_bytes += bytes.len() as u64;
         self.gathered_bytes += bytes.len();
         self.gathered.push(bytes);
-        if self.gathered_bytes >= GATHER_BYTES {
+        if self.gathered_bytes >= GATHER_BYTES || self.gathered.len() >= GATHER_PIECES {
             self.flush().await?;
         }
         Ok(())

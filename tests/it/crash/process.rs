@@ -1,0 +1,116 @@
+//! The server as a process of its own, which can be killed.
+
+use std::fs::{self, File};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::client::Client;
+
+/// A registry over `<lab>/data`, configured by `<lab>/registry.yml`; killed when dropped.
+pub(super) struct Process {
+    child: Child,
+    pub(super) address: SocketAddr,
+}
+
+/// What is started: the program under test, or another registry that understands the same configuration.
+#[derive(Debug, Clone)]
+pub(super) struct Program {
+    pub(super) path: PathBuf,
+    /// What stands before the name of the configuration.
+    arguments: &'static [&'static str],
+}
+
+impl Program {
+    /// The one built with these tests, or the one that `BOATHOUSE` names.
+    pub(super) fn boathouse() -> Self {
+        let built = || env!("CARGO_BIN_EXE_boathouse").into();
+        Self {
+            path: std::env::var_os("BOATHOUSE").map_or_else(built, PathBuf::from),
+            arguments: &["serve", "--config"],
+        }
+    }
+
+    pub(super) fn docker_registry(path: PathBuf) -> Self {
+        Self {
+            path,
+            arguments: &["serve"],
+        }
+    }
+}
+
+impl Process {
+    /// Starts it over `<directory>/data`, and waits until it answers.
+    pub(super) async fn start(program: &Program, directory: &Path) -> Self {
+        // The free port may be taken by somebody else in the meantime: then the next one.
+        for _ in 0..5 {
+            if let Some(process) = Self::try_start(program, directory).await {
+                return process;
+            }
+        }
+        let log = fs::read_to_string(directory.join("log")).unwrap_or_default();
+        panic!("{} does not start:\n{log}", program.path.display());
+    }
+
+    /// Starts it, and kills it while it opens the data, or soon after.
+    pub(super) async fn start_and_kill(program: &Program, directory: &Path, after: Duration) {
+        let process = Self::spawn(program, directory);
+        tokio::time::sleep(after).await;
+        process.kill();
+    }
+
+    fn spawn(program: &Program, directory: &Path) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let address = free.expect("a free port");
+        let config = directory.join("registry.yml");
+        let data = directory.join("data");
+        let text = format!(
+            "version: 0.1\nlog:\n  level: warn\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\n\
+             http:\n  addr: {address}\n",
+            data.display()
+        );
+        fs::write(&config, text).expect("a configuration");
+        let log = File::create(directory.join("log")).expect("a log");
+        let child = Command::new(&program.path)
+            .args(program.arguments)
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log"))
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", program.path.display()));
+        Self { child, address }
+    }
+
+    async fn try_start(program: &Program, directory: &Path) -> Option<Self> {
+        let mut process = Self::spawn(program, directory);
+        let address = process.address;
+        for _ in 0..4_000 {
+            if let Ok(answer) = Client::of(address).get("/v2/").await {
+                return (answer.status == 200).then_some(process);
+            }
+            if process.child.try_wait().expect("its own child").is_some() {
+                return None;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        None
+    }
+
+    /// SIGKILL: nothing in the process gets to run any more.
+    pub(super) fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
