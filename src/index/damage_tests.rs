@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex};
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::engine::{Engine as _, Op, Tree};
 use super::recorder::RecordingDisk;
+use super::sled_engine::SledEngine;
 use super::tests::{digest, name, tag, tag_names, until};
 use super::*;
 use crate::clock::ManualClock;
@@ -182,6 +184,7 @@ async fn a_flipped_byte_is_never_a_wrong_answer() {
     copy(&world.path("index"), &kept);
     let state = fs::read(world.path("index.state")).unwrap();
     let length = fs::metadata(kept.join("db")).unwrap().len();
+    let mut healed = 0;
     for round in 0..24 {
         fs::remove_dir_all(world.path("index")).unwrap();
         copy(&kept, &world.path("index"));
@@ -201,9 +204,11 @@ async fn a_flipped_byte_is_never_a_wrong_answer() {
         })
         .await;
         if index.health() != Health::Healthy {
+            healed += 1;
             world.fill(&index).await;
         }
     }
+    assert!(healed > 0, "no flip had any effect");
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -329,33 +334,16 @@ async fn two_openings_that_came_to_no_end_are_enough() {
 async fn an_opening_on_a_full_disk_says_so_and_touches_nothing() {
     let world = World::new().await;
     let disk = RecordingDisk::new();
-    let room = Arc::new(FullRoom);
-    let error = Index::open_on(&world.settings(), world.clock(), room)
+    disk.is_full.store(true, Ordering::Relaxed);
+    let disk = disk as Arc<dyn Disk>;
+    let error = Index::open_on(&world.settings(), world.clock(), disk)
         .err()
         .unwrap();
     assert!(matches!(error, IndexError::Full { .. }), "{error}");
     assert!(error.hint().unwrap().contains("make room"));
-    disk.is_full.store(false, Ordering::Relaxed);
     let index = world.open();
     assert_eq!(index.health(), Health::Healthy);
     assert_eq!(index.statistics().quarantines, 0);
-}
-
-/// A volume with almost no room.
-struct FullRoom;
-
-impl Disk for FullRoom {
-    fn sync_file(&self, path: &Path, file: &fs::File) -> std::io::Result<()> {
-        RealDisk.sync_file(path, file)
-    }
-
-    fn sync_directory(&self, path: &Path) -> std::io::Result<()> {
-        RealDisk.sync_directory(path)
-    }
-
-    fn room_bytes(&self, _: &Path) -> std::io::Result<u64> {
-        Ok(1 << 20)
-    }
 }
 
 #[tokio::test]
@@ -375,18 +363,77 @@ async fn a_second_opening_is_refused_while_the_first_lives() {
     assert_eq!(again.health(), Health::Healthy);
 }
 
-#[tokio::test]
-async fn an_index_that_was_not_closed_is_checked_and_goes_on() {
-    let world = World::new().await;
-    // What a killed process leaves: nothing says that it was closed.
+/// What a killed process leaves: nothing says that it was closed.
+fn forget_closing(world: &World) {
     let state = fs::read_to_string(world.path("index.state")).unwrap();
     let generation = state.lines().next().unwrap();
     let open = format!("{generation}\nclosed no\n");
     fs::write(world.path("index.state"), open).unwrap();
+}
+
+#[tokio::test]
+async fn an_index_that_was_not_closed_is_checked_and_goes_on() {
+    let world = World::new().await;
+    forget_closing(&world);
     let index = world.open();
     until(&index, |health| *health == Health::Healthy).await;
     assert_eq!(index.statistics().quarantines, 0);
     assert!(world.is_right(&index).await);
+}
+
+/// Changes the database behind the index's back.
+fn tamper(world: &World, op: Op) {
+    let disk = Arc::new(RealDisk);
+    let engine = SledEngine::open(&world.path("index"), disk).unwrap();
+    engine.commit(vec![op]).unwrap();
+}
+
+#[tokio::test]
+async fn a_value_that_is_not_what_was_written_is_found_by_whoever_asks() {
+    let world = World::new().await;
+    let key = b"a\0t007".to_vec();
+    let value = Some(vec![1; 38]);
+    let tree = Tree::Tags;
+    tamper(&world, Op { tree, key, value });
+    let index = world.open();
+    assert_eq!(index.health(), Health::Healthy);
+    let asked = index.tags(&name("a"), None, 9).await;
+    let error = asked.unwrap_err().to_string();
+    assert!(error.contains("a value in tags is not what was written"));
+    until(&index, |health| matches!(health, Health::Rebuilding { .. })).await;
+    assert_eq!(index.statistics().quarantines, 1);
+    world.fill(&index).await;
+}
+
+#[tokio::test]
+async fn a_key_that_has_gone_is_found_after_an_unclean_stop() {
+    let world = World::new().await;
+    let (key, value) = (b"a\0t007".to_vec(), None);
+    let tree = Tree::Tags;
+    tamper(&world, Op { tree, key, value });
+    forget_closing(&world);
+    let index = world.open();
+    until(&index, |health| matches!(health, Health::Rebuilding { .. })).await;
+    assert_eq!(index.statistics().quarantines, 1);
+    world.fill(&index).await;
+}
+
+#[tokio::test]
+async fn a_rebuild_does_not_outlive_its_database() {
+    let world = World::new().await;
+    let index = world.open();
+    let mut rebuild = index.begin_rebuild(None);
+    let reread = index.reread(&name("a"));
+    rebuild
+        .load(reread, vec![tag("t001", 1)], None)
+        .await
+        .unwrap();
+    let what = "said the test".to_owned();
+    index.shared.queue.report(IndexError::Damaged { what });
+    until(&index, |_| index.statistics().quarantines == 1).await;
+    let error = rebuild.finish().await.unwrap_err();
+    assert!(error.to_string().contains("begin again"), "{error}");
+    world.fill(&index).await;
 }
 
 #[tokio::test]

@@ -27,6 +27,8 @@ mod conformance;
 #[cfg(test)]
 mod damage_tests;
 #[cfg(test)]
+mod figures;
+#[cfg(test)]
 mod recorder;
 #[cfg(test)]
 mod tests;

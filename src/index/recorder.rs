@@ -65,9 +65,9 @@ impl Disk for RecordingDisk {
     }
 
     fn room_bytes(&self, path: &Path) -> io::Result<u64> {
-        match self.is_full.load(Ordering::Relaxed) {
-            true => Ok(1 << 20),
-            false => RealDisk.room_bytes(path),
+        if self.is_full.load(Ordering::Relaxed) {
+            return Ok(1 << 20);
         }
+        RealDisk.room_bytes(path)
     }
 }

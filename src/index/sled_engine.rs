@@ -20,6 +20,11 @@ use super::IndexError;
 use super::disk::Disk;
 use super::engine::{Engine, Op, Pair, SCAN_MAX, Tree, check_sizes};
 
+#[cfg(not(panic = "unwind"))]
+compile_error!(
+    "sled panics on damaged files, and the server must survive that: build with panic = unwind"
+);
+
 /// What sled may keep of its pages; the process grows by this and about 0.2 GB.
 const CACHE_BYTES: u64 = 128 << 20;
 

@@ -308,7 +308,7 @@ async fn a_full_disk_degrades_and_room_heals() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(matches!(index.health(), Health::Degraded { .. }));
     disk.is_full.store(false, Ordering::Relaxed);
-    clock.advance(Duration::from_secs(60));
+    clock.advance(Duration::from_mins(1));
     until(&index, |health| matches!(health, Health::Rebuilding { .. })).await;
     assert_eq!(index.statistics().quarantines, 0);
     assert!(tag_names(&index, "a").await.contains(&"before".to_owned()));
