@@ -90,7 +90,8 @@ async fn figures() {
 }
 
 fn print(what: &str, took: Duration, count: u64, of: &str) {
-    let per_second = count as f64 / took.as_secs_f64();
-    let each_us = took.as_micros() / u128::from(count.max(1));
-    println!("{what:<36} {took:>10.1?} {per_second:>12.0} {of}/s {each_us:>8} µs each");
+    let took_us = took.as_micros().max(1);
+    let per_second = u128::from(count) * 1_000_000 / took_us;
+    let each_us = took_us / u128::from(count.max(1));
+    println!("{what:<36} {took:>10.1?} {per_second:>12} {of}/s {each_us:>8} µs each");
 }

@@ -142,6 +142,15 @@ impl Home {
         room.map_err(|source| self.failed("measure the room in", &self.parent, source))
     }
 
+    /// Makes what sled wrote while it was being closed durable too.
+    pub(super) fn sync_database(&self) -> Result<(), IndexError> {
+        let path = self.directory.join("db");
+        let synced = File::open(&path)
+            .and_then(|file| self.disk.sync_file(&path, &file))
+            .and_then(|()| self.disk.sync_directory(&self.directory));
+        synced.map_err(|source| self.failed("sync", &path, source))
+    }
+
     /// Moves the database out of the way and tells where to; `None` if there was none.
     pub(super) fn set_aside(&self, unix_secs: u64) -> Result<Option<PathBuf>, IndexError> {
         self.remove("state")?;

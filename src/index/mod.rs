@@ -343,7 +343,7 @@ impl Index {
     }
 
     /// Settles, then closes the database and notes that it was closed in order; later records are dropped. Dropping the
-    /// index does the same.
+    /// index does the same, and blocks.
     pub async fn close(&self) {
         self.shared.queue.close();
         let writer = self.writer.lock();

@@ -165,6 +165,7 @@ impl Source for Files {
     }
 
     fn closed(&mut self, books: &Books) -> Result<(), IndexError> {
+        self.home.sync_database()?;
         self.home.set_state(&State {
             generation: books.generation,
             closed_at: Some(books.sequence),

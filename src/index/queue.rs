@@ -72,7 +72,7 @@ struct Inner {
     jobs: VecDeque<Job>,
     unread: BTreeSet<RepositoryName>,
     /// Those of `unread` whose stamp is to be dropped.
-    unstamped: Vec<RepositoryName>,
+    unstamped: BTreeSet<RepositoryName>,
     logs: HashMap<u64, (RepositoryName, Log)>,
     next_log: u64,
     trouble: Option<IndexError>,
@@ -111,7 +111,7 @@ impl Reread {
         let log = log.map(|(_, log)| log).unwrap_or_default();
         if !log.has_gaps {
             inner.unread.remove(&self.name);
-            inner.unstamped.retain(|name| *name != self.name);
+            inner.unstamped.remove(&self.name);
         }
         log
     }
@@ -277,9 +277,7 @@ impl Inner {
             log.has_gaps = true;
         }
         self.unread.insert(name.clone());
-        if !self.unstamped.contains(name) {
-            self.unstamped.push(name.clone());
-        }
+        self.unstamped.insert(name.clone());
     }
 
     fn take(&mut self, is_open: bool) -> Taken {
@@ -289,7 +287,7 @@ impl Inner {
             ..Taken::default()
         };
         if is_open {
-            taken.unstamped = std::mem::take(&mut self.unstamped);
+            taken.unstamped = std::mem::take(&mut self.unstamped).into_iter().collect();
         }
         let mut events_taken = 0;
         while events_taken < GROUP_EVENTS_MAX

@@ -41,8 +41,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) struct SledEngine {
     directory: PathBuf,
-    database: sled::Db,
-    /// In the order of [`Tree::ALL`].
+    /// In the order of [`Tree::ALL`]; the database is open as long as one of them is.
     trees: Vec<sled::Tree>,
     /// A second handle to `db`, to sync it with.
     file: File,
@@ -100,7 +99,7 @@ impl SledEngine {
             TransactionError::Abort(error) => error,
             TransactionError::Storage(error) => sorted(error),
         })?;
-        self.database.flush().map_err(sorted)?;
+        self.tree(Tree::Meta)?.flush().map_err(sorted)?;
         self.sync()
     }
 
@@ -168,6 +167,18 @@ impl Engine for SledEngine {
     }
 }
 
+impl Drop for SledEngine {
+    fn drop(&mut self) {
+        // Closing writes, and so it can panic as everything else; whether it was closed in order is checked at the next
+        // opening.
+        let trees = std::mem::take(&mut self.trees);
+        let _ = guarded(|| {
+            drop(trees);
+            Ok(())
+        });
+    }
+}
+
 fn open_here(directory: &Path, disk: Arc<dyn Disk>) -> Result<SledEngine, IndexError> {
     let mut attempts = 0;
     let database = loop {
@@ -197,7 +208,6 @@ fn open_here(directory: &Path, disk: Arc<dyn Disk>) -> Result<SledEngine, IndexE
         File::open(directory.join("db")).map_err(|source| from_io(directory, "open", source))?;
     let engine = SledEngine {
         directory: directory.to_owned(),
-        database,
         trees,
         file,
         disk,
