@@ -43,13 +43,22 @@ pub(super) struct Change<'a> {
 
 impl Changes {
     pub(super) fn new(index: Arc<Index>) -> Self {
-        Self { index, locks: ShardLocks::new(), waiting: Mutex::default() }
+        Self {
+            index,
+            locks: ShardLocks::new(),
+            waiting: Mutex::default(),
+        }
     }
 
     /// Announces a change of `name`, before the store is touched.
     pub(super) async fn begin(&self, name: &RepositoryName) -> Change<'_> {
         let shared = self.locks.shared(name).await;
-        Change { changes: self, name: name.clone(), is_told: false, _shared: shared }
+        Change {
+            changes: self,
+            name: name.clone(),
+            is_told: false,
+            _shared: shared,
+        }
     }
 
     /// Keeps changes of `name` from beginning, once those under way have ended.
@@ -60,7 +69,10 @@ impl Changes {
     /// Takes what waits for a stamp, and what must be read again.
     pub(super) fn take_waiting(&self) -> (BTreeSet<RepositoryName>, BTreeSet<RepositoryName>) {
         let mut waiting = self.lock();
-        (std::mem::take(&mut waiting.stamp), std::mem::take(&mut waiting.reread))
+        (
+            std::mem::take(&mut waiting.stamp),
+            std::mem::take(&mut waiting.reread),
+        )
     }
 
     /// Has `name` read again.
@@ -68,6 +80,14 @@ impl Changes {
         let mut waiting = self.lock();
         if waiting.reread.len() < WAITING_MAX {
             waiting.reread.insert(name.clone());
+        }
+    }
+
+    /// Has `name` stamped once it is quiet.
+    pub(super) fn stamp_later(&self, name: &RepositoryName) {
+        let mut waiting = self.lock();
+        if waiting.stamp.len() < WAITING_MAX {
+            waiting.stamp.insert(name.clone());
         }
     }
 
@@ -92,10 +112,7 @@ impl Change<'_> {
 
     fn told(&mut self) {
         self.is_told = true;
-        let mut waiting = self.changes.lock();
-        if waiting.stamp.len() < WAITING_MAX {
-            waiting.stamp.insert(self.name.clone());
-        }
+        self.changes.stamp_later(&self.name);
     }
 }
 

@@ -13,11 +13,14 @@ use tokio::sync::Notify;
 
 use super::changes::{Change, Changes};
 use super::{Registry, RegistryError};
-use crate::index::{Fact, Health, Index, IndexError, Rebuild};
-use crate::oci::RepositoryName;
+use crate::index::{Fact, Health, Index, IndexError, PAGE_MAX, Rebuild};
+use crate::oci::{Digest, RepositoryName, Tag};
 
 /// How long a repository rests before it is stamped: a push of many layers is stamped once.
 const STAMP_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a list waits for the index to have heard of everything.
+const SETTLE_TIME: Duration = Duration::from_secs(1);
 
 /// How often a long reading says how far it is.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(5);
@@ -87,12 +90,89 @@ impl Registry {
         }
     }
 
+    /// A page of tags as the index has them; `None` if it cannot be asked.
+    pub(super) async fn tags_by_index(
+        &self,
+        name: &RepositoryName,
+        after: Option<&str>,
+        by_index: bool,
+    ) -> Option<Vec<Tag>> {
+        if !by_index || !self.is_settled().await {
+            return None;
+        }
+        let tags = self.lists.index.tags(name, after, PAGE_MAX).await;
+        let tags = answer_of("tags", tags)?;
+        Some(tags.into_iter().map(|(tag, _)| tag).collect())
+    }
+
+    /// A page of repositories as the index has them; `None` if it cannot be asked.
+    pub(super) async fn repositories_by_index(
+        &self,
+        after: Option<&str>,
+    ) -> Option<Vec<RepositoryName>> {
+        if !self.lists.is_complete() || !self.is_settled().await {
+            return None;
+        }
+        answer_of(
+            "repositories",
+            self.lists.index.repositories(after, PAGE_MAX).await,
+        )
+    }
+
+    /// Some repositories that link the blob, as the index has them; `None` if it cannot be asked.
+    pub(super) async fn holders_by_index(
+        &self,
+        digest: &Digest,
+        most: usize,
+    ) -> Option<Vec<RepositoryName>> {
+        if !self.lists.is_complete() {
+            return None;
+        }
+        // Who is missing because it was linked a moment ago costs an upload, no more.
+        let most = most.min(PAGE_MAX);
+        answer_of(
+            "holders",
+            self.lists.index.repositories_with(digest, None, most).await,
+        )
+    }
+
+    /// A page of manifests about `subject`, as the index has them; `None` if it cannot be asked.
+    pub(super) async fn referrers_by_index(
+        &self,
+        name: &RepositoryName,
+        subject: &Digest,
+        after: Option<&Digest>,
+        by_index: bool,
+    ) -> Option<Vec<Digest>> {
+        if !by_index || !self.is_settled().await {
+            return None;
+        }
+        answer_of(
+            "referrers",
+            self.lists
+                .index
+                .referrers(name, subject, after, PAGE_MAX)
+                .await,
+        )
+    }
+
+    /// Waits until the index has what was pushed before this question, so that whoever pushes sees it listed: about a
+    /// millisecond. `false` if that takes so long that the store is the quicker one to ask.
+    async fn is_settled(&self) -> bool {
+        tokio::select! {
+            () = self.lists.index.settle() => true,
+            () = self.clock.sleep(SETTLE_TIME) => false,
+        }
+    }
+
     /// Whether the stamp in the index is what the store shows, and nothing was dropped since.
     async fn agrees(&self, name: &RepositoryName) -> Result<bool, IndexedError> {
         if self.lists.index.is_unread(name) {
             return Ok(false);
         }
-        let Some(recorded) = self.lists.index.stamp(name).await? else { return Ok(false) };
+        let Some(recorded) = self.lists.index.stamp(name).await? else {
+            return Ok(false);
+        };
         Ok(self.look(name).await? == Some(recorded))
     }
 
@@ -144,7 +224,10 @@ impl Registry {
         let total = names.len() as u64;
         let mut rebuild = match self.lists.index.health() {
             Health::Rebuilding { .. } => {
-                tracing::info!(repositories = total, "filling the index from the store; the registry serves meanwhile");
+                tracing::info!(
+                    repositories = total,
+                    "filling the index from the store; the registry serves meanwhile"
+                );
                 Some(self.lists.index.begin_rebuild(Some(total)))
             }
             Health::Healthy | Health::Checking | Health::Degraded { .. } => None,
@@ -180,18 +263,25 @@ impl Registry {
         let mut after: Option<RepositoryName> = None;
         loop {
             let after_text = after.as_ref().map(RepositoryName::as_str);
-            let page = self.lists.index.repositories(after_text, crate::index::PAGE_MAX).await?;
-            for name in page.iter().filter(|name| present.binary_search(name).is_err()) {
+            let page = self.lists.index.repositories(after_text, PAGE_MAX).await?;
+            for name in page
+                .iter()
+                .filter(|name| present.binary_search(name).is_err())
+            {
                 self.read_again(name, None).await?;
             }
             match page.last() {
-                Some(last) if page.len() == crate::index::PAGE_MAX => after = Some(last.clone()),
+                Some(last) if page.len() == PAGE_MAX => after = Some(last.clone()),
                 _ => return Ok(()),
             }
         }
     }
 
-    async fn read_again(&self, name: &RepositoryName, rebuild: Option<&mut Rebuild>) -> Result<(), IndexedError> {
+    async fn read_again(
+        &self,
+        name: &RepositoryName,
+        rebuild: Option<&mut Rebuild>,
+    ) -> Result<(), IndexedError> {
         self.lists.lock().remove(name);
         let reread = self.lists.index.reread(name);
         // Before anything is read: what changes from here on makes the stamp older than the store, never newer.
@@ -202,12 +292,16 @@ impl Registry {
         let facts = self.read_repository(name).await?;
         let stamp = stamp.filter(|_| !facts.is_empty());
         let is_known = !facts.is_empty();
-        match rebuild {
-            Some(rebuild) => rebuild.load(reread, facts, stamp).await?,
-            None => self.lists.index.replace_repository(reread, facts, stamp).await?,
+        if let Some(rebuild) = rebuild {
+            rebuild.load(reread, facts, stamp).await?;
+        } else {
+            let replaced = self.lists.index.replace_repository(reread, facts, stamp);
+            replaced.await?;
         }
         if is_known {
             self.lists.lock().insert(name.clone());
+            // What was swept while it was read has changed the times.
+            self.lists.changes.stamp_later(name);
         }
         Ok(())
     }
@@ -217,6 +311,15 @@ impl Registry {
         self.catch_up().await;
         self.lists.index.close().await;
     }
+}
+
+/// The answer of the index, or nothing and a line in the log.
+fn answer_of<T>(question: &str, answer: Result<T, IndexError>) -> Option<T> {
+    answer
+        .inspect_err(
+            |error| tracing::warn!(%error, question, "the index cannot be asked; the store is"),
+        )
+        .ok()
 }
 
 /// Why the index could not be brought up to the store.
