@@ -264,6 +264,16 @@ pub fn manifests_directory(name: &RepositoryName) -> Prefix {
     Prefix(format!("{ROOT}repositories/{name}/_manifests/").into())
 }
 
+/// The blob links of a repository by one algorithm.
+pub fn layer_links_directory(name: &RepositoryName, algorithm: Algorithm) -> Prefix {
+    Prefix(format!("{}{algorithm}/", layers_directory(name)).into())
+}
+
+/// The manifests of a repository by all algorithms.
+pub fn all_revisions_directory(name: &RepositoryName) -> Prefix {
+    Prefix(format!("{}revisions/", manifests_directory(name)).into())
+}
+
 /// One blob link's directory.
 pub fn layer_directory(name: &RepositoryName, digest: &Digest) -> Prefix {
     let (algorithm, hex) = (digest.algorithm(), digest.hex());

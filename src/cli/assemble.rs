@@ -20,6 +20,7 @@ use super::welcome::{self, Welcome};
 use crate::auth::Auth;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config, Loaded};
+use crate::index::{self, Index};
 use crate::layout::OWN_DIRECTORY;
 use crate::registry::Registry;
 use crate::server::{Server, Services};
@@ -96,7 +97,7 @@ async fn run(
     let auth_secret = derived_secret(&secret, "auth")?;
     let auth_settings = auth_settings::of_config(config, auth_secret, clock.as_ref())?;
     let auth = Arc::new(Auth::new(auth_settings, clock.clone())?);
-    let registry = Arc::new(open_registry(config, &secret, &clock)?);
+    let registry = Arc::new(open_registry(config, &state, &secret, &clock)?);
     if start.makes_new_authority {
         // Last of all that can fail: a start that comes to nothing must not cost the authority that clients trust.
         port::try_bind(&listen_address(config)?)
@@ -107,12 +108,14 @@ async fn run(
     let server = Server::bind(
         config.server.clone(),
         Services {
-            registry,
+            registry: Arc::clone(&registry),
             auth: auth.clone(),
             tls: tls.clone(),
             clock: clock.clone(),
         },
     )?;
+    let index_keeper = Arc::clone(&registry);
+    let index_keeper = tokio::spawn(async move { index_keeper.keep_index().await });
     let keeper = tls
         .clone()
         .map(|tls| tokio::spawn(async move { tls.keep_fresh().await }));
@@ -132,6 +135,8 @@ async fn run(
     if let Some(keeper) = keeper {
         keeper.abort();
     }
+    index_keeper.abort();
+    registry.close_index().await;
     tracing::info!("ended");
     Ok(())
 }
@@ -147,6 +152,7 @@ pub(super) fn lock_data(root_directory: &Path) -> anyhow::Result<StateDirectory>
 
 fn open_registry(
     config: &Config,
+    state: &StateDirectory,
     secret: &[u8],
     clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<Registry> {
@@ -160,8 +166,16 @@ fn open_registry(
     settings.case_insensitive = platform::is_case_insensitive(root)
         .with_context(|| format!("cannot write in {}", root.display()))?;
     let secret = derived_secret(secret, "upload sessions")?;
+    let index = index::Settings {
+        directory: config.state_directory.join("index"),
+        // The secret lies with the data: an index of other data is recognised, and data may move.
+        store_id: hex(&derived_secret(state.secret(), "index")?),
+    };
+    std::fs::create_dir_all(&config.state_directory)
+        .with_context(|| format!("cannot make {}", config.state_directory.display()))?;
     Ok(Registry::new(
         Arc::new(store),
+        Arc::new(Index::open(&index, clock.clone())?),
         settings,
         &secret,
         clock.clone(),
@@ -173,6 +187,15 @@ fn listen_address(config: &Config) -> anyhow::Result<ListenAddress> {
     address
         .parse()
         .map_err(|shape| anyhow!("cannot listen on {address}\nhint: {shape}"))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing into a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn greeting(start: &Start, config: &Config, tls: Option<&Tls>) -> anyhow::Result<String> {

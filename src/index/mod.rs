@@ -1,2 +1,429 @@
-//! The place of the index, which will hold what a store cannot list cheaply: sorted repositories and tags, edges of
-//! manifests, referrers. Empty until then: `registry::listings` walks the store.
+//! What a store cannot list cheaply: sorted repositories and tags, referrers, edges of manifests, who holds a blob.
+//!
+//! The index is told what happened ([`Index::record`], [`Index::forget`]) and never makes a request wait; it answers in
+//! pages. It may be behind the store and it may have been lost: the store is the truth, an answer is a candidate until the
+//! store confirms it, and an index that cannot be trusted is set aside and filled again. Must not know which keys a
+//! registry writes, nor HTTP. Invariant: a repository's [`Stamp`] is never newer than what is recorded of it, so that a
+//! stamp which equals the store's means that nothing is missing.
+
+mod disk;
+mod engine;
+mod error;
+mod facts;
+mod home;
+mod keys;
+mod ledger;
+mod loading;
+mod memory_engine;
+mod opening;
+mod questions;
+mod queue;
+mod records;
+mod sled_engine;
+mod writer;
+
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
+mod figures;
+#[cfg(test)]
+mod recorder;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+pub use error::IndexError;
+pub use facts::{Child, ChildKind, Counts, Fact, Forget, Health, Revision, Stamp, Statistics};
+pub use queue::Reread;
+
+use tokio::sync::oneshot;
+
+use self::disk::{Disk, RealDisk};
+use self::home::Home;
+use self::ledger::Ledger;
+use self::opening::{Files, Memory, Source};
+use self::queue::{Job, Replacement};
+use self::records::Event;
+use self::writer::{Shared, Writer};
+use crate::clock::Clock;
+use crate::oci::{Digest, RepositoryName, Tag};
+
+/// The longest page: what one answer holds in memory, and for how long one look keeps a rebuild from swapping the database.
+pub const PAGE_MAX: usize = 1_000;
+
+/// Where the index is and what it belongs to.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The database's directory; its lock, state and a set-aside predecessor lie beside it (`index.lock`, `index.state`,
+    /// `index.bad-<time>`).
+    pub directory: PathBuf,
+    /// Names the store that is indexed: an index of another store is set aside.
+    pub store_id: String,
+}
+
+/// The index. Cheap to ask, safe to lose.
+pub struct Index {
+    shared: Arc<Shared>,
+    /// Ends when the queue is closed.
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Index {
+    /// Opens or makes the index in `settings.directory`; blocks for up to a minute. A damaged, foreign or outdated index is
+    /// no error: it is set aside, an empty one takes its place ([`Health::Rebuilding`]), and the log says so. Fails when
+    /// another instance has it, and when the machine refuses (no room, no permission).
+    pub fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self, IndexError> {
+        Self::open_on(settings, clock, Arc::new(RealDisk))
+    }
+
+    /// An index that lives as long as the value; complete from the start ([`Health::Healthy`]).
+    pub fn in_memory(clock: Arc<dyn Clock>) -> Self {
+        Self::start(Box::new(Memory), Arc::clone(&clock)).unwrap_or_else(|error| {
+            // No thread to be had: it answers as one that is out of order.
+            let shared = Arc::new(Shared::new(clock));
+            shared.queue.close();
+            *shared.health() = Health::Degraded {
+                reason: error.to_string(),
+                since: shared.clock.now(),
+            };
+            Self {
+                shared,
+                writer: Mutex::default(),
+            }
+        })
+    }
+
+    fn open_on(
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+        disk: Arc<dyn Disk>,
+    ) -> Result<Self, IndexError> {
+        let home = Home::enter(&settings.directory, disk)?;
+        let files = Files::new(home, &settings.store_id, Arc::clone(&clock));
+        Self::start(Box::new(files), clock)
+    }
+
+    fn start(mut source: Box<dyn Source>, clock: Arc<dyn Clock>) -> Result<Self, IndexError> {
+        let opened = source.open()?;
+        let shared = Arc::new(Shared::new(clock));
+        let writer = Writer::new(Arc::clone(&shared), source);
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let writer = std::thread::Builder::new()
+            .name("index-writer".to_owned())
+            .spawn(move || writer.run(opened, &ready))
+            .map_err(|source| IndexError::Io {
+                doing: "start the thread of the index".to_owned(),
+                source,
+            })?;
+        // Questions may be asked from now on; an error would mean that the thread ended, which they find out.
+        let _ = is_ready.recv();
+        Ok(Self {
+            shared,
+            writer: Mutex::new(Some(writer)),
+        })
+    }
+
+    /// Notes what is now true of a repository; any fact makes the repository known. Never waits: what does not fit into the
+    /// queue is dropped and counted, and the repository is unread ([`Index::is_unread`]) until it is read again. Changes
+    /// take effect in the order of the calls. Facts about content (edges, sizes) go with the repository they were read
+    /// for, so that its next re-read brings them back.
+    pub fn record(&self, name: &RepositoryName, facts: Vec<Fact>) {
+        let events = facts.into_iter().map(Event::Is).collect();
+        self.shared.queue.record(name, events);
+    }
+
+    /// Notes what is no longer true of a repository; as [`Index::record`].
+    pub fn forget(&self, name: &RepositoryName, gone: Vec<Forget>) {
+        let events = gone.into_iter().map(Event::IsGone).collect();
+        self.shared.queue.record(name, events);
+    }
+
+    /// Forgets size and edges of content that was removed from the store; lost ones only waste room.
+    pub fn forget_content(&self, digests: Vec<Digest>) {
+        self.shared.queue.forget_content(digests);
+    }
+
+    /// Whether something recorded of this repository was dropped since it was last read: it must be read again
+    /// ([`Index::reread`]) before a list of it is complete. In memory, cheap; after a restart the stamps tell.
+    pub fn is_unread(&self, name: &RepositoryName) -> bool {
+        self.shared.queue.is_unread(name)
+    }
+
+    /// Resolves when all that was recorded so far is durable, or was given up (degraded, closed).
+    pub async fn settle(&self) {
+        // An error means that the index was closed: nothing waits any more.
+        let _ = self.shared.queue.settle().await;
+    }
+
+    /// To be called **before** the first look at the store for a re-read: what is recorded from now on is kept and applied
+    /// again on top of what [`Index::replace_repository`] brings, so that nothing that happens meanwhile is lost. The
+    /// stamp given there must have been taken after this call and before the listing.
+    pub fn reread(&self, name: &RepositoryName) -> Reread {
+        self.shared.queue.reread(name)
+    }
+
+    /// Makes `facts` all that is recorded of the repository, in commits of at most 1,000 keys, the stamp last; durable on
+    /// return. No facts and no stamp: the repository is forgotten. Waits for its turn, so it slows its caller and not the
+    /// requests.
+    pub async fn replace_repository(
+        &self,
+        reread: Reread,
+        facts: Vec<Fact>,
+        stamp: Option<Stamp>,
+    ) -> Result<(), IndexError> {
+        let (answer, replaced) = oneshot::channel();
+        let room = self.shared.queue.room_for(facts.len()).await;
+        self.shared.queue.put(Job::Replace(Replacement {
+            reread,
+            facts,
+            stamp,
+            answer: Some(answer),
+            room,
+        }))?;
+        replaced.await.unwrap_or_else(|_| Err(queue::closed()))
+    }
+
+    /// Begins (or goes on with) filling the index from the store; `total` is how many repositories there are, if known.
+    /// Repositories given in byte order load fastest. What was loaded before an interruption has its stamp already.
+    pub fn begin_rebuild(&self, total: Option<u64>) -> Rebuild {
+        let epoch = self.shared.begin_rebuild(total);
+        Rebuild {
+            shared: Arc::clone(&self.shared),
+            epoch,
+        }
+    }
+
+    /// Repositories after `after`, in byte order; at most `limit` and at most [`PAGE_MAX`], as all pages here.
+    pub async fn repositories(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<RepositoryName>, IndexError> {
+        let after = after.map(str::to_owned);
+        self.ask(move |ledger| questions::repositories(ledger, after.as_deref(), limit))
+            .await
+    }
+
+    /// Tags after `after` in byte order, with what each pointed at when it was recorded.
+    pub async fn tags(
+        &self,
+        name: &RepositoryName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(Tag, Digest)>, IndexError> {
+        let name = name.clone();
+        let after = after.map(str::to_owned);
+        self.ask(move |ledger| questions::tags(ledger, &name, after.as_deref(), limit))
+            .await
+    }
+
+    /// The manifests of a repository, by digest.
+    pub async fn revisions(
+        &self,
+        name: &RepositoryName,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Vec<Revision>, IndexError> {
+        let name = name.clone();
+        let after = after.cloned();
+        self.ask(move |ledger| questions::revisions(ledger, &name, after.as_ref(), limit))
+            .await
+    }
+
+    /// The manifests of a repository whose subject is `subject`, by digest.
+    pub async fn referrers(
+        &self,
+        name: &RepositoryName,
+        subject: &Digest,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Vec<Digest>, IndexError> {
+        let name = name.clone();
+        let subject = subject.clone();
+        let after = after.cloned();
+        self.ask(move |ledger| questions::referrers(ledger, &name, &subject, after.as_ref(), limit))
+            .await
+    }
+
+    /// The blobs that a repository links, by digest.
+    pub async fn layers(
+        &self,
+        name: &RepositoryName,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Vec<Digest>, IndexError> {
+        let name = name.clone();
+        let after = after.cloned();
+        self.ask(move |ledger| questions::layers(ledger, &name, after.as_ref(), limit))
+            .await
+    }
+
+    /// Repositories that link the blob, in byte order.
+    pub async fn repositories_with(
+        &self,
+        digest: &Digest,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<RepositoryName>, IndexError> {
+        let digest = digest.clone();
+        let after = after.map(str::to_owned);
+        self.ask(move |ledger| questions::holders(ledger, &digest, after.as_deref(), limit))
+            .await
+    }
+
+    /// What a manifest references, by digest.
+    pub async fn children(
+        &self,
+        parent: &Digest,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Vec<Child>, IndexError> {
+        let parent = parent.clone();
+        let after = after.cloned();
+        self.ask(move |ledger| questions::children(ledger, &parent, after.as_ref(), limit))
+            .await
+    }
+
+    /// The sizes of these blobs, in the same order; `None` where none is recorded.
+    pub async fn sizes(&self, digests: Vec<Digest>) -> Result<Vec<Option<u64>>, IndexError> {
+        self.ask(move |ledger| questions::sizes(ledger, &digests))
+            .await
+    }
+
+    /// All recorded blobs with their sizes, by digest.
+    pub async fn blobs(
+        &self,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Vec<(Digest, u64)>, IndexError> {
+        let after = after.cloned();
+        self.ask(move |ledger| questions::blobs(ledger, after.as_ref(), limit))
+            .await
+    }
+
+    /// The stamp of a repository: `None` if it is not known or must be read again.
+    pub async fn stamp(&self, name: &RepositoryName) -> Result<Option<Stamp>, IndexError> {
+        if self.is_unread(name) {
+            return Ok(None);
+        }
+        let name = name.clone();
+        self.ask(move |ledger| questions::stamp(ledger, &name))
+            .await
+    }
+
+    /// How much is recorded; cheap.
+    pub fn counts(&self) -> Counts {
+        let counts = self
+            .shared
+            .with_ledger(|ledger| Ok(questions::counts(ledger)));
+        counts.unwrap_or_default()
+    }
+
+    /// Whether lists may come from here.
+    pub fn health(&self) -> Health {
+        self.shared.health().clone()
+    }
+
+    /// Figures about the index itself.
+    pub fn statistics(&self) -> Statistics {
+        let (queued, dropped_batches, unread_repositories) = self.shared.queue.figures();
+        Statistics {
+            queued,
+            dropped_batches,
+            unread_repositories,
+            commits: self.shared.commits.load(Ordering::Relaxed),
+            quarantines: self.shared.quarantines.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Settles, then closes the database and notes that it was closed in order; later records are dropped. Dropping the
+    /// index does the same, and blocks.
+    pub async fn close(&self) {
+        self.shared.queue.close();
+        let writer = self.writer.lock();
+        let writer = writer.unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            // A thread that panicked has closed nothing, which the next opening finds out.
+            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+        }
+    }
+
+    /// Asks on a thread that may block; what is wrong with the database goes to the writer, which deals with it.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Ledger) -> Result<T, IndexError> + Send + 'static,
+    ) -> Result<T, IndexError> {
+        let shared = Arc::clone(&self.shared);
+        let answer = tokio::task::spawn_blocking(move || match shared.with_ledger(question) {
+            Err(error @ IndexError::Unavailable { .. }) => Err(error),
+            Err(error) => {
+                let reason = error.to_string();
+                shared.queue.report(error);
+                Err(IndexError::Unavailable { reason })
+            }
+            answer => answer,
+        });
+        answer.await.unwrap_or_else(|_| Err(queue::closed()))
+    }
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        self.shared.queue.close();
+        let writer = self.writer.get_mut();
+        if let Some(writer) = writer.unwrap_or_else(PoisonError::into_inner).take() {
+            // As in `close`.
+            let _ = writer.join();
+        }
+    }
+}
+
+/// Filling the index; dropping it leaves the index incomplete, and a later one goes on.
+pub struct Rebuild {
+    shared: Arc<Shared>,
+    epoch: u64,
+}
+
+impl Rebuild {
+    /// As [`Index::replace_repository`], but many small repositories share a commit: returns once there is room for the
+    /// next.
+    pub async fn load(
+        &mut self,
+        reread: Reread,
+        facts: Vec<Fact>,
+        stamp: Option<Stamp>,
+    ) -> Result<(), IndexError> {
+        let room = self.shared.queue.room_for(facts.len()).await;
+        self.shared.queue.put(Job::Replace(Replacement {
+            reread,
+            facts,
+            stamp,
+            answer: None,
+            room,
+        }))?;
+        self.shared.count_rebuilt();
+        Ok(())
+    }
+
+    /// Counts one repository that needed no load (its stamp equals the store's).
+    pub fn skip(&mut self) {
+        self.shared.count_rebuilt();
+    }
+
+    /// All repositories were loaded: makes it durable, closes and reopens the database once (damage is recognised by
+    /// sled only after that), and declares the index complete ([`Health::Healthy`]).
+    pub async fn finish(self) -> Result<(), IndexError> {
+        let (answer, finished) = oneshot::channel();
+        let epoch = self.epoch;
+        self.shared
+            .queue
+            .put(Job::FinishRebuild { epoch, answer })?;
+        finished.await.unwrap_or_else(|_| Err(queue::closed()))
+    }
+}

@@ -8,6 +8,7 @@ use std::ops::Range;
 use super::links::put_link;
 use super::{Registry, RegistryError};
 use crate::auth::Viewer;
+use crate::index::{Fact, Forget};
 use crate::layout::{Key, Place, layer_directory};
 use crate::oci::{Digest, RepositoryName};
 use crate::store::{ByteStream, Step, StoreError};
@@ -21,10 +22,14 @@ pub struct Blob {
     pub size_bytes: u64,
 }
 
-/// Where a blob may be mounted from.
-pub(super) struct Candidates {
-    repositories: Vec<RepositoryName>,
-    /// Looks in vain, for all blobs of one request together: a manifest may name thousands, and holds their locks
+/// Where the blobs of one request may be mounted from.
+pub(super) struct Candidates<'a> {
+    viewer: &'a Viewer<'a>,
+    /// Gathered only where the index cannot tell who has a blob.
+    repositories: Option<Vec<RepositoryName>>,
+    /// Had the last blob. Blobs of one image mostly lie together, so it is looked at first.
+    last: Option<RepositoryName>,
+    /// Looks in vain, for all blobs of the request together: a manifest may name thousands, and holds their locks
     /// meanwhile.
     probes_left: usize,
 }
@@ -74,7 +79,7 @@ impl Registry {
             Some(from) if viewer.may_pull(from) => self.mountable_in(from, digest).await?,
             Some(_) => None,
             None => {
-                let mut candidates = self.candidates(viewer).await?;
+                let mut candidates = self.candidates(viewer);
                 self.mountable(digest, &mut candidates).await?
             }
         };
@@ -82,29 +87,27 @@ impl Registry {
             return Ok(false);
         };
         let link = Place::LayerLink(name.clone(), digest.clone());
+        let change = self.lists.change(name).await;
         self.store.apply(vec![put_link(&link, &target)]).await?;
+        change.made(vec![Fact::Layer(digest.clone())]);
         Ok(true)
     }
 
-    /// The repositories that `viewer` may pull from, as far as they are looked through for one request.
-    pub(super) async fn candidates(
-        &self,
-        viewer: &Viewer<'_>,
-    ) -> Result<Candidates, RegistryError> {
-        let probes = self.settings.limits.mount_probes;
-        let repositories = self.repositories(|name| viewer.may_pull(name), probes);
-        Ok(Candidates {
-            repositories: repositories.await?,
-            probes_left: probes,
-        })
+    /// The repositories that `viewer` may pull from, to look for blobs in.
+    pub(super) fn candidates<'a>(&self, viewer: &'a Viewer<'a>) -> Candidates<'a> {
+        Candidates {
+            viewer,
+            repositories: None,
+            last: None,
+            probes_left: self.settings.limits.mount_probes,
+        }
     }
 
-    /// What a link to `digest` must hold, if one of the candidates has the blob. The one that had the last blob is looked
-    /// at first, since blobs of one image mostly lie together.
+    /// What a link to `digest` must hold, if one of the candidates has the blob.
     pub(super) async fn mountable(
         &self,
         digest: &Digest,
-        candidates: &mut Candidates,
+        candidates: &mut Candidates<'_>,
     ) -> Result<Option<Digest>, RegistryError> {
         // Most digests that are asked for are nowhere: one look-up tells. (A link may hold a digest of another
         // algorithm, so only the common case is cut short.)
@@ -112,20 +115,40 @@ impl Registry {
         if self.find(&data).await?.is_none() {
             return Ok(None);
         }
-        for position in 0..candidates.repositories.len() {
-            let Some(candidate) = candidates.repositories.get(position) else {
-                break;
-            };
+        if let Some(last) = &candidates.last
+            && let Some(target) = self.mountable_in(last, digest).await?
+        {
+            return Ok(Some(target));
+        }
+        for candidate in self.holders(digest, candidates).await? {
             if candidates.probes_left == 0 {
                 break;
             }
-            if let Some(target) = self.mountable_in(candidate, digest).await? {
-                candidates.repositories.swap(0, position);
+            if let Some(target) = self.mountable_in(&candidate, digest).await? {
+                candidates.last = Some(candidate);
                 return Ok(Some(target));
             }
             candidates.probes_left -= 1;
         }
         Ok(None)
+    }
+
+    /// Repositories that may hold the blob and that the caller may pull from: by the index, or all there are.
+    async fn holders(
+        &self,
+        digest: &Digest,
+        candidates: &mut Candidates<'_>,
+    ) -> Result<Vec<RepositoryName>, RegistryError> {
+        let (viewer, most) = (candidates.viewer, candidates.probes_left);
+        if let Some(mut holders) = self.holders_by_index(digest, most).await {
+            holders.retain(|name| viewer.may_pull(name));
+            return Ok(holders);
+        }
+        if candidates.repositories.is_none() {
+            let found = self.repositories(|name| viewer.may_pull(name), most);
+            candidates.repositories = Some(found.await?);
+        }
+        Ok(candidates.repositories.clone().unwrap_or_default())
     }
 
     async fn mountable_in(
@@ -156,13 +179,10 @@ impl Registry {
         if self.find(&link).await?.is_none() {
             return Err(RegistryError::BlobUnknown(digest.clone()));
         }
-        match self
-            .store
-            .apply(vec![Step::RemoveTree(layer_directory(name, digest))])
-            .await
-        {
-            Err(StoreError::NotFound) | Ok(()) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        let change = self.lists.change(name).await;
+        let removal = Step::RemoveTree(layer_directory(name, digest));
+        self.store.apply(vec![removal]).await?;
+        change.removed(vec![Forget::Layer(digest.clone())]);
+        Ok(())
     }
 }

@@ -157,6 +157,7 @@ impl Lab {
         };
         let registry = Registry::new(
             Arc::clone(&store) as Arc<dyn ObjectStore>,
+            Arc::new(Index::in_memory(Arc::clone(&clock))),
             settings,
             b"s",
             Arc::clone(&clock),

@@ -1,10 +1,12 @@
 //! Lists: repositories and tags, in pages.
 //!
-//! Walks the directories of the store until the index takes over. Must not know how a page is printed. Invariant: a list is
-//! in byte order of the names, a page begins right after `last`, and every name in it was there when it was looked at.
+//! The index proposes, the store confirms; where the index cannot be asked, the store's directories are walked. Must not
+//! know how a page is printed. Invariant: a list is in byte order of the names, a page begins right after `last`, and every
+//! name in it was there when it was looked at.
 
 use super::{Registry, RegistryError};
 use crate::auth::Viewer;
+use crate::index::PAGE_MAX;
 use crate::layout::{self, Place, Prefix};
 use crate::oci::{RepositoryName, Tag};
 use crate::store::{Depth, Entry};
@@ -37,32 +39,42 @@ impl Registry {
         name: &RepositoryName,
         request: &PageRequest,
     ) -> Result<Page<Tag>, RegistryError> {
-        let mut tags = self.tag_directories(name).await?;
-        if tags.is_empty() && !self.repository_exists(name).await? {
-            return Err(RegistryError::NameUnknown(name.clone()));
-        }
-        tags.sort_unstable();
         let count = page_count(request, self.settings.limits.list_page);
         let mut items = Vec::new();
-        for tag in tags
-            .into_iter()
-            .filter(|tag| is_after(tag.as_str(), request))
-        {
-            if self
-                .find(&Place::TagCurrent(name.clone(), tag.clone()).key())
-                .await?
-                .is_none()
-            {
-                continue;
+        let mut after = request.last.clone();
+        let mut by_index = self.may_list_from_index(name).await;
+        let mut is_last = false;
+        while !is_last {
+            // A page beyond what is wanted tells whether there are more; the index is asked for no more than that.
+            let page = self.tags_by_index(name, after.as_deref(), by_index).await;
+            let candidates = if let Some(page) = page {
+                page
+            } else {
+                by_index = false;
+                is_last = true;
+                self.tags_by_store(name, after.as_deref()).await?
+            };
+            is_last |= candidates.len() < PAGE_MAX;
+            after = candidates
+                .last()
+                .map(|tag| tag.as_str().to_owned())
+                .or(after);
+            for tag in candidates {
+                let current = Place::TagCurrent(name.clone(), tag.clone()).key();
+                if self.find(&current).await?.is_none() {
+                    continue;
+                }
+                if items.len() == count {
+                    return Ok(Page {
+                        items,
+                        has_more: count > 0,
+                    });
+                }
+                items.push(tag);
             }
-            // One more than the page holds tells that there are more.
-            if items.len() == count {
-                return Ok(Page {
-                    items,
-                    has_more: count > 0,
-                });
-            }
-            items.push(tag);
+        }
+        if items.is_empty() && !self.repository_exists(name).await? {
+            return Err(RegistryError::NameUnknown(name.clone()));
         }
         Ok(Page {
             items,
@@ -76,18 +88,64 @@ impl Registry {
         viewer: &Viewer<'_>,
         request: &PageRequest,
     ) -> Result<Page<RepositoryName>, RegistryError> {
-        let mut names = self
-            .repositories(|name| viewer.may_list(name), usize::MAX)
-            .await?;
-        names.sort_unstable();
-        names.retain(|name| is_after(name.as_str(), request));
         let count = page_count(request, self.settings.limits.catalog_page);
-        let has_more = count > 0 && names.len() > count;
-        names.truncate(count);
+        let mut items = Vec::new();
+        let mut after = request.last.clone();
+        let mut is_last = false;
+        while !is_last {
+            let page = self.repositories_by_index(after.as_deref()).await;
+            let candidates = if let Some(page) = page {
+                page
+            } else {
+                is_last = true;
+                self.repositories_by_store(viewer, after.as_deref()).await?
+            };
+            is_last |= candidates.len() < PAGE_MAX;
+            after = candidates
+                .last()
+                .map(|name| name.as_str().to_owned())
+                .or(after);
+            for name in candidates {
+                if !viewer.may_list(&name) || !self.repository_exists(&name).await? {
+                    continue;
+                }
+                if items.len() == count {
+                    return Ok(Page {
+                        items,
+                        has_more: count > 0,
+                    });
+                }
+                items.push(name);
+            }
+        }
         Ok(Page {
-            items: names,
-            has_more,
+            items,
+            has_more: false,
         })
+    }
+
+    async fn tags_by_store(
+        &self,
+        name: &RepositoryName,
+        after: Option<&str>,
+    ) -> Result<Vec<Tag>, RegistryError> {
+        let mut tags = self.tag_directories(name).await?;
+        tags.retain(|tag| after.is_none_or(|after| tag.as_str() > after));
+        tags.sort_unstable();
+        Ok(tags)
+    }
+
+    async fn repositories_by_store(
+        &self,
+        viewer: &Viewer<'_>,
+        after: Option<&str>,
+    ) -> Result<Vec<RepositoryName>, RegistryError> {
+        let is_wanted = |name: &RepositoryName| {
+            viewer.may_list(name) && after.is_none_or(|after| name.as_str() > after)
+        };
+        let mut names = self.repositories(is_wanted, usize::MAX).await?;
+        names.sort_unstable();
+        Ok(names)
     }
 
     /// Names of directories in the tags directory: candidates, not yet confirmed.
@@ -102,7 +160,10 @@ impl Registry {
         Ok(tags)
     }
 
-    async fn repository_exists(&self, name: &RepositoryName) -> Result<bool, RegistryError> {
+    pub(super) async fn repository_exists(
+        &self,
+        name: &RepositoryName,
+    ) -> Result<bool, RegistryError> {
         for prefix in [
             layout::layers_directory(name),
             layout::manifests_directory(name),
@@ -181,8 +242,4 @@ impl Registry {
 
 fn page_count(request: &PageRequest, most: usize) -> usize {
     request.count.unwrap_or(most).min(most)
-}
-
-fn is_after(name: &str, request: &PageRequest) -> bool {
-    request.last.as_deref().is_none_or(|last| name > last)
 }

@@ -7,8 +7,10 @@ use bytes::Bytes;
 
 use super::links::put_link;
 use super::references::MissingLink;
+use super::rereading::facts_of_manifest;
 use super::{Registry, RegistryError};
 use crate::auth::Viewer;
+use crate::index::{Fact, Forget};
 use crate::layout::{self, Place};
 use crate::oci::{Algorithm, Digest, Manifest, Reference, RepositoryName, Tag};
 use crate::store::{Depth, Step};
@@ -122,6 +124,7 @@ impl Registry {
         let keeper = self
             .keeper_link(name, &digest, &missing_links, &manifest)
             .await?;
+        let size_bytes = bytes.len() as u64;
         let steps = put_steps(
             name,
             &digest,
@@ -129,7 +132,17 @@ impl Registry {
             missing_links.iter().chain(&keeper),
             &tags,
         );
+        let mut facts = facts_of_manifest(&digest, size_bytes, &manifest);
+        facts.extend(
+            missing_links
+                .into_iter()
+                .chain(keeper)
+                .map(|link| Fact::Layer(link.path)),
+        );
+        facts.extend(tags.into_iter().map(|tag| Fact::Tag(tag, digest.clone())));
+        let change = self.lists.change(name).await;
         self.store.apply(steps).await?;
+        change.made(facts);
         Ok(PushedManifest {
             digest,
             subject: manifest.subject.map(|subject| subject.digest),
@@ -201,21 +214,27 @@ impl Registry {
         let _no_tag_moves = self.tag_locks.exclusive([name]).await;
         let unknown = || RegistryError::ManifestUnknown(reference.clone());
         let digest = self.resolve(name, reference).await?.ok_or_else(unknown)?;
-        let steps = match reference {
-            Reference::Tag(tag) => vec![Step::RemoveTree(layout::tag_directory(name, tag))],
+        let _lock = self.digest_locks.exclusive([&digest]).await;
+        let (tags, revision) = match reference {
+            Reference::Tag(tag) => (vec![tag.clone()], None),
             Reference::Digest(_) => {
                 let revision = Place::RevisionLink(name.clone(), digest.clone()).key();
                 self.read_link(&revision).await?.ok_or_else(unknown)?;
-                let tags = self.tags_at(name, &digest).await?;
-                let removals = tags
-                    .iter()
-                    .map(|tag| Step::RemoveTree(layout::tag_directory(name, tag)));
-                let revision = Step::RemoveTree(layout::revision_directory(name, &digest));
-                removals.chain([Step::Barrier, revision]).collect()
+                (self.tags_at(name, &digest).await?, Some(digest.clone()))
             }
         };
-        let _lock = self.digest_locks.exclusive([&digest]).await;
-        Ok(self.store.apply(steps).await?)
+        let directories = tags.iter().map(|tag| layout::tag_directory(name, tag));
+        let mut steps: Vec<Step> = directories.map(Step::RemoveTree).collect();
+        let mut gone: Vec<Forget> = tags.into_iter().map(Forget::Tag).collect();
+        if let Some(digest) = revision {
+            let directory = layout::revision_directory(name, &digest);
+            steps.extend([Step::Barrier, Step::RemoveTree(directory)]);
+            gone.push(Forget::Revision(digest));
+        }
+        let change = self.lists.change(name).await;
+        self.store.apply(steps).await?;
+        change.removed(gone);
+        Ok(())
     }
 
     /// The tags that point at `digest` now.

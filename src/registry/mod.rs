@@ -4,15 +4,18 @@
 //! deletion in reverse. Whether something is there is always read from the store: link *and* data.
 
 mod blobs;
+mod changes;
 #[cfg(test)]
 mod crash_tests;
 mod error;
 mod links;
 mod listings;
+mod lists;
 mod locks;
 mod manifests;
 mod references;
 mod referrers;
+mod rereading;
 mod sessions;
 mod uploads;
 
@@ -24,14 +27,17 @@ use futures_util::stream::BoxStream;
 pub use self::blobs::Blob;
 pub use self::error::{BodyError, RegistryError};
 pub use self::listings::{Page, PageRequest};
+pub use self::lists::IndexedError;
 pub use self::manifests::{PushedManifest, StoredManifest};
 pub use self::referrers::Referrer;
 pub use self::sessions::Owner;
 pub use self::uploads::Chunk;
 
+use self::lists::Lists;
 use self::locks::ShardLocks;
 use self::sessions::Sessions;
 use crate::clock::Clock;
+use crate::index::Index;
 use crate::store::ObjectStore;
 
 /// A request's body: bytes as they come, or why no more will.
@@ -42,6 +48,8 @@ pub struct Registry {
     store: Arc<dyn ObjectStore>,
     settings: Settings,
     sessions: Sessions,
+    clock: Arc<dyn Clock>,
+    lists: Lists,
     /// Held from the check that everything referenced exists to the revision link: one shard per digest.
     digest_locks: ShardLocks,
     /// Keeps a tag from moving while the manifest it pointed at is deleted: one shard per repository.
@@ -49,18 +57,22 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The operations over `store`; `secret` marks upload sessions as ours.
+    /// The operations over `store`, listed by `index`; `secret` marks upload sessions as ours. Somebody must run
+    /// [`Registry::keep_index`] beside them.
     pub fn new(
         store: Arc<dyn ObjectStore>,
+        index: Arc<Index>,
         settings: Settings,
         secret: &[u8],
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let sessions = Sessions::new(secret, settings.limits.open_uploads, clock);
+        let open_uploads = settings.limits.open_uploads;
         Self {
+            sessions: Sessions::new(secret, open_uploads, Arc::clone(&clock)),
+            lists: Lists::new(index),
             store,
             settings,
-            sessions,
+            clock,
             digest_locks: ShardLocks::new(),
             tag_locks: ShardLocks::new(),
         }

@@ -27,20 +27,13 @@ impl Registry {
     ) -> Result<Vec<MissingLink>, RegistryError> {
         let mut missing_links = Vec::new();
         let mut unknown = Vec::new();
-        // Gathered at the first blob that is not here: most manifests have all of theirs.
-        let mut candidates = None;
+        let mut candidates = self.candidates(viewer);
         for blob in distinct(manifest.blobs()) {
             if let Some((_, meta)) = self.linked_blob(name, &blob.digest).await? {
                 check_size(blob, meta.size_bytes)?;
                 continue;
             }
-            if candidates.is_none() {
-                candidates = Some(self.candidates(viewer).await?);
-            }
-            let target = match &mut candidates {
-                Some(candidates) => self.mountable(&blob.digest, candidates).await?,
-                None => None,
-            };
+            let target = self.mountable(&blob.digest, &mut candidates).await?;
             let Some(target) = target else {
                 unknown.push(blob.digest.clone());
                 continue;

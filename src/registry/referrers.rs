@@ -1,12 +1,13 @@
 //! Referrers: the manifests that name another one as their subject.
 //!
-//! Source: distribution-spec "Listing Referrers". The truth is the `subject` field of each revision's manifest; every
-//! revision is read until the index takes over. Must not know how the answer is printed. Invariant: each referrer that is
+//! Source: distribution-spec "Listing Referrers". The truth is the `subject` field of each revision's manifest; the
+//! index proposes candidates, and while the repository is unread every revision is one. Must not know how the answer is printed. Invariant: each referrer that is
 //! returned has its revision link and its bytes.
 
 use std::collections::BTreeMap;
 
 use super::{Registry, RegistryError};
+use crate::index::PAGE_MAX;
 use crate::layout;
 use crate::oci::{Algorithm, Digest, Manifest, MediaType, RepositoryName};
 
@@ -34,6 +35,41 @@ impl Registry {
         subject: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Vec<Referrer>, RegistryError> {
+        let candidates = match self.all_referrers_by_index(name, subject).await {
+            Some(candidates) => candidates,
+            None => self.all_revisions(name).await?,
+        };
+        let mut referrers = Vec::new();
+        for digest in candidates {
+            let referrer = self.referrer(name, digest, subject).await?;
+            let is_wanted = |referrer: &Referrer| {
+                artifact_type.is_none_or(|wanted| referrer.artifact_type.as_deref() == Some(wanted))
+            };
+            referrers.extend(referrer.filter(is_wanted));
+        }
+        Ok(referrers)
+    }
+
+    async fn all_referrers_by_index(
+        &self,
+        name: &RepositoryName,
+        subject: &Digest,
+    ) -> Option<Vec<Digest>> {
+        let by_index = self.may_list_from_index(name).await;
+        let mut all: Vec<Digest> = Vec::new();
+        loop {
+            let page = self
+                .referrers_by_index(name, subject, all.last(), by_index)
+                .await?;
+            let is_last = page.len() < PAGE_MAX;
+            all.extend(page);
+            if is_last {
+                return Some(all);
+            }
+        }
+    }
+
+    async fn all_revisions(&self, name: &RepositoryName) -> Result<Vec<Digest>, RegistryError> {
         let mut revisions = Vec::new();
         for algorithm in Algorithm::ALL {
             let prefix = layout::revisions_directory(name, algorithm);
@@ -43,15 +79,7 @@ impl Registry {
             .await?;
         }
         revisions.sort_unstable();
-        let mut referrers = Vec::new();
-        for digest in revisions {
-            let referrer = self.referrer(name, digest, subject).await?;
-            let is_wanted = |referrer: &Referrer| {
-                artifact_type.is_none_or(|wanted| referrer.artifact_type.as_deref() == Some(wanted))
-            };
-            referrers.extend(referrer.filter(is_wanted));
-        }
-        Ok(referrers)
+        Ok(revisions)
     }
 
     async fn referrer(

@@ -9,6 +9,7 @@ use futures_util::StreamExt as _;
 use super::links::put_link;
 use super::sessions::{Ended, Entered, Owner, Progress, UploadBusy};
 use super::{Body, BodyError, Registry, RegistryError};
+use crate::index::Fact;
 use crate::layout::{Place, UploadId, upload_directory};
 use crate::oci::range::Sent;
 use crate::oci::{Algorithm, Digest, RepositoryName};
@@ -162,11 +163,19 @@ impl Registry {
                 computed,
             });
         }
+        let size_bytes = upload.offset_bytes();
         let key = Place::BlobData(digest.clone()).key();
         let link = put_link(&Place::LayerLink(name.clone(), digest.clone()), digest);
+        // Keeps the sweep of empty link directories away while this one is filled.
+        let _lock = self.digest_locks.exclusive([digest]).await;
+        let change = self.lists.change(name).await;
         self.store
             .apply(vec![Step::Finish { upload, key }, link])
             .await?;
+        change.made(vec![
+            Fact::Layer(digest.clone()),
+            Fact::Size(digest.clone(), size_bytes),
+        ]);
         self.sessions.remember(id, Ended::Finished(digest.clone()));
         Ok(())
     }

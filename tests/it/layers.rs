@@ -36,7 +36,7 @@ const AT_HOME: [(&str, &str, &str); 3] = [
     ),
     (
         "sled::",
-        "index/sled_index.rs",
+        "index/sled_engine.rs",
         "the index can change its database in one file",
     ),
 ];

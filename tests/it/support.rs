@@ -7,6 +7,7 @@ use std::sync::Arc;
 use boathouse::auth::{self, Auth, Authentication, Secret, User};
 use boathouse::auth::{Rule, RuleText};
 use boathouse::clock::{Clock, ManualClock};
+use boathouse::index::Index;
 use boathouse::oci::{Algorithm, Digest};
 use boathouse::registry::{self, References, Registry};
 use boathouse::server::{self, Server, Services};
@@ -92,6 +93,7 @@ pub(crate) fn with_users(options: &mut Options, users: &[&str], rules: &[(&str, 
 pub(crate) struct TestRegistry {
     pub(crate) address: SocketAddr,
     pub(crate) clock: ManualClock,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) directory: Arc<TempDir>,
     ending: CancellationToken,
     stopped: Option<tokio::task::JoinHandle<()>>,
@@ -131,25 +133,32 @@ impl TestRegistry {
     ) -> Self {
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let auth = Arc::new(Auth::new(options.auth, Arc::clone(&shared)).expect("auth"));
-        let registry = Registry::new(
+        let registry = Arc::new(Registry::new(
             store,
+            Arc::new(Index::in_memory(Arc::clone(&shared))),
             options.registry,
             &options.secret,
             Arc::clone(&shared),
-        );
+        ));
+        let keeper = Arc::clone(&registry);
+        let ending = CancellationToken::new();
+        let end = ending.clone();
+        tokio::spawn(async move {
+            tokio::select! { () = keeper.keep_index() => {}, () = end.cancelled() => {} }
+        });
         let services = Services {
-            registry: Arc::new(registry),
+            registry: Arc::clone(&registry),
             auth,
             tls: None,
             clock: shared,
         };
         let server = Server::bind(options.server, services).expect("a free port");
         let address = server.local_address().expect("an address");
-        let ending = CancellationToken::new();
         let stopped = Some(tokio::spawn(server.run(ending.clone().cancelled_owned())));
         Self {
             address,
             clock,
+            registry,
             directory,
             ending,
             stopped,
@@ -162,6 +171,7 @@ impl TestRegistry {
         if let Some(stopped) = self.stopped.take() {
             stopped.await.expect("ends without a panic");
         }
+        self.registry.close_index().await;
         Arc::clone(&self.directory)
     }
 

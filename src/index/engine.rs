@@ -1,0 +1,107 @@
+//! The seam to the database: ordered trees of small keys and values.
+//!
+//! Must not know what the keys mean. Invariant of every implementation: a commit happens whole or not at all and is durable
+//! when it returns; a scan is in byte order; after a failed write nothing more is written until it was opened again.
+
+use super::IndexError;
+
+/// The longest scan: bounds memory and the time for which a database cannot be swapped.
+pub(super) const SCAN_MAX: usize = 1_000;
+
+/// The longest value: sled keeps small values in its pages and turns pages past 128 KiB into files of their own.
+pub(super) const VALUE_BYTES_MAX: usize = 4_096;
+
+/// What is kept apart. The order is that in which a large change is carried out: stamps after all that they vouch for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Tree {
+    Meta,
+    Repositories,
+    Tags,
+    Revisions,
+    Referrers,
+    Layers,
+    Holders,
+    Edges,
+    Sizes,
+    Stamps,
+}
+
+impl Tree {
+    pub(super) const ALL: [Self; 10] = [
+        Self::Meta,
+        Self::Repositories,
+        Self::Tags,
+        Self::Revisions,
+        Self::Referrers,
+        Self::Layers,
+        Self::Holders,
+        Self::Edges,
+        Self::Sizes,
+        Self::Stamps,
+    ];
+
+    /// Its name in the database.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Meta => "meta",
+            Self::Repositories => "repositories",
+            Self::Tags => "tags",
+            Self::Revisions => "revisions",
+            Self::Referrers => "referrers",
+            Self::Layers => "layers",
+            Self::Holders => "holders",
+            Self::Edges => "edges",
+            Self::Sizes => "sizes",
+            Self::Stamps => "stamps",
+        }
+    }
+}
+
+/// A key and where it is kept.
+pub(super) type Place = (Tree, Vec<u8>);
+
+/// A key and its value.
+pub(super) type Pair = (Vec<u8>, Vec<u8>);
+
+/// One change: a value to put, or none to delete what is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Op {
+    pub(super) tree: Tree,
+    pub(super) key: Vec<u8>,
+    pub(super) value: Option<Vec<u8>>,
+}
+
+/// A database. Reads come from many threads, commits from one at a time.
+pub(super) trait Engine: Send + Sync {
+    fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError>;
+
+    /// Up to `limit` (at most [`SCAN_MAX`]) pairs whose key starts with `prefix` and is greater than `after`.
+    fn scan(
+        &self,
+        tree: Tree,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Pair>, IndexError>;
+
+    /// Carries out all of `ops`, in order, or none.
+    fn commit(&self, ops: Vec<Op>) -> Result<(), IndexError>;
+
+    /// Whether it still takes commits.
+    fn health(&self) -> Result<(), IndexError>;
+}
+
+/// Refuses what no engine takes.
+pub(super) fn check_sizes(ops: &[Op]) -> Result<(), IndexError> {
+    let length = |op: &Op| op.value.as_ref().map_or(0, Vec::len);
+    match ops.iter().find(|op| length(op) > VALUE_BYTES_MAX) {
+        Some(op) => Err(IndexError::Unavailable {
+            reason: format!(
+                "a value of {} bytes for {} is longer than {VALUE_BYTES_MAX}",
+                length(op),
+                op.tree.name()
+            ),
+        }),
+        None => Ok(()),
+    }
+}

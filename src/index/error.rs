@@ -1,0 +1,63 @@
+//! What can go wrong with an index, by what a caller can decide.
+//!
+//! Must not know sled: its errors are sorted into these kinds where they arise. Invariant: the text says what and where,
+//! the hint what to do.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why the index does not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    /// Another instance has it open.
+    #[error("another instance is using the index {}", path.display())]
+    InUse {
+        /// The index.
+        path: PathBuf,
+    },
+    /// Too little room to open it safely, or none left to write to.
+    #[error("too little space for the index {}", path.display())]
+    Full {
+        /// The index.
+        path: PathBuf,
+    },
+    /// The machine refuses.
+    #[error("cannot {doing}")]
+    Io {
+        /// `open the index …`
+        doing: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// What is recorded cannot be trusted; it is set aside and filled again.
+    #[error("the index is damaged: {what}")]
+    Damaged {
+        /// What was found.
+        what: String,
+    },
+    /// Out of order for now (or closed): the store has the answer.
+    #[error("the index is not available: {reason}")]
+    Unavailable {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl IndexError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::InUse { .. } => {
+                Some("stop the other instance first, or let this one use another directory")
+            }
+            Self::Full { .. } => Some(
+                "make room on the volume (64 MiB at least); the index itself may be removed, it is filled again from the store",
+            ),
+            Self::Io { .. } => {
+                Some("the user that runs Boathouse must be able to read and write the index")
+            }
+            Self::Damaged { .. } | Self::Unavailable { .. } => None,
+        }
+    }
+}

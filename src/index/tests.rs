@@ -1,0 +1,366 @@
+//! What the registry is told, on the model and on sled.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::queue::QUEUED_EVENTS_MAX;
+use super::recorder::RecordingDisk;
+use super::*;
+use crate::clock::ManualClock;
+use crate::oci::Algorithm;
+
+fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::at_unix_secs(1_000))
+}
+
+pub(super) fn name(text: &str) -> RepositoryName {
+    text.parse().unwrap()
+}
+
+pub(super) fn digest(number: u64) -> Digest {
+    Digest::of(Algorithm::Sha256, &number.to_be_bytes())
+}
+
+pub(super) fn tag(text: &str, number: u64) -> Fact {
+    Fact::Tag(text.parse().unwrap(), digest(number))
+}
+
+fn stamp(text: &str) -> Stamp {
+    Stamp(text.into())
+}
+
+fn revision(number: u64, subject: Option<u64>) -> Revision {
+    Revision {
+        digest: digest(number),
+        size_bytes: number,
+        is_index: false,
+        subject: subject.map(digest),
+    }
+}
+
+pub(super) async fn tag_names(index: &Index, of: &str) -> Vec<String> {
+    let tags = index.tags(&name(of), None, PAGE_MAX).await.unwrap();
+    tags.into_iter().map(|(tag, _)| tag.to_string()).collect()
+}
+
+/// An index on sled, and the directory that must outlive it.
+fn on_disk(disk: &Arc<RecordingDisk>, clock: &Arc<ManualClock>) -> (Index, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = Settings {
+        directory: directory.path().join("index"),
+        store_id: "store".to_owned(),
+    };
+    let disk = Arc::clone(disk) as Arc<dyn Disk>;
+    let clock = Arc::clone(clock) as Arc<dyn Clock>;
+    (Index::open_on(&settings, clock, disk).unwrap(), directory)
+}
+
+#[tokio::test]
+async fn the_model_lists_what_was_recorded() {
+    lists(&Index::in_memory(clock())).await;
+}
+
+#[tokio::test]
+async fn sled_lists_what_was_recorded() {
+    let (index, _directory) = on_disk(&RecordingDisk::new(), &clock());
+    lists(&index).await;
+}
+
+async fn lists(index: &Index) {
+    for repository in ["b", "a-b", "a/b", "a"] {
+        index.record(&name(repository), vec![Fact::Known]);
+    }
+    let facts = vec![
+        tag("v10", 1),
+        tag("v9", 1),
+        tag("V1", 2),
+        Fact::Revision(revision(1, None)),
+        Fact::Revision(revision(7, Some(1))),
+        Fact::Revision(revision(8, Some(1))),
+        Fact::Revision(revision(9, Some(2))),
+        Fact::Layer(digest(5)),
+        Fact::Size(digest(5), 55),
+        Fact::Edge {
+            parent: digest(1),
+            child: Child {
+                digest: digest(5),
+                size_bytes: 55,
+                kind: ChildKind::Blob,
+            },
+        },
+        Fact::Stamp(stamp("one")),
+    ];
+    index.record(&name("a"), facts);
+    index.record(&name("a/b"), vec![Fact::Layer(digest(5)), tag("x", 3)]);
+    index.settle().await;
+
+    let names = index.repositories(None, 10).await.unwrap();
+    assert_eq!(names, ["a", "a-b", "a/b", "b"].map(name));
+    let names = index.repositories(Some("a"), 2).await.unwrap();
+    assert_eq!(names, ["a-b", "a/b"].map(name));
+    assert_eq!(tag_names(index, "a").await, ["V1", "v10", "v9"]);
+    let page = index.tags(&name("a"), Some("V1"), 1).await.unwrap();
+    assert_eq!(page, [("v10".parse().unwrap(), digest(1))]);
+    assert_eq!(tag_names(index, "b").await, [""; 0]);
+
+    let mut expected = vec![digest(7), digest(8)];
+    expected.sort_unstable();
+    let all = index.referrers(&name("a"), &digest(1), None, 9).await;
+    assert_eq!(all.unwrap(), expected);
+    let rest = index
+        .referrers(&name("a"), &digest(1), expected.first(), 9)
+        .await;
+    assert_eq!(rest.unwrap(), expected[1..]);
+    let revisions = index.revisions(&name("a"), None, 9).await.unwrap();
+    assert_eq!(revisions.len(), 4);
+    assert!(revisions.contains(&revision(9, Some(2))));
+
+    let holders = index.repositories_with(&digest(5), None, 9).await.unwrap();
+    assert_eq!(holders, ["a", "a/b"].map(name));
+    let holders = index.repositories_with(&digest(5), Some("a"), 9).await;
+    assert_eq!(holders.unwrap(), ["a/b"].map(name));
+    let children = index.children(&digest(1), None, 9).await.unwrap();
+    assert_eq!(children[0].size_bytes, 55);
+    let sizes = index.sizes(vec![digest(6), digest(5)]).await.unwrap();
+    assert_eq!(sizes, [None, Some(55)]);
+    assert_eq!(index.blobs(None, 9).await.unwrap(), [(digest(5), 55)]);
+    assert_eq!(index.stamp(&name("a")).await.unwrap(), Some(stamp("one")));
+    assert_eq!(index.stamp(&name("b")).await.unwrap(), None);
+
+    index.forget(
+        &name("a"),
+        vec![
+            Forget::Tag("v9".parse().unwrap()),
+            Forget::Revision(digest(7)),
+            Forget::Layer(digest(5)),
+            Forget::Stamp,
+        ],
+    );
+    index.forget_content(vec![digest(1)]);
+    index.settle().await;
+    assert_eq!(tag_names(index, "a").await, ["V1", "v10"]);
+    let left = index.referrers(&name("a"), &digest(1), None, 9).await;
+    assert_eq!(left.unwrap(), [digest(8)]);
+    let holders = index.repositories_with(&digest(5), None, 9).await.unwrap();
+    assert_eq!(holders, ["a/b"].map(name));
+    assert!(
+        index
+            .children(&digest(1), None, 9)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(index.stamp(&name("a")).await.unwrap(), None);
+    let counts = Counts {
+        repositories: 4,
+        tags: 3,
+        revisions: 3,
+        referrers: 2,
+        layers: 1,
+        edges: 0,
+        sizes: 1,
+    };
+    assert_eq!(index.counts(), counts);
+}
+
+#[tokio::test]
+async fn a_revision_that_comes_and_goes_in_one_group_leaves_nothing() {
+    let index = Index::in_memory(clock());
+    for _ in 0..20 {
+        index.record(&name("a"), vec![Fact::Revision(revision(7, Some(1)))]);
+        index.forget(&name("a"), vec![Forget::Revision(digest(7))]);
+    }
+    index.settle().await;
+    assert_eq!(index.counts().referrers, 0);
+    assert_eq!(index.counts().revisions, 0);
+}
+
+#[tokio::test]
+async fn a_re_read_replaces_everything_and_loses_nothing_that_happened_meanwhile() {
+    let index = Index::in_memory(clock());
+    let a = name("a");
+    let facts = vec![tag("old", 1), tag("kept", 1), Fact::Layer(digest(5))];
+    index.record(&a, facts);
+    index.settle().await;
+    let reread = index.reread(&a);
+    // Written to the store after the listing had passed its place.
+    index.record(&a, vec![tag("new", 2)]);
+    index.forget(&a, vec![Forget::Tag("gone".parse().unwrap())]);
+    index.settle().await;
+    let facts = vec![tag("kept", 3), tag("gone", 1)];
+    index
+        .replace_repository(reread, facts, Some(stamp("s")))
+        .await
+        .unwrap();
+    assert_eq!(tag_names(&index, "a").await, ["kept", "new"]);
+    assert_eq!(index.stamp(&a).await.unwrap(), Some(stamp("s")));
+    assert_eq!(index.counts().layers, 0);
+    let holders = index.repositories_with(&digest(5), None, 9).await.unwrap();
+    assert!(holders.is_empty());
+
+    let reread = index.reread(&a);
+    let forgotten = index.replace_repository(reread, Vec::new(), None).await;
+    forgotten.unwrap();
+    assert_eq!(index.counts(), Counts::default());
+}
+
+#[tokio::test]
+async fn a_large_repository_is_replaced_in_many_commits() {
+    let index = Index::in_memory(clock());
+    let facts =
+        |to: u64| -> Vec<Fact> { (0..to).map(|at| tag(&format!("t{at:05}"), at)).collect() };
+    let reread = index.reread(&name("a"));
+    index
+        .replace_repository(reread, facts(5_000), Some(stamp("1")))
+        .await
+        .unwrap();
+    assert_eq!(index.counts().tags, 5_000);
+    assert!(index.statistics().commits >= 5);
+    let reread = index.reread(&name("a"));
+    index
+        .replace_repository(reread, facts(3), Some(stamp("2")))
+        .await
+        .unwrap();
+    assert_eq!(tag_names(&index, "a").await, ["t00000", "t00001", "t00002"]);
+    assert_eq!(index.counts().tags, 3);
+}
+
+#[tokio::test]
+async fn what_does_not_fit_leaves_its_repository_unread() {
+    let disk = RecordingDisk::new();
+    let (index, _directory) = on_disk(&disk, &clock());
+    let (a, b) = (name("a"), name("b"));
+    index.record(&a, vec![tag("t", 1), Fact::Stamp(stamp("s"))]);
+    index.record(&b, vec![Fact::Stamp(stamp("s"))]);
+    index.settle().await;
+    let held = disk.gate.lock().unwrap();
+    let many = || vec![tag("full", 2); QUEUED_EVENTS_MAX / 2];
+    // The first is on its way to the disk or waits; then there is no room.
+    for _ in 0..4 {
+        index.record(&a, many());
+    }
+    index.record(&a, vec![Fact::Stamp(stamp("newer"))]);
+    assert!(index.is_unread(&a) && !index.is_unread(&b));
+    assert!(index.statistics().dropped_batches > 0);
+    drop(held);
+    index.settle().await;
+    index.record(&a, vec![Fact::Stamp(stamp("vouches for what was dropped"))]);
+    index.settle().await;
+    assert_eq!(index.stamp(&a).await.unwrap(), None);
+    let recorded = index
+        .ask(|ledger| questions::stamp(ledger, &name("a")))
+        .await
+        .unwrap();
+    assert_eq!(recorded, None, "a restart would not see what is missing");
+    assert_eq!(index.stamp(&b).await.unwrap(), Some(stamp("s")));
+
+    let reread = index.reread(&a);
+    let facts = vec![tag("read", 3)];
+    index
+        .replace_repository(reread, facts, Some(stamp("read")))
+        .await
+        .unwrap();
+    assert!(!index.is_unread(&a));
+    assert_eq!(index.stamp(&a).await.unwrap(), Some(stamp("read")));
+    assert_eq!(tag_names(&index, "a").await, ["read"]);
+}
+
+#[tokio::test]
+async fn a_drop_during_a_re_read_asks_for_another() {
+    let disk = RecordingDisk::new();
+    let (index, _directory) = on_disk(&disk, &clock());
+    let reread = index.reread(&name("a"));
+    index.record(&name("a"), vec![Fact::Known; QUEUED_EVENTS_MAX + 1]);
+    let facts = vec![tag("t", 1)];
+    index
+        .replace_repository(reread, facts, Some(stamp("s")))
+        .await
+        .unwrap();
+    assert!(index.is_unread(&name("a")));
+    assert_eq!(index.stamp(&name("a")).await.unwrap(), None);
+    assert_eq!(tag_names(&index, "a").await, ["t"]);
+}
+
+#[tokio::test]
+async fn a_full_disk_degrades_and_room_heals() {
+    let (disk, clock) = (RecordingDisk::new(), clock());
+    let (index, _directory) = on_disk(&disk, &clock);
+    index.record(&name("a"), vec![tag("before", 1)]);
+    index.settle().await;
+    disk.is_full.store(true, Ordering::Relaxed);
+    index.record(&name("a"), vec![tag("lost", 1)]);
+    index.settle().await;
+    let Health::Degraded { reason, since } = index.health() else {
+        panic!("{:?}", index.health());
+    };
+    assert!(
+        reason.starts_with("too little space for the index"),
+        "{reason}"
+    );
+    assert_eq!(since, clock.now());
+    assert!(index.is_unread(&name("a")));
+    let asked = index.tags(&name("a"), None, 9).await;
+    assert!(matches!(asked, Err(IndexError::Unavailable { .. })));
+
+    // Still full at the first attempt.
+    clock.advance(Duration::from_secs(1));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(matches!(index.health(), Health::Degraded { .. }));
+    disk.is_full.store(false, Ordering::Relaxed);
+    clock.advance(Duration::from_mins(1));
+    until(&index, |health| matches!(health, Health::Rebuilding { .. })).await;
+    assert_eq!(index.statistics().quarantines, 0);
+    assert!(tag_names(&index, "a").await.contains(&"before".to_owned()));
+    assert_eq!(index.stamp(&name("a")).await.unwrap(), None);
+}
+
+pub(super) async fn until(index: &Index, wanted: impl Fn(&Health) -> bool) {
+    for _ in 0..400 {
+        if wanted(&index.health()) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("still {:?}", index.health());
+}
+
+#[tokio::test]
+async fn what_was_settled_survives_a_power_cut() {
+    let (disk, clock) = (RecordingDisk::new(), clock());
+    let (index, directory) = on_disk(&disk, &clock);
+    let after = directory.path().join("after");
+    for round in 0..10_u64 {
+        let facts = vec![tag(&format!("t{round}"), round), Fact::Layer(digest(round))];
+        index.record(&name("a"), facts);
+        index.settle().await;
+        let to = after.join(round.to_string());
+        disk.cut_power(&directory.path().join("index"), &to);
+    }
+    for round in 0..10_usize {
+        let settings = Settings {
+            directory: after.join(round.to_string()).join("index"),
+            store_id: "store".to_owned(),
+        };
+        let index = Index::open(&settings, Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
+        index.settle().await;
+        let tags = tag_names(&index, "a").await;
+        assert!(
+            tags.len() == round + 1 && index.statistics().quarantines == 0,
+            "settled, and lost by the power cut in round {round}: {tags:?}"
+        );
+        assert_eq!(index.counts().layers, round as u64 + 1);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_written_where_nothing_changes() {
+    let disk = RecordingDisk::new();
+    let (index, _directory) = on_disk(&disk, &clock());
+    index.record(&name("a"), vec![tag("t", 1)]);
+    index.settle().await;
+    let syncs = disk.file_syncs.load(Ordering::Relaxed);
+    index.record(&name("a"), vec![tag("t", 1)]);
+    index.settle().await;
+    assert_eq!(disk.file_syncs.load(Ordering::Relaxed), syncs);
+}

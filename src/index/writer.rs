@@ -1,0 +1,405 @@
+//! The one thread that writes to the database, opens it again when it fails, and fills it.
+//!
+//! While one group syncs, the next gathers in the queue. Must not know who records what and why. Invariant: what a group
+//! says is durable before anyone is told so; what could not be written leaves its repository unread; a question never
+//! sees a database that is being swapped.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc};
+use std::time::Duration;
+
+use super::IndexError;
+use super::facts::Forget;
+use super::facts::Health;
+use super::ledger::{Changes, Ledger};
+use super::loading::{Turn, Work};
+use super::opening::{Opened, Source};
+use super::queue::{Item, Job, Queue, Taken, closed};
+use super::records::{self, Event};
+use crate::clock::Clock;
+use crate::oci::RepositoryName;
+
+/// Operations in one transaction of what is recorded; sled's transactions hold up readers while they are carried out.
+const COMMIT_OPS_MAX: usize = 512;
+
+/// The pauses between attempts to open the database again: the first, and the longest.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_mins(1);
+
+/// How often the clock is looked at while the database is shut.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What the writer and the questions share.
+pub(super) struct Shared {
+    pub(super) queue: Arc<Queue>,
+    /// Held for reading while something is read or written, for writing only to swap it.
+    pub(super) ledger: RwLock<Option<Ledger>>,
+    health: Mutex<Health>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) commits: AtomicU64,
+    pub(super) quarantines: AtomicU64,
+    /// Another number: what was loaded before may be lost.
+    pub(super) epoch: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            queue: Arc::new(Queue::new()),
+            ledger: RwLock::new(None),
+            health: Mutex::new(Health::Checking),
+            clock,
+            commits: AtomicU64::new(0),
+            quarantines: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with the database, if it is open.
+    pub(super) fn with_ledger<T>(
+        &self,
+        work: impl FnOnce(&Ledger) -> Result<T, IndexError>,
+    ) -> Result<T, IndexError> {
+        let ledger = self.ledger.read().unwrap_or_else(PoisonError::into_inner);
+        match &*ledger {
+            Some(ledger) => work(ledger),
+            None => Err(IndexError::Unavailable {
+                reason: match &*self.health() {
+                    Health::Degraded { reason, .. } => reason.clone(),
+                    Health::Healthy | Health::Checking | Health::Rebuilding { .. } => {
+                        "it is being opened".to_owned()
+                    }
+                },
+            }),
+        }
+    }
+
+    /// Writes `changes`, and counts the commits.
+    pub(super) fn commit(&self, changes: Changes, limit: usize) -> Result<(), IndexError> {
+        let commits = self.with_ledger(|ledger| ledger.commit(changes, limit))?;
+        self.commits.fetch_add(commits, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Puts a database in the place of another, and gives that back once nobody reads from it.
+    pub(super) fn swap(&self, ledger: Option<Ledger>) -> Option<Ledger> {
+        let mut place = self.ledger.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *place, ledger)
+    }
+}
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    source: Box<dyn Source>,
+    /// Jobs that were begun, or wait to be.
+    work: VecDeque<Work>,
+    /// When the database is shut: when to try again, and how long the pause was.
+    retry: Option<(Duration, Duration)>,
+    /// The database was not closed in order and has not been checked yet.
+    is_unclean: bool,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, source: Box<dyn Source>) -> Self {
+        Self {
+            shared,
+            source,
+            work: VecDeque::new(),
+            retry: None,
+            is_unclean: false,
+        }
+    }
+
+    /// Begins with the database that was opened, ends when the queue is closed and empty.
+    pub(super) fn run(mut self, opened: Opened, ready: &mpsc::Sender<()>) {
+        self.take_up(opened);
+        // Whoever waited may have gone away.
+        let _ = ready.send(());
+        self.check();
+        loop {
+            let is_open = self.retry.is_none();
+            let wait = if !self.work.is_empty() {
+                Some(Duration::ZERO)
+            } else if is_open {
+                None
+            } else {
+                Some(LOOK_EVERY)
+            };
+            let taken = self.shared.queue.take(wait, is_open);
+            let is_end = taken.is_end && self.work.is_empty();
+            self.step(taken);
+            if is_end {
+                break;
+            }
+        }
+        self.close();
+    }
+
+    fn step(&mut self, mut taken: Taken) {
+        if let Some(trouble) = taken.trouble.take()
+            && self.retry.is_none()
+        {
+            self.fail(trouble);
+        }
+        if let Some((at, pause)) = self.retry
+            && self.shared.clock.elapsed() >= at
+        {
+            self.reopen((pause * 2).min(PAUSE_MAX));
+        }
+        self.work
+            .extend(std::mem::take(&mut taken.jobs).into_iter().map(Work::new));
+        if let Err(error) = self.commit_group(&taken) {
+            for name in names(&taken) {
+                self.shared.queue.mark_unread(name);
+            }
+            self.fail(error);
+        }
+        for item in taken.items {
+            if let Item::Settle(answer) = item {
+                // Whoever waited may have gone away.
+                let _ = answer.send(());
+            }
+        }
+        self.turn();
+    }
+
+    fn commit_group(&self, taken: &Taken) -> Result<(), IndexError> {
+        if names(taken).next().is_none() && !taken.items.iter().any(is_content) {
+            return Ok(());
+        }
+        let mut changes = Changes::new();
+        self.shared.with_ledger(|ledger| {
+            for name in &taken.unstamped {
+                records::apply(ledger, name, &Event::IsGone(Forget::Stamp), &mut changes)?;
+            }
+            for item in &taken.items {
+                match item {
+                    Item::Events(name, events) => {
+                        for event in events {
+                            records::apply(ledger, name, event, &mut changes)?;
+                        }
+                    }
+                    Item::Content(digests) => {
+                        for digest in digests {
+                            records::forget_content(ledger, digest, &mut changes)?;
+                        }
+                    }
+                    Item::Settle(_) => {}
+                }
+            }
+            Ok(())
+        })?;
+        self.shared.commit(changes, COMMIT_OPS_MAX)
+    }
+
+    /// Carries on with the jobs for one commit.
+    fn turn(&mut self) {
+        match Turn::take(&self.shared, &mut self.work) {
+            Ok(Turn::Done) => {}
+            Ok(Turn::Finish { epoch, answer }) => {
+                let finished = self.finish(epoch);
+                let _ = answer.send(finished);
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Declares the index complete, and opens the database once more: only an opening writes the snapshot with which sled
+    /// recognises damage.
+    fn finish(&mut self, epoch: u64) -> Result<(), IndexError> {
+        if self.shared.epoch.load(Ordering::Relaxed) != epoch {
+            return Err(IndexError::Unavailable {
+                reason: "it failed while it was being filled: begin again".to_owned(),
+            });
+        }
+        let done = self
+            .shared
+            .with_ledger(|ledger| ledger.amend(|books| books.is_complete = true));
+        let reopened = done.and_then(|()| {
+            self.shut()?;
+            self.source.open()
+        });
+        match reopened {
+            Ok(opened) => {
+                self.install(opened);
+                Ok(())
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                self.fail(error);
+                Err(IndexError::Unavailable { reason })
+            }
+        }
+    }
+
+    fn install(&mut self, opened: Opened) {
+        self.take_up(opened);
+        self.check();
+    }
+
+    /// Takes an opened database into use.
+    fn take_up(&mut self, opened: Opened) {
+        let quarantines = opened.quarantines;
+        self.shared
+            .quarantines
+            .fetch_add(quarantines, Ordering::Relaxed);
+        let is_complete = opened.ledger.books().is_complete;
+        self.shared.swap(Some(opened.ledger));
+        self.retry = None;
+        self.is_unclean = opened.is_unclean;
+        *self.shared.health() = match (opened.is_unclean, is_complete) {
+            (true, _) => Health::Checking,
+            (false, true) => Health::Healthy,
+            (false, false) => Health::Rebuilding {
+                done: 0,
+                total: None,
+            },
+        };
+    }
+
+    /// Looks at everything in a database that was not closed in order, while questions are answered and records wait.
+    fn check(&mut self) {
+        if !std::mem::take(&mut self.is_unclean) {
+            return;
+        }
+        if let Err(error) = self.shared.with_ledger(Ledger::verify) {
+            self.fail(error);
+            return;
+        }
+        let is_complete = self
+            .shared
+            .with_ledger(|ledger| Ok(ledger.books().is_complete));
+        let mut health = self.shared.health();
+        if *health == Health::Checking {
+            *health = match is_complete {
+                Ok(true) => Health::Healthy,
+                _ => Health::Rebuilding {
+                    done: 0,
+                    total: None,
+                },
+            };
+        }
+    }
+
+    /// Takes the database out of use and, if it is damaged, an empty one into use.
+    fn fail(&mut self, error: IndexError) {
+        self.shared.epoch.fetch_add(1, Ordering::Relaxed);
+        drop(self.shared.swap(None));
+        let reason = error.to_string();
+        for work in self.work.drain(..) {
+            work.give_up(&reason);
+        }
+        let error = match error {
+            IndexError::Damaged { what } => {
+                self.shared.quarantines.fetch_add(1, Ordering::Relaxed);
+                let opened = self
+                    .source
+                    .set_aside(&what)
+                    .and_then(|()| self.source.open());
+                match opened {
+                    Ok(opened) => return self.install(opened),
+                    Err(error) => error,
+                }
+            }
+            IndexError::Unavailable { .. } if self.retry.is_some() => return,
+            error => error,
+        };
+        self.degrade(&error, PAUSE_MIN);
+    }
+
+    fn degrade(&mut self, error: &IndexError, pause: Duration) {
+        self.retry = Some((self.shared.clock.elapsed() + pause, pause));
+        let mut health = self.shared.health();
+        let reason = described(error);
+        if let Health::Degraded { reason: last, .. } = &mut *health {
+            *last = reason;
+            return;
+        }
+        tracing::warn!(
+            hint = error.hint(),
+            "the index is out of order ({reason}); lists come from the store until it could be opened again"
+        );
+        *health = Health::Degraded {
+            reason,
+            since: self.shared.clock.now(),
+        };
+    }
+
+    fn reopen(&mut self, pause: Duration) {
+        match self.source.open() {
+            Ok(opened) => {
+                tracing::info!("the index could be opened again");
+                self.install(opened);
+            }
+            Err(error) => self.degrade(&error, pause),
+        }
+    }
+
+    /// Closes the database in order.
+    fn shut(&mut self) -> Result<(), IndexError> {
+        let Some(ledger) = self.shared.swap(None) else {
+            return Ok(());
+        };
+        let books = ledger.books();
+        drop(ledger);
+        self.source.closed(&books)
+    }
+
+    fn close(&mut self) {
+        if let Err(error) = self.shut() {
+            tracing::warn!("the index was not closed in order: {}", described(&error));
+        }
+        *self.shared.health() = Health::Degraded {
+            reason: closed().to_string(),
+            since: self.shared.clock.now(),
+        };
+    }
+}
+
+/// With what the system said.
+fn described(error: &IndexError) -> String {
+    match error {
+        IndexError::Io { source, .. } => format!("{error}: {source}"),
+        error => error.to_string(),
+    }
+}
+
+/// The repositories that a group is about.
+fn names(taken: &Taken) -> impl Iterator<Item = &RepositoryName> {
+    let of_items = taken.items.iter().filter_map(|item| match item {
+        Item::Events(name, _) => Some(name),
+        Item::Content(_) | Item::Settle(_) => None,
+    });
+    of_items.chain(&taken.unstamped)
+}
+
+fn is_content(item: &Item) -> bool {
+    matches!(item, Item::Content(_))
+}
+
+impl Shared {
+    /// Begins a rebuild, or goes on with one.
+    pub(super) fn begin_rebuild(&self, total: Option<u64>) -> u64 {
+        let epoch = self.epoch.load(Ordering::Relaxed);
+        let mut health = self.health();
+        if !matches!(*health, Health::Degraded { .. }) {
+            *health = Health::Rebuilding { done: 0, total };
+        }
+        drop(health);
+        // A closed index says so when the first repository is loaded.
+        let _ = self.queue.put(Job::BeginRebuild { total });
+        epoch
+    }
+
+    /// One repository more.
+    pub(super) fn count_rebuilt(&self) {
+        if let Health::Rebuilding { done, .. } = &mut *self.health() {
+            *done += 1;
+        }
+    }
+}

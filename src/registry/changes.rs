@@ -1,0 +1,125 @@
+//! Changes of a repository, as the index must hear of them.
+//!
+//! Design: DESIGN D3. Must not know what changes. Invariant: a stamp is taken only while no change of its repository is
+//! under way and all that were made are in the index's queue before it; so a stamp is never newer than the entries, and a
+//! crash, a lost write and a change behind our back look the same: the stamp differs, and the repository is read again.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
+
+use super::locks::ShardLocks;
+use crate::index::{Fact, Forget, Index};
+use crate::oci::RepositoryName;
+
+/// How many repositories may wait for their stamp: more than that change within a second only in a storm, and those left
+/// out are merely read again after a restart.
+const WAITING_MAX: usize = 65_536;
+
+/// Who is changing what.
+pub(super) struct Changes {
+    index: Arc<Index>,
+    locks: ShardLocks,
+    waiting: Mutex<Waiting>,
+}
+
+/// Repositories that need something done when they are quiet.
+#[derive(Default)]
+struct Waiting {
+    /// Their stamp is out of date.
+    stamp: BTreeSet<RepositoryName>,
+    /// It is not known what a failed change has left.
+    reread: BTreeSet<RepositoryName>,
+}
+
+/// A change under way. Dropped without being told what happened, the repository is read again.
+pub(super) struct Change<'a> {
+    changes: &'a Changes,
+    name: RepositoryName,
+    is_told: bool,
+    _shared: Option<OwnedRwLockReadGuard<()>>,
+}
+
+impl Changes {
+    pub(super) fn new(index: Arc<Index>) -> Self {
+        Self {
+            index,
+            locks: ShardLocks::new(),
+            waiting: Mutex::default(),
+        }
+    }
+
+    /// Announces a change of `name`, before the store is touched.
+    pub(super) async fn begin(&self, name: &RepositoryName) -> Change<'_> {
+        let shared = self.locks.shared(name).await;
+        Change {
+            changes: self,
+            name: name.clone(),
+            is_told: false,
+            _shared: shared,
+        }
+    }
+
+    /// Keeps changes of `name` from beginning, once those under way have ended.
+    pub(super) async fn quiet(&self, name: &RepositoryName) -> Vec<OwnedRwLockWriteGuard<()>> {
+        self.locks.exclusive([name]).await
+    }
+
+    /// Takes what waits for a stamp, and what must be read again.
+    pub(super) fn take_waiting(&self) -> (BTreeSet<RepositoryName>, BTreeSet<RepositoryName>) {
+        let mut waiting = self.lock();
+        (
+            std::mem::take(&mut waiting.stamp),
+            std::mem::take(&mut waiting.reread),
+        )
+    }
+
+    /// Has `name` read again.
+    pub(super) fn doubt(&self, name: &RepositoryName) {
+        let mut waiting = self.lock();
+        if waiting.reread.len() < WAITING_MAX {
+            waiting.reread.insert(name.clone());
+        }
+    }
+
+    /// Has `name` stamped once it is quiet.
+    pub(super) fn stamp_later(&self, name: &RepositoryName) {
+        let mut waiting = self.lock();
+        if waiting.stamp.len() < WAITING_MAX {
+            waiting.stamp.insert(name.clone());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // Sets of names stay whole whoever panics.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Change<'_> {
+    /// The store was changed, and these things are true now.
+    pub(super) fn made(mut self, facts: Vec<Fact>) {
+        self.changes.index.record(&self.name, facts);
+        self.told();
+    }
+
+    /// The store was changed, and these things are no longer true.
+    pub(super) fn removed(mut self, gone: Vec<Forget>) {
+        self.changes.index.forget(&self.name, gone);
+        self.told();
+    }
+
+    fn told(&mut self) {
+        self.is_told = true;
+        self.changes.stamp_later(&self.name);
+    }
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        if !self.is_told {
+            self.changes.doubt(&self.name);
+        }
+    }
+}

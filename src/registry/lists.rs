@@ -1,0 +1,334 @@
+//! The index's keeper: decides when a list may come from the index, and brings the index up to the store.
+//!
+//! Design: DESIGN D3. Must not know how a list is printed. Invariants: a list comes from the index only for a repository
+//! whose stamp was compared with the store in this process; only such a repository gets a new stamp; no request waits for
+//! the index.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::changes::{Change, Changes};
+use super::{Registry, RegistryError};
+use crate::index::{Fact, Health, Index, IndexError, PAGE_MAX, Rebuild};
+use crate::oci::{Digest, RepositoryName, Tag};
+
+/// How long a repository rests before it is stamped: a push of many layers is stamped once.
+const STAMP_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a list waits for the index to have heard of everything.
+const SETTLE_TIME: Duration = Duration::from_secs(1);
+
+/// How often a long reading says how far it is.
+const PROGRESS_PAUSE: Duration = Duration::from_secs(5);
+
+/// What stands between the registry and its index.
+pub(super) struct Lists {
+    pub(super) index: Arc<Index>,
+    changes: Changes,
+    /// Repositories whose index entries were found to be, or made, those of the store.
+    read: Mutex<BTreeSet<RepositoryName>>,
+    /// Whether every repository of the store is in the index.
+    is_complete: AtomicBool,
+    wake: Notify,
+}
+
+impl Lists {
+    pub(super) fn new(index: Arc<Index>) -> Self {
+        Self {
+            changes: Changes::new(Arc::clone(&index)),
+            index,
+            read: Mutex::default(),
+            is_complete: AtomicBool::new(false),
+            wake: Notify::new(),
+        }
+    }
+
+    /// Announces a change of `name`, before the store is touched.
+    pub(super) async fn change(&self, name: &RepositoryName) -> Change<'_> {
+        self.changes.begin(name).await
+    }
+
+    /// Whether the catalog may come from the index.
+    pub(super) fn is_complete(&self) -> bool {
+        self.is_complete.load(Ordering::Acquire) && self.index.health() == Health::Healthy
+    }
+
+    fn is_read(&self, name: &RepositoryName) -> bool {
+        self.lock().contains(name) && !self.index.is_unread(name)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<RepositoryName>> {
+        // A set of names stays whole whoever panics.
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Registry {
+    /// Whether lists of `name` may come from the index; if not, it is read soon, and the store answers meanwhile.
+    pub(super) async fn may_list_from_index(&self, name: &RepositoryName) -> bool {
+        if self.lists.is_read(name) {
+            return true;
+        }
+        match self.agrees(name).await {
+            Ok(true) => {
+                self.lists.lock().insert(name.clone());
+                true
+            }
+            Ok(false) => {
+                self.lists.changes.doubt(name);
+                self.lists.wake.notify_one();
+                false
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, repository = %name, "cannot compare the index with the store");
+                false
+            }
+        }
+    }
+
+    /// A page of tags as the index has them; `None` if it cannot be asked.
+    pub(super) async fn tags_by_index(
+        &self,
+        name: &RepositoryName,
+        after: Option<&str>,
+        by_index: bool,
+    ) -> Option<Vec<Tag>> {
+        if !by_index || !self.is_settled().await {
+            return None;
+        }
+        let tags = self.lists.index.tags(name, after, PAGE_MAX).await;
+        let tags = answer_of("tags", tags)?;
+        Some(tags.into_iter().map(|(tag, _)| tag).collect())
+    }
+
+    /// A page of repositories as the index has them; `None` if it cannot be asked.
+    pub(super) async fn repositories_by_index(
+        &self,
+        after: Option<&str>,
+    ) -> Option<Vec<RepositoryName>> {
+        if !self.lists.is_complete() || !self.is_settled().await {
+            return None;
+        }
+        answer_of(
+            "repositories",
+            self.lists.index.repositories(after, PAGE_MAX).await,
+        )
+    }
+
+    /// Some repositories that link the blob, as the index has them; `None` if it cannot be asked.
+    pub(super) async fn holders_by_index(
+        &self,
+        digest: &Digest,
+        most: usize,
+    ) -> Option<Vec<RepositoryName>> {
+        if !self.lists.is_complete() {
+            return None;
+        }
+        // Who is missing because it was linked a moment ago costs an upload, no more.
+        let most = most.min(PAGE_MAX);
+        answer_of(
+            "holders",
+            self.lists.index.repositories_with(digest, None, most).await,
+        )
+    }
+
+    /// A page of manifests about `subject`, as the index has them; `None` if it cannot be asked.
+    pub(super) async fn referrers_by_index(
+        &self,
+        name: &RepositoryName,
+        subject: &Digest,
+        after: Option<&Digest>,
+        by_index: bool,
+    ) -> Option<Vec<Digest>> {
+        if !by_index || !self.is_settled().await {
+            return None;
+        }
+        answer_of(
+            "referrers",
+            self.lists
+                .index
+                .referrers(name, subject, after, PAGE_MAX)
+                .await,
+        )
+    }
+
+    /// Waits until the index has what was pushed before this question, so that whoever pushes sees it listed: about a
+    /// millisecond. `false` if that takes so long that the store is the quicker one to ask.
+    async fn is_settled(&self) -> bool {
+        tokio::select! {
+            () = self.lists.index.settle() => true,
+            () = self.clock.sleep(SETTLE_TIME) => false,
+        }
+    }
+
+    /// Whether the stamp in the index is what the store shows, and nothing was dropped since.
+    async fn agrees(&self, name: &RepositoryName) -> Result<bool, IndexedError> {
+        if self.lists.index.is_unread(name) {
+            return Ok(false);
+        }
+        let Some(recorded) = self.lists.index.stamp(name).await? else {
+            return Ok(false);
+        };
+        Ok(self.look(name).await? == Some(recorded))
+    }
+
+    /// Brings the index up to the store, and keeps it there; never returns.
+    pub async fn keep_index(&self) {
+        if let Err(error) = self.read_everything().await {
+            tracing::error!(error = %error, "the index is incomplete; lists come from the store");
+        }
+        loop {
+            tokio::select! {
+                () = self.clock.sleep(STAMP_PAUSE) => {}
+                () = self.lists.wake.notified() => {}
+            }
+            self.catch_up().await;
+        }
+    }
+
+    /// Does what waits: reads repositories that are in doubt, and stamps those that have changed.
+    pub async fn catch_up(&self) {
+        let (stamps, rereads) = self.lists.changes.take_waiting();
+        for name in rereads {
+            if let Err(error) = self.read_again(&name, None).await {
+                tracing::warn!(error = %error, repository = %name, "cannot read the repository for the index");
+            }
+        }
+        for name in stamps {
+            if let Err(error) = self.stamp(&name).await {
+                tracing::warn!(error = %error, repository = %name, "cannot stamp the repository");
+            }
+        }
+    }
+
+    /// Notes in the index that it is up to the store, which only a repository can be that was compared before.
+    async fn stamp(&self, name: &RepositoryName) -> Result<(), RegistryError> {
+        if !self.lists.is_read(name) {
+            return Ok(());
+        }
+        let _quiet = self.lists.changes.quiet(name).await;
+        if let Some(stamp) = self.look(name).await? {
+            self.lists.index.record(name, vec![Fact::Stamp(stamp)]);
+        }
+        Ok(())
+    }
+
+    /// Compares every repository of the store, and of the index, and reads those that differ.
+    pub async fn read_everything(&self) -> Result<(), IndexedError> {
+        let mut names = self.repositories(|_| true, usize::MAX).await?;
+        names.sort_unstable();
+        let total = names.len() as u64;
+        let mut rebuild = match self.lists.index.health() {
+            Health::Rebuilding { .. } => {
+                tracing::info!(
+                    repositories = total,
+                    "filling the index from the store; the registry serves meanwhile"
+                );
+                Some(self.lists.index.begin_rebuild(Some(total)))
+            }
+            Health::Healthy | Health::Checking | Health::Degraded { .. } => None,
+        };
+        self.forget_absent(&names).await?;
+        let mut told = self.clock.elapsed();
+        let mut reread = 0_u64;
+        for (done, name) in names.iter().enumerate() {
+            if self.agrees(name).await? {
+                self.lists.lock().insert(name.clone());
+                if let Some(rebuild) = &mut rebuild {
+                    rebuild.skip();
+                }
+            } else {
+                reread += 1;
+                self.read_again(name, rebuild.as_mut()).await?;
+            }
+            if self.clock.elapsed().saturating_sub(told) >= PROGRESS_PAUSE {
+                told = self.clock.elapsed();
+                tracing::info!(done, total, "reading repositories for the index");
+            }
+        }
+        if let Some(rebuild) = rebuild {
+            rebuild.finish().await?;
+        }
+        self.lists.is_complete.store(true, Ordering::Release);
+        tracing::info!(repositories = total, reread, "the index is up to the store");
+        Ok(())
+    }
+
+    /// Forgets repositories that the store no longer has.
+    async fn forget_absent(&self, present: &[RepositoryName]) -> Result<(), IndexedError> {
+        let mut after: Option<RepositoryName> = None;
+        loop {
+            let after_text = after.as_ref().map(RepositoryName::as_str);
+            let page = self.lists.index.repositories(after_text, PAGE_MAX).await?;
+            for name in page
+                .iter()
+                .filter(|name| present.binary_search(name).is_err())
+            {
+                self.read_again(name, None).await?;
+            }
+            match page.last() {
+                Some(last) if page.len() == PAGE_MAX => after = Some(last.clone()),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    async fn read_again(
+        &self,
+        name: &RepositoryName,
+        rebuild: Option<&mut Rebuild>,
+    ) -> Result<(), IndexedError> {
+        self.lists.lock().remove(name);
+        let reread = self.lists.index.reread(name);
+        // Before anything is read: what changes from here on makes the stamp older than the store, never newer.
+        let stamp = {
+            let _quiet = self.lists.changes.quiet(name).await;
+            self.look(name).await?
+        };
+        let facts = self.read_repository(name).await?;
+        let stamp = stamp.filter(|_| !facts.is_empty());
+        let is_known = !facts.is_empty();
+        if let Some(rebuild) = rebuild {
+            rebuild.load(reread, facts, stamp).await?;
+        } else {
+            let replaced = self.lists.index.replace_repository(reread, facts, stamp);
+            replaced.await?;
+        }
+        if is_known {
+            self.lists.lock().insert(name.clone());
+            // What was swept while it was read has changed the times.
+            self.lists.changes.stamp_later(name);
+        }
+        Ok(())
+    }
+
+    /// Writes down what waits, and closes the index in order; for the end of the process.
+    pub async fn close_index(&self) {
+        self.catch_up().await;
+        self.lists.index.close().await;
+    }
+}
+
+/// The answer of the index, or nothing and a line in the log.
+fn answer_of<T>(question: &str, answer: Result<T, IndexError>) -> Option<T> {
+    answer
+        .inspect_err(
+            |error| tracing::warn!(%error, question, "the index cannot be asked; the store is"),
+        )
+        .ok()
+}
+
+/// Why the index could not be brought up to the store.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexedError {
+    /// The store could not be read.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The index could not be asked or told.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+}

@@ -1,0 +1,200 @@
+//! Reading a repository from the store for the index, and telling whether that is needed.
+//!
+//! Design: DESIGN D3, `docs/storage-layout.md`. Must not know how the index keeps what it is told. Invariant: what is told
+//! was read after the stamp that it is kept under.
+
+use std::time::UNIX_EPOCH;
+
+use super::manifests::READ_SIZE_MAX_BYTES;
+use super::{Registry, RegistryError};
+use crate::index::{Child, ChildKind, Fact, Revision, Stamp};
+use crate::layout::{self, Place, Prefix};
+use crate::oci::{Algorithm, Digest, Manifest, RepositoryName};
+use crate::store::{Depth, Step};
+
+/// Directories looked at for a stamp: more than two algorithms, or files that do not belong there, are not looked through.
+const STAMP_ENTRIES_MAX: usize = 16;
+
+impl Registry {
+    /// How the repository's directories look: the times of those whose entries are links. `None` where the store cannot
+    /// tell, and then the repository is read at every start.
+    pub(super) async fn look(&self, name: &RepositoryName) -> Result<Option<Stamp>, RegistryError> {
+        let mut stamp = Vec::new();
+        let revisions = layout::all_revisions_directory(name);
+        let manifests = layout::manifests_directory(name);
+        for parent in [&manifests, &revisions, &layout::layers_directory(name)] {
+            for entry in self
+                .store
+                .list(parent, None, Depth::One, STAMP_ENTRIES_MAX)
+                .await?
+            {
+                let Some(modified) = entry.meta.modified else {
+                    return Ok(None);
+                };
+                if !entry.meta.is_prefix || entry.key == revisions.as_str() {
+                    continue;
+                }
+                let since = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
+                stamp.extend_from_slice(
+                    entry
+                        .key
+                        .strip_prefix(parent.as_str())
+                        .unwrap_or_default()
+                        .as_bytes(),
+                );
+                stamp.extend_from_slice(&since.as_nanos().to_be_bytes());
+            }
+            stamp.push(b'|');
+        }
+        Ok(Some(Stamp(stamp)))
+    }
+
+    /// Everything that the index should know of the repository; nothing if there is no such repository.
+    pub(super) async fn read_repository(
+        &self,
+        name: &RepositoryName,
+    ) -> Result<Vec<Fact>, RegistryError> {
+        if !self.repository_exists(name).await? {
+            return Ok(Vec::new());
+        }
+        let mut facts = vec![Fact::Known];
+        for tag in self.tag_directories(name).await? {
+            let link = Place::TagCurrent(name.clone(), tag.clone());
+            let digest = self.read_link(&link.key()).await?;
+            facts.extend(digest.map(|digest| Fact::Tag(tag, digest)));
+        }
+        for algorithm in Algorithm::ALL {
+            facts.extend(self.read_layers(name, algorithm).await?);
+            facts.extend(self.read_revisions(name, algorithm).await?);
+        }
+        Ok(facts)
+    }
+
+    async fn read_layers(
+        &self,
+        name: &RepositoryName,
+        algorithm: Algorithm,
+    ) -> Result<Vec<Fact>, RegistryError> {
+        let mut facts = Vec::new();
+        let links = layout::layer_links_directory(name, algorithm);
+        for digest in self.digest_directories(&links, algorithm).await? {
+            if let Some((_, meta)) = self.linked_blob(name, &digest).await? {
+                facts.extend([
+                    Fact::Layer(digest.clone()),
+                    Fact::Size(digest, meta.size_bytes),
+                ]);
+            } else {
+                let link = Place::LayerLink(name.clone(), digest.clone());
+                let directory = layout::layer_directory(name, &digest);
+                self.sweep_unlinked(&digest, &link, directory).await?;
+            }
+        }
+        Ok(facts)
+    }
+
+    async fn read_revisions(
+        &self,
+        name: &RepositoryName,
+        algorithm: Algorithm,
+    ) -> Result<Vec<Fact>, RegistryError> {
+        let mut facts = Vec::new();
+        let links = layout::revisions_directory(name, algorithm);
+        for digest in self.digest_directories(&links, algorithm).await? {
+            let revision = self.read_revision(name, &digest).await?;
+            if revision.is_empty() {
+                let link = Place::RevisionLink(name.clone(), digest.clone());
+                let directory = layout::revision_directory(name, &digest);
+                self.sweep_unlinked(&digest, &link, directory).await?;
+            }
+            facts.extend(revision);
+        }
+        Ok(facts)
+    }
+
+    async fn read_revision(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Vec<Fact>, RegistryError> {
+        let Some((key, meta)) = self.linked_manifest(name, digest).await? else {
+            return Ok(Vec::new());
+        };
+        let Some(bytes) = self.read_small(&key, READ_SIZE_MAX_BYTES).await? else {
+            return Ok(Vec::new());
+        };
+        let media_type = Manifest::media_type_of(&bytes);
+        Ok(match Manifest::parse(&bytes, Some(&media_type)) {
+            Ok(manifest) => facts_of_manifest(digest, meta.size_bytes, &manifest),
+            // Another registry took it, and its clients may want it; what it references is its own secret.
+            Err(_) => vec![Fact::Revision(Revision {
+                digest: digest.clone(),
+                size_bytes: meta.size_bytes,
+                is_index: false,
+                subject: None,
+            })],
+        })
+    }
+
+    /// Removes a digest's directory that holds no link: the old registry deletes the link alone, and when it links the same
+    /// again in the same directory, no directory time would tell. The lock keeps a push of the digest away meanwhile.
+    async fn sweep_unlinked(
+        &self,
+        digest: &Digest,
+        link: &Place,
+        directory: Prefix,
+    ) -> Result<(), RegistryError> {
+        if self.settings.readonly {
+            return Ok(());
+        }
+        let _lock = self.digest_locks.exclusive([digest]).await;
+        if self.find(&link.key()).await?.is_none() {
+            self.store.apply(vec![Step::RemoveTree(directory)]).await?;
+        }
+        Ok(())
+    }
+
+    async fn digest_directories(
+        &self,
+        links: &Prefix,
+        algorithm: Algorithm,
+    ) -> Result<Vec<Digest>, RegistryError> {
+        let mut digests = Vec::new();
+        let add = |hex: &str| digests.extend(Digest::from_parts(algorithm, hex));
+        self.each_directory(links, add).await?;
+        Ok(digests)
+    }
+}
+
+/// What a manifest says to the index.
+pub(super) fn facts_of_manifest(
+    digest: &Digest,
+    size_bytes: u64,
+    manifest: &Manifest,
+) -> Vec<Fact> {
+    let mut facts = vec![
+        Fact::Size(digest.clone(), size_bytes),
+        Fact::Revision(Revision {
+            digest: digest.clone(),
+            size_bytes,
+            is_index: manifest.media_type.is_index(),
+            subject: manifest
+                .subject
+                .as_ref()
+                .map(|subject| subject.digest.clone()),
+        }),
+    ];
+    let blobs = manifest.blobs().map(|blob| (blob, ChildKind::Blob));
+    let children = manifest
+        .children()
+        .iter()
+        .map(|child| (child, ChildKind::Manifest));
+    facts.extend(blobs.chain(children).map(|(descriptor, kind)| Fact::Edge {
+        parent: digest.clone(),
+        child: Child {
+            digest: descriptor.digest.clone(),
+            size_bytes: descriptor.size_bytes,
+            kind,
+        },
+    }));
+    facts
+}
