@@ -299,7 +299,7 @@ fn accounts_and_rules(reader: &mut Reader<'_>, config: &mut AuthConfig) {
                 config.has_users_file = true;
                 add_users_file(reader, config, file);
             }
-            Ok(None) => reader.warn("users_file", "is not there yet: `boathouse user` makes it"),
+            Ok(None) => reader.warn("users_file", "is not there yet; nobody is in it"),
             Err(errors) => reader.errors.append(errors),
         }
     }

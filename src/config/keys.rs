@@ -43,7 +43,7 @@ pub(super) const DISTRIBUTION: &[Key] = &[
     ("storage.maintenance.readonly.enabled", Built),
     (
         "storage.maintenance.uploadpurging",
-        Harmless("abandoned uploads are kept until `boathouse gc` removes them"),
+        Harmless("abandoned uploads are not purged yet"),
     ),
     (
         "storage.redirect.disable",

@@ -41,8 +41,8 @@ impl Template {
     }
 }
 
-const TEXT: &str = r#"# Boathouse. Every key is here; those behind `#` have the value shown, which is the default.
-# After a change: `boathouse check --config THIS_FILE`, then restart. Users and rules made by commands are in users_file.
+const TEXT: &str = r#"# Boathouse. Keys behind `#` have the value shown, which is the default.
+# After a change: `boathouse check --config THIS_FILE`, then SIGHUP for users, rules and certificates, or a restart.
 # The keys of a registry's config.yml and of docker_auth's auth_config.yml have the same names and meanings here.
 
 http:
@@ -76,10 +76,10 @@ storage:
   delete: {enabled: true}
   #maintenance: {readonly: {enabled: false}}
 
-# The index and the control socket; can be made anew.
+# The index; can be made anew.
 state_directory: @STATE@
 
-# Users and rules made by `boathouse user`. More may stand here as `users:` and `acl:`.
+# Users and rules of their own file, read again at SIGHUP. More may stand here as `users:` and `acl:`.
 users_file: @USERS@
 
 token:

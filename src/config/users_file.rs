@@ -103,7 +103,7 @@ impl UsersFile {
     /// The file as YAML; every text is in quotes, so that none is taken for something else.
     pub fn render(&self) -> String {
         let mut out = String::from(
-            "# Users, rules and revocations made by `boathouse user`. Rules come after those of the configuration.\n",
+            "# Users, rules and revocations beside those of the configuration; rules come after its rules.\n",
         );
         // Writing to a String cannot fail.
         let _ = self.render_into(&mut out);
