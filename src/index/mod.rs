@@ -354,6 +354,13 @@ impl Index {
         }
     }
 
+    /// As if a question had found the database damaged.
+    #[cfg(test)]
+    pub(crate) fn find_damaged(&self) {
+        let what = "a test says so".to_owned();
+        self.shared.queue.report(IndexError::Damaged { what });
+    }
+
     /// Asks on a thread that may block; what is wrong with the database goes to the writer, which deals with it.
     async fn ask<T: Send + 'static>(
         &self,

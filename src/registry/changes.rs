@@ -75,6 +75,11 @@ impl Changes {
         )
     }
 
+    /// Whether `name` waits to be read again.
+    pub(super) fn is_in_doubt(&self, name: &RepositoryName) -> bool {
+        self.lock().reread.contains(name)
+    }
+
     /// Has `name` read again.
     pub(super) fn doubt(&self, name: &RepositoryName) {
         let mut waiting = self.lock();

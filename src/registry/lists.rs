@@ -5,7 +5,7 @@
 //! the index.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ pub(super) struct Lists {
     read: Mutex<BTreeSet<RepositoryName>>,
     /// Whether every repository of the store is in the index.
     is_complete: AtomicBool,
+    /// How often the index had been set aside when it was last found to be up to the store.
+    quarantines: AtomicU64,
     wake: Notify,
 }
 
@@ -40,6 +42,7 @@ impl Lists {
     pub(super) fn new(index: Arc<Index>) -> Self {
         Self {
             changes: Changes::new(Arc::clone(&index)),
+            quarantines: AtomicU64::new(index.statistics().quarantines),
             index,
             read: Mutex::default(),
             is_complete: AtomicBool::new(false),
@@ -54,11 +57,39 @@ impl Lists {
 
     /// Whether the catalog may come from the index.
     pub(super) fn is_complete(&self) -> bool {
-        self.is_complete.load(Ordering::Acquire) && self.index.health() == Health::Healthy
+        self.is_complete.load(Ordering::Acquire)
+            && self.is_the_same()
+            && self.index.health() == Health::Healthy
     }
 
     fn is_read(&self, name: &RepositoryName) -> bool {
-        self.lock().contains(name) && !self.index.is_unread(name)
+        let read = self.lock();
+        read.contains(name)
+            && !self.changes.is_in_doubt(name)
+            && !self.index.is_unread(name)
+            && self.is_the_same()
+    }
+
+    /// Whether the index is still the one that was compared: one that is set aside while it serves leaves an empty one.
+    fn is_the_same(&self) -> bool {
+        self.index.statistics().quarantines == self.quarantines.load(Ordering::Acquire)
+    }
+
+    /// Takes nothing for granted any more.
+    fn begin_again(&self) {
+        let mut read = self.lock();
+        self.is_complete.store(false, Ordering::Release);
+        read.clear();
+        let quarantines = self.index.statistics().quarantines;
+        self.quarantines.store(quarantines, Ordering::Release);
+    }
+
+    /// What waits for its stamp, and what must be read again. Whoever is in doubt stays so until it was read.
+    fn take_waiting(&self) -> (BTreeSet<RepositoryName>, BTreeSet<RepositoryName>) {
+        let mut read = self.lock();
+        let (stamps, rereads) = self.changes.take_waiting();
+        read.retain(|name| !rereads.contains(name));
+        (stamps, rereads)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<RepositoryName>> {
@@ -101,7 +132,7 @@ impl Registry {
             return None;
         }
         let tags = self.lists.index.tags(name, after, PAGE_MAX).await;
-        let tags = answer_of("tags", tags)?;
+        let tags = answer_of("tags", tags).filter(|_| self.lists.is_read(name))?;
         Some(tags.into_iter().map(|(tag, _)| tag).collect())
     }
 
@@ -117,6 +148,7 @@ impl Registry {
             "repositories",
             self.lists.index.repositories(after, PAGE_MAX).await,
         )
+        .filter(|_| self.lists.is_complete())
     }
 
     /// Some repositories that link the blob, as the index has them; `None` if it cannot be asked.
@@ -154,6 +186,8 @@ impl Registry {
                 .referrers(name, subject, after, PAGE_MAX)
                 .await,
         )
+        // It may have been put in doubt, and be half replaced, since the list was begun.
+        .filter(|_| self.lists.is_read(name))
     }
 
     /// Waits until the index has what was pushed before this question, so that whoever pushes sees it listed: about a
@@ -173,7 +207,8 @@ impl Registry {
         let Some(recorded) = self.lists.index.stamp(name).await? else {
             return Ok(false);
         };
-        Ok(self.look(name).await? == Some(recorded))
+        let look = self.look(name).await?;
+        Ok(look.is_some_and(|look| look.stamp == recorded))
     }
 
     /// Brings the index up to the store, and keeps it there; never returns.
@@ -192,7 +227,14 @@ impl Registry {
 
     /// Does what waits: reads repositories that are in doubt, and stamps those that have changed.
     pub async fn catch_up(&self) {
-        let (stamps, rereads) = self.lists.changes.take_waiting();
+        if !self.lists.is_the_same() {
+            tracing::warn!("the index was set aside while it was in use; it is filled again");
+            self.lists.begin_again();
+            if let Err(error) = self.read_everything().await {
+                tracing::error!(error = %error, "the index is incomplete; lists come from the store");
+            }
+        }
+        let (stamps, rereads) = self.lists.take_waiting();
         for name in rereads {
             if let Err(error) = self.read_again(&name, None).await {
                 tracing::warn!(error = %error, repository = %name, "cannot read the repository for the index");
@@ -211,8 +253,16 @@ impl Registry {
             return Ok(());
         }
         let _quiet = self.lists.changes.quiet(name).await;
-        if let Some(stamp) = self.look(name).await? {
-            self.lists.index.record(name, vec![Fact::Stamp(stamp)]);
+        match self.look(name).await? {
+            // What is changed next could leave the same times, and a crash lose what the index hears of it.
+            Some(look) if !look.is_settled(self.clock.now()) => {
+                self.lists.changes.stamp_later(name);
+            }
+            Some(look) => {
+                let facts = vec![Fact::Stamp(look.stamp)];
+                self.lists.index.record(name, facts);
+            }
+            None => {}
         }
         Ok(())
     }
@@ -290,7 +340,9 @@ impl Registry {
             self.look(name).await?
         };
         let facts = self.read_repository(name).await?;
-        let stamp = stamp.filter(|_| !facts.is_empty());
+        let now = self.clock.now();
+        let stamp = stamp.filter(|look| !facts.is_empty() && look.is_settled(now));
+        let stamp = stamp.map(|look| look.stamp);
         let is_known = !facts.is_empty();
         if let Some(rebuild) = rebuild {
             rebuild.load(reread, facts, stamp).await?;
@@ -331,4 +383,58 @@ pub enum IndexedError {
     /// The index could not be asked or told.
     #[error(transparent)]
     Index(#[from] IndexError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::layout::Place;
+    use crate::oci::Algorithm;
+    use crate::registry::links::put_link;
+    use crate::registry::{Limits, PageRequest, References, Settings};
+    use crate::store::ObjectStore as _;
+    use crate::store::memory::MemoryStore;
+
+    #[tokio::test]
+    async fn an_index_that_is_set_aside_while_it_serves_is_filled_again() {
+        let clock = Arc::new(ManualClock::at_unix_secs(1_800_000_000));
+        let store = MemoryStore::new(clock.clone());
+        let name: RepositoryName = "a".parse().unwrap();
+        let tag: Tag = "v1".parse().unwrap();
+        let digest = Digest::of(Algorithm::Sha256, b"manifest");
+        let link = Place::TagCurrent(name.clone(), tag.clone());
+        store.apply(vec![put_link(&link, &digest)]).await.unwrap();
+        let index = Arc::new(Index::in_memory(clock.clone()));
+        let settings = Settings {
+            deletes_enabled: true,
+            readonly: false,
+            references: References::Strict,
+            case_insensitive: false,
+            limits: Limits {
+                manifest_size_bytes: 1_000,
+                mount_probes: 10,
+                list_page: 10,
+                catalog_page: 10,
+                open_uploads: 10,
+            },
+        };
+        let shared = Arc::clone(&index);
+        let registry = Registry::new(Arc::new(store), shared, settings, &[7; 32], clock);
+        registry.read_everything().await.unwrap();
+        let tags = || async {
+            let page = registry.tags(&name, &PageRequest::default()).await;
+            page.unwrap().items
+        };
+        assert_eq!(tags().await, [tag.clone()]);
+
+        index.find_damaged();
+        index.settle().await;
+        assert_eq!(index.statistics().quarantines, 1);
+        assert!(index.tags(&name, None, 10).await.unwrap().is_empty());
+        assert_eq!(tags().await, [tag.clone()], "listed from an empty index");
+        registry.catch_up().await;
+        assert_eq!(index.tags(&name, None, 10).await.unwrap().len(), 1);
+        assert_eq!(tags().await, [tag]);
+    }
 }

@@ -3,7 +3,7 @@
 //! Design: DESIGN D3, `docs/storage-layout.md`. Must not know how the index keeps what it is told. Invariant: what is told
 //! was read after the stamp that it is kept under.
 
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::manifests::READ_SIZE_MAX_BYTES;
 use super::{Registry, RegistryError};
@@ -15,11 +15,32 @@ use crate::store::{Depth, Step};
 /// Directories looked at for a stamp: more than two algorithms, or files that do not belong there, are not looked through.
 const STAMP_ENTRIES_MAX: usize = 16;
 
+/// How coarse a file system's times may be (a tick of the kernel is 10 ms at most): a directory that is changed twice within
+/// it may show the same time after both.
+const TIME_STEP: Duration = Duration::from_millis(100);
+
+/// How a repository's directories look.
+pub(super) struct Look {
+    pub(super) stamp: Stamp,
+    /// The newest of the times.
+    newest: SystemTime,
+}
+
+impl Look {
+    /// Whether each later change will show: not while the newest time is the present one.
+    pub(super) fn is_settled(&self, now: SystemTime) -> bool {
+        let (early, late) = (self.newest.min(now), self.newest.max(now));
+        late.duration_since(early)
+            .is_ok_and(|apart| apart >= TIME_STEP)
+    }
+}
+
 impl Registry {
     /// How the repository's directories look: the times of those whose entries are links. `None` where the store cannot
     /// tell, and then the repository is read at every start.
-    pub(super) async fn look(&self, name: &RepositoryName) -> Result<Option<Stamp>, RegistryError> {
+    pub(super) async fn look(&self, name: &RepositoryName) -> Result<Option<Look>, RegistryError> {
         let mut stamp = Vec::new();
+        let mut newest = UNIX_EPOCH;
         let revisions = layout::all_revisions_directory(name);
         let manifests = layout::manifests_directory(name);
         for parent in [&manifests, &revisions, &layout::layers_directory(name)] {
@@ -34,6 +55,7 @@ impl Registry {
                 if !entry.meta.is_prefix || entry.key == revisions.as_str() {
                     continue;
                 }
+                newest = newest.max(modified);
                 let since = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
                 stamp.extend_from_slice(
                     entry
@@ -46,7 +68,8 @@ impl Registry {
             }
             stamp.push(b'|');
         }
-        Ok(Some(Stamp(stamp)))
+        let stamp = Stamp(stamp);
+        Ok(Some(Look { stamp, newest }))
     }
 
     /// Everything that the index should know of the repository; nothing if there is no such repository.
@@ -60,8 +83,11 @@ impl Registry {
         let mut facts = vec![Fact::Known];
         for tag in self.tag_directories(name).await? {
             let link = Place::TagCurrent(name.clone(), tag.clone());
+            // One without a link is proposed too, and no list will show it: the old registry may write the link later, and
+            // the time of no directory that is looked at would tell.
             let digest = self.read_link(&link.key()).await?;
-            facts.extend(digest.map(|digest| Fact::Tag(tag, digest)));
+            let digest = digest.unwrap_or_else(|| Digest::of(Algorithm::Sha256, b""));
+            facts.push(Fact::Tag(tag, digest));
         }
         for algorithm in Algorithm::ALL {
             facts.extend(self.read_layers(name, algorithm).await?);

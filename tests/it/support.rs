@@ -30,6 +30,10 @@ pub(crate) struct Options {
     pub(crate) registry: registry::Settings,
     pub(crate) server: server::Settings,
     pub(crate) secret: [u8; 32],
+    /// What lists come from; a new one in memory if not given.
+    pub(crate) index: Option<Arc<Index>>,
+    /// Whether the index is kept up to the store in the background; otherwise the test says when.
+    pub(crate) keeps_index: bool,
 }
 
 impl Default for Options {
@@ -54,6 +58,8 @@ impl Default for Options {
             },
             server: server::Settings::for_tests(),
             secret: [7; 32],
+            index: None,
+            keeps_index: true,
         }
     }
 }
@@ -133,9 +139,11 @@ impl TestRegistry {
     ) -> Self {
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let auth = Arc::new(Auth::new(options.auth, Arc::clone(&shared)).expect("auth"));
+        let index = options.index;
+        let index = index.unwrap_or_else(|| Arc::new(Index::in_memory(Arc::clone(&shared))));
         let registry = Arc::new(Registry::new(
             store,
-            Arc::new(Index::in_memory(Arc::clone(&shared))),
+            index,
             options.registry,
             &options.secret,
             Arc::clone(&shared),
@@ -143,9 +151,11 @@ impl TestRegistry {
         let keeper = Arc::clone(&registry);
         let ending = CancellationToken::new();
         let end = ending.clone();
-        tokio::spawn(async move {
-            tokio::select! { () = keeper.keep_index() => {}, () = end.cancelled() => {} }
-        });
+        if options.keeps_index {
+            tokio::spawn(async move {
+                tokio::select! { () = keeper.keep_index() => {}, () = end.cancelled() => {} }
+            });
+        }
         let services = Services {
             registry: Arc::clone(&registry),
             auth,
