@@ -124,6 +124,9 @@ impl Change<'_> {
 impl Drop for Change<'_> {
     fn drop(&mut self) {
         if !self.is_told {
+            // A process that dies now must not leave a stamp over what it does not know.
+            let gone = vec![Forget::Stamp];
+            self.changes.index.forget(&self.name, gone);
             self.changes.doubt(&self.name);
         }
     }

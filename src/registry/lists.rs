@@ -20,7 +20,16 @@ use crate::oci::{Digest, RepositoryName, Tag};
 const STAMP_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a list waits for the index to have heard of everything.
-const SETTLE_TIME: Duration = Duration::from_secs(1);
+const SETTLE_TIME: Duration = Duration::from_millis(100);
+
+/// How long a failed reading of the store rests before it is tried again.
+const RETRY_PAUSE: Duration = Duration::from_mins(1);
+
+/// How often an index that is being checked is looked at.
+const CHECK_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long the end of the process waits for stamps: what has none is merely read again.
+const CLOSE_TIME: Duration = Duration::from_secs(2);
 
 /// How often a long reading says how far it is.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(5);
@@ -60,6 +69,8 @@ impl Lists {
         self.is_complete.load(Ordering::Acquire)
             && self.is_the_same()
             && self.index.health() == Health::Healthy
+            // What was dropped may have been the news of a repository.
+            && self.index.statistics().unread_repositories == 0
     }
 
     fn is_read(&self, name: &RepositoryName) -> bool {
@@ -193,6 +204,9 @@ impl Registry {
     /// Waits until the index has what was pushed before this question, so that whoever pushes sees it listed: about a
     /// millisecond. `false` if that takes so long that the store is the quicker one to ask.
     async fn is_settled(&self) -> bool {
+        if self.lists.index.health() != Health::Healthy {
+            return false;
+        }
         tokio::select! {
             () = self.lists.index.settle() => true,
             () = self.clock.sleep(SETTLE_TIME) => false,
@@ -213,10 +227,11 @@ impl Registry {
 
     /// Brings the index up to the store, and keeps it there; never returns.
     pub async fn keep_index(&self) {
-        if let Err(error) = self.read_everything().await {
-            tracing::error!(error = %error, "the index is incomplete; lists come from the store");
-        }
+        let mut next_try = Some(self.clock.elapsed());
         loop {
+            if next_try.is_some_and(|next_try| next_try <= self.clock.elapsed()) {
+                next_try = self.try_everything().await;
+            }
             tokio::select! {
                 () = self.clock.sleep(STAMP_PAUSE) => {}
                 () = self.lists.wake.notified() => {}
@@ -225,14 +240,19 @@ impl Registry {
         }
     }
 
+    /// Reads everything, and tells when to try again if that did not work out.
+    async fn try_everything(&self) -> Option<Duration> {
+        let error = self.read_everything().await.err()?;
+        tracing::error!(error = %error, "the index is incomplete; lists come from the store");
+        Some(self.clock.elapsed() + RETRY_PAUSE)
+    }
+
     /// Does what waits: reads repositories that are in doubt, and stamps those that have changed.
     pub async fn catch_up(&self) {
         if !self.lists.is_the_same() {
             tracing::warn!("the index was set aside while it was in use; it is filled again");
             self.lists.begin_again();
-            if let Err(error) = self.read_everything().await {
-                tracing::error!(error = %error, "the index is incomplete; lists come from the store");
-            }
+            self.try_everything().await;
         }
         let (stamps, rereads) = self.lists.take_waiting();
         for name in rereads {
@@ -249,10 +269,14 @@ impl Registry {
 
     /// Notes in the index that it is up to the store, which only a repository can be that was compared before.
     async fn stamp(&self, name: &RepositoryName) -> Result<(), RegistryError> {
+        let _quiet = self.lists.changes.quiet(name).await;
+        if self.lists.index.is_unread(name) {
+            self.lists.changes.doubt(name);
+        }
+        // Asked when nothing is under way, so that a change which has failed meanwhile counts.
         if !self.lists.is_read(name) {
             return Ok(());
         }
-        let _quiet = self.lists.changes.quiet(name).await;
         match self.look(name).await? {
             // What is changed next could leave the same times, and a crash lose what the index hears of it.
             Some(look) if !look.is_settled(self.clock.now()) => {
@@ -269,6 +293,10 @@ impl Registry {
 
     /// Compares every repository of the store, and of the index, and reads those that differ.
     pub async fn read_everything(&self) -> Result<(), IndexedError> {
+        // Whether it must be filled is known only when it has been checked.
+        while self.lists.index.health() == Health::Checking {
+            self.clock.sleep(CHECK_PAUSE).await;
+        }
         let mut names = self.repositories(|_| true, usize::MAX).await?;
         names.sort_unstable();
         let total = names.len() as u64;
@@ -284,16 +312,18 @@ impl Registry {
         };
         self.forget_absent(&names).await?;
         let mut told = self.clock.elapsed();
-        let mut reread = 0_u64;
+        let mut is_whole = true;
+        let mut loaded = Vec::new();
         for (done, name) in names.iter().enumerate() {
-            if self.agrees(name).await? {
-                self.lists.lock().insert(name.clone());
-                if let Some(rebuild) = &mut rebuild {
-                    rebuild.skip();
+            match self.bring_up(name, rebuild.as_mut()).await {
+                Ok(true) => loaded.push(name.clone()),
+                Ok(false) => {}
+                // One that cannot be read must not keep the others from being listed.
+                Err(IndexedError::Registry(error)) => {
+                    is_whole = false;
+                    tracing::warn!(error = %error, repository = %name, "cannot read the repository for the index");
                 }
-            } else {
-                reread += 1;
-                self.read_again(name, rebuild.as_mut()).await?;
+                Err(error @ IndexedError::Index(_)) => return Err(error),
             }
             if self.clock.elapsed().saturating_sub(told) >= PROGRESS_PAUSE {
                 told = self.clock.elapsed();
@@ -303,9 +333,31 @@ impl Registry {
         if let Some(rebuild) = rebuild {
             rebuild.finish().await?;
         }
-        self.lists.is_complete.store(true, Ordering::Release);
+        let reread = loaded.len();
+        for name in loaded {
+            self.lists.changes.stamp_later(&name);
+            self.lists.lock().insert(name);
+        }
+        self.lists.is_complete.store(is_whole, Ordering::Release);
         tracing::info!(repositories = total, reread, "the index is up to the store");
         Ok(())
+    }
+
+    /// Makes the index say of a repository what the store says; `true` if it had to be read, and is not in the list of
+    /// those that may be listed until what was loaded is durable.
+    async fn bring_up(
+        &self,
+        name: &RepositoryName,
+        rebuild: Option<&mut Rebuild>,
+    ) -> Result<bool, IndexedError> {
+        if self.agrees(name).await? {
+            self.lists.lock().insert(name.clone());
+            if let Some(rebuild) = rebuild {
+                rebuild.skip();
+            }
+            return Ok(false);
+        }
+        self.read_again(name, rebuild).await
     }
 
     /// Forgets repositories that the store no longer has.
@@ -327,11 +379,12 @@ impl Registry {
         }
     }
 
+    /// Reads a repository into the index. `true` if it is only on its way there, with others.
     async fn read_again(
         &self,
         name: &RepositoryName,
         rebuild: Option<&mut Rebuild>,
-    ) -> Result<(), IndexedError> {
+    ) -> Result<bool, IndexedError> {
         self.lists.lock().remove(name);
         let reread = self.lists.index.reread(name);
         // Before anything is read: what changes from here on makes the stamp older than the store, never newer.
@@ -346,21 +399,33 @@ impl Registry {
         let is_known = !facts.is_empty();
         if let Some(rebuild) = rebuild {
             rebuild.load(reread, facts, stamp).await?;
-        } else {
-            let replaced = self.lists.index.replace_repository(reread, facts, stamp);
-            replaced.await?;
+            return Ok(is_known);
         }
+        let replaced = self.lists.index.replace_repository(reread, facts, stamp);
+        replaced.await?;
         if is_known {
             self.lists.lock().insert(name.clone());
             // What was swept while it was read has changed the times.
             self.lists.changes.stamp_later(name);
         }
-        Ok(())
+        Ok(false)
     }
 
-    /// Writes down what waits, and closes the index in order; for the end of the process.
+    /// Writes down the stamps that wait, and closes the index in order; for the end of the process. What must be read
+    /// again has no stamp, and is read at the next start.
     pub async fn close_index(&self) {
-        self.catch_up().await;
+        let (stamps, _) = self.lists.take_waiting();
+        let stamping = async {
+            for name in stamps {
+                if self.stamp(&name).await.is_err() {
+                    break;
+                }
+            }
+        };
+        tokio::select! {
+            () = stamping => {}
+            () = self.clock.sleep(CLOSE_TIME) => {}
+        }
         self.lists.index.close().await;
     }
 }
@@ -386,55 +451,5 @@ pub enum IndexedError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::ManualClock;
-    use crate::layout::Place;
-    use crate::oci::Algorithm;
-    use crate::registry::links::put_link;
-    use crate::registry::{Limits, PageRequest, References, Settings};
-    use crate::store::ObjectStore as _;
-    use crate::store::memory::MemoryStore;
-
-    #[tokio::test]
-    async fn an_index_that_is_set_aside_while_it_serves_is_filled_again() {
-        let clock = Arc::new(ManualClock::at_unix_secs(1_800_000_000));
-        let store = MemoryStore::new(clock.clone());
-        let name: RepositoryName = "a".parse().unwrap();
-        let tag: Tag = "v1".parse().unwrap();
-        let digest = Digest::of(Algorithm::Sha256, b"manifest");
-        let link = Place::TagCurrent(name.clone(), tag.clone());
-        store.apply(vec![put_link(&link, &digest)]).await.unwrap();
-        let index = Arc::new(Index::in_memory(clock.clone()));
-        let settings = Settings {
-            deletes_enabled: true,
-            readonly: false,
-            references: References::Strict,
-            case_insensitive: false,
-            limits: Limits {
-                manifest_size_bytes: 1_000,
-                mount_probes: 10,
-                list_page: 10,
-                catalog_page: 10,
-                open_uploads: 10,
-            },
-        };
-        let shared = Arc::clone(&index);
-        let registry = Registry::new(Arc::new(store), shared, settings, &[7; 32], clock);
-        registry.read_everything().await.unwrap();
-        let tags = || async {
-            let page = registry.tags(&name, &PageRequest::default()).await;
-            page.unwrap().items
-        };
-        assert_eq!(tags().await, [tag.clone()]);
-
-        index.find_damaged();
-        index.settle().await;
-        assert_eq!(index.statistics().quarantines, 1);
-        assert!(index.tags(&name, None, 10).await.unwrap().is_empty());
-        assert_eq!(tags().await, [tag.clone()], "listed from an empty index");
-        registry.catch_up().await;
-        assert_eq!(index.tags(&name, None, 10).await.unwrap().len(), 1);
-        assert_eq!(tags().await, [tag]);
-    }
-}
+#[path = "lists_tests.rs"]
+mod tests;

@@ -181,7 +181,6 @@ impl TestRegistry {
         if let Some(stopped) = self.stopped.take() {
             stopped.await.expect("ends without a panic");
         }
-        self.registry.close_index().await;
         Arc::clone(&self.directory)
     }
 
