@@ -96,7 +96,7 @@ impl Lab {
 
     async fn settle(&self, registry: &TestRegistry) {
         // Nothing has changed lately: everything may be stamped.
-        self.clock.advance(Duration::from_secs(60));
+        self.clock.advance(Duration::from_mins(1));
         registry.registry.catch_up().await;
         self.index.settle().await;
     }
@@ -592,7 +592,9 @@ async fn an_index_that_cannot_be_used_is_filled_again() {
             Fate::Damaged => {
                 let database = directory.join("db");
                 let mut bytes = fs::read(&database).unwrap();
-                bytes.iter_mut().for_each(|byte| *byte = !*byte);
+                for byte in &mut bytes {
+                    *byte = !*byte;
+                }
                 fs::write(database, bytes).unwrap();
             }
             Fate::Foreign => store_id = "another store",
