@@ -36,9 +36,13 @@ impl Look {
 }
 
 impl Registry {
-    /// How the repository's directories look: the times of those whose entries are links. `None` where the store cannot
+    /// How the repository's directories look: the times of those whose entries are links. `None` where that cannot
     /// tell, and then the repository is read at every start.
     pub(super) async fn look(&self, name: &RepositoryName) -> Result<Option<Look>, RegistryError> {
+        if self.settings.readonly {
+            // Nothing is swept then, and a link that is written again in its old directory would show in no time.
+            return Ok(None);
+        }
         let mut stamp = Vec::new();
         let mut newest = UNIX_EPOCH;
         let revisions = layout::all_revisions_directory(name);

@@ -190,6 +190,16 @@ impl Publisher {
                 disk.rename(from, to)
             }
         };
+        self.below_parents(to, changed, &rename)
+    }
+
+    /// Renames something to `to`, whose parents are made if they are missing.
+    fn below_parents(
+        &mut self,
+        to: &Path,
+        changed: &mut Changed,
+        rename: &dyn Fn() -> io::Result<()>,
+    ) -> io::Result<()> {
         self.make_parents(to, changed)?;
         match rename() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -240,9 +250,10 @@ impl Publisher {
         changed: &mut Changed,
     ) -> io::Result<()> {
         let nursery = self.volume.new_path(Corner::Temporary);
+        let disk = Arc::clone(&self.volume.disk);
+        let rename = || disk.rename(&nursery, target);
         let placed = nursery::fill(&self.volume, &nursery, target, placements)
-            .and_then(|()| self.make_parents(target, changed))
-            .and_then(|()| self.volume.disk.rename(&nursery, target));
+            .and_then(|()| self.below_parents(target, changed, &rename));
         placed.inspect_err(|_| {
             // What cannot be removed now is removed at the next start.
             let _ = self.volume.disk.remove_tree(&nursery);

@@ -320,6 +320,18 @@ async fn nobody_counts_on_a_directory_that_another_request_could_not_sync() {
 }
 
 #[tokio::test]
+async fn a_directory_that_another_program_removed_is_made_again() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path(), Some("first"));
+    let tags = "docker/registry/v2/repositories/a/_manifests/tags";
+    for tag in ["v1", "v2"] {
+        let current = key(&format!("{tags}/{tag}/current/link"));
+        store.apply(vec![Step::put(current, "1")]).await.unwrap();
+        std::fs::remove_dir_all(root.path().join(tags)).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_session_whose_bytes_are_a_blob_already_is_not_taken_up() {
     let root = tempfile::tempdir().unwrap();
     let store = open(root.path(), Some("first"));
