@@ -200,8 +200,8 @@ impl Publisher {
         changed: &mut Changed,
         rename: &dyn Fn() -> io::Result<()>,
     ) -> io::Result<()> {
-        self.make_parents(to, changed)?;
-        match rename() {
+        let done = self.make_parents(to, changed).and_then(|()| rename());
+        match done {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // Another program has removed a directory that we had seen: look again.
                 self.settled.clear();

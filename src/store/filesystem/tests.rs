@@ -329,6 +329,16 @@ async fn a_directory_that_another_program_removed_is_made_again() {
         store.apply(vec![Step::put(current, "1")]).await.unwrap();
         std::fs::remove_dir_all(root.path().join(tags)).unwrap();
     }
+    // Also where only a directory further up was seen before.
+    store
+        .apply(vec![Step::put(key("r/seen/a"), "1")])
+        .await
+        .unwrap();
+    std::fs::remove_dir_all(root.path().join("r")).unwrap();
+    store
+        .apply(vec![Step::put(key("r/new/deep/a"), "1")])
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
