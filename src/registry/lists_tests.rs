@@ -30,6 +30,7 @@ async fn an_index_that_is_set_aside_while_it_serves_is_filled_again() {
             list_page: 10,
             catalog_page: 10,
             open_uploads: 10,
+            grace_period_secs: 86_400,
         },
     };
     let shared = Arc::clone(&index);
