@@ -12,7 +12,8 @@ use crate::oci::{Algorithm, Digest, RepositoryName, Tag};
 /// Everything that distribution knows lies below this.
 const ROOT: &str = "docker/registry/v2/";
 
-/// The folder beside `docker/` that holds what the old registry does not know: lock, secret, temporaries, trash.
+/// The folder beside `docker/` that holds what the old registry does not know: lock, secret, temporaries, trash,
+/// tombstones.
 pub const OWN_DIRECTORY: &str = "boathouse";
 
 /// The name of one thing in the store: components separated by `/`, none of them empty, `.` or `..`.
@@ -310,6 +311,24 @@ pub fn tag_directory(name: &RepositoryName, tag: &Tag) -> Prefix {
 /// One upload session's directory.
 pub fn upload_directory(name: &RepositoryName, id: UploadId) -> Prefix {
     Prefix(format!("{ROOT}repositories/{name}/_uploads/{id}/").into())
+}
+
+/// What repositories have deleted lately: a directory for each day (a number, since 1970).
+pub fn tombstones_directory() -> Prefix {
+    Prefix(format!("{OWN_DIRECTORY}/deleted/").into())
+}
+
+/// What repositories have deleted on one day.
+pub fn tombstones_of_day(day: u64) -> Prefix {
+    Prefix(format!("{}{day}/", tombstones_directory()).into())
+}
+
+/// Says that the repository has deleted this blob on this day; holds nothing.
+pub fn tombstone(day: u64, name: &RepositoryName, digest: &Digest) -> Key {
+    // As in the layout, `_layers` ends the name: no component of a name begins so.
+    let (algorithm, hex) = (digest.algorithm(), digest.hex());
+    let directory = tombstones_of_day(day);
+    Key(format!("{directory}{name}/_layers/{algorithm}/{hex}").into())
 }
 
 /// The directory that must appear at once with all that is put below it, if `key` lies in one: a tag's.

@@ -53,6 +53,11 @@ impl Viewer<'_> {
         self.auth.may_see(self.caller, self.origin, name, false)
     }
 
+    /// Does this caller's credential carry push to `name`? Not in open mode, and not for anonymous callers: they show none.
+    pub fn carries_push(&self, name: &RepositoryName) -> bool {
+        self.auth.carries_push(self.caller, self.origin, name)
+    }
+
     /// May the catalog name `name` to this caller? As `may_pull`; a foreign token that holds `registry:catalog:*` sees all.
     pub fn may_list(&self, name: &RepositoryName) -> bool {
         let name = name.as_str();

@@ -22,6 +22,7 @@ use super::users::{self, ANONYMOUS, Users};
 use super::verifier::{Genuine, Verifier};
 use super::{SetupError, Viewer};
 use crate::clock::Clock;
+use crate::oci::RepositoryName;
 use crate::oci::scope::Scope;
 
 /// Clocks differ by so much, as the registries that we stand in for assume too.
@@ -311,6 +312,23 @@ impl Auth {
                     })
             }
         }
+    }
+
+    pub(super) fn carries_push(
+        &self,
+        caller: &Caller,
+        origin: &Origin,
+        name: &RepositoryName,
+    ) -> bool {
+        let has_credential = match &caller.identity {
+            Identity::Open | Identity::Nobody | Identity::Invalid { .. } => false,
+            Identity::Basic { .. } | Identity::Ours { .. } => caller.account() != ANONYMOUS,
+            Identity::Foreign(_) => true,
+        };
+        // What was asked for may need less, so an expired token may have come this far.
+        has_credential
+            && caller.expired_secs == 0
+            && self.holds(caller, &Access::Push(name.clone()), origin)
     }
 
     /// What this caller may see beyond the repository that was asked for (DESIGN D8).

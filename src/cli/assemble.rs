@@ -116,6 +116,8 @@ async fn run(
     )?;
     let index_keeper = Arc::clone(&registry);
     let index_keeper = tokio::spawn(async move { index_keeper.keep_index().await });
+    let sweeper = Arc::clone(&registry);
+    let sweeper = tokio::spawn(async move { sweeper.keep_tombstones().await });
     let keeper = tls
         .clone()
         .map(|tls| tokio::spawn(async move { tls.keep_fresh().await }));
@@ -135,6 +137,7 @@ async fn run(
     if let Some(keeper) = keeper {
         keeper.abort();
     }
+    sweeper.abort();
     index_keeper.abort();
     registry.close_index().await;
     tracing::info!("ended");

@@ -211,6 +211,7 @@ pub(super) const OURS: &[Key] = &[
     ("limits.mount_probes", Built),
     ("limits.list_page", Built),
     ("limits.open_uploads", Built),
+    ("limits.grace_period_secs", Built),
     ("limits.failed_logins", Built),
 ];
 

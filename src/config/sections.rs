@@ -22,6 +22,8 @@ pub(super) const DRAIN_SECS_DEFAULT: u64 = 10;
 const DRAIN_SECS_MAX: u64 = 3_600;
 /// A day, the most for any time limit of a connection.
 const LIMIT_SECS_MAX: u64 = 86_400;
+/// A month: each day within it is a directory to look into.
+const GRACE_PERIOD_SECS_MAX: u64 = 30 * 86_400;
 const MIB: u64 = 1024 * 1024;
 
 pub(super) fn telemetry(reader: &mut Reader<'_>) -> telemetry::Settings {
@@ -364,6 +366,11 @@ pub(super) fn registry(reader: &mut Reader<'_>) -> registry::Settings {
             list_page: reader.count("limits.list_page", 1_000, 1..=100_000),
             catalog_page: reader.count("catalog.maxentries", 1_000, 1..=100_000),
             open_uploads: reader.count("limits.open_uploads", 1_024, 1..=1_000_000),
+            grace_period_secs: reader.number(
+                "limits.grace_period_secs",
+                24 * 60 * 60,
+                0..=GRACE_PERIOD_SECS_MAX,
+            ),
         },
     }
 }

@@ -123,6 +123,8 @@ limits:
   #list_page: 1000
   # Uploads kept open in memory; others are taken up again from the store.
   #open_uploads: 1024
+  # Seconds for which a deleted blob stays unknown to its repository while another one holds it, unless it is sent again.
+  #grace_period_secs: 86400
   # Failed logins a minute for one account and address before the next are slowed; 0 = never.
   #failed_logins: 10
 

@@ -1,7 +1,7 @@
 //! Blobs: reading, mounting, removing.
 //!
 //! Must not know how they are received (`uploads`). Invariant (DESIGN D8): a repository shows only what it links; a link
-//! from another repository is made only for who may pull from there.
+//! from another repository is made, and its blob told of, only for who may pull from there.
 
 use std::ops::Range;
 
@@ -32,6 +32,8 @@ pub(super) struct Candidates<'a> {
     /// Looks in vain, for all blobs of the request together: a manifest may name thousands, and holds their locks
     /// meanwhile.
     probes_left: usize,
+    /// Whether the store is not walked where the index cannot tell.
+    only_by_index: bool,
 }
 
 impl Registry {
@@ -48,6 +50,49 @@ impl Registry {
             digest: digest.clone(),
             size_bytes: meta.size_bytes,
         })
+    }
+
+    /// What HEAD tells: also of a blob that the repository does not have, but that `viewer`, about to push here, need not
+    /// send, because the manifest that names it will link it from a repository that `viewer` may pull from. No link is
+    /// written here. If that repository loses the blob meanwhile, the manifest is refused, and the next HEAD says why.
+    pub async fn blob_or_elsewhere(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        viewer: &Viewer<'_>,
+    ) -> Result<Blob, RegistryError> {
+        let unknown = match self.blob(name, digest).await {
+            Err(unknown @ RegistryError::BlobUnknown(_)) => unknown,
+            other => return other,
+        };
+        // Where nothing can be pushed, nothing need be left out of a push.
+        if self.settings.readonly || !viewer.carries_push(name) {
+            return Err(unknown);
+        }
+        let elsewhere = self.blob_elsewhere(digest, viewer).await?.ok_or(unknown)?;
+        if self.is_deleted_lately(name, digest).await? {
+            return Err(RegistryError::BlobUnknown(digest.clone()));
+        }
+        Ok(elsewhere)
+    }
+
+    async fn blob_elsewhere(
+        &self,
+        digest: &Digest,
+        viewer: &Viewer<'_>,
+    ) -> Result<Option<Blob>, RegistryError> {
+        let mut candidates = self.candidates(viewer);
+        // A push asks so for each of its blobs: without the index, sending them costs less than walking the store.
+        candidates.only_by_index = true;
+        let Some(target) = self.mountable(digest, &mut candidates).await? else {
+            return Ok(None);
+        };
+        let key = Place::BlobData(target).key();
+        Ok(self.find(&key).await?.map(|meta| Blob {
+            key,
+            digest: digest.clone(),
+            size_bytes: meta.size_bytes,
+        }))
     }
 
     /// Its bytes, or those of `range` (within the blob).
@@ -100,6 +145,7 @@ impl Registry {
             repositories: None,
             last: None,
             probes_left: self.settings.limits.mount_probes,
+            only_by_index: false,
         }
     }
 
@@ -109,12 +155,6 @@ impl Registry {
         digest: &Digest,
         candidates: &mut Candidates<'_>,
     ) -> Result<Option<Digest>, RegistryError> {
-        // Most digests that are asked for are nowhere: one look-up tells. (A link may hold a digest of another
-        // algorithm, so only the common case is cut short.)
-        let data = Place::BlobData(digest.clone()).key();
-        if self.find(&data).await?.is_none() {
-            return Ok(None);
-        }
         if let Some(last) = &candidates.last
             && let Some(target) = self.mountable_in(last, digest).await?
         {
@@ -143,6 +183,16 @@ impl Registry {
         if let Some(mut holders) = self.holders_by_index(digest, most).await {
             holders.retain(|name| viewer.may_pull(name));
             return Ok(holders);
+        }
+        if candidates.only_by_index {
+            return Ok(Vec::new());
+        }
+        // Most digests that are asked for are nowhere: one look-up tells. (A link may hold a digest of another
+        // algorithm, so only the common case is cut short.) Not where the index is asked: that is as quick, and takes as
+        // long for a blob that is nowhere as for one that the caller may not know of.
+        let data = Place::BlobData(digest.clone()).key();
+        if self.find(&data).await?.is_none() {
+            return Ok(Vec::new());
         }
         if candidates.repositories.is_none() {
             let found = self.repositories(|name| viewer.may_pull(name), most);
@@ -180,8 +230,14 @@ impl Registry {
             return Err(RegistryError::BlobUnknown(digest.clone()));
         }
         let change = self.lists.change(name).await;
-        let removal = Step::RemoveTree(layer_directory(name, digest));
-        self.store.apply(vec![removal]).await?;
+        let removal = || Step::RemoveTree(layer_directory(name, digest));
+        let tombstone = self.put_tombstone(name, digest);
+        let steps = vec![tombstone, Step::Barrier, removal()];
+        match self.store.apply(steps).await {
+            // No room for the tombstone must not keep anybody from deleting.
+            Err(StoreError::Full) => self.store.apply(vec![removal()]).await?,
+            other => other?,
+        }
         change.removed(vec![Forget::Layer(digest.clone())]);
         Ok(())
     }

@@ -13,8 +13,9 @@ use super::locks::ShardLocks;
 use crate::index::{Fact, Forget, Index};
 use crate::oci::RepositoryName;
 
-/// How many repositories may wait for their stamp: more than that change within a second only in a storm, and those left
-/// out are merely read again after a restart.
+/// How many repositories may wait for their stamp, and how many are in doubt one by one: more than that change within a
+/// second only in a storm. Those left out of the first are merely read again after a restart; instead of those left out of
+/// the second, all are in doubt.
 const WAITING_MAX: usize = 65_536;
 
 /// Who is changing what.
@@ -22,15 +23,19 @@ pub(super) struct Changes {
     index: Arc<Index>,
     locks: ShardLocks,
     waiting: Mutex<Waiting>,
+    /// [`WAITING_MAX`], but in tests.
+    pub(super) waiting_max: usize,
 }
 
 /// Repositories that need something done when they are quiet.
 #[derive(Default)]
-struct Waiting {
+pub(super) struct Waiting {
     /// Their stamp is out of date.
-    stamp: BTreeSet<RepositoryName>,
+    pub(super) stamp: BTreeSet<RepositoryName>,
     /// It is not known what a failed change has left.
-    reread: BTreeSet<RepositoryName>,
+    pub(super) reread: BTreeSet<RepositoryName>,
+    /// The same of so many that any may be one of them.
+    pub(super) is_all_in_doubt: bool,
 }
 
 /// A change under way. Dropped without being told what happened, the repository is read again.
@@ -47,6 +52,7 @@ impl Changes {
             index,
             locks: ShardLocks::new(),
             waiting: Mutex::default(),
+            waiting_max: WAITING_MAX,
         }
     }
 
@@ -67,31 +73,30 @@ impl Changes {
     }
 
     /// Takes what waits for a stamp, and what must be read again.
-    pub(super) fn take_waiting(&self) -> (BTreeSet<RepositoryName>, BTreeSet<RepositoryName>) {
-        let mut waiting = self.lock();
-        (
-            std::mem::take(&mut waiting.stamp),
-            std::mem::take(&mut waiting.reread),
-        )
+    pub(super) fn take_waiting(&self) -> Waiting {
+        std::mem::take(&mut *self.lock())
     }
 
     /// Whether `name` waits to be read again.
     pub(super) fn is_in_doubt(&self, name: &RepositoryName) -> bool {
-        self.lock().reread.contains(name)
+        let waiting = self.lock();
+        waiting.is_all_in_doubt || waiting.reread.contains(name)
     }
 
     /// Has `name` read again.
     pub(super) fn doubt(&self, name: &RepositoryName) {
         let mut waiting = self.lock();
-        if waiting.reread.len() < WAITING_MAX {
+        if waiting.reread.len() < self.waiting_max {
             waiting.reread.insert(name.clone());
+        } else if !waiting.reread.contains(name) {
+            waiting.is_all_in_doubt = true;
         }
     }
 
     /// Has `name` stamped once it is quiet.
     pub(super) fn stamp_later(&self, name: &RepositoryName) {
         let mut waiting = self.lock();
-        if waiting.stamp.len() < WAITING_MAX {
+        if waiting.stamp.len() < self.waiting_max {
             waiting.stamp.insert(name.clone());
         }
     }

@@ -147,6 +147,7 @@ impl Lab {
             list_page: 10,
             catalog_page: 10,
             open_uploads: 10,
+            grace_period_secs: 86_400,
         };
         let settings = Settings {
             deletes_enabled: true,
@@ -272,4 +273,28 @@ async fn a_cut_delete_leaves_no_tag_without_its_manifest() {
             lab.check_tag(tag, cut).await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_cut_delete_of_a_blob_leaves_its_link_or_its_tombstone() {
+    let mut reached = 0;
+    for cut in cuts() {
+        let lab = Lab::with_a_tag().await;
+        let digest = Digest::of(Algorithm::Sha256, b"blob");
+        let link = Place::LayerLink(lab.name.clone(), digest.clone());
+        let steps = vec![super::links::put_link(&link, &digest)];
+        lab.store.inner.apply(steps).await.expect("nothing is cut");
+        lab.cut(Some(cut));
+        match lab.registry.delete_blob(&lab.name, &digest).await {
+            Err(RegistryError::Store(StoreError::Io { .. })) => reached += 1,
+            _ => continue,
+        }
+        let is_linked = lab.registry.find(&link.key()).await.expect("readable");
+        let is_told = lab.registry.is_deleted_lately(&lab.name, &digest).await;
+        assert!(
+            is_linked.is_some() || is_told.expect("readable"),
+            "gone without a tombstone after {cut:?}"
+        );
+    }
+    assert!(reached > 4, "the cuts must fall into the delete: {reached}");
 }

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::changes::{Change, Changes};
+use super::changes::{Change, Changes, Waiting};
+use super::rereading::Reading;
 use super::{Registry, RegistryError};
 use crate::index::{Fact, Health, Index, IndexError, PAGE_MAX, Rebuild};
 use crate::oci::{Digest, RepositoryName, Tag};
@@ -40,6 +41,9 @@ pub(super) struct Lists {
     changes: Changes,
     /// Repositories whose index entries were found to be, or made, those of the store.
     read: Mutex<BTreeSet<RepositoryName>>,
+    /// Repositories with a link to a manifest whose bytes were not there when they were read. What it is about is not
+    /// known, and they may come at any time through another repository, so referrers here come from the store.
+    dangling: Mutex<BTreeSet<RepositoryName>>,
     /// Whether every repository of the store is in the index.
     is_complete: AtomicBool,
     /// How often the index had been set aside when it was last found to be up to the store.
@@ -54,6 +58,7 @@ impl Lists {
             quarantines: AtomicU64::new(index.statistics().quarantines),
             index,
             read: Mutex::default(),
+            dangling: Mutex::default(),
             is_complete: AtomicBool::new(false),
             wake: Notify::new(),
         }
@@ -96,17 +101,29 @@ impl Lists {
     }
 
     /// What waits for its stamp, and what must be read again. Whoever is in doubt stays so until it was read.
-    fn take_waiting(&self) -> (BTreeSet<RepositoryName>, BTreeSet<RepositoryName>) {
+    fn take_waiting(&self) -> Waiting {
         let mut read = self.lock();
-        let (stamps, rereads) = self.changes.take_waiting();
-        read.retain(|name| !rereads.contains(name));
-        (stamps, rereads)
+        let waiting = self.changes.take_waiting();
+        read.retain(|name| !waiting.is_all_in_doubt && !waiting.reread.contains(name));
+        if waiting.is_all_in_doubt {
+            self.is_complete.store(false, Ordering::Release);
+        }
+        waiting
+    }
+
+    /// Whether some link to a manifest here led nowhere when it was read.
+    pub(super) fn is_dangling(&self, name: &RepositoryName) -> bool {
+        lock(&self.dangling).contains(name)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<RepositoryName>> {
-        // A set of names stays whole whoever panics.
-        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.read)
     }
+}
+
+fn lock(names: &Mutex<BTreeSet<RepositoryName>>) -> MutexGuard<'_, BTreeSet<RepositoryName>> {
+    // A set of names stays whole whoever panics.
+    names.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Registry {
@@ -198,7 +215,7 @@ impl Registry {
                 .await,
         )
         // It may have been put in doubt, and be half replaced, since the list was begun.
-        .filter(|_| self.lists.is_read(name))
+        .filter(|_| self.lists.is_read(name) && !self.lists.is_dangling(name))
     }
 
     /// Waits until the index has what was pushed before this question, so that whoever pushes sees it listed: about a
@@ -236,7 +253,7 @@ impl Registry {
                 () = self.clock.sleep(STAMP_PAUSE) => {}
                 () = self.lists.wake.notified() => {}
             }
-            self.catch_up().await;
+            next_try = self.catch_up().await.or(next_try);
         }
     }
 
@@ -247,24 +264,33 @@ impl Registry {
         Some(self.clock.elapsed() + RETRY_PAUSE)
     }
 
-    /// Does what waits: reads repositories that are in doubt, and stamps those that have changed.
-    pub async fn catch_up(&self) {
+    /// Does what waits: reads repositories that are in doubt, and stamps those that have changed. Tells when everything must
+    /// be tried again, if that was tried and did not work out.
+    pub async fn catch_up(&self) -> Option<Duration> {
+        let mut next_try = None;
         if !self.lists.is_the_same() {
             tracing::warn!("the index was set aside while it was in use; it is filled again");
             self.lists.begin_again();
-            self.try_everything().await;
+            next_try = self.try_everything().await;
         }
-        let (stamps, rereads) = self.lists.take_waiting();
-        for name in rereads {
+        let waiting = self.lists.take_waiting();
+        for name in waiting.reread {
             if let Err(error) = self.read_again(&name, None).await {
                 tracing::warn!(error = %error, repository = %name, "cannot read the repository for the index");
             }
         }
-        for name in stamps {
+        if waiting.is_all_in_doubt {
+            tracing::warn!("many changes have failed; every repository is compared again");
+            // Who came into doubt by a change has lost the stamp that would be compared, once the index has heard of it.
+            self.lists.index.settle().await;
+            next_try = self.try_everything().await;
+        }
+        for name in waiting.stamp {
             if let Err(error) = self.stamp(&name).await {
                 tracing::warn!(error = %error, repository = %name, "cannot stamp the repository");
             }
         }
+        next_try
     }
 
     /// Notes in the index that it is up to the store, which only a repository can be that was compared before.
@@ -392,9 +418,15 @@ impl Registry {
             let _quiet = self.lists.changes.quiet(name).await;
             self.look(name).await?
         };
-        let facts = self.read_repository(name).await?;
+        let Reading { facts, is_dangling } = self.read_repository(name).await?;
+        if is_dangling {
+            lock(&self.lists.dangling).insert(name.clone());
+        } else {
+            lock(&self.lists.dangling).remove(name);
+        }
         let now = self.clock.now();
-        let stamp = stamp.filter(|look| !facts.is_empty() && look.is_settled(now));
+        let is_worth_a_stamp = !facts.is_empty() && !is_dangling;
+        let stamp = stamp.filter(|look| is_worth_a_stamp && look.is_settled(now));
         let stamp = stamp.map(|look| look.stamp);
         let is_known = !facts.is_empty();
         if let Some(rebuild) = rebuild {
@@ -414,7 +446,7 @@ impl Registry {
     /// Writes down the stamps that wait, and closes the index in order; for the end of the process. What must be read
     /// again has no stamp, and is read at the next start.
     pub async fn close_index(&self) {
-        let (stamps, _) = self.lists.take_waiting();
+        let stamps = self.lists.take_waiting().stamp;
         let stamping = async {
             for name in stamps {
                 if self.stamp(&name).await.is_err() {

@@ -6,51 +6,141 @@ use crate::layout::Place;
 use crate::oci::Algorithm;
 use crate::registry::links::put_link;
 use crate::registry::{Limits, PageRequest, References, Settings};
-use crate::store::ObjectStore as _;
+use crate::store::ObjectStore;
+use crate::store::faulty::{Fault, FaultyStore, Operation};
 use crate::store::memory::MemoryStore;
+
+/// A store and its index, which outlive the registries over them.
+struct Lab {
+    clock: Arc<ManualClock>,
+    store: FaultyStore,
+    index: Arc<Index>,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let clock = Arc::new(ManualClock::at_unix_secs(1_800_000_000));
+        Self {
+            store: FaultyStore::new(Arc::new(MemoryStore::new(clock.clone()))),
+            index: Arc::new(Index::in_memory(clock.clone())),
+            clock,
+        }
+    }
+
+    fn registry(&self) -> Registry {
+        let settings = Settings {
+            deletes_enabled: true,
+            readonly: false,
+            references: References::Strict,
+            case_insensitive: false,
+            limits: Limits {
+                manifest_size_bytes: 1_000,
+                mount_probes: 10,
+                list_page: 10,
+                catalog_page: 10,
+                open_uploads: 10,
+                grace_period_secs: 86_400,
+            },
+        };
+        let store: Arc<dyn ObjectStore> = Arc::new(self.store.clone());
+        let index = Arc::clone(&self.index);
+        Registry::new(store, index, settings, &[7; 32], self.clock.clone())
+    }
+
+    async fn link(&self, place: Place, digest: &Digest) {
+        let steps = vec![put_link(&place, digest)];
+        self.store.apply(steps).await.unwrap();
+    }
+}
+
+fn name(text: &str) -> RepositoryName {
+    text.parse().unwrap()
+}
+
+async fn tags(registry: &Registry, name: &RepositoryName) -> Vec<Tag> {
+    let page = registry.tags(name, &PageRequest::default()).await;
+    page.unwrap().items
+}
 
 #[tokio::test]
 async fn an_index_that_is_set_aside_while_it_serves_is_filled_again() {
-    let clock = Arc::new(ManualClock::at_unix_secs(1_800_000_000));
-    let store = MemoryStore::new(clock.clone());
-    let name: RepositoryName = "a".parse().unwrap();
-    let tag: Tag = "v1".parse().unwrap();
+    let lab = Lab::new();
+    let (name, tag): (_, Tag) = (name("a"), "v1".parse().unwrap());
     let digest = Digest::of(Algorithm::Sha256, b"manifest");
-    let link = Place::TagCurrent(name.clone(), tag.clone());
-    store.apply(vec![put_link(&link, &digest)]).await.unwrap();
-    let index = Arc::new(Index::in_memory(clock.clone()));
-    let settings = Settings {
-        deletes_enabled: true,
-        readonly: false,
-        references: References::Strict,
-        case_insensitive: false,
-        limits: Limits {
-            manifest_size_bytes: 1_000,
-            mount_probes: 10,
-            list_page: 10,
-            catalog_page: 10,
-            open_uploads: 10,
-        },
-    };
-    let shared = Arc::clone(&index);
-    let registry = Registry::new(Arc::new(store), shared, settings, &[7; 32], clock);
+    lab.link(Place::TagCurrent(name.clone(), tag.clone()), &digest)
+        .await;
+    let (registry, index) = (lab.registry(), &lab.index);
     registry.read_everything().await.unwrap();
-    let tags = || async {
-        let page = registry.tags(&name, &PageRequest::default()).await;
-        page.unwrap().items
-    };
-    assert_eq!(tags().await, std::slice::from_ref(&tag));
+    assert_eq!(tags(&registry, &name).await, std::slice::from_ref(&tag));
 
     index.find_damaged();
     index.settle().await;
     assert_eq!(index.statistics().quarantines, 1);
     assert!(index.tags(&name, None, 10).await.unwrap().is_empty());
     assert_eq!(
-        tags().await,
+        tags(&registry, &name).await,
         std::slice::from_ref(&tag),
         "listed from an empty index"
     );
     registry.catch_up().await;
     assert_eq!(index.tags(&name, None, 10).await.unwrap().len(), 1);
-    assert_eq!(tags().await, [tag]);
+    assert_eq!(tags(&registry, &name).await, [tag]);
+}
+
+#[tokio::test]
+async fn no_doubt_is_forgotten_however_many_there_are() {
+    let lab = Lab::new();
+    let (kept, new) = (name("kept"), name("new"));
+    let digest = Digest::of(Algorithm::Sha256, b"manifest");
+    let tag = |name: &RepositoryName, tag: &str| {
+        let place = Place::TagCurrent(name.clone(), tag.parse().unwrap());
+        lab.link(place, &digest)
+    };
+    tag(&kept, "v1").await;
+    let mut registry = lab.registry();
+    registry.lists.changes.waiting_max = 10;
+    registry.read_everything().await.unwrap();
+    assert_eq!(tags(&registry, &kept).await.len(), 1);
+
+    for number in 0..10 {
+        let other = name(&format!("doubted/{number}"));
+        registry.lists.changes.doubt(&other);
+    }
+    // Two changes do more than they tell.
+    for changed in [&kept, &new] {
+        let change = registry.lists.change(changed).await;
+        tag(changed, "v2").await;
+        drop(change);
+    }
+    assert_eq!(
+        tags(&registry, &kept).await.len(),
+        2,
+        "a doubt was forgotten, and the list came from the index"
+    );
+    registry.catch_up().await;
+    let repositories = lab.index.repositories(None, 10).await.unwrap();
+    assert_eq!(repositories, [kept.clone(), new.clone()]);
+    for (name, expected) in [(&kept, 2), (&new, 1)] {
+        let found = lab.index.tags(name, None, 10).await.unwrap();
+        assert_eq!(found.len(), expected, "{name} was not read again");
+        assert!(registry.lists.is_read(name));
+    }
+    assert!(registry.lists.is_complete());
+}
+
+#[tokio::test]
+async fn a_comparison_that_fails_is_tried_again() {
+    let lab = Lab::new();
+    let mut registry = lab.registry();
+    registry.lists.changes.waiting_max = 0;
+    registry.read_everything().await.unwrap();
+    for (fails, next_try) in [(true, Some(RETRY_PAUSE)), (false, None)] {
+        registry.lists.changes.doubt(&name("a"));
+        assert!(registry.lists.changes.is_in_doubt(&name("b")));
+        if fails {
+            lab.store.fail(Operation::List, 0, Fault::Io);
+        }
+        assert_eq!(registry.catch_up().await, next_try);
+        assert_eq!(registry.lists.is_complete(), !fails);
+    }
 }

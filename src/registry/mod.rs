@@ -17,6 +17,7 @@ mod references;
 mod referrers;
 mod rereading;
 mod sessions;
+mod tombstones;
 mod uploads;
 
 use std::sync::Arc;
@@ -150,4 +151,7 @@ pub struct Limits {
     /// Idle upload sessions kept open in memory (`limits.open_uploads`, 1,024: each holds a file descriptor); the others
     /// are taken up again from the store.
     pub open_uploads: usize,
+    /// For how long a deletion counts as recent (`limits.grace_period_secs`, 24 hours: as long as the longest push that an
+    /// upload session allows).
+    pub grace_period_secs: u64,
 }

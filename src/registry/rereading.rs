@@ -26,6 +26,14 @@ pub(super) struct Look {
     newest: SystemTime,
 }
 
+/// What the store says of a repository.
+#[derive(Default)]
+pub(super) struct Reading {
+    pub(super) facts: Vec<Fact>,
+    /// Whether some link to a manifest leads nowhere.
+    pub(super) is_dangling: bool,
+}
+
 impl Look {
     /// Whether each later change will show: not while the newest time is the present one.
     pub(super) fn is_settled(&self, now: SystemTime) -> bool {
@@ -39,8 +47,9 @@ impl Registry {
     /// How the repository's directories look: the times of those whose entries are links. `None` where that cannot
     /// tell, and then the repository is read at every start.
     pub(super) async fn look(&self, name: &RepositoryName) -> Result<Option<Look>, RegistryError> {
-        if self.settings.readonly {
-            // Nothing is swept then, and a link that is written again in its old directory would show in no time.
+        if self.settings.readonly || self.lists.is_dangling(name) {
+            // Nothing is swept then, and a link that is written again in its old directory would show in no time; nor do
+            // bytes that come to where a link leads already.
             return Ok(None);
         }
         let mut stamp = Vec::new();
@@ -80,9 +89,9 @@ impl Registry {
     pub(super) async fn read_repository(
         &self,
         name: &RepositoryName,
-    ) -> Result<Vec<Fact>, RegistryError> {
+    ) -> Result<Reading, RegistryError> {
         if !self.repository_exists(name).await? {
-            return Ok(Vec::new());
+            return Ok(Reading::default());
         }
         let mut facts = vec![Fact::Known];
         for tag in self.tag_directories(name).await? {
@@ -93,11 +102,14 @@ impl Registry {
             let digest = digest.unwrap_or_else(|| Digest::of(Algorithm::Sha256, b""));
             facts.push(Fact::Tag(tag, digest));
         }
+        let mut is_dangling = false;
         for algorithm in Algorithm::ALL {
             facts.extend(self.read_layers(name, algorithm).await?);
-            facts.extend(self.read_revisions(name, algorithm).await?);
+            let revisions = self.read_revisions(name, algorithm).await?;
+            facts.extend(revisions.facts);
+            is_dangling |= revisions.is_dangling;
         }
-        Ok(facts)
+        Ok(Reading { facts, is_dangling })
     }
 
     async fn read_layers(
@@ -126,34 +138,40 @@ impl Registry {
         &self,
         name: &RepositoryName,
         algorithm: Algorithm,
-    ) -> Result<Vec<Fact>, RegistryError> {
-        let mut facts = Vec::new();
+    ) -> Result<Reading, RegistryError> {
+        let mut reading = Reading::default();
         let links = layout::revisions_directory(name, algorithm);
         for digest in self.digest_directories(&links, algorithm).await? {
-            let revision = self.read_revision(name, &digest).await?;
-            if revision.is_empty() {
+            let mut revision = self.read_revision(name, &digest).await?;
+            if revision.is_none() {
                 let link = Place::RevisionLink(name.clone(), digest.clone());
                 let directory = layout::revision_directory(name, &digest);
-                self.sweep_unlinked(&digest, &link, directory).await?;
+                if !self.sweep_unlinked(&digest, &link, directory).await? {
+                    // It may have been pushed just now.
+                    revision = self.read_revision(name, &digest).await?;
+                    reading.is_dangling |= revision.is_none();
+                }
             }
-            facts.extend(revision);
+            reading.facts.extend(revision.into_iter().flatten());
         }
-        Ok(facts)
+        Ok(reading)
     }
 
+    /// What a manifest says, if it is there: link *and* bytes.
     async fn read_revision(
         &self,
         name: &RepositoryName,
         digest: &Digest,
-    ) -> Result<Vec<Fact>, RegistryError> {
+    ) -> Result<Option<Vec<Fact>>, RegistryError> {
         let Some((key, meta)) = self.linked_manifest(name, digest).await? else {
-            return Ok(Vec::new());
+            return Ok(None);
         };
         let Some(bytes) = self.read_small(&key, READ_SIZE_MAX_BYTES).await? else {
-            return Ok(Vec::new());
+            // Too long for a manifest: no list will ever show it.
+            return Ok(Some(Vec::new()));
         };
         let media_type = Manifest::media_type_of(&bytes);
-        Ok(match Manifest::parse(&bytes, Some(&media_type)) {
+        Ok(Some(match Manifest::parse(&bytes, Some(&media_type)) {
             Ok(manifest) => facts_of_manifest(digest, meta.size_bytes, &manifest),
             // Another registry took it, and its clients may want it; what it references is its own secret.
             Err(_) => vec![Fact::Revision(Revision {
@@ -162,25 +180,26 @@ impl Registry {
                 is_index: false,
                 subject: None,
             })],
-        })
+        }))
     }
 
     /// Removes a digest's directory that holds no link: the old registry deletes the link alone, and when it links the same
     /// again in the same directory, no directory time would tell. The lock keeps a push of the digest away meanwhile.
+    /// `false` if there is a link.
     async fn sweep_unlinked(
         &self,
         digest: &Digest,
         link: &Place,
         directory: Prefix,
-    ) -> Result<(), RegistryError> {
-        if self.settings.readonly {
-            return Ok(());
-        }
+    ) -> Result<bool, RegistryError> {
         let _lock = self.digest_locks.exclusive([digest]).await;
-        if self.find(&link.key()).await?.is_none() {
+        if self.find(&link.key()).await?.is_some() {
+            return Ok(false);
+        }
+        if !self.settings.readonly {
             self.store.apply(vec![Step::RemoveTree(directory)]).await?;
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn digest_directories(

@@ -27,7 +27,12 @@ pub(super) async fn read(
     digest: &Digest,
 ) -> Result<Response<ResponseBody>, ServerError> {
     let registry = &state.services.registry;
-    let blob = registry.blob(name, digest).await?;
+    let blob = if request.head.method == Method::HEAD {
+        let viewer = state.services.auth.viewer(&request.caller, &request.origin);
+        registry.blob_or_elsewhere(name, digest, &viewer).await?
+    } else {
+        registry.blob(name, digest).await?
+    };
     let mut answer = response::empty(StatusCode::OK);
     response::set_digest(&mut answer, digest);
     answer.headers_mut().insert(CACHE_CONTROL, KEEP);

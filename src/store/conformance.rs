@@ -18,6 +18,7 @@ pub(super) async fn check_all<S: ObjectStore + 'static>(new: impl Fn() -> S) {
     order(&new()).await;
     listing(&new()).await;
     pages(&new()).await;
+    own_keys(&new()).await;
     removal(&new()).await;
     finishing(&new()).await;
     resuming(&new()).await;
@@ -226,6 +227,19 @@ async fn pages(store: &dyn ObjectStore) {
     assert_eq!(after("p/1/zzz", Depth::All).await, ["p/2/12", "p/2/17"]);
     assert_eq!(after("p/~", Depth::All).await, [""; 0]);
     assert_eq!(after("a", Depth::One).await, ["p/0/", "p/1/"]);
+}
+
+async fn own_keys(store: &dyn ObjectStore) {
+    put(store, "boathouse/deleted/1/a", "").await;
+    for depth in [Depth::One, Depth::All] {
+        let all = keys(store, "", depth).await;
+        assert!(!all.iter().any(|key| key.starts_with("boathouse")));
+    }
+    let days = keys(store, "boathouse/deleted/", Depth::One).await;
+    assert_eq!(days, ["boathouse/deleted/1/"]);
+    let tree = Step::RemoveTree(prefix("boathouse/deleted/1/"));
+    store.apply(vec![tree]).await.unwrap();
+    assert!(read(store, &key("boathouse/deleted/1/a")).await.is_none());
 }
 
 async fn removal(store: &dyn ObjectStore) {

@@ -134,7 +134,7 @@ impl ObjectStore for MemoryStore {
                 continue;
             };
             let own = key.strip_prefix(OWN_DIRECTORY);
-            if own.is_some_and(|own| own.starts_with('/')) {
+            if prefix.as_str().is_empty() && own.is_some_and(|own| own.starts_with('/')) {
                 continue;
             }
             match rest.split_once('/') {

@@ -1,5 +1,10 @@
 //! Blobs: reading, ranges, conditions, removing.
 
+use std::sync::Arc;
+
+use boathouse::clock::ManualClock;
+use boathouse::store::faulty::{Fault, FaultyStore, Operation};
+use boathouse::store::filesystem::{self, FilesystemStore};
 use http::StatusCode;
 
 use crate::support::{Options, TestRegistry};
@@ -226,4 +231,22 @@ async fn nothing_answers_outside_the_registry() {
         .send()
         .await
         .expect_error(404, "NAME_UNKNOWN");
+}
+
+#[tokio::test]
+async fn a_blob_is_deleted_on_a_full_disk_too() {
+    let directory = Arc::new(tempfile::tempdir().unwrap());
+    let clock = ManualClock::at_unix_secs(1_800_000_000);
+    let settings = filesystem::Settings::at(directory.path());
+    let store = FilesystemStore::open(settings, Arc::new(clock.clone())).unwrap();
+    let store = FaultyStore::new(Arc::new(store));
+    let shared = Arc::new(store.clone());
+    let registry = TestRegistry::start_on(shared, directory, clock, Options::default());
+    let digest = registry.push_blob("a", b"in the way").await;
+    store.fail(Operation::Apply, 0, Fault::Full);
+    let path = format!("/v2/a/blobs/{digest}");
+    let deleted = registry.delete(&path).send().await;
+    deleted.expect(StatusCode::ACCEPTED);
+    let gone = registry.get(&path).send().await;
+    gone.expect_error(404, "BLOB_UNKNOWN");
 }

@@ -20,3 +20,4 @@ mod manifests;
 mod oracle;
 mod support;
 mod uploads;
+mod visibility;

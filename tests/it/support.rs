@@ -54,6 +54,7 @@ impl Default for Options {
                     list_page: 1_000,
                     catalog_page: 1_000,
                     open_uploads: 1_024,
+                    grace_period_secs: 86_400,
                 },
             },
             server: server::Settings::for_tests(),
