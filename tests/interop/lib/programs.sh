@@ -25,8 +25,8 @@ need() {
 # The newest version that a go.mod of the programs below asks for.
 GO_MINIMUM=1.26.7
 
-# need_go PROGRAM=MODULE@VERSION… : afterwards every PROGRAM of that version is first in PATH. Built from source once per
-# machine and version, outside the repository; without C, so that names are looked up by Go itself, in /etc/hosts.
+# need_go PROGRAM=MODULE@VERSION… : afterwards every PROGRAM of that version is first in PATH. Built from source once
+# per machine and version, outside the repository; without C, so that names are looked up by Go itself, in /etc/hosts.
 need_go() {
   local cache=${XDG_CACHE_HOME:-$HOME/.cache}/boathouse-ci/go pair program module place part
   for pair in "$@"; do
@@ -62,4 +62,13 @@ go_compiler() {
     exit 1
   fi
   need go=golang-go
+}
+
+# given_program VARIABLE… : afterwards every VARIABLE is the absolute path of a program, or empty where none was given.
+given_program() {
+  local variable
+  for variable in "$@"; do
+    printf -v "$variable" '%s' "${!variable:+$(realpath "${!variable}")}"
+    [[ -z ${!variable} || -x ${!variable} ]] || { echo "error: $variable=${!variable} cannot be run" >&2; exit 1; }
+  done
 }
