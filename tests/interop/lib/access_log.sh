@@ -17,12 +17,13 @@ asked() {
 was_asked() { wait_until 2 has_been_asked "$@"; }
 has_been_asked() { (($(asked "$2" "$3" "$4") >= $1)); }
 
-# mounted_only REPOSITORY MOUNTED SENT : since the mark at least MOUNTED blobs were mounted there, and no more than SENT
-# were sent. Clients of the containers project mount layers and send the config.
-mounted_only() {
-  local at=/v2/$1/blobs/ sent
-  was_asked "$2" upload-begin 201 "$at" && sent=$(asked upload-finish 201 "$at") && ((sent <= $3)) && return
-  echo "mounted: $(asked upload-begin 201 "$at"), sent: $(asked upload-finish 201 "$at")"
+# arrived REPOSITORY MOUNTED SENT : since the mark a manifest was put there, at least MOUNTED blobs were mounted, and no
+# more than SENT were sent. Clients of the containers project mount layers and send the config.
+arrived() {
+  local blobs=/v2/$1/blobs/
+  was_asked 1 manifest-put 201 "/v2/$1/manifests/" && was_asked "$2" upload-begin 201 "$blobs" &&
+    (($(asked upload-finish 201 "$blobs") <= $3)) && return
+  echo "mounted: $(asked upload-begin 201 "$blobs"), sent: $(asked upload-finish 201 "$blobs")"
   return 1
 }
 
@@ -31,9 +32,11 @@ mounted_only() {
 copies_by_mount() {
   local name=$1 target=$2 mounted=$3 sent=$4
   shift 4
+  mark_log
   check "$name" "$@"
+  check "… without sending its blobs" arrived "${target%:*}" 0 "$sent"
   check "… what came there is deleted" forget_image "$target"
   mark_log
   check "$name once more" "$@"
-  check "… by mounting it" mounted_only "${target%:*}" "$mounted" "$sent"
+  check "… by mounting them" arrived "${target%:*}" "$mounted" "$sent"
 }

@@ -24,7 +24,8 @@ same "tags are listed" "1 2" "$(list_tags team/app | sort | paste -sd ' ')"
 refused "pull without credentials" 'unauthorized|authentication required|invalid username/password' \
   copy --src-no-creds "docker://$REGISTRY/team/app:1" "oci:$W/stolen:latest"
 
-copies_by_mount "copy to another repository" other/app:1 1 1 copy "docker://$REGISTRY/team/app:1" "docker://$REGISTRY/other/app:1"
+copies_by_mount "copy to another repository" other/app:1 1 1 \
+  copy "docker://$REGISTRY/team/app:1" "docker://$REGISTRY/other/app:1"
 check "pull it from there" pull other/app:1 "$W/back"
 same "the digest came back" "$digest" "$(digest_of "$W/back")"
 same_content "pulled image" "$W/image" "$W/back"

@@ -24,7 +24,7 @@ list_tags() {
 echo "      $(podman --version)"
 
 image=$REGISTRY/team/app:1
-cd "$W" # podman makes a name of an image's path, and names have no upper case
+cd "$W" || exit # podman makes a name of an image's path, and names have no upper case
 id=$(podman pull --quiet oci:image:latest)
 podman tag "$id" "$image" "$REGISTRY/other/app:1"
 

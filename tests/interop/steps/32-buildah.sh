@@ -51,7 +51,8 @@ build built-arm arm64
 buildah manifest create multi >/dev/null
 buildah manifest add multi "$REGISTRY/team/app:1" >/dev/null
 buildah manifest add --arch arm64 multi built-arm >/dev/null
-check "push an index" buildah manifest push --all --quiet --authfile "$W/auth.json" multi "docker://$REGISTRY/team/multi:1"
+check "push an index" buildah manifest push --all --quiet --authfile "$W/auth.json" \
+  multi "docker://$REGISTRY/team/multi:1"
 same "it is an index of two" "amd64 arm64" "$(http "$URL/v2/team/multi/manifests/1" |
   jq -r '[.manifests[].platform.architecture] | sort | join(" ")')"
 check "pull one of it" pull_image --arch arm64 "$REGISTRY/team/multi:1"

@@ -4,7 +4,7 @@ start_server "$W/home"
 make_index "$W/index"
 make_image "$W/image" 100000
 mkdir "$W/files" "$W/back" "$W/stolen"
-cd "$W/files" # names of files become titles
+cd "$W/files" || exit # names of files become titles
 head -c 3000000 /dev/urandom >data
 echo '{"findings": 0}' >report.json
 echo 'signed' >report.sig
@@ -16,14 +16,16 @@ oras_copy() {
   command oras cp "$@" --from-ca-file "$CA" --to-ca-file "$CA" \
     --from-registry-config "$W/auth.json" --to-registry-config "$W/auth.json"
 }
-oras_copy_from_layout() { command oras cp --from-oci-layout "$@" --to-ca-file "$CA" --to-registry-config "$W/auth.json"; }
-oras_copy_to_layout() { command oras cp --to-oci-layout "$@" --from-ca-file "$CA" --from-registry-config "$W/auth.json"; }
+copy_from_layout() { command oras cp --from-oci-layout "$@" --to-ca-file "$CA" --to-registry-config "$W/auth.json"; }
+copy_to_layout() { command oras cp --to-oci-layout "$@" --from-ca-file "$CA" --from-registry-config "$W/auth.json"; }
 login() { oras login --username admin --password-stdin "$REGISTRY" <<<"$1"; }
 push_files() { oras push "$REGISTRY/$1" --artifact-type application/vnd.test.files data:application/octet-stream; }
 pull_files() { oras pull "$REGISTRY/$1" --output "$2"; }
 tags_of() { oras repo tags "$REGISTRY/$1" | sort | paste -sd ' '; }
 # referrers REFERENCE OPTION… : the types of what has it as subject, of all levels.
-referrers() { oras discover "$REGISTRY/$1" --format json "${@:2}" | jq -r '[.. | .artifactType? // empty] | sort | join(" ")'; }
+referrers() {
+  oras discover "$REGISTRY/$1" --format json "${@:2}" | jq -r '[.. | .artifactType? // empty] | sort | join(" ")'
+}
 echo "      oras $(command oras version | sed -n 's/^Version: *//p')"
 
 refused "login with a wrong password" '401|unauthorized' login wrong
@@ -44,7 +46,8 @@ check "the file came back" cmp data "$W/back/data"
 check "two more tags" oras tag "$REGISTRY/team/files:1" 2 3
 same "tags are listed" "1 2 3" "$(tags_of team/files)"
 
-check "attach" oras attach "$REGISTRY/team/files:1" --artifact-type application/vnd.test.report report.json:application/json
+check "attach" \
+  oras attach "$REGISTRY/team/files:1" --artifact-type application/vnd.test.report report.json:application/json
 report=$(oras discover "$REGISTRY/team/files:1" --format json | jq -r '.referrers[0].digest')
 check "attach to what is attached" \
   oras attach "$REGISTRY/team/files@$report" --artifact-type application/vnd.test.signature report.sig
@@ -59,14 +62,15 @@ same "no tag stands for the referrers" "1 2 3" "$(tags_of team/files)"
 check "pull what was attached" pull_files "team/files@$report" "$W/back"
 check "it came back" cmp report.json "$W/back/report.json"
 
-copies_by_mount "copy to another repository" other/files:1 1 0 oras_copy "$REGISTRY/team/files:1" "$REGISTRY/other/files:1"
+copies_by_mount "copy to another repository" other/files:1 1 0 \
+  oras_copy "$REGISTRY/team/files:1" "$REGISTRY/other/files:1"
 check "copy with all that is attached" oras_copy --recursive "$REGISTRY/team/files:1" "$REGISTRY/third/files:1"
 same "the copy has the same digest" "$digest" "$(oras resolve "$REGISTRY/third/files:1")"
 same "the attached came along" "application/vnd.test.report application/vnd.test.signature" "$(referrers third/files:1)"
 
-check "push an index" oras_copy_from_layout "$W/index:latest" "$REGISTRY/team/multi:1"
+check "push an index" copy_from_layout "$W/index:latest" "$REGISTRY/team/multi:1"
 same "the index keeps its digest" "$(digest_of "$W/index")" "$(oras resolve "$REGISTRY/team/multi:1")"
-check "pull the index" oras_copy_to_layout "$REGISTRY/team/multi:1" "$W/index-back:latest"
+check "pull the index" copy_to_layout "$REGISTRY/team/multi:1" "$W/index-back:latest"
 same_content "pulled index" "$W/index" "$W/index-back"
 arm=$(oras resolve --platform linux/arm64 "$REGISTRY/team/multi:1")
 check "put an index together" oras manifest index create "$REGISTRY/team/multi:2" "$arm"

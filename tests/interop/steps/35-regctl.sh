@@ -10,7 +10,7 @@ echo '{"findings": 0}' >"$W/report.json"
 rm -rf "$CERTS"
 login() { regctl registry login --user admin --pass-stdin "$REGISTRY" <<<"$1"; }
 # referrers REFERENCE OPTION… : the digests of what has it as subject.
-referrers() { regctl artifact list --format '{{range .Descriptors}}{{println .Digest}}{{end}}' "$REGISTRY/$@"; }
+referrers() { regctl artifact list --format '{{range .Descriptors}}{{println .Digest}}{{end}}' "$REGISTRY/$1" "${@:2}"; }
 tags_of() { regctl tag ls "$REGISTRY/$1" | sort | paste -sd ' '; }
 echo "      regctl $(regctl version --format '{{.VCSTag}}')"
 

@@ -11,7 +11,7 @@ digest=$(digest_of "$W/image")
 log_in >/dev/null
 for repository in bundle tag subject; do push "$W/image" "team/$repository:1"; done
 push "$W/index" team/multi:1
-cd "$W" # keys are found here
+cd "$W" || exit # keys are found here
 export COSIGN_PASSWORD=a-password-of-a-key
 
 cosign() { SSL_CERT_FILE=$CA command cosign "$@"; }
