@@ -10,6 +10,12 @@ fail() {
   [[ -z ${2:-} ]] || tail -n 15 "$2" | sed 's/^/      | /'
 }
 
+# not_run NAME : what this run leaves out, because it cannot be installed by name and was not given; the summary says so.
+not_run() {
+  echo "$1" >>"$T/not-run"
+  echo "      not run: $1"
+}
+
 # check NAME COMMAND… : ok when the command succeeds.
 check() {
   local name=$1

@@ -70,3 +70,14 @@ with_digest() {
     *) echo "$1?digest=$2" ;;
   esac
 }
+
+# forget_image REPOSITORY:TAG : the manifest and its blobs are deleted from that repository, through the API.
+forget_image() {
+  local at=$URL/v2/${1%:*} manifest digest
+  manifest=$(mktemp "$T/manifest.XXXXXX")
+  http -o "$manifest" -H 'Accept: */*' "$at/manifests/${1##*:}" || return
+  http -X DELETE "$at/manifests/sha256:$(sha256 "$manifest")" || return
+  for digest in $(jq -r '[.config, .layers[]] | map(.digest) | unique[]' "$manifest"); do
+    http -X DELETE "$at/blobs/$digest" || return
+  done
+}

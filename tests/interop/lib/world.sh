@@ -2,8 +2,9 @@
 #
 # - Processes: the shell inside is process 1 of a new PID namespace, so the kernel ends whatever it leaves behind.
 # - Network: loopback only and empty, so every port is free and nothing can be reached from or by the machine.
-# - Files: /etc is a private copy (names, certs.d), /run is empty, HOME is new; the rest lives in the directory $T.
-# - Environment: HOME, PATH and what is named in the call, nothing of the caller's (proxies, DOCKER_…, credentials).
+# - Files: /etc is a private copy (names, certs.d), /run and what podman and skopeo remember are empty, HOME is new; the
+#   rest lives in the directory $T.
+# - Environment: HOME, PATH, TMPDIR and what is named in the call, nothing of the caller's (proxies, DOCKER_…, credentials).
 
 # in_world VARIABLE=VALUE… -- PROGRAM ARGUMENT… : runs PROGRAM there; its exit status is the answer.
 in_world() {
@@ -30,10 +31,12 @@ in_world() {
   unshare --mount --propagation private --net --pid --fork --kill-child --mount-proc bash -euc '
     mount --bind "$1/etc" /etc
     mount -t tmpfs tmpfs /run
+    mkdir -p /var/lib/containers
+    mount -t tmpfs tmpfs /var/lib/containers
     ip link set lo up
     shift
     exec env -i "$@"
-  ' world "$T" HOME="$T/user" PATH="$PATH" T="$T" "${variables[@]}" "$@" </dev/null &
+  ' world "$T" HOME="$T/user" PATH="$PATH" T="$T" TMPDIR="$T" "${variables[@]}" "$@" </dev/null &
   WORLD=$!
   wait "$WORLD"
 }

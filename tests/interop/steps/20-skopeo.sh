@@ -1,4 +1,4 @@
-# skopeo: log in, push, inspect, list, copy, pull, delete; images, an index, Docker's format; and who is refused.
+# skopeo: log in, push, inspect, list, copy by mount, pull, delete; images, an index, Docker's format; and who is refused.
 
 start_server "$W/home"
 make_image "$W/image"
@@ -19,12 +19,13 @@ refused "what was refused is not there" 'manifest unknown|name unknown|not found
 check "push" push "$W/image" team/app:1
 check "push a second tag" push "$W/image" team/app:2
 same "inspect tells the digest that was pushed" "$digest" "$(remote_digest team/app:1)"
-same "tags are listed" "1 2" \
-  "$(skopeo list-tags --authfile "$AUTH" "docker://$REGISTRY/team/app" | jq -r '.Tags | sort | join(" ")')"
+list_tags() { skopeo list-tags --authfile "$AUTH" "docker://$REGISTRY/$1" | jq -r '.Tags[]'; }
+same "tags are listed" "1 2" "$(list_tags team/app | sort | paste -sd ' ')"
 refused "pull without credentials" 'unauthorized|authentication required|invalid username/password' \
   copy --src-no-creds "docker://$REGISTRY/team/app:1" "oci:$W/stolen:latest"
 
-check "copy to another repository" copy "docker://$REGISTRY/team/app:1" "docker://$REGISTRY/other/app:1"
+copies_by_mount "copy to another repository" other/app:1 1 1 \
+  copy "docker://$REGISTRY/team/app:1" "docker://$REGISTRY/other/app:1"
 check "pull it from there" pull other/app:1 "$W/back"
 same "the digest came back" "$digest" "$(digest_of "$W/back")"
 same_content "pulled image" "$W/image" "$W/back"
@@ -45,3 +46,10 @@ same "its layer came back" "$layer" "sha256:$(sha256 "$W/docker-back/${layer#sha
 check "delete" skopeo delete --authfile "$AUTH" "docker://$REGISTRY/other/app:1"
 refused "what was deleted is unknown" 'manifest unknown' remote_digest other/app:1
 same "the other repository keeps it" "$digest" "$(remote_digest team/app:1)"
+
+short_pages
+push_many_tags "$W/image"
+lists_many_tags list_tags team/many
+check "logout" skopeo logout --authfile "$AUTH" "$REGISTRY"
+refused "pull after logout" 'unauthorized|authentication required|invalid username/password' \
+  pull team/many:t001 "$W/stolen"

@@ -1,4 +1,6 @@
-# The docker engine of Debian's docker.io, with its own client: log in, push, pull; and who is refused.
+# The docker engine of Debian's docker.io, with its own client: log in, push, pull, an index, a mount; and who is refused.
+#
+# docker neither lists nor deletes in a registry: the server's answer and the API stand in for that.
 
 # By path: a newer client may come first in PATH, and this one is the engine's own.
 [[ -x /usr/bin/docker ]] || { fail "there is no /usr/bin/docker (newer Debian: package docker-cli)"; exit 1; }
@@ -44,6 +46,29 @@ container=$(docker create "$image" /nothing)
 docker export "$container" | tar -C "$W/root-back" -x data greeting
 check "the files came back" diff -r "$W/root" "$W/root-back"
 docker rm "$container" >/dev/null
+
+same "the tag is listed" 1 "$(http "$URL/v2/team/rootfs/tags/list" | jq -r '.tags | join(" ")')"
+
+copied=$REGISTRY/other/rootfs:1
+docker tag "$image" "$copied"
+copies_by_mount "push to another repository" other/rootfs:1 1 1 docker push "$copied"
+docker rmi "$copied" >/dev/null
+check "pull it from there" docker pull "$copied"
+same "it is the same image" "$id" "$(docker image inspect --format '{{.Id}}' "$copied")"
+
+# docker imports no other architecture than its own, so the second image comes by skopeo, in the format docker joins.
+name_latest "$W/arm" "$(add_image "$W/arm" arm64 100000)"
+log_in >/dev/null
+copy --format v2s2 "oci:$W/arm:latest" "docker://$REGISTRY/team/rootfs:arm"
+multi=$REGISTRY/team/rootfs:multi
+check "put an index together" docker manifest create "$multi" "$image" "$REGISTRY/team/rootfs:arm"
+check "push it" docker manifest push "$multi"
+check "pull one of it" docker pull --platform linux/arm64 "$multi"
+same "the right one came" arm64 "$(docker image inspect --format '{{.Architecture}}' "$multi")"
+
+check "delete, through the API" forget_image other/rootfs:1
+docker rmi "$copied" >/dev/null
+refused "what was deleted is unknown" 'manifest unknown|not found' docker pull "$copied"
 
 check "logout" docker logout "$REGISTRY"
 docker rmi "$image" >/dev/null
