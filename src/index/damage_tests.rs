@@ -229,14 +229,14 @@ async fn a_truncated_database_is_healed() {
     let world = World::new().await;
     let file = OpenOptions::new().write(true).open(world.path("index/db"));
     file.unwrap().set_len(4_096).unwrap();
-    world.expect_healed("the index cannot be used").await;
+    world.expect_healed("the index is not used any more").await;
 }
 
 #[tokio::test]
 async fn a_deleted_database_is_healed() {
     let world = World::new().await;
     fs::remove_file(world.path("index/db")).unwrap();
-    world.expect_healed("the index cannot be used").await;
+    world.expect_healed("the index is not used any more").await;
 }
 
 #[tokio::test]
@@ -269,7 +269,7 @@ async fn a_deleted_index_is_filled_again() {
 async fn foreign_files_are_healed() {
     let world = World::new().await;
     fs::write(world.path("index/db"), vec![b'?'; 1 << 20]).unwrap();
-    world.expect_healed("the index cannot be used").await;
+    world.expect_healed("the index is not used any more").await;
 }
 
 #[tokio::test]
@@ -277,7 +277,7 @@ async fn a_file_in_the_place_of_the_index_is_healed() {
     let world = World::new().await;
     fs::remove_dir_all(world.path("index")).unwrap();
     fs::write(world.path("index"), "not a database").unwrap();
-    world.expect_healed("the index cannot be used").await;
+    world.expect_healed("the index is not used any more").await;
 }
 
 #[tokio::test]

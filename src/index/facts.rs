@@ -3,7 +3,7 @@
 //! Must not know how they are stored. Invariant: every value can be recorded; what a repository's name has to say stands
 //! beside it, never inside.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::oci::{Digest, Tag};
 
@@ -98,6 +98,8 @@ pub struct Counts {
     pub edges: u64,
     /// Blobs whose size is known.
     pub sizes: u64,
+    /// All entries of the database, reverse ones too.
+    pub keys: u64,
 }
 
 /// Whether the index can be relied on to list.
@@ -136,4 +138,6 @@ pub struct Statistics {
     pub commits: u64,
     /// How often the database was set aside.
     pub quarantines: u64,
+    /// How long the slowest of the last commits took, one in a hundred left out; `None` before the first.
+    pub slow_commit: Option<Duration>,
 }

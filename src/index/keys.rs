@@ -59,6 +59,12 @@ pub(super) fn split_digest(bytes: &[u8]) -> Option<(Digest, &[u8])> {
     Some((Digest::from_parts(algorithm, &hex).ok()?, rest))
 }
 
+/// The name at the beginning of a key that [`below`] began, and what follows it.
+pub(super) fn split_name(key: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = key.iter().position(|byte| *byte == 0)?;
+    Some((key.get(..end)?, key.get(end + 1..)?))
+}
+
 /// The digest that `bytes` are.
 pub(super) fn digest(bytes: &[u8]) -> Option<Digest> {
     let (digest, rest) = split_digest(bytes)?;

@@ -18,6 +18,7 @@ mod memory_engine;
 mod opening;
 mod questions;
 mod queue;
+mod rebuild;
 mod records;
 mod sled_engine;
 mod writer;
@@ -41,6 +42,7 @@ use std::thread::JoinHandle;
 pub use error::IndexError;
 pub use facts::{Child, ChildKind, Counts, Fact, Forget, Health, Revision, Stamp, Statistics};
 pub use queue::Reread;
+pub use rebuild::Rebuild;
 
 use tokio::sync::oneshot;
 
@@ -70,6 +72,8 @@ pub struct Settings {
 /// The index. Cheap to ask, safe to lose.
 pub struct Index {
     shared: Arc<Shared>,
+    /// `None` for an index in memory.
+    directory: Option<PathBuf>,
     /// Ends when the queue is closed.
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -84,7 +88,7 @@ impl Index {
 
     /// An index that lives as long as the value; complete from the start ([`Health::Healthy`]).
     pub fn in_memory(clock: Arc<dyn Clock>) -> Self {
-        Self::start(Box::new(Memory), Arc::clone(&clock)).unwrap_or_else(|error| {
+        Self::start(Box::new(Memory), None, Arc::clone(&clock)).unwrap_or_else(|error| {
             // No thread to be had: it answers as one that is out of order.
             let shared = Arc::new(Shared::new(clock));
             shared.queue.close();
@@ -94,6 +98,7 @@ impl Index {
             };
             Self {
                 shared,
+                directory: None,
                 writer: Mutex::default(),
             }
         })
@@ -106,10 +111,14 @@ impl Index {
     ) -> Result<Self, IndexError> {
         let home = Home::enter(&settings.directory, disk)?;
         let files = Files::new(home, &settings.store_id, Arc::clone(&clock));
-        Self::start(Box::new(files), clock)
+        Self::start(Box::new(files), Some(settings.directory.clone()), clock)
     }
 
-    fn start(mut source: Box<dyn Source>, clock: Arc<dyn Clock>) -> Result<Self, IndexError> {
+    fn start(
+        mut source: Box<dyn Source>,
+        directory: Option<PathBuf>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, IndexError> {
         let opened = source.open()?;
         let shared = Arc::new(Shared::new(clock));
         let writer = Writer::new(Arc::clone(&shared), source);
@@ -125,6 +134,7 @@ impl Index {
         let _ = is_ready.recv();
         Ok(Self {
             shared,
+            directory,
             writer: Mutex::new(Some(writer)),
         })
     }
@@ -193,10 +203,7 @@ impl Index {
     /// Repositories given in byte order load fastest. What was loaded before an interruption has its stamp already.
     pub fn begin_rebuild(&self, total: Option<u64>) -> Rebuild {
         let epoch = self.shared.begin_rebuild(total);
-        Rebuild {
-            shared: Arc::clone(&self.shared),
-            epoch,
-        }
+        Rebuild::new(Arc::clone(&self.shared), epoch)
     }
 
     /// Repositories after `after`, in byte order; at most `limit` and at most [`PAGE_MAX`], as all pages here.
@@ -307,6 +314,58 @@ impl Index {
             .await
     }
 
+    /// Whether the repository is known.
+    pub async fn knows(&self, name: &RepositoryName) -> Result<bool, IndexError> {
+        let name = name.clone();
+        self.ask(move |ledger| questions::knows(ledger, &name))
+            .await
+    }
+
+    /// Whether the repository is among those with the blob ([`Index::repositories_with`]), for each of these.
+    pub async fn is_holder(
+        &self,
+        name: &RepositoryName,
+        digests: Vec<Digest>,
+    ) -> Result<Vec<bool>, IndexError> {
+        let name = name.clone();
+        self.ask(move |ledger| questions::is_holder(ledger, &name, &digests))
+            .await
+    }
+
+    /// Whether the manifest is among the referrers of its subject ([`Index::referrers`]).
+    pub async fn is_referrer(
+        &self,
+        name: &RepositoryName,
+        revision: &Revision,
+    ) -> Result<bool, IndexError> {
+        let name = name.clone();
+        let revision = revision.clone();
+        self.ask(move |ledger| questions::is_referrer(ledger, &name, &revision))
+            .await
+    }
+
+    /// The blob links of all repositories, by digest and then by name.
+    pub async fn links(
+        &self,
+        after: Option<&(Digest, RepositoryName)>,
+        limit: usize,
+    ) -> Result<Vec<(Digest, RepositoryName)>, IndexError> {
+        let after = after.cloned();
+        self.ask(move |ledger| questions::links(ledger, after.as_ref(), limit))
+            .await
+    }
+
+    /// The manifests of all repositories, by name and then by digest.
+    pub async fn manifests(
+        &self,
+        after: Option<&(RepositoryName, Digest)>,
+        limit: usize,
+    ) -> Result<Vec<(RepositoryName, Revision)>, IndexError> {
+        let after = after.cloned();
+        self.ask(move |ledger| questions::manifests(ledger, after.as_ref(), limit))
+            .await
+    }
+
     /// The stamp of a repository: `None` if it is not known or must be read again.
     pub async fn stamp(&self, name: &RepositoryName) -> Result<Option<Stamp>, IndexError> {
         if self.is_unread(name) {
@@ -339,7 +398,19 @@ impl Index {
             unread_repositories,
             commits: self.shared.commits.load(Ordering::Relaxed),
             quarantines: self.shared.quarantines.load(Ordering::Relaxed),
+            slow_commit: self.shared.slow_commit(),
         }
+    }
+
+    /// How much room the database takes on its volume; `None` for one in memory.
+    pub async fn disk_bytes(&self) -> Option<u64> {
+        let directory = self.directory.clone()?;
+        let counted = tokio::task::spawn_blocking(move || {
+            let entries = std::fs::read_dir(directory).ok()?;
+            let sizes = entries.flatten().filter_map(|entry| entry.metadata().ok());
+            Some(sizes.map(|metadata| metadata.len()).sum())
+        });
+        counted.await.ok().flatten()
     }
 
     /// Settles, then closes the database and notes that it was closed in order; later records are dropped. Dropping the
@@ -354,10 +425,9 @@ impl Index {
         }
     }
 
-    /// As if a question had found the database damaged.
-    #[cfg(test)]
-    pub(crate) fn find_damaged(&self) {
-        let what = "a test says so".to_owned();
+    /// Sets aside what is recorded, as if it were damaged, and begins with nothing; the log tells `why`.
+    pub fn start_over(&self, why: &str) {
+        let what = why.to_owned();
         self.shared.queue.report(IndexError::Damaged { what });
     }
 
@@ -388,49 +458,5 @@ impl Drop for Index {
             // As in `close`.
             let _ = writer.join();
         }
-    }
-}
-
-/// Filling the index; dropping it leaves the index incomplete, and a later one goes on.
-pub struct Rebuild {
-    shared: Arc<Shared>,
-    epoch: u64,
-}
-
-impl Rebuild {
-    /// As [`Index::replace_repository`], but many small repositories share a commit: returns once there is room for the
-    /// next.
-    pub async fn load(
-        &mut self,
-        reread: Reread,
-        facts: Vec<Fact>,
-        stamp: Option<Stamp>,
-    ) -> Result<(), IndexError> {
-        let room = self.shared.queue.room_for(facts.len()).await;
-        self.shared.queue.put(Job::Replace(Replacement {
-            reread,
-            facts,
-            stamp,
-            answer: None,
-            room,
-        }))?;
-        self.shared.count_rebuilt();
-        Ok(())
-    }
-
-    /// Counts one repository that needed no load (its stamp equals the store's).
-    pub fn skip(&mut self) {
-        self.shared.count_rebuilt();
-    }
-
-    /// All repositories were loaded: makes it durable, closes and reopens the database once (damage is recognised by
-    /// sled only after that), and declares the index complete ([`Health::Healthy`]).
-    pub async fn finish(self) -> Result<(), IndexError> {
-        let (answer, finished) = oneshot::channel();
-        let epoch = self.epoch;
-        self.shared
-            .queue
-            .put(Job::FinishRebuild { epoch, answer })?;
-        finished.await.unwrap_or_else(|_| Err(queue::closed()))
     }
 }

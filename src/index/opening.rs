@@ -158,7 +158,7 @@ impl Source for Files {
         tracing::warn!(
             index = shown(&self.home.directory),
             set_aside = bad.as_deref().map(shown),
-            "the index cannot be used ({why}); it was set aside and is filled again from the store. Nothing is lost: \
+            "the index is not used any more ({why}); it was set aside and is filled again from the store. Nothing is lost: \
              images stay where they are, lists are slower until then. What was set aside may be removed."
         );
         Ok(())

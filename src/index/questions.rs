@@ -8,6 +8,7 @@ use super::engine::{Pair, Tree};
 use super::facts::{Child, Counts, Revision, Stamp};
 use super::keys;
 use super::ledger::Ledger;
+use super::records;
 use crate::oci::{Digest, RepositoryName, Tag};
 
 pub(super) fn repositories(
@@ -86,6 +87,62 @@ pub(super) fn holders(
     })
 }
 
+pub(super) fn knows(ledger: &Ledger, name: &RepositoryName) -> Result<bool, IndexError> {
+    let value = ledger.get(Tree::Repositories, name.as_str().as_bytes())?;
+    Ok(value.is_some())
+}
+
+pub(super) fn is_holder(
+    ledger: &Ledger,
+    name: &RepositoryName,
+    digests: &[Digest],
+) -> Result<Vec<bool>, IndexError> {
+    let is_holder = |digest| {
+        let value = ledger.get(Tree::Holders, &records::holder_key(name, digest))?;
+        Ok(value.is_some())
+    };
+    digests.iter().map(is_holder).collect()
+}
+
+pub(super) fn is_referrer(
+    ledger: &Ledger,
+    name: &RepositoryName,
+    revision: &Revision,
+) -> Result<bool, IndexError> {
+    let Some(subject) = &revision.subject else {
+        return Ok(false);
+    };
+    let key = records::referrer_key(name, subject, &revision.digest);
+    Ok(ledger.get(Tree::Referrers, &key)?.is_some())
+}
+
+pub(super) fn links(
+    ledger: &Ledger,
+    after: Option<&(Digest, RepositoryName)>,
+    limit: usize,
+) -> Result<Vec<(Digest, RepositoryName)>, IndexError> {
+    let after = after.map(|(digest, name)| records::holder_key(name, digest));
+    let after = after.as_deref();
+    page(ledger, Tree::Holders, &[], after, limit, |link, _| {
+        let (digest, name) = keys::split_digest(link)?;
+        Some((digest, keys::text(name)?))
+    })
+}
+
+pub(super) fn manifests(
+    ledger: &Ledger,
+    after: Option<&(RepositoryName, Digest)>,
+    limit: usize,
+) -> Result<Vec<(RepositoryName, Revision)>, IndexError> {
+    let after = after.map(|(name, digest)| records::repository_key(name, digest));
+    let after = after.as_deref();
+    page(ledger, Tree::Revisions, &[], after, limit, |key, value| {
+        let (name, digest) = keys::split_name(key)?;
+        let revision = keys::revision(keys::digest(digest)?, value)?;
+        Some((keys::text(name)?, revision))
+    })
+}
+
 pub(super) fn children(
     ledger: &Ledger,
     parent: &Digest,
@@ -142,6 +199,7 @@ pub(super) fn counts(ledger: &Ledger) -> Counts {
         layers: books.count(Tree::Layers),
         edges: books.count(Tree::Edges),
         sizes: books.count(Tree::Sizes),
+        keys: Tree::ALL.into_iter().map(|tree| books.count(tree)).sum(),
     }
 }
 

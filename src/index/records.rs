@@ -151,10 +151,10 @@ pub(super) fn repository_key(name: &RepositoryName, digest: &Digest) -> Vec<u8> 
     keys::joined(keys::below(name), &keys::of_digest(digest))
 }
 
-fn referrer_key(name: &RepositoryName, subject: &Digest, digest: &Digest) -> Vec<u8> {
+pub(super) fn referrer_key(name: &RepositoryName, subject: &Digest, digest: &Digest) -> Vec<u8> {
     keys::joined(repository_key(name, subject), &keys::of_digest(digest))
 }
 
-fn holder_key(name: &RepositoryName, digest: &Digest) -> Vec<u8> {
+pub(super) fn holder_key(name: &RepositoryName, digest: &Digest) -> Vec<u8> {
     keys::joined(keys::of_digest(digest), name.as_str().as_bytes())
 }

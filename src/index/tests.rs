@@ -160,6 +160,8 @@ async fn lists(index: &Index) {
         layers: 1,
         edges: 0,
         sizes: 1,
+        // With the holder of the one layer.
+        keys: 15,
     };
     assert_eq!(index.counts(), counts);
 }

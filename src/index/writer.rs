@@ -23,6 +23,9 @@ use crate::oci::RepositoryName;
 /// Operations in one transaction of what is recorded; sled's transactions hold up readers while they are carried out.
 const COMMIT_OPS_MAX: usize = 512;
 
+/// How many commits are remembered to tell how slow the volume is: minutes of work.
+const COMMIT_TIMES_MAX: usize = 1_024;
+
 /// The pauses between attempts to open the database again: the first, and the longest.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_mins(1);
@@ -38,6 +41,8 @@ pub(super) struct Shared {
     health: Mutex<Health>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) commits: AtomicU64,
+    /// How long the last commits took, the newest first.
+    times: Mutex<VecDeque<Duration>>,
     pub(super) quarantines: AtomicU64,
     /// Another number: what was loaded before may be lost.
     pub(super) epoch: AtomicU64,
@@ -51,6 +56,7 @@ impl Shared {
             health: Mutex::new(Health::Checking),
             clock,
             commits: AtomicU64::new(0),
+            times: Mutex::default(),
             quarantines: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
         }
@@ -81,9 +87,28 @@ impl Shared {
 
     /// Writes `changes`, and counts the commits.
     pub(super) fn commit(&self, changes: Changes, limit: usize) -> Result<(), IndexError> {
+        let began = self.clock.elapsed();
         let commits = self.with_ledger(|ledger| ledger.commit(changes, limit))?;
         self.commits.fetch_add(commits, Ordering::Relaxed);
+        if commits > 0 {
+            let took = self.clock.elapsed().saturating_sub(began);
+            let mut times = self.times();
+            times.truncate(COMMIT_TIMES_MAX - 1);
+            times.push_front(took / u32::try_from(commits).unwrap_or(u32::MAX));
+        }
         Ok(())
+    }
+
+    /// The 99th percentile of the last commits.
+    pub(super) fn slow_commit(&self) -> Option<Duration> {
+        let mut times: Vec<Duration> = self.times().iter().copied().collect();
+        times.sort_unstable();
+        let at = (times.len() * 99).div_ceil(100).saturating_sub(1);
+        times.get(at).copied()
+    }
+
+    fn times(&self) -> MutexGuard<'_, VecDeque<Duration>> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts a database in the place of another, and gives that back once nobody reads from it.

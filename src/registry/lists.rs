@@ -46,6 +46,8 @@ pub(super) struct Lists {
     dangling: Mutex<BTreeSet<RepositoryName>>,
     /// Whether every repository of the store is in the index.
     is_complete: AtomicBool,
+    /// Whether the last reading of everything had to leave something out.
+    has_given_up: AtomicBool,
     /// How often the index had been set aside when it was last found to be up to the store.
     quarantines: AtomicU64,
     wake: Notify,
@@ -60,6 +62,7 @@ impl Lists {
             read: Mutex::default(),
             dangling: Mutex::default(),
             is_complete: AtomicBool::new(false),
+            has_given_up: AtomicBool::new(false),
             wake: Notify::new(),
         }
     }
@@ -76,6 +79,21 @@ impl Lists {
             && self.index.health() == Health::Healthy
             // What was dropped may have been the news of a repository.
             && self.index.statistics().unread_repositories == 0
+    }
+
+    /// Whether the last reading of everything has left something out: the next one comes only with a cause.
+    pub(super) fn has_given_up(&self) -> bool {
+        self.has_given_up.load(Ordering::Acquire) && self.is_the_same()
+    }
+
+    /// Keeps changes of `name` from beginning, once those under way have ended.
+    pub(super) async fn quiet(&self, name: &RepositoryName) -> impl Sized + use<> {
+        self.changes.quiet(name).await
+    }
+
+    /// Has the keeper look at once for what is to be done.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
     }
 
     fn is_read(&self, name: &RepositoryName) -> bool {
@@ -95,6 +113,7 @@ impl Lists {
     fn begin_again(&self) {
         let mut read = self.lock();
         self.is_complete.store(false, Ordering::Release);
+        self.has_given_up.store(false, Ordering::Release);
         read.clear();
         let quarantines = self.index.statistics().quarantines;
         self.quarantines.store(quarantines, Ordering::Release);
@@ -364,6 +383,7 @@ impl Registry {
             self.lists.changes.stamp_later(&name);
             self.lists.lock().insert(name);
         }
+        self.lists.has_given_up.store(!is_whole, Ordering::Release);
         self.lists.is_complete.store(is_whole, Ordering::Release);
         tracing::info!(repositories = total, reread, "the index is up to the store");
         Ok(())

@@ -73,7 +73,7 @@ async fn an_index_that_is_set_aside_while_it_serves_is_filled_again() {
     registry.read_everything().await.unwrap();
     assert_eq!(tags(&registry, &name).await, std::slice::from_ref(&tag));
 
-    index.find_damaged();
+    index.start_over("a test says so");
     index.settle().await;
     assert_eq!(index.statistics().quarantines, 1);
     assert!(index.tags(&name, None, 10).await.unwrap().is_empty());

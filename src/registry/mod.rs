@@ -5,6 +5,7 @@
 
 mod blobs;
 mod changes;
+mod comparing;
 #[cfg(test)]
 mod crash_tests;
 mod error;
@@ -17,8 +18,10 @@ mod references;
 mod referrers;
 mod rereading;
 mod sessions;
+mod status;
 mod tombstones;
 mod uploads;
+mod usage;
 
 use std::sync::Arc;
 
@@ -26,13 +29,16 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 pub use self::blobs::Blob;
+pub use self::comparing::{Comparison, Filled, Progress, Tell};
 pub use self::error::{BodyError, RegistryError};
 pub use self::listings::{Page, PageRequest};
 pub use self::lists::IndexedError;
 pub use self::manifests::{PushedManifest, StoredManifest};
 pub use self::referrers::Referrer;
 pub use self::sessions::Owner;
+pub use self::status::{IndexStatus, Status};
 pub use self::uploads::Chunk;
+pub use self::usage::{Subject, Usage};
 
 use self::lists::Lists;
 use self::locks::ShardLocks;

@@ -8,6 +8,7 @@ mod access_log;
 mod attendance;
 mod blobs;
 mod connection;
+pub mod control;
 mod dispatch;
 mod error;
 mod incoming;

@@ -1,0 +1,284 @@
+//! Whether the index says what the store says, and filling it anew.
+//!
+//! Must not know who asks. Invariants: what is compared is read from the store by the same code that fills the index, and
+//! from the index through its questions; a difference is told only if it is still there while nothing changes.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{IndexedError, Registry};
+use crate::index::{Child, ChildKind, Fact, Health, Index, IndexError, PAGE_MAX, Revision};
+use crate::oci::{Digest, RepositoryName};
+
+/// How often a filling is looked at.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many differences are told; the others are only counted.
+const TOLD_MAX: usize = 100;
+
+/// How far long work is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Repositories done.
+    pub done: u64,
+    /// Of how many, once that is known.
+    pub total: Option<u64>,
+}
+
+/// Where progress is told.
+pub type Tell<'a> = &'a (dyn Fn(Progress) + Send + Sync);
+
+/// What a filling has brought into the index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filled {
+    /// Repositories.
+    pub repositories: u64,
+    /// Tags, manifests and blob links.
+    pub links: u64,
+    /// How long it took.
+    pub took_ms: u64,
+}
+
+/// What a comparison has found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Repositories compared.
+    pub repositories: u64,
+    /// Tags, manifests, blob links, sizes and references compared.
+    pub facts: u64,
+    /// How many differences there are.
+    pub differences: u64,
+    /// The first of them, for a person.
+    pub told: Vec<String>,
+}
+
+impl Registry {
+    /// Has the index filled anew from the store by [`Registry::keep_index`], which must be running; the registry serves
+    /// meanwhile. A filling that is under way already is joined, and one that was interrupted goes on where it was.
+    pub async fn fill_index_anew(&self, tell: Tell<'_>) -> Result<Filled, IndexedError> {
+        let began = self.clock.elapsed();
+        let index = &self.lists.index;
+        if !matches!(index.health(), Health::Rebuilding { .. }) {
+            let before = index.statistics().quarantines;
+            index.start_over("it was to be filled anew");
+            while index.statistics().quarantines == before {
+                self.check_order()?;
+                self.clock.sleep(LOOK_PAUSE).await;
+            }
+        }
+        self.lists.wake();
+        while !self.lists.is_complete() {
+            self.check_order()?;
+            if let Health::Rebuilding { done, total } = index.health() {
+                tell(Progress { done, total });
+            } else if self.lists.has_given_up() {
+                let reason = "some repositories cannot be read; the server's log names them";
+                return Err(unavailable(reason));
+            }
+            self.clock.sleep(LOOK_PAUSE).await;
+        }
+        let counts = index.counts();
+        let took = self.clock.elapsed().saturating_sub(began);
+        Ok(Filled {
+            repositories: counts.repositories,
+            links: counts.tags + counts.revisions + counts.layers,
+            took_ms: took.as_millis().try_into().unwrap_or(u64::MAX),
+        })
+    }
+
+    fn check_order(&self) -> Result<(), IndexedError> {
+        match self.lists.index.health() {
+            Health::Degraded { reason, .. } => Err(unavailable(&reason)),
+            Health::Healthy | Health::Checking | Health::Rebuilding { .. } => Ok(()),
+        }
+    }
+
+    /// Compares the index with the store, repository by repository. Edges and sizes of what no repository has any more
+    /// are not looked at: they only take room.
+    pub async fn compare_index(&self, tell: Tell<'_>) -> Result<Comparison, IndexedError> {
+        let index = &self.lists.index;
+        let mut names: BTreeSet<RepositoryName> = self
+            .repositories(|_| true, usize::MAX)
+            .await?
+            .into_iter()
+            .collect();
+        let mut after: Option<RepositoryName> = None;
+        loop {
+            let after_text = after.as_ref().map(RepositoryName::as_str);
+            let page = index.repositories(after_text, PAGE_MAX).await?;
+            let is_last = page.len() < PAGE_MAX;
+            after = page.last().cloned();
+            names.extend(page);
+            if is_last {
+                break;
+            }
+        }
+        let mut comparison = Comparison::default();
+        let total = Some(names.len() as u64);
+        for (done, name) in (0..).zip(names) {
+            tell(Progress { done, total });
+            let mut found = self.differences(&name).await?;
+            if !found.told.is_empty() {
+                // What was pushed in between is no difference: once more, while nothing changes.
+                let _quiet = self.lists.quiet(&name).await;
+                found = self.differences(&name).await?;
+            }
+            comparison.repositories += 1;
+            comparison.facts += found.facts;
+            comparison.differences += found.told.len() as u64;
+            let room = TOLD_MAX.saturating_sub(comparison.told.len());
+            comparison.told.extend(found.told.into_iter().take(room));
+        }
+        Ok(comparison)
+    }
+
+    async fn differences(&self, name: &RepositoryName) -> Result<Found, IndexedError> {
+        let index = &self.lists.index;
+        index.settle().await;
+        let in_store = self.read_repository(name).await?.facts;
+        let in_store: BTreeSet<String> = in_store.iter().filter_map(text_of).collect();
+        let in_index = facts_in(index, name).await?;
+        let in_index: BTreeSet<String> = in_index.iter().filter_map(text_of).collect();
+        let told = |side: &str, text: &String| format!("{name}: only in the {side}: {text}");
+        let missing = in_store.difference(&in_index);
+        let surplus = in_index.difference(&in_store);
+        Ok(Found {
+            facts: in_store.len() as u64,
+            told: missing
+                .map(|text| told("store", text))
+                .chain(surplus.map(|text| told("index", text)))
+                .collect(),
+        })
+    }
+}
+
+/// What was compared of one repository, and what differs.
+struct Found {
+    facts: u64,
+    told: Vec<String>,
+}
+
+/// Everything that the index answers about a repository, by every question that lists rest upon.
+async fn facts_in(index: &Index, name: &RepositoryName) -> Result<Vec<Fact>, IndexError> {
+    let mut facts = Vec::new();
+    if index.knows(name).await? {
+        facts.push(Fact::Known);
+    }
+    let mut tags: Vec<(crate::oci::Tag, Digest)> = Vec::new();
+    loop {
+        let after = tags.last().map(|(tag, _)| tag.as_str());
+        let page = index.tags(name, after, PAGE_MAX).await?;
+        let is_last = page.len() < PAGE_MAX;
+        tags.extend(page);
+        if is_last {
+            break;
+        }
+    }
+    facts.extend(tags.into_iter().map(|(tag, digest)| Fact::Tag(tag, digest)));
+    let mut layers: Vec<Digest> = Vec::new();
+    loop {
+        let page = index.layers(name, layers.last(), PAGE_MAX).await?;
+        let is_last = page.len() < PAGE_MAX;
+        let sizes = index.sizes(page.clone()).await?;
+        // The other direction: who has these blobs.
+        let is_holder = index.is_holder(name, page.clone()).await?;
+        for ((digest, size_bytes), is_holder) in page.iter().zip(sizes).zip(is_holder) {
+            facts.extend(size_bytes.map(|size_bytes| Fact::Size(digest.clone(), size_bytes)));
+            facts.extend(is_holder.then(|| Fact::Layer(digest.clone())));
+        }
+        layers.extend(page);
+        if is_last {
+            break;
+        }
+    }
+    let mut revisions: Vec<Revision> = Vec::new();
+    loop {
+        let after = revisions.last().map(|revision| &revision.digest);
+        let page = index.revisions(name, after, PAGE_MAX).await?;
+        let is_last = page.len() < PAGE_MAX;
+        revisions.extend(page);
+        if is_last {
+            break;
+        }
+    }
+    for revision in revisions {
+        facts.extend(facts_of_revision(index, name, revision).await?);
+    }
+    Ok(facts)
+}
+
+async fn facts_of_revision(
+    index: &Index,
+    name: &RepositoryName,
+    revision: Revision,
+) -> Result<Vec<Fact>, IndexError> {
+    let digest = revision.digest.clone();
+    let mut facts = Vec::new();
+    let mut after: Option<Digest> = None;
+    loop {
+        let page = index.children(&digest, after.as_ref(), PAGE_MAX).await?;
+        let is_last = page.len() < PAGE_MAX;
+        after = page.last().map(|child| child.digest.clone());
+        facts.extend(page.into_iter().map(|child| Fact::Edge {
+            parent: digest.clone(),
+            child,
+        }));
+        if is_last {
+            break;
+        }
+    }
+    let size_bytes = index.sizes(vec![digest.clone()]).await?.first().copied();
+    let size_bytes = size_bytes.flatten();
+    facts.extend(size_bytes.map(|size_bytes| Fact::Size(digest.clone(), size_bytes)));
+    // The other direction: the referrers of its subject.
+    if revision.subject.is_none() || index.is_referrer(name, &revision).await? {
+        facts.push(Fact::Revision(revision));
+    }
+    Ok(facts)
+}
+
+/// The fact as it is compared and told; none for a stamp, which is ours alone.
+fn text_of(fact: &Fact) -> Option<String> {
+    match fact {
+        Fact::Known => Some("the repository".to_owned()),
+        Fact::Tag(tag, digest) => Some(format!("tag {tag} -> {digest}")),
+        Fact::Revision(revision) => {
+            let kind = if revision.is_index {
+                "index"
+            } else {
+                "manifest"
+            };
+            let subject = revision.subject.as_ref();
+            let about = subject.map_or_else(String::new, |subject| format!(" about {subject}"));
+            let size_bytes = revision.size_bytes;
+            Some(format!(
+                "{kind} {} of {size_bytes} bytes{about}",
+                revision.digest
+            ))
+        }
+        Fact::Layer(digest) => Some(format!("blob {digest}")),
+        Fact::Edge { parent, child } => {
+            let Child {
+                digest,
+                size_bytes,
+                kind,
+            } = child;
+            let kind = match kind {
+                ChildKind::Blob => "blob",
+                ChildKind::Manifest => "manifest",
+            };
+            Some(format!(
+                "{parent} references {kind} {digest} of {size_bytes} bytes"
+            ))
+        }
+        Fact::Size(digest, size_bytes) => Some(format!("{digest} has {size_bytes} bytes")),
+        Fact::Stamp(_) => None,
+    }
+}
+
+fn unavailable(reason: &str) -> IndexedError {
+    let reason = reason.to_owned();
+    IndexError::Unavailable { reason }.into()
+}

@@ -1,0 +1,269 @@
+//! The control socket: commands on this machine that ask or change a running instance.
+//!
+//! A Unix socket. The client sends one line of JSON, a [`Request`]; the server answers with lines of JSON, any number of
+//! [`Answer::Progress`] and then one other. Must not know who runs the commands. Invariants: only the user that the server
+//! runs as, and root, are heard; a client that goes away ends nothing that was begun.
+
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+
+use crate::clock::Clock;
+use crate::oci::{RepositoryName, Tag};
+use crate::platform;
+use crate::registry::{
+    Comparison, Filled, IndexedError, Progress, Registry, Status, Subject, Usage,
+};
+
+/// Clients at a time: people and scripts of one machine.
+const CLIENTS_MAX: usize = 16;
+
+/// The longest request: a repository's name and a tag fit many times.
+const REQUEST_BYTES_MAX: u64 = 4_096;
+
+/// How long a client may take to say what it wants.
+const REQUEST_TIME: Duration = Duration::from_secs(10);
+
+/// What can be asked of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Read users, rules and certificates again.
+    Reload,
+    /// How much there is, and how the index is.
+    Status,
+    /// Fill the index anew.
+    Rebuild,
+    /// Compare the index with the store.
+    Compare,
+    /// How much room something takes.
+    Usage {
+        /// A repository; all of them without one.
+        repository: Option<String>,
+        /// One of its tags; all of them without one.
+        tag: Option<String>,
+    },
+}
+
+/// What an instance answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Answer {
+    /// Not the end yet.
+    Progress(Progress),
+    /// To [`Request::Reload`].
+    Reloaded,
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Rebuild`].
+    Filled(Filled),
+    /// To [`Request::Compare`].
+    Compared(Comparison),
+    /// To [`Request::Usage`].
+    Usage {
+        /// A row for each repository or tag.
+        rows: Vec<Usage>,
+    },
+    /// It was not done.
+    Failed {
+        /// What happened, and where.
+        what: String,
+        /// What to do about it.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        hint: Option<String>,
+    },
+}
+
+/// What reads the files again; an error says what stays as it was.
+pub type Reload = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// Carries out requests.
+pub struct Control {
+    registry: Arc<Registry>,
+    reload: Reload,
+    clock: Arc<dyn Clock>,
+}
+
+impl Control {
+    /// Over these operations; somebody must run [`Registry::keep_index`] beside them.
+    pub fn new(registry: Arc<Registry>, reload: Reload, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            registry,
+            reload,
+            clock,
+        }
+    }
+
+    /// Does what is asked; `tell` hears how far it is.
+    pub async fn carry_out(
+        &self,
+        request: &Request,
+        tell: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Answer {
+        let registry = &self.registry;
+        let answer = match request {
+            Request::Reload => {
+                return match (self.reload)() {
+                    Ok(()) => Answer::Reloaded,
+                    Err(what) => failed(what, None),
+                };
+            }
+            Request::Status => registry
+                .status()
+                .await
+                .map(|status| Answer::Status(Box::new(status))),
+            Request::Rebuild => registry.fill_index_anew(tell).await.map(Answer::Filled),
+            Request::Compare => registry.compare_index(tell).await.map(Answer::Compared),
+            Request::Usage { repository, tag } => {
+                let subject = match subject(repository.as_deref(), tag.as_deref()) {
+                    Ok(subject) => subject,
+                    Err(what) => return failed(what, None),
+                };
+                let rows = registry.usage(&subject).await;
+                rows.map(|rows| Answer::Usage { rows })
+            }
+        };
+        answer.unwrap_or_else(|error| {
+            let hint = match &error {
+                IndexedError::Index(error) => error.hint(),
+                IndexedError::Registry(_) => None,
+            };
+            failed(error.to_string(), hint)
+        })
+    }
+}
+
+fn failed(what: String, hint: Option<&str>) -> Answer {
+    let hint = hint.map(str::to_owned);
+    Answer::Failed { what, hint }
+}
+
+fn subject(repository: Option<&str>, tag: Option<&str>) -> Result<Subject, String> {
+    let Some(repository) = repository else {
+        return Ok(Subject::Everything);
+    };
+    let name: RepositoryName = repository
+        .parse()
+        .map_err(|error| format!("{repository}: {error}"))?;
+    let Some(tag) = tag else {
+        return Ok(Subject::Repository(name));
+    };
+    let tag: Tag = tag.parse().map_err(|error| format!("{tag}: {error}"))?;
+    Ok(Subject::Tag(name, tag))
+}
+
+/// The socket, from its making until it is removed.
+pub struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ControlSocket {
+    /// Listens at `path`. Whatever lies there belongs to a process that has ended: the data are locked by this one.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Answers; never returns.
+    pub async fn run(&self, control: Arc<Control>) {
+        let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+        loop {
+            // The semaphore is never closed.
+            let place = Arc::clone(&places).acquire_owned().await;
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let control = Arc::clone(&control);
+                    tokio::spawn(async move {
+                        if let Err(error) = serve(stream, &control).await {
+                            tracing::debug!(%error, "a command has gone away");
+                        }
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot hear a command");
+                    control.clock.sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // One that stays is replaced by the next start.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn serve(mut stream: UnixStream, control: &Arc<Control>) -> io::Result<()> {
+    // The mode of the file is set a moment after it is made, and some systems ignore it.
+    let peer = stream.peer_cred()?.uid();
+    if peer != 0 && peer != platform::effective_user_id() {
+        let what = "only the user that Boathouse runs as, and root, may do this".to_owned();
+        return send(&mut stream, &failed(what, None)).await;
+    }
+    let (reader, mut writer) = stream.split();
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(reader.take(REQUEST_BYTES_MAX));
+    tokio::select! {
+        read = reader.read_until(b'\n', &mut line) => read?,
+        () = control.clock.sleep(REQUEST_TIME) => return Ok(()),
+    };
+    let request: Request = match serde_json::from_slice(&line) {
+        Ok(request) => request,
+        Err(error) => {
+            let what = format!("the running instance does not understand this command: {error}");
+            let hint = "it may be of another version: restart it";
+            return send(&mut writer, &failed(what, Some(hint))).await;
+        }
+    };
+    let (progress, mut told) = watch::channel(None);
+    // What was begun goes on when the client goes away.
+    let work = tokio::spawn({
+        let control = Arc::clone(control);
+        async move {
+            let tell = |now| {
+                progress.send_replace(Some(now));
+            };
+            control.carry_out(&request, &tell).await
+        }
+    });
+    while told.changed().await.is_ok() {
+        let now = *told.borrow_and_update();
+        if let Some(now) = now {
+            send(&mut writer, &Answer::Progress(now)).await?;
+        }
+    }
+    let answer = work
+        .await
+        .unwrap_or_else(|_| failed("it went wrong; the server's log says how".to_owned(), None));
+    send(&mut writer, &answer).await
+}
+
+async fn send(
+    writer: &mut (impl tokio::io::AsyncWrite + Unpin),
+    answer: &Answer,
+) -> io::Result<()> {
+    let mut line = serde_json::to_vec(answer)?;
+    line.push(b'\n');
+    writer.write_all(&line).await?;
+    writer.flush().await
+}
