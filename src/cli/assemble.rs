@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, anyhow};
 
+use super::LogFormat;
 use super::auth_settings::{self, derived_secret};
 use super::first_run::ADMIN;
 use super::port::{self, ListenAddress};
@@ -40,12 +41,14 @@ pub(super) struct Start {
     pub(super) makes_new_authority: bool,
     /// Whether a person is told what to do next.
     pub(super) greets: bool,
+    /// `--log-format`
+    pub(super) log_format: Option<LogFormat>,
 }
 
 /// Serves until a signal ends it.
 pub(super) fn serve(start: &Start) -> anyhow::Result<ExitCode> {
     let environment = super::environment();
-    let loaded = match config::load(&start.config_files, &environment) {
+    let mut loaded = match config::load(&start.config_files, &environment) {
         Ok(loaded) => loaded,
         Err(errors) => {
             // Each with its own hint beside it.
@@ -55,6 +58,9 @@ pub(super) fn serve(start: &Start) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
+    if let Some(format) = start.log_format {
+        loaded.config.telemetry.json = format == LogFormat::Json;
+    }
     telemetry::start(&loaded.config.telemetry, &|name| {
         environment.get(name).cloned()
     })?;
@@ -268,6 +274,7 @@ mod tests {
             config_files: vec![path("config.yml")],
             makes_new_authority: true,
             greets: false,
+            log_format: None,
         };
         let loaded = config::load(&start.config_files, &BTreeMap::new()).unwrap();
         let tls::Settings::Automatic { ca_certificate, .. } = &loaded.config.tls else {

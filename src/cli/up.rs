@@ -60,6 +60,7 @@ pub(super) fn run(arguments: &UpArguments) -> anyhow::Result<ExitCode> {
         config_files: vec![places.config],
         makes_new_authority: arguments.new_ca,
         greets: true,
+        log_format: arguments.log.format,
     })
 }
 
