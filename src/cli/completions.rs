@@ -75,7 +75,10 @@ mod tests {
             }
             let name = command.get_name();
             let page = read(format!("boathouse-{name}.1")).unwrap();
-            assert!(page.contains(".SH SYNOPSIS") && page.contains(name), "{page}");
+            assert!(
+                page.contains(".SH SYNOPSIS") && page.contains(name),
+                "{page}"
+            );
             assert!(program.contains(name), "{program}");
         }
     }
