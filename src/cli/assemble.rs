@@ -212,6 +212,24 @@ fn listen_address(config: &Config) -> anyhow::Result<ListenAddress> {
         .map_err(|shape| anyhow!("cannot listen on {address}\nhint: {shape}"))
 }
 
+/// `HOST:PORT` as clients best call the registry.
+pub(super) fn registry_name(config: &Config) -> anyhow::Result<String> {
+    if let Some(external) = &config.external_host {
+        let (_scheme, rest) = external.split_once("://").unwrap_or(("", external));
+        return Ok(rest.trim_end_matches('/').to_owned());
+    }
+    let hosts = match &config.tls {
+        tls::Settings::Automatic { hosts, .. } => hosts.as_slice(),
+        tls::Settings::None | tls::Settings::Files { .. } => &[],
+    };
+    let address = listen_address(config)?;
+    Ok(welcome::registry_name(
+        &address,
+        hosts,
+        &tls::best_host_name(),
+    ))
+}
+
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
@@ -222,20 +240,11 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn greeting(start: &Start, config: &Config, tls: Option<&Tls>) -> anyhow::Result<String> {
-    let (hosts, certificate) = match &config.tls {
-        tls::Settings::Automatic {
-            hosts,
-            ca_certificate,
-            ..
-        } => (hosts.as_slice(), Some(ca_certificate)),
-        tls::Settings::None | tls::Settings::Files { .. } => (&[][..], None),
+    let certificate = match &config.tls {
+        tls::Settings::Automatic { ca_certificate, .. } => Some(ca_certificate),
+        tls::Settings::None | tls::Settings::Files { .. } => None,
     };
-    let registry = if let Some(external) = &config.external_host {
-        let (_scheme, rest) = external.split_once("://").unwrap_or(("", external));
-        rest.trim_end_matches('/').to_owned()
-    } else {
-        welcome::registry_name(&listen_address(config)?, hosts, &tls::best_host_name())
-    };
+    let registry = registry_name(config)?;
     let fingerprint = tls.and_then(Tls::authority_fingerprint);
     let welcome = Welcome {
         registry,

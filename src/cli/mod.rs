@@ -5,16 +5,21 @@
 
 mod assemble;
 mod auth_settings;
+mod certificates;
 pub mod check;
+mod client;
 mod completions;
 mod first_run;
+mod installation;
 mod password;
+mod person;
 mod places;
 mod port;
 mod private_file;
 mod reload;
 mod signals;
 mod token_key;
+mod trust;
 mod up;
 mod welcome;
 
@@ -44,6 +49,8 @@ enum Command {
     Serve(ServeArguments),
     /// Check config files and print what is in force
     Check(check::Check),
+    /// Print or install what clients on this machine need to trust a registry
+    Trust(trust::TrustArguments),
     /// Print a script that completes this program's command lines
     Completions(completions::Completions),
     /// Write the manual pages into a directory
@@ -108,6 +115,7 @@ pub fn main() -> ExitCode {
             log_format: arguments.log.format,
         }),
         Command::Check(check) => run_check(&check),
+        Command::Trust(arguments) => trust::run(&arguments),
         Command::Completions(completions) => completions.print(Arguments::command()),
         Command::Man(pages) => pages.write(Arguments::command()),
     };
