@@ -12,8 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt as _, Empty, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Empty, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -31,7 +31,10 @@ const ANSWER_SECS: u64 = 10;
 /// Beside that, the time that a body may take: at this rate a push of images would be no use.
 const BODY_BYTES_PER_SEC_MIN: u64 = 64 * 1024;
 /// Answers that are read whole are tokens, errors and one certificate.
-pub(super) const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+
+/// The head of an answer, and its body on the way.
+pub(super) type Answer = Response<Incoming>;
 
 /// A body on its way out.
 pub(super) type Body = BoxBody<Bytes, io::Error>;
@@ -251,7 +254,7 @@ impl Connection {
         &mut self,
         mut request: Request<Body>,
         size_bytes: u64,
-    ) -> Result<Response<Incoming>, ClientError> {
+    ) -> Result<Answer, ClientError> {
         let host = self.server.address.to_string();
         if let Ok(host) = host.parse() {
             request.headers_mut().insert(http::header::HOST, host);
@@ -267,18 +270,36 @@ impl Connection {
         }
     }
 
-    /// The rest of an answer, of at most `limit_bytes`.
-    pub(super) async fn read(
+    /// The body of an answer, if it is small.
+    pub(super) async fn read(&self, answer: Answer) -> Result<Bytes, ClientError> {
+        let mut whole = Vec::new();
+        self.read_through(answer, ANSWER_BYTES_MAX, |piece| {
+            whole.extend_from_slice(piece);
+        })
+        .await?;
+        Ok(whole.into())
+    }
+
+    /// Shows the body of an answer to `see`, piece by piece; a body of more than `limit_bytes` is an error.
+    pub(super) async fn read_through(
         &self,
-        answer: Incoming,
+        answer: Answer,
         limit_bytes: usize,
-    ) -> Result<Bytes, ClientError> {
+        mut see: impl FnMut(&[u8]),
+    ) -> Result<(), ClientError> {
         let secs = ANSWER_SECS + limit_bytes as u64 / BODY_BYTES_PER_SEC_MIN;
+        let mut body = Limited::new(answer.into_body(), limit_bytes);
+        let reading = async {
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| broken(&self.server, error))?;
+                if let Some(piece) = frame.data_ref() {
+                    see(piece);
+                }
+            }
+            Ok(())
+        };
         tokio::select! {
-            body = Limited::new(answer, limit_bytes).collect() => match body {
-                Ok(body) => Ok(body.to_bytes()),
-                Err(error) => Err(broken(&self.server, error)),
-            },
+            read = reading => read,
             () = self.clock.sleep(Duration::from_secs(secs)) => Err(silent(&self.server.address, secs)),
         }
     }
@@ -289,11 +310,10 @@ pub(super) fn empty() -> Body {
     Empty::new().map_err(|never| match never {}).boxed()
 }
 
-/// A small body.
-pub(super) fn whole(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into())
-        .map_err(|never| match never {})
-        .boxed()
+/// A body of the same piece again and again.
+pub(super) fn repeated(piece: Bytes, times: usize) -> Body {
+    let frames = std::iter::repeat_n(piece, times).map(|piece| Ok(Frame::data(piece)));
+    BodyExt::boxed(StreamBody::new(futures_util::stream::iter(frames)))
 }
 
 fn silent(address: &impl ToString, secs: u64) -> ClientError {

@@ -9,6 +9,7 @@ mod certificates;
 pub mod check;
 mod client;
 mod completions;
+mod doctor;
 mod first_run;
 mod installation;
 mod password;
@@ -51,6 +52,8 @@ enum Command {
     Check(check::Check),
     /// Print or install what clients on this machine need to trust a registry
     Trust(trust::TrustArguments),
+    /// Find out, on a client, what keeps it from a registry: name, port, certificate, clock, login, push, pull
+    Doctor(doctor::DoctorArguments),
     /// Print a script that completes this program's command lines
     Completions(completions::Completions),
     /// Write the manual pages into a directory
@@ -116,6 +119,7 @@ pub fn main() -> ExitCode {
         }),
         Command::Check(check) => run_check(&check),
         Command::Trust(arguments) => trust::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Completions(completions) => completions.print(Arguments::command()),
         Command::Man(pages) => pages.write(Arguments::command()),
     };

@@ -9,6 +9,7 @@ mod fingerprint;
 mod install;
 pub(super) mod machine;
 mod remote;
+pub(super) mod stores;
 
 use std::io::{self, Write};
 use std::path::PathBuf;

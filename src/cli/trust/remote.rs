@@ -18,10 +18,11 @@ pub(super) async fn fetch(server: &Server, clock: &Arc<dyn Clock>) -> anyhow::Re
     let client = Client::new(Trust::Nobody, Arc::clone(clock))?;
     let mut connection = client.connect(server).await?;
     let request = Request::get("/ca.crt").body(client::empty())?;
-    let (head, body) = connection.send(request, 0).await?.into_parts();
-    let body = connection.read(body, client::ANSWER_BYTES_MAX).await?;
+    let answer = connection.send(request, 0).await?;
+    let status = answer.status();
+    let body = connection.read(answer).await?;
     let registry = &server.address;
-    match head.status {
+    match status {
         StatusCode::OK => {}
         StatusCode::NOT_FOUND => bail!(
             "{registry} has no authority of its own to trust\nhint: its certificate is from somebody else; `boathouse doctor {registry}` tells whether this machine trusts it"
