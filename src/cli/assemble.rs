@@ -128,7 +128,13 @@ async fn run(
         .clone()
         .map(|tls| tokio::spawn(async move { tls.keep_fresh().await }));
     if start.greets {
-        eprint!("{}", greeting(start, config, tls.as_deref())?);
+        let welcome = welcome(start, config, tls.as_deref())?;
+        if config.telemetry.json {
+            // Whoever reads these lines is a program: what it may want to know, in its own language.
+            welcome.log();
+        } else {
+            eprint!("{}", welcome.text());
+        }
     }
     tracing::info!(address = %config.server.address, "listening");
     let reload = Reload {
@@ -239,14 +245,14 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn greeting(start: &Start, config: &Config, tls: Option<&Tls>) -> anyhow::Result<String> {
+fn welcome(start: &Start, config: &Config, tls: Option<&Tls>) -> anyhow::Result<Welcome> {
     let certificate = match &config.tls {
         tls::Settings::Automatic { ca_certificate, .. } => Some(ca_certificate),
         tls::Settings::None | tls::Settings::Files { .. } => None,
     };
     let registry = registry_name(config)?;
     let fingerprint = tls.and_then(Tls::authority_fingerprint);
-    let welcome = Welcome {
+    Ok(Welcome {
         registry,
         is_https: tls.is_some(),
         config: start.config_files.first().cloned().unwrap_or_default(),
@@ -257,8 +263,7 @@ fn greeting(start: &Start, config: &Config, tls: Option<&Tls>) -> anyhow::Result
                 certificate: certificate.clone(),
                 fingerprint,
             }),
-    };
-    Ok(welcome.text())
+    })
 }
 
 #[cfg(test)]

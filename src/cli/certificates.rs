@@ -229,3 +229,96 @@ impl ServerCertVerifier for AnyCertificate {
         self.0.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+    use super::*;
+    use crate::clock::ManualClock;
+
+    /// 2027-01-15
+    const NOW: u64 = 1_800_000_000;
+
+    fn time(unix_secs: u64) -> OffsetDateTime {
+        OffsetDateTime::from(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(unix_secs))
+    }
+
+    fn issuer() -> CertifiedIssuer<'static, KeyPair> {
+        let mut parameters = CertificateParams::new([]).unwrap();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    /// A leaf for `lab.local` and 10.0.0.5, good for an hour before and after `NOW`.
+    fn leaf(issuer: &CertifiedIssuer<'_, KeyPair>) -> CertificateDer<'static> {
+        let names = ["lab.local".to_owned(), "10.0.0.5".to_owned()];
+        let mut parameters = CertificateParams::new(names).unwrap();
+        (parameters.not_before, parameters.not_after) = (time(NOW - 3_600), time(NOW + 3_600));
+        let key = KeyPair::generate().unwrap();
+        parameters.signed_by(&key, issuer).unwrap().der().clone()
+    }
+
+    /// What is said of the leaf under this name, at this time; nothing if it is trusted.
+    fn said(host: &str, unix_secs: u64, is_known: bool) -> Option<String> {
+        let issuer = issuer();
+        let chain = [leaf(&issuer)];
+        let known = if is_known { issuer } else { self::issuer() };
+        let authority = Authority::parse(known.pem().as_bytes()).unwrap();
+        let clock = ManualClock::at_unix_secs(unix_secs);
+        let registry = format!("{host}:5443").parse().unwrap();
+        let verified = verify(&chain, authority.roots().unwrap(), host, &clock);
+        let error = verified.err()?;
+        Some(complaint(&error, &chain, &registry, &clock).to_string())
+    }
+
+    #[test]
+    fn a_complaint_says_what_is_wrong_and_what_to_do() {
+        assert_eq!(said("lab.local", NOW, true), None);
+        assert_eq!(said("10.0.0.5", NOW, true), None);
+        let unknown = said("lab.local", NOW, false).unwrap();
+        assert!(unknown.ends_with("hint: `boathouse trust --remote lab.local:5443 --install`"));
+        let name = said("other.local", NOW, true).unwrap();
+        assert!(
+            name.starts_with(
+                "the certificate is not for other.local, but for lab.local, 10.0.0.5\nhint: "
+            ),
+            "{name}"
+        );
+        let late = said("lab.local", NOW + 7_200, true).unwrap();
+        assert!(
+            late.starts_with("the certificate ended at 2027-01-15 09:00:00 UTC, and this machine's clock says 2027-01-15 10:00:00 UTC\nhint: "),
+            "{late}"
+        );
+        let early = said("lab.local", NOW - 7_200, true).unwrap();
+        assert!(
+            early.starts_with("the certificate begins at 2027-01-15 07:00:00 UTC"),
+            "{early}"
+        );
+    }
+
+    #[test]
+    fn only_one_certificate_of_an_authority_is_one() {
+        let issuer = issuer();
+        let one = Authority::parse(issuer.pem().as_bytes()).unwrap();
+        assert_eq!(one.fingerprint().len(), 32 * 3 - 1);
+        let two = format!("{0}{0}", issuer.pem());
+        let key = KeyPair::generate().unwrap();
+        let parameters = CertificateParams::new(["lab.local".to_owned()]).unwrap();
+        let leaf = parameters.signed_by(&key, &issuer).unwrap().pem();
+        for bad in ["", "no PEM", &two, &leaf] {
+            assert!(Authority::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn without_anybody_to_vouch_nothing_is_trusted() {
+        let issuer = issuer();
+        let clock = ManualClock::at_unix_secs(NOW);
+        let nobody = RootCertStore::empty();
+        assert!(verify(&[leaf(&issuer)], nobody.clone(), "lab.local", &clock).is_err());
+        assert!(verify(&[], nobody, "lab.local", &clock).is_err());
+    }
+}

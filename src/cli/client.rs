@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::{HOST, USER_AGENT};
+use http::{HeaderValue, Request, Response};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -257,8 +258,10 @@ impl Connection {
     ) -> Result<Answer, ClientError> {
         let host = self.server.address.to_string();
         if let Ok(host) = host.parse() {
-            request.headers_mut().insert(http::header::HOST, host);
+            request.headers_mut().insert(HOST, host);
         }
+        let agent = HeaderValue::from_static(concat!("boathouse/", env!("CARGO_PKG_VERSION")));
+        request.headers_mut().insert(USER_AGENT, agent);
         let secs = ANSWER_SECS + size_bytes / BODY_BYTES_PER_SEC_MIN;
         let sending = async {
             self.sender.ready().await?;

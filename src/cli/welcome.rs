@@ -72,6 +72,14 @@ impl Welcome {
         lines.join("\n")
     }
 
+    /// What is not known otherwise, as one line of the log.
+    pub(super) fn log(&self) {
+        let authority = self.authority.as_ref();
+        let fingerprint = authority.map(|authority| authority.fingerprint.as_str());
+        let certificate = authority.map(|authority| authority.certificate.display().to_string());
+        tracing::info!(registry = %self.registry, fingerprint, certificate, "serving");
+    }
+
     fn trust_lines(&self, authority: &Authority) -> Vec<String> {
         let registry = &self.registry;
         let certificate = &authority.certificate;

@@ -1,6 +1,7 @@
 //! The program itself, as people start it: with arguments, an environment of its own, and its words in a file.
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -77,6 +78,50 @@ pub(crate) fn command(arguments: &[&str], environment: &[(&str, &str)]) -> Comma
         .envs(environment.iter().copied())
         .stdin(Stdio::null());
     command
+}
+
+/// One that runs to its end: what it said, and how it ended.
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    /// Data.
+    pub(crate) out: String,
+    /// Talk.
+    pub(crate) talk: String,
+}
+
+/// Runs the program to its end with `input` on stdin.
+pub(crate) fn ran(arguments: &[&str], environment: &[(&str, &str)], input: &str) -> Ran {
+    let mut child = command(arguments, environment)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // One that ends without reading is no failure of the test.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    Ran {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        talk: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+impl Ran {
+    /// It went well; gives what it said as data.
+    #[track_caller]
+    pub(crate) fn fine(self) -> String {
+        assert_eq!(self.code, Some(0), "{}{}", self.out, self.talk);
+        self.out
+    }
+
+    /// It failed; gives all that it said.
+    #[track_caller]
+    pub(crate) fn failed(self) -> String {
+        let said = format!("{}{}", self.out, self.talk);
+        assert_eq!(self.code, Some(1), "{said}");
+        said
+    }
 }
 
 /// An address whose port was free a moment ago.

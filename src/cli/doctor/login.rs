@@ -52,6 +52,9 @@ pub(super) async fn log_in(
         StatusCode::NOT_FOUND => bail!(
             "what answers there is no registry: it does not know /v2/\nhint: is this the right address? `boathouse up` prints it"
         ),
+        StatusCode::BAD_REQUEST if !server.is_tls => {
+            bail!("what answers there does not take plain http\nhint: leave out --plain-http")
+        }
         status => bail!("the registry answers {status} to GET /v2/"),
     }
     let challenge = challenge.context("the registry refuses without saying how to log in")?;

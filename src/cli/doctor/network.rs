@@ -274,7 +274,91 @@ fn shown_duration(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::clock::ManualClock;
+
+    /// 2027-01-15 08:00:00 UTC
+    const NOW: u64 = 1_800_000_000;
+
+    /// The way to a server that answers every request with `head`.
+    async fn network(head: &'static str, unix_secs: u64) -> (Network, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut buffer = [0; 4_096];
+                    while stream
+                        .read(&mut buffer)
+                        .await
+                        .is_ok_and(|length| length > 0)
+                    {
+                        let answer = format!("{head}Content-Length: 0\r\n\r\n");
+                        if stream.write_all(answer.as_bytes()).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        let network = Network {
+            server: Server {
+                address: address.to_string().parse().unwrap(),
+                is_tls: false,
+            },
+            machine: Machine::below(Some(std::path::Path::new("/nonexistent"))),
+            clock: Arc::new(ManualClock::at_unix_secs(unix_secs)),
+        };
+        (network, address)
+    }
+
+    /// What is said of a clock that stands at `unix_secs` when the registry's stands at `NOW`.
+    async fn said_of_clock(unix_secs: u64) -> Result<String, String> {
+        let head = "HTTP/1.1 401 Unauthorized\r\nDate: Fri, 15 Jan 2027 08:00:00 GMT\r\n";
+        let (network, _) = network(head, unix_secs).await;
+        let client = network.unsafe_client().unwrap();
+        let mut connection = client.connect(&network.server).await.unwrap();
+        let finding = network.clock(&mut connection).await;
+        finding
+            .map(|finding| finding.found)
+            .map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn clocks_that_are_apart_are_told_with_the_side() {
+        let near = said_of_clock(NOW + 60).await.unwrap();
+        assert_eq!(near, "within 60 s of the registry's");
+        let ahead = said_of_clock(NOW + 7_260).await.unwrap_err();
+        assert!(
+            ahead.starts_with("this machine's clock is 2 hours ahead of the registry's\nhint: "),
+            "{ahead}"
+        );
+        let behind = said_of_clock(NOW - 61).await.unwrap_err();
+        assert!(
+            behind.starts_with("this machine's clock is 61 s behind the registry's"),
+            "{behind}"
+        );
+    }
+
+    #[tokio::test]
+    async fn airplay_is_known_by_what_it_calls_itself() {
+        for (head, is_airplay) in [
+            (
+                "HTTP/1.1 403 Forbidden\r\nServer: AirTunes/845.5.1\r\n",
+                true,
+            ),
+            ("HTTP/1.1 403 Forbidden\r\nServer: nginx\r\n", false),
+            ("RTSP/1.0 400 Bad Request\r\n", false),
+        ] {
+            let (network, address) = network(head, NOW).await;
+            let client = network.unsafe_client().unwrap();
+            let found = network.is_airplay(&client, address).await;
+            assert_eq!(found, is_airplay, "{head}");
+        }
+    }
 
     #[test]
     fn a_date_is_read_as_servers_write_it() {
