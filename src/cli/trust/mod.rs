@@ -281,3 +281,125 @@ fn agree(
         bail!("nothing was changed")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::fs;
+
+    use super::*;
+
+    /// A person with one answer to every question; nobody without one.
+    struct Answers(Option<bool>, RefCell<Vec<String>>);
+
+    impl Answers {
+        fn new(answer: Option<bool>) -> Self {
+            Self(answer, RefCell::default())
+        }
+    }
+
+    impl Person for Answers {
+        fn is_there(&self) -> bool {
+            self.0.is_some()
+        }
+
+        fn agrees(&self, question: &str) -> io::Result<bool> {
+            self.1.borrow_mut().push(question.to_owned());
+            Ok(self.0.unwrap_or_default())
+        }
+    }
+
+    fn authority() -> Authority {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new([]).unwrap();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let certificate = parameters.self_signed(&key).unwrap();
+        Authority::parse(certificate.pem().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_fingerprint_is_compared_by_a_script_or_a_person() {
+        let authority = authority();
+        let registry: ListenAddress = "lab:5443".parse().unwrap();
+        let right: Fingerprint = authority.fingerprint().parse().unwrap();
+        let wrong: Fingerprint = "00".repeat(32).parse().unwrap();
+        let goes_on = |given: Option<&Fingerprint>, answer| {
+            let person = Answers::new(answer);
+            let result = compare(&authority, given, &registry, &person);
+            (result.is_ok(), person.1.take().len())
+        };
+        assert_eq!(goes_on(Some(&right), None), (true, 0));
+        // A person is not asked to overrule what was given.
+        assert_eq!(goes_on(Some(&wrong), Some(true)), (false, 0));
+        assert_eq!(goes_on(None, Some(true)), (true, 1));
+        assert_eq!(goes_on(None, Some(false)), (false, 1));
+        assert_eq!(goes_on(None, None), (false, 0));
+    }
+
+    #[test]
+    fn a_machine_is_changed_only_when_somebody_agrees_and_asked_only_when_it_must_be() {
+        let disk = tempfile::tempdir().unwrap();
+        fs::create_dir_all(disk.path().join("usr/bin")).unwrap();
+        fs::write(disk.path().join("usr/bin/docker"), "").unwrap();
+        let machine = Machine::for_tests(disk.path(), false, false);
+        let authority = authority();
+        let certificate = disk.path().join("ca.crt");
+        let installer = Installer {
+            machine: &machine,
+            authority: &authority,
+            certificate: &certificate,
+        };
+        let ways = ways(&machine, &["lab:5443".to_owned()]);
+        let installed = disk.path().join("etc/docker/certs.d/lab:5443/ca.crt");
+        let run = |answer| {
+            let person = Answers::new(answer);
+            let result = install(&installer, &ways, false, &person, &mut Vec::new());
+            (result.is_ok(), person.1.take().len(), installed.exists())
+        };
+        assert_eq!(run(None), (false, 0, false));
+        assert_eq!(run(Some(false)), (false, 1, false));
+        assert_eq!(run(Some(true)), (true, 1, true));
+        assert_eq!(run(None), (true, 0, true), "nothing is left to agree to");
+    }
+
+    #[test]
+    fn what_could_not_be_done_stops_nothing_else() {
+        let disk = tempfile::tempdir().unwrap();
+        fs::create_dir_all(disk.path().join("usr/bin")).unwrap();
+        for program in ["docker", "skopeo"] {
+            fs::write(disk.path().join("usr/bin").join(program), "").unwrap();
+        }
+        // Where docker's directory should be, nothing can be made.
+        fs::create_dir_all(disk.path().join("etc")).unwrap();
+        fs::write(disk.path().join("etc/docker"), "").unwrap();
+        let machine = Machine::for_tests(disk.path(), false, false);
+        let authority = authority();
+        let installer = Installer {
+            machine: &machine,
+            authority: &authority,
+            certificate: &disk.path().join("ca.crt"),
+        };
+        let ways = ways(&machine, &["lab:5443".to_owned()]);
+        let mut out = Vec::new();
+        let person = Answers::new(None);
+        let code = install(&installer, &ways, true, &person, &mut out).unwrap();
+        assert_eq!(code, ExitCode::FAILURE);
+        let expected = "docker          could not be told\npodman, skopeo  trusts it now\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_system_s_store_is_told_once_for_all_names() {
+        let disk = tempfile::tempdir().unwrap();
+        for path in ["usr/bin", "usr/sbin", "usr/local/share/ca-certificates"] {
+            fs::create_dir_all(disk.path().join(path)).unwrap();
+        }
+        fs::write(disk.path().join("usr/bin/docker"), "").unwrap();
+        fs::write(disk.path().join("usr/sbin/update-ca-certificates"), "").unwrap();
+        let machine = Machine::for_tests(disk.path(), false, false);
+        let names = ["lab:5443".to_owned(), "10.0.0.5:5443".to_owned()];
+        let ways = ways(&machine, &names);
+        let labels: Vec<&str> = ways.iter().map(|way| way.client.label()).collect();
+        assert_eq!(labels, ["docker", "Debian", "docker"]);
+    }
+}
