@@ -62,4 +62,4 @@ same "every step is ok" 7 "$(grep -c '^ok ' "$T/output")"
 check "… with what docker keeps, too" "$BOATHOUSE" doctor "$REGISTRY"
 check "JSON has the rates" bash -c '"$1" doctor "$2" --json | jq -e ".is_healthy and (.steps[5:] | all(.bytes_per_sec > 0))"' \
   - "$BOATHOUSE" "$REGISTRY"
-check "nothing of the doctor's stays" bash -c '! find "$1/data" -path "*doctor-scratch/_layers/*" -type f | grep .' - "$DIR"
+check "nothing of the doctor's stays" bash -c '! find "$1/data/docker" -path "*doctor-scratch/_layers/*" -type f | grep .' - "$DIR"
