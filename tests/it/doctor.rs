@@ -83,9 +83,9 @@ async fn all_is_well_and_nothing_stays_behind() {
         assert!(json["steps"][step]["bytes_per_sec"].as_u64().unwrap() > 0);
     }
 
-    let links = tree(&lab.path("home/data/docker")).into_keys();
-    let links: Vec<String> = links.filter(|path| path.contains("/_layers/")).collect();
-    assert_eq!(links, [""; 0]);
+    let stays = tree(&lab.path("home/data/docker")).into_keys();
+    let stays: Vec<String> = stays.filter(|path| path.contains("/_layers/")).collect();
+    assert_eq!(stays, [""; 0]);
 
     // On the registry's machine it finds the registry by itself.
     let home = lab.path("home");

@@ -350,11 +350,11 @@ mod tests {
             certificate: &certificate,
         };
         let ways = ways(&machine, &["lab:5443".to_owned()]);
-        let installed = disk.path().join("etc/docker/certs.d/lab:5443/ca.crt");
+        let put = disk.path().join("etc/docker/certs.d/lab:5443/ca.crt");
         let run = |answer| {
             let person = Answers::new(answer);
             let result = install(&installer, &ways, false, &person, &mut Vec::new());
-            (result.is_ok(), person.1.take().len(), installed.exists())
+            (result.is_ok(), person.1.take().len(), put.exists())
         };
         assert_eq!(run(None), (false, 0, false));
         assert_eq!(run(Some(false)), (false, 1, false));
