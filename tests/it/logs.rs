@@ -74,3 +74,32 @@ async fn the_command_line_makes_every_line_json_whatever_the_config_says() {
         "{log}"
     );
 }
+
+#[tokio::test]
+async fn a_program_that_reads_the_log_is_told_what_a_person_would_be() {
+    let directory = tempfile::tempdir().unwrap();
+    let home = directory.path().join("home");
+    let address = free_address().to_string();
+    let arguments = ["up", "--dir", home.to_str().unwrap(), "--addr", &address];
+    let log = directory.path().join("log");
+    let mut first = Program::start(&log, &arguments, &[]);
+    first.says("listening").await;
+    let text = first.end();
+    assert!(text.contains("\nTrust its certificates"), "{text}");
+
+    let json = [&arguments[..], &["--log-format", "json"]].concat();
+    let mut second = Program::start(&log, &json, &[]);
+    second.says("listening").await;
+    let log = second.end();
+    // That `--addr` counts on the first run only is said before anything is served.
+    let lines = log.lines().filter(|line| !line.starts_with("note: "));
+    let lines: Vec<serde_json::Value> = lines
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    let serving = lines.iter().find(|line| line["message"] == "serving");
+    let serving = serving.unwrap_or_else(|| panic!("{log}"));
+    let fingerprint = serving["fingerprint"].as_str().unwrap();
+    assert!(text.contains(fingerprint), "{text}\n{fingerprint}");
+    let port = address.rsplit(':').next().unwrap();
+    assert_eq!(serving["registry"], format!("localhost:{port}"));
+}
