@@ -19,7 +19,7 @@ use super::incoming::{Patience, RequestBody};
 use super::origin::Reading;
 use super::outgoing::ResponseBody;
 use super::pressure::Pressure;
-use super::request_id::{self, RequestId, RequestIds};
+use super::request_id::{self, RequestId};
 use super::route::Route;
 use super::{
     ServerError, Services, Settings, blobs, listings, manifests, origin, response, token, uploads,
@@ -32,7 +32,6 @@ pub(super) struct State {
     pub(super) settings: Settings,
     pub(super) pressure: Pressure,
     extra_headers: Vec<(HeaderName, HeaderValue)>,
-    request_ids: RequestIds,
 }
 
 /// A request that may do what it asks.
@@ -53,7 +52,6 @@ impl State {
             settings,
             pressure,
             extra_headers,
-            request_ids: RequestIds::new(),
         }
     }
 
@@ -86,7 +84,7 @@ impl State {
         let route = check_host(&head).and_then(|()| Ok(Route::parse(&head.method, &path, query)?));
         let mut reading = origin::read(&self.settings, peer, is_tls, &head.headers, &head.uri);
         let named = reading.request_id.take();
-        let id = named.unwrap_or_else(|| self.request_ids.next());
+        let id = named.unwrap_or_else(RequestId::random);
         let method = head.method.clone();
         let user_agent = head
             .headers

@@ -4,7 +4,6 @@
 //! comes from, so that it can stand in any log and header.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::rand;
 
@@ -26,6 +25,14 @@ impl RequestId {
         is_name.then(|| Self(text.to_owned()))
     }
 
+    /// A name for a request that brings none: random, since a number would tell everybody how much is asked here.
+    pub(super) fn random() -> Self {
+        let mut random = [0; 8];
+        // Without randomness, requests have one name: no reason not to serve them.
+        let _ = rand::fill(&mut random);
+        Self(format!("{:016x}", u64::from_be_bytes(random)))
+    }
+
     pub(super) fn as_str(&self) -> &str {
         &self.0
     }
@@ -37,41 +44,15 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// Names for requests that bring none: told apart by a number, and from those of other runs by a random prefix.
-#[derive(Debug)]
-pub(super) struct RequestIds {
-    run: u32,
-    next: AtomicU64,
-}
-
-impl RequestIds {
-    pub(super) fn new() -> Self {
-        let mut run = [0; 4];
-        // Without randomness, requests of two runs may have one name: no reason not to serve.
-        let _ = rand::fill(&mut run);
-        Self {
-            run: u32::from_be_bytes(run),
-            next: AtomicU64::new(1),
-        }
-    }
-
-    pub(super) fn next(&self) -> RequestId {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        RequestId(format!("{:08x}-{number}", self.run))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn our_names_differ_and_would_be_taken_from_a_proxy() {
-        let ids = RequestIds::new();
-        let (first, second) = (ids.next(), ids.next());
+        let (first, second) = (RequestId::random(), RequestId::random());
         assert_ne!(first, second);
         assert_eq!(RequestId::given(first.as_str()), Some(first));
-        assert_ne!(RequestIds::new().next(), RequestIds::new().next());
     }
 
     #[test]
