@@ -25,7 +25,7 @@ pub(super) async fn fetch(server: &Server, clock: &Arc<dyn Clock>) -> anyhow::Re
     match status {
         StatusCode::OK => {}
         StatusCode::NOT_FOUND => bail!(
-            "{registry} has no authority of its own to trust\nhint: its certificate is from somebody else; `boathouse doctor {registry}` tells whether this machine trusts it"
+            "{registry} has no authority of its own to trust\nhint: its certificate is from somebody else: ask whoever runs it whose certificate this machine should trust, if `boathouse doctor {registry}` says that it does not"
         ),
         status => bail!("{registry} answers {status} to the question for its authority"),
     }

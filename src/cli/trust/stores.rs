@@ -97,3 +97,64 @@ fn certificates_below(directory: &Path) -> Vec<CertificateDer<'static>> {
         .flat_map(|path| certificates_in(&path))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn pem() -> String {
+        let own = rcgen::generate_simple_self_signed(["lab".to_owned()]).unwrap();
+        own.cert.pem()
+    }
+
+    /// How many authorities each store has for `lab:5443`, on a disk with these files.
+    fn found(files: &[(&str, String)]) -> [usize; 3] {
+        let disk = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = disk.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let machine = Machine::for_tests(disk.path(), false, false);
+        Store::ALL.map(|store| store.roots(&machine, "lab:5443").len())
+    }
+
+    #[test]
+    fn each_store_has_its_own_files() {
+        assert_eq!(found(&[]), [0, 0, 0]);
+        let two = pem() + &pem();
+        assert_eq!(
+            found(&[("etc/ssl/certs/ca-certificates.crt", two)]),
+            [2, 0, 0]
+        );
+        let fedora = "etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem";
+        assert_eq!(found(&[(fedora, pem())]), [1, 0, 0]);
+        let containers = "etc/containers/certs.d/lab:5443/any.crt";
+        assert_eq!(found(&[(containers, pem())]), [0, 0, 1]);
+        for not_an_authority in ["client.cert", "client.key", "ca.pem"] {
+            let path = format!("etc/docker/certs.d/lab:5443/{not_an_authority}");
+            assert_eq!(found(&[(&path, pem())]), [0, 0, 0]);
+        }
+        assert_eq!(
+            found(&[("etc/docker/certs.d/other:5443/ca.crt", pem())]),
+            [0, 0, 0]
+        );
+    }
+
+    #[test]
+    fn podman_looks_into_docker_s_directory_but_into_one_directory_only() {
+        let docker = ("etc/docker/certs.d/lab:5443/ca.crt", pem());
+        assert_eq!(found(std::slice::from_ref(&docker)), [0, 1, 1]);
+        let own = (
+            "home/ann/.config/containers/certs.d/lab:5443/note",
+            String::new(),
+        );
+        assert_eq!(
+            found(&[docker, own]),
+            [0, 1, 0],
+            "its own directory hides the other"
+        );
+    }
+}
