@@ -4,11 +4,13 @@
 //! Must not know what is asked, nor print anything. Invariant: nothing waits for ever, no answer is kept beyond a limit, and
 //! a connection whose certificate was not checked is called [`Trust::Nobody`] where it is asked for.
 
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use http::header::{HOST, USER_AGENT};
 use http::{HeaderValue, Request, Response};
@@ -98,6 +100,18 @@ pub(super) fn parse_registry(text: &str) -> Result<ListenAddress, &'static str> 
         Ok(address) if !address.host.is_empty() => Ok(address),
         Ok(_) | Err(_) => Err("write it as in an image's name: HOST:PORT"),
     }
+}
+
+/// Runs a command's conversation to its end.
+pub(super) fn converse<T>(conversation: impl Future<Output = T>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(conversation);
+    // A look-up of a name goes on in a thread of its own after we have given it up: it is not waited for.
+    runtime.shutdown_background();
+    Ok(result)
 }
 
 /// Makes connections.

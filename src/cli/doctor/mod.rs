@@ -105,12 +105,8 @@ pub(super) fn run(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
         repository,
         size_mib: arguments.size.into(),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
     // Whether it stopped early stands in the report.
-    let _ = runtime.block_on(examination.run(&mut report));
+    let _ = client::converse(examination.run(&mut report))?;
     let mut out = io::stdout().lock();
     if arguments.json {
         report.write_json(&mut out)

@@ -24,7 +24,7 @@ use self::install::Installer;
 use self::machine::Machine;
 use super::assemble;
 use super::certificates::Authority;
-use super::client::Server;
+use super::client::{self, Server};
 use super::installation::{Installation, Where};
 use super::person::{AtTerminal, Person};
 use super::places::{self, Surroundings};
@@ -39,13 +39,13 @@ pub(super) struct TrustArguments {
     #[command(flatten)]
     place: Where,
     /// Trust the registry on another machine; its fingerprint is shown and must be compared
-    #[arg(long, value_name = "HOST:PORT", value_parser = super::client::parse_registry)]
+    #[arg(long, value_name = "HOST:PORT", value_parser = client::parse_registry)]
     remote: Option<ListenAddress>,
     /// The fingerprint that the remote registry's authority must have, instead of a question
     #[arg(long, value_name = "AB:CD:…", requires = "remote")]
     fingerprint: Option<Fingerprint>,
     /// How clients on this machine call the registry, if not as `up` says (may be repeated)
-    #[arg(long, value_name = "HOST:PORT", value_parser = super::client::parse_registry, conflicts_with = "remote")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = client::parse_registry, conflicts_with = "remote")]
     name: Vec<ListenAddress>,
     /// Do it, instead of printing what to do
     #[arg(long)]
@@ -127,13 +127,9 @@ fn there(
         address: registry.clone(),
         is_tls: true,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    let authority = runtime.block_on(remote::fetch(&server, &clock))?;
+    let authority = client::converse(remote::fetch(&server, &clock))??;
     compare(&authority, fingerprint, registry, person)?;
-    runtime.block_on(remote::prove(&server, &authority, &clock))?;
+    client::converse(remote::prove(&server, &authority, &clock))??;
     let certificate = keep(&authority, registry, machine)?;
     Ok(Subject {
         authority,
