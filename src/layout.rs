@@ -122,6 +122,16 @@ impl UploadId {
     }
 }
 
+impl UploadId {
+    /// The random part alone, for logs: it names the session and opens nothing.
+    pub fn public_part(self) -> String {
+        let text = self.to_string();
+        let mut groups: Vec<&str> = text.split('-').take(3).collect();
+        groups.push("…");
+        groups.join("-")
+    }
+}
+
 impl fmt::Display for UploadId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bits = self.0;

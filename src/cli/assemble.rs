@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, anyhow};
 
+use super::LogFormat;
 use super::auth_settings::{self, derived_secret};
 use super::first_run::ADMIN;
 use super::port::{self, ListenAddress};
@@ -40,12 +41,14 @@ pub(super) struct Start {
     pub(super) makes_new_authority: bool,
     /// Whether a person is told what to do next.
     pub(super) greets: bool,
+    /// `--log-format`
+    pub(super) log_format: Option<LogFormat>,
 }
 
 /// Serves until a signal ends it.
 pub(super) fn serve(start: &Start) -> anyhow::Result<ExitCode> {
     let environment = super::environment();
-    let loaded = match config::load(&start.config_files, &environment) {
+    let mut loaded = match config::load(&start.config_files, &environment) {
         Ok(loaded) => loaded,
         Err(errors) => {
             // Each with its own hint beside it.
@@ -55,6 +58,9 @@ pub(super) fn serve(start: &Start) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
+    if let Some(format) = start.log_format {
+        loaded.config.telemetry.json = format == LogFormat::Json;
+    }
     telemetry::start(&loaded.config.telemetry, &|name| {
         environment.get(name).cloned()
     })?;
@@ -122,7 +128,13 @@ async fn run(
         .clone()
         .map(|tls| tokio::spawn(async move { tls.keep_fresh().await }));
     if start.greets {
-        eprint!("{}", greeting(start, config, tls.as_deref())?);
+        let welcome = welcome(start, config, tls.as_deref())?;
+        if config.telemetry.json {
+            // Whoever reads these lines is a program: what it may want to know, in its own language.
+            welcome.log();
+        } else {
+            eprint!("{}", welcome.text());
+        }
     }
     tracing::info!(address = %config.server.address, "listening");
     let reload = Reload {
@@ -206,6 +218,24 @@ fn listen_address(config: &Config) -> anyhow::Result<ListenAddress> {
         .map_err(|shape| anyhow!("cannot listen on {address}\nhint: {shape}"))
 }
 
+/// `HOST:PORT` as clients best call the registry.
+pub(super) fn registry_name(config: &Config) -> anyhow::Result<String> {
+    if let Some(external) = &config.external_host {
+        let (_scheme, rest) = external.split_once("://").unwrap_or(("", external));
+        return Ok(rest.trim_end_matches('/').to_owned());
+    }
+    let hosts = match &config.tls {
+        tls::Settings::Automatic { hosts, .. } => hosts.as_slice(),
+        tls::Settings::None | tls::Settings::Files { .. } => &[],
+    };
+    let address = listen_address(config)?;
+    Ok(welcome::registry_name(
+        &address,
+        hosts,
+        &tls::best_host_name(),
+    ))
+}
+
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
@@ -215,23 +245,14 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn greeting(start: &Start, config: &Config, tls: Option<&Tls>) -> anyhow::Result<String> {
-    let (hosts, certificate) = match &config.tls {
-        tls::Settings::Automatic {
-            hosts,
-            ca_certificate,
-            ..
-        } => (hosts.as_slice(), Some(ca_certificate)),
-        tls::Settings::None | tls::Settings::Files { .. } => (&[][..], None),
+fn welcome(start: &Start, config: &Config, tls: Option<&Tls>) -> anyhow::Result<Welcome> {
+    let certificate = match &config.tls {
+        tls::Settings::Automatic { ca_certificate, .. } => Some(ca_certificate),
+        tls::Settings::None | tls::Settings::Files { .. } => None,
     };
-    let registry = if let Some(external) = &config.external_host {
-        let (_scheme, rest) = external.split_once("://").unwrap_or(("", external));
-        rest.trim_end_matches('/').to_owned()
-    } else {
-        welcome::registry_name(&listen_address(config)?, hosts, &tls::best_host_name())
-    };
+    let registry = registry_name(config)?;
     let fingerprint = tls.and_then(Tls::authority_fingerprint);
-    let welcome = Welcome {
+    Ok(Welcome {
         registry,
         is_https: tls.is_some(),
         config: start.config_files.first().cloned().unwrap_or_default(),
@@ -242,8 +263,7 @@ fn greeting(start: &Start, config: &Config, tls: Option<&Tls>) -> anyhow::Result
                 certificate: certificate.clone(),
                 fingerprint,
             }),
-    };
-    Ok(welcome.text())
+    })
 }
 
 #[cfg(test)]
@@ -268,6 +288,7 @@ mod tests {
             config_files: vec![path("config.yml")],
             makes_new_authority: true,
             greets: false,
+            log_format: None,
         };
         let loaded = config::load(&start.config_files, &BTreeMap::new()).unwrap();
         let tls::Settings::Automatic { ca_certificate, .. } = &loaded.config.tls else {

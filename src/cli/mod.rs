@@ -5,15 +5,22 @@
 
 mod assemble;
 mod auth_settings;
+mod certificates;
 pub mod check;
+mod client;
+mod completions;
+mod doctor;
 mod first_run;
+mod installation;
 mod password;
+mod person;
 mod places;
 mod port;
 mod private_file;
 mod reload;
 mod signals;
 mod token_key;
+mod trust;
 mod up;
 mod welcome;
 
@@ -23,7 +30,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use assemble::Start;
 
@@ -43,6 +50,15 @@ enum Command {
     Serve(ServeArguments),
     /// Check config files and print what is in force
     Check(check::Check),
+    /// Print or install what clients on this machine need to trust a registry
+    Trust(trust::TrustArguments),
+    /// Find out, on a client, what keeps it from a registry: name, port, certificate, clock, login, push, pull
+    Doctor(doctor::DoctorArguments),
+    /// Print a script that completes this program's command lines
+    Completions(completions::Completions),
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Man(completions::ManualPages),
 }
 
 /// `boathouse up`
@@ -60,6 +76,24 @@ struct UpArguments {
     /// Make a new certificate authority; every client must then trust it anew
     #[arg(long)]
     new_ca: bool,
+    #[command(flatten)]
+    log: LogArguments,
+}
+
+/// How a server logs, where the command line decides.
+#[derive(Debug, Default, Clone, Copy, Args)]
+struct LogArguments {
+    /// How log lines are written, whatever `log.formatter` says
+    #[arg(long = "log-format", value_enum, value_name = "FORMAT")]
+    format: Option<LogFormat>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object per line
+    Json,
 }
 
 /// `boathouse serve`
@@ -68,6 +102,8 @@ struct ServeArguments {
     /// A config file; may be repeated, for example for `registry.yml` and `auth_config.yml`
     #[arg(long = "config", value_name = "FILE", required = true)]
     config: Vec<PathBuf>,
+    #[command(flatten)]
+    log: LogArguments,
 }
 
 /// Runs the program.
@@ -79,8 +115,13 @@ pub fn main() -> ExitCode {
             config_files: arguments.config,
             makes_new_authority: false,
             greets: false,
+            log_format: arguments.log.format,
         }),
         Command::Check(check) => run_check(&check),
+        Command::Trust(arguments) => trust::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Completions(completions) => completions.print(Arguments::command()),
+        Command::Man(pages) => pages.write(Arguments::command()),
     };
     match result {
         Ok(code) => code,
@@ -126,8 +167,6 @@ fn told(error: &anyhow::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -142,6 +181,9 @@ mod tests {
             "boathouse up --dir d --addr [::1]:5443 --host a --host 10.0.0.5 --new-ca",
             "boathouse serve --config a.yml --config b.yml",
             "boathouse check --config a.yml",
+            "boathouse serve --config a.yml --log-format json",
+            "boathouse completions bash",
+            "boathouse man pages",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

@@ -2,11 +2,14 @@
 //!
 //! Must not touch the disk. Invariant: every path is absolute, so that the config means the same from wherever it is read.
 
+use std::env;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+
+use crate::platform;
 
 /// A socket's path must fit into `sockaddr_un`: 104 bytes on macOS, 108 on Linux.
 const SOCKET_PATH_BYTES_MAX: usize = 100;
@@ -24,6 +27,14 @@ pub(super) struct Places {
     /// Lock, secret and index.
     pub(super) state_directory: PathBuf,
     pub(super) control_socket: PathBuf,
+}
+
+/// Where our own files are that belong to no installation.
+pub(super) fn own_directory(surroundings: &Surroundings<'_>) -> anyhow::Result<PathBuf> {
+    let directories = surroundings.directories();
+    let (config, _) =
+        directories.context("there is no home directory to keep anything in\nhint: set HOME")?;
+    Ok(config)
 }
 
 /// What the platform's places depend on.
@@ -72,6 +83,17 @@ impl Places {
             data: state.join("data"),
             state_directory: state.to_owned(),
             control_socket,
+        }
+    }
+}
+
+impl Surroundings<'static> {
+    /// This process's.
+    pub(super) fn here() -> Self {
+        Self {
+            is_macos: platform::IS_MACOS,
+            user_id: platform::effective_user_id(),
+            environment: &|name| env::var_os(name),
         }
     }
 }

@@ -18,21 +18,13 @@ use super::port::{self, ListenAddress};
 use crate::auth::{RuleText, User};
 use crate::clock::SystemClock;
 use crate::config::{Template, UsersFile};
-use crate::platform;
 use crate::tls::{self, Tls};
 
 /// Sets the first admin's password.
 const PASSWORD_VARIABLE: &str = "BOATHOUSE_ADMIN_PASSWORD";
 
 pub(super) fn run(arguments: &UpArguments) -> anyhow::Result<ExitCode> {
-    let places = Places::choose(
-        arguments.dir.as_deref(),
-        &Surroundings {
-            is_macos: platform::IS_MACOS,
-            user_id: platform::effective_user_id(),
-            environment: &|name| env::var_os(name),
-        },
-    )?;
+    let places = Places::choose(arguments.dir.as_deref(), &Surroundings::here())?;
     let password = match env::var(PASSWORD_VARIABLE) {
         Ok(password) => Some(password),
         Err(env::VarError::NotPresent) => None,
@@ -60,6 +52,7 @@ pub(super) fn run(arguments: &UpArguments) -> anyhow::Result<ExitCode> {
         config_files: vec![places.config],
         makes_new_authority: arguments.new_ca,
         greets: true,
+        log_format: arguments.log.format,
     })
 }
 

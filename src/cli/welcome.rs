@@ -2,9 +2,10 @@
 //!
 //! Must not know where these come from. Invariant: every command can be pasted into a shell as it stands.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::port::ListenAddress;
+use super::trust::clients::{self, labelled, quoted};
 
 /// What is said at every start.
 #[derive(Debug, Clone)]
@@ -71,51 +72,42 @@ impl Welcome {
         lines.join("\n")
     }
 
+    /// What is not known otherwise, as one line of the log.
+    pub(super) fn log(&self) {
+        let authority = self.authority.as_ref();
+        let fingerprint = authority.map(|authority| authority.fingerprint.as_str());
+        let certificate = authority.map(|authority| authority.certificate.display().to_string());
+        tracing::info!(registry = %self.registry, fingerprint, certificate, "serving");
+    }
+
     fn trust_lines(&self, authority: &Authority) -> Vec<String> {
         let registry = &self.registry;
-        let certificate = quoted_path(&authority.certificate);
+        let certificate = &authority.certificate;
+        let mut lines: Vec<String> = clients::anywhere(registry)
+            .iter()
+            .map(|way| way.line(certificate, false))
+            .collect();
+        lines.push(clients::line_for_one_program(certificate));
         // Brackets of an IPv6 address are a pattern to a shell.
-        let docker = quoted(&format!("/etc/docker/certs.d/{registry}"));
-        let containers = format!("~/.config/containers/certs.d/{}", quoted(registry));
+        let remote = quoted(registry);
         let address = quoted(&format!("https://{registry}/ca.crt"));
-        vec![
-            "Trust its certificates, once on each client:".to_owned(),
-            format!(
-                "  docker          sudo mkdir -p {docker}; sudo cp {certificate} {docker}/ca.crt"
+        lines.extend([
+            labelled(
+                "other machines",
+                &format!("boathouse trust --remote {remote} --install"),
             ),
-            format!(
-                "  podman, skopeo  mkdir -p {containers}; cp {certificate} {containers}/ca.crt"
+            labelled(
+                "or",
+                &format!(
+                    "curl -ko ca.crt {address}; openssl x509 -in ca.crt -noout -fingerprint -sha256"
+                ),
             ),
-            format!(
-                "  macOS           sudo security add-trusted-cert -d -r trustRoot -k \
-                 /Library/Keychains/System.keychain {certificate}"
-            ),
-            format!(
-                "  Linux           sudo cp {certificate} /usr/local/share/ca-certificates/boathouse.crt; \
-                 sudo update-ca-certificates"
-            ),
-            format!("  one program     export SSL_CERT_FILE={certificate}"),
-            format!(
-                "  other machines  curl -ko ca.crt {address}; openssl x509 -in ca.crt -noout -fingerprint -sha256"
-            ),
-            "                  and go on only if the fingerprint is".to_owned(),
-            format!("                  {}", authority.fingerprint),
-        ]
-    }
-}
-
-fn quoted_path(path: &Path) -> String {
-    quoted(&path.to_string_lossy())
-}
-
-/// `text` as one word of a shell.
-fn quoted(text: &str) -> String {
-    let is_plain =
-        |character: char| character.is_ascii_alphanumeric() || "/._-:@+".contains(character);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        text.to_owned()
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
+            labelled("", "and go on only if the fingerprint is"),
+            labelled("", &authority.fingerprint),
+        ]);
+        let mut told = vec!["Trust its certificates, once on each client:".to_owned()];
+        told.extend(lines.iter().map(|line| format!("  {line}")));
+        told
     }
 }
 
@@ -142,9 +134,11 @@ Trust its certificates, once on each client:
   docker          sudo mkdir -p /etc/docker/certs.d/lab.local:5443; sudo cp '/srv/my lab/ca.crt' /etc/docker/certs.d/lab.local:5443/ca.crt
   podman, skopeo  mkdir -p ~/.config/containers/certs.d/lab.local:5443; cp '/srv/my lab/ca.crt' ~/.config/containers/certs.d/lab.local:5443/ca.crt
   macOS           sudo security add-trusted-cert -d -r trustRoot -k /Library/Keychains/System.keychain '/srv/my lab/ca.crt'
-  Linux           sudo cp '/srv/my lab/ca.crt' /usr/local/share/ca-certificates/boathouse.crt; sudo update-ca-certificates
+  Debian          sudo cp '/srv/my lab/ca.crt' /usr/local/share/ca-certificates/boathouse-lab.local-5443.crt; sudo update-ca-certificates
+  Fedora          sudo cp '/srv/my lab/ca.crt' /etc/pki/ca-trust/source/anchors/boathouse-lab.local-5443.crt; sudo update-ca-trust extract
   one program     export SSL_CERT_FILE='/srv/my lab/ca.crt'
-  other machines  curl -ko ca.crt https://lab.local:5443/ca.crt; openssl x509 -in ca.crt -noout -fingerprint -sha256
+  other machines  boathouse trust --remote lab.local:5443 --install
+  or              curl -ko ca.crt https://lab.local:5443/ca.crt; openssl x509 -in ca.crt -noout -fingerprint -sha256
                   and go on only if the fingerprint is
                   AB:CD
 Log in:
@@ -186,11 +180,5 @@ The first push:
             "boathouse.test:5443"
         );
         assert_eq!(name(":443", &["fd00::5"]), "[fd00::5]:443");
-    }
-
-    #[test]
-    fn a_word_of_a_shell_stays_one() {
-        assert_eq!(quoted("it's"), r"'it'\''s'");
-        assert_eq!(quoted("[::1]:443"), "'[::1]:443'");
     }
 }

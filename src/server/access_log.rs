@@ -6,7 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::request_id::RequestId;
 use crate::clock::Clock;
+use crate::layout::UploadId;
 
 /// The name under which `telemetry` can switch these lines off.
 pub(super) const TARGET: &str = crate::telemetry::ACCESS_LOG_TARGET;
@@ -15,7 +17,7 @@ pub(super) const TARGET: &str = crate::telemetry::ACCESS_LOG_TARGET;
 pub(super) struct Line {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) began: Duration,
-    pub(super) id: u64,
+    pub(super) id: RequestId,
     pub(super) client: std::net::IpAddr,
     pub(super) method: http::Method,
     pub(super) path: String,
@@ -37,7 +39,7 @@ impl Drop for Line {
         let duration = self.clock.elapsed().saturating_sub(self.began);
         tracing::info!(
             target: TARGET,
-            id = self.id,
+            id = %self.id,
             client = %self.client,
             account = %self.account,
             method = %self.method,
@@ -49,5 +51,33 @@ impl Drop for Line {
             user_agent = %self.user_agent,
             "request"
         );
+    }
+}
+
+/// A path as it may be logged. The second half of an upload session's id is a MAC, which the log keeps to itself; the first
+/// half tells sessions apart.
+pub(super) fn shown(path: &str) -> String {
+    path.split('/')
+        .map(|part| match part.parse::<UploadId>() {
+            Ok(id) => id.public_part(),
+            Err(_) => part.to_owned(),
+        })
+        .collect::<Vec<_>>()
+        .join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_shown_without_its_mac() {
+        let id = UploadId::from_parts(0x0123_4567_89ab_cdef, u64::MAX);
+        let path = format!("/v2/team/app/blobs/uploads/{id}");
+        let shown = shown(&path);
+        assert!(path.ends_with("-bfff-ffffffffffff"), "{path}");
+        assert!(shown.ends_with("-…") && !shown.contains("bfff"), "{shown}");
+        assert_eq!(path.split('-').next(), shown.split('-').next());
+        assert_eq!(super::shown("/v2/a/tags/list"), "/v2/a/tags/list");
     }
 }

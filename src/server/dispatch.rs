@@ -5,7 +5,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
 use http::request::Parts;
@@ -14,12 +13,13 @@ use hyper::Request;
 use hyper::body::Body as _;
 use tracing::Instrument as _;
 
-use super::access_log::Line;
+use super::access_log::{self, Line};
 use super::attendance::InUse;
 use super::incoming::{Patience, RequestBody};
 use super::origin::Reading;
 use super::outgoing::ResponseBody;
 use super::pressure::Pressure;
+use super::request_id::{self, RequestId};
 use super::route::Route;
 use super::{
     ServerError, Services, Settings, blobs, listings, manifests, origin, response, token, uploads,
@@ -32,7 +32,6 @@ pub(super) struct State {
     pub(super) settings: Settings,
     pub(super) pressure: Pressure,
     extra_headers: Vec<(HeaderName, HeaderValue)>,
-    requests: AtomicU64,
 }
 
 /// A request that may do what it asks.
@@ -53,7 +52,6 @@ impl State {
             settings,
             pressure,
             extra_headers,
-            requests: AtomicU64::new(1),
         }
     }
 
@@ -80,12 +78,13 @@ impl State {
         is_tls: bool,
         in_use: InUse,
     ) -> Response<ResponseBody> {
-        let id = self.requests.fetch_add(1, Ordering::Relaxed);
         let (head, body) = request.into_parts();
         let path = self.local_path(head.uri.path()).to_owned();
         let query = head.uri.query().unwrap_or_default();
         let route = check_host(&head).and_then(|()| Ok(Route::parse(&head.method, &path, query)?));
-        let reading = origin::read(&self.settings, peer, is_tls, &head.headers, &head.uri);
+        let mut reading = origin::read(&self.settings, peer, is_tls, &head.headers, &head.uri);
+        let named = reading.request_id.take();
+        let id = named.unwrap_or_else(RequestId::random);
         let method = head.method.clone();
         let user_agent = head
             .headers
@@ -95,17 +94,17 @@ impl State {
         let mut line = Line {
             clock: Arc::clone(&self.services.clock),
             began: self.services.clock.elapsed(),
-            id,
+            id: id.clone(),
             client: reading.origin.client,
             method: method.clone(),
-            path,
+            path: access_log::shown(&path),
             route: route.as_ref().map_or("unknown", Route::label),
             account: String::new(),
             user_agent: user_agent.to_owned(),
             status: 0,
             sent_bytes: 0,
         };
-        let span = tracing::info_span!("request", id, method = %method, route = line.route, path = line.path);
+        let span = tracing::info_span!("request", %id, method = %method, route = line.route, path = line.path);
         let handled = match route {
             Ok(route) => {
                 self.handle(route, head, body, reading, &mut line.account)
@@ -116,7 +115,7 @@ impl State {
         };
         let mut answer =
             handled.unwrap_or_else(|error: ServerError| span.in_scope(|| error.response()));
-        self.finish(&mut answer, &method);
+        self.finish(&mut answer, &method, &id);
         line.status = answer.status().as_u16();
         let now = self.services.clock.elapsed();
         answer.map(|body| body.attended(line, in_use, now))
@@ -213,11 +212,13 @@ impl State {
     }
 
     /// What every answer carries, and what the answer to a HEAD must not carry.
-    fn finish(&self, answer: &mut Response<ResponseBody>, method: &Method) {
+    fn finish(&self, answer: &mut Response<ResponseBody>, method: &Method, id: &RequestId) {
         answer.headers_mut().insert(
             response::API_VERSION,
             HeaderValue::from_static("registry/2.0"),
         );
+        let id_header = HeaderName::from_static(request_id::HEADER);
+        response::set(answer, id_header, id.as_str());
         // Nobody's browser should guess that a blob is a page.
         answer.headers_mut().insert(
             "x-content-type-options",

@@ -17,6 +17,7 @@ mod manifests;
 mod origin;
 mod outgoing;
 mod pressure;
+mod request_id;
 mod response;
 mod route;
 mod stall;

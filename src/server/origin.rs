@@ -10,6 +10,7 @@ use http::HeaderMap;
 use http::header::HOST;
 use hyper::Uri;
 
+use super::request_id::{self, RequestId};
 use super::{RealIp, ServerError, Settings};
 use crate::auth::Origin;
 
@@ -19,6 +20,8 @@ pub(super) struct Reading {
     /// The error of a request that must tell its client's address by the header that the config names, and does not:
     /// `docker_auth` gives no token then. Elsewhere the address is that of the peer.
     pub(super) address_told: Result<(), ServerError>,
+    /// What a trusted proxy calls the request.
+    pub(super) request_id: Option<RequestId>,
 }
 
 /// Reads the origin of a request from `peer` that came over TLS or not.
@@ -73,6 +76,7 @@ pub(super) fn read(
             host: host.unwrap_or_default(),
         },
         address_told,
+        request_id: forwarded(request_id::HEADER).and_then(|text| RequestId::given(&text)),
     }
 }
 

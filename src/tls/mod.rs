@@ -325,7 +325,8 @@ fn warn_of_end(
     Ok(())
 }
 
-fn fingerprint(certificate: &[u8]) -> String {
+/// SHA-256 of a certificate, `AB:CD:…`, as people compare it.
+pub fn fingerprint(certificate: &[u8]) -> String {
     let digest = Sha256::digest(certificate);
     let bytes: Vec<String> = digest.iter().map(|byte| format!("{byte:02X}")).collect();
     bytes.join(":")

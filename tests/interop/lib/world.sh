@@ -2,8 +2,8 @@
 #
 # - Processes: the shell inside is process 1 of a new PID namespace, so the kernel ends whatever it leaves behind.
 # - Network: loopback only and empty, so every port is free and nothing can be reached from or by the machine.
-# - Files: /etc is a private copy (names, certs.d), /run and what podman and skopeo remember are empty, HOME is new; the
-#   rest lives in the directory $T.
+# - Files: /etc is a private copy (names, certs.d), /run, what podman and skopeo remember and what the system trusts beside
+#   its own are empty, HOME is new; the rest lives in the directory $T.
 # - Environment: HOME, PATH, TMPDIR and what is named in the call, nothing of the caller's (proxies, DOCKER_…, credentials).
 
 # in_world VARIABLE=VALUE… -- PROGRAM ARGUMENT… : runs PROGRAM there; its exit status is the answer.
@@ -33,6 +33,7 @@ in_world() {
     mount -t tmpfs tmpfs /run
     mkdir -p /var/lib/containers
     mount -t tmpfs tmpfs /var/lib/containers
+    [ ! -d /usr/local/share/ca-certificates ] || mount -t tmpfs tmpfs /usr/local/share/ca-certificates
     ip link set lo up
     shift
     exec env -i "$@"

@@ -2,20 +2,9 @@
 #
 # docker neither lists nor deletes in a registry: the server's answer and the API stand in for that.
 
-# By path: a newer client may come first in PATH, and this one is the engine's own.
-[[ -x /usr/bin/docker ]] || { fail "there is no /usr/bin/docker (newer Debian: package docker-cli)"; exit 1; }
-docker() { /usr/bin/docker --host "unix://$T/docker.sock" "$@"; }
 login() { docker login --username admin --password-stdin "$REGISTRY" <<<"$1"; }
 
-# No bridge, no packet filter, files copied instead of mounted: an engine that moves images and runs nothing.
-dockerd --bridge=none --iptables=false --ip6tables=false --storage-driver=vfs \
-  --data-root "$W/engine" --exec-root "$W/exec" --pidfile "$W/docker.pid" --host "unix://$T/docker.sock" \
-  >"$W/dockerd.log" 2>&1 &
-if ! wait_until 60 docker version; then
-  fail "the engine does not start" "$W/dockerd.log"
-  exit 1
-fi
-echo "      $(dockerd --version); client: $(/usr/bin/docker --version)"
+start_docker
 start_server "$W/home"
 
 image=$REGISTRY/team/rootfs:1

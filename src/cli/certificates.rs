@@ -1,0 +1,324 @@
+//! What the certificates of a server say, and who vouches for them.
+//!
+//! Must not know how they were fetched. Invariant: a chain counts as trusted only when the same library that makes the
+//! connection says so, for the name that was asked for, at the time of the clock that was passed in.
+
+use std::fmt;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow, bail};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::time_provider::TimeProvider;
+use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
+use time::OffsetDateTime;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::port::ListenAddress;
+use crate::clock::Clock;
+use crate::tls;
+
+/// The certificate of an authority, as people compare and copy it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Authority {
+    pub(super) certificate: CertificateDer<'static>,
+    pub(super) pem: Vec<u8>,
+}
+
+/// What a server's own certificate says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Leaf {
+    pub(super) names: Vec<String>,
+    pub(super) begins: OffsetDateTime,
+    pub(super) ends: OffsetDateTime,
+}
+
+impl Authority {
+    /// Reads a PEM file of exactly one certificate that may sign others.
+    pub(super) fn parse(pem: &[u8]) -> anyhow::Result<Self> {
+        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+        let mut found = found.context("it is no PEM file")?;
+        let (Some(certificate), true) = (found.pop(), found.is_empty()) else {
+            bail!("it does not hold exactly one certificate");
+        };
+        let (_, parsed) =
+            X509Certificate::from_der(&certificate).context("its certificate is damaged")?;
+        if !parsed.is_ca() {
+            bail!("its certificate is not that of an authority");
+        }
+        Ok(Self {
+            certificate,
+            pem: pem.to_vec(),
+        })
+    }
+
+    /// SHA-256, `AB:CD:…`, as `up` prints it.
+    pub(super) fn fingerprint(&self) -> String {
+        tls::fingerprint(&self.certificate)
+    }
+
+    /// A store of this one authority.
+    pub(super) fn roots(&self) -> anyhow::Result<RootCertStore> {
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(self.certificate.clone())
+            .context("the authority's certificate cannot be used")?;
+        Ok(roots)
+    }
+}
+
+impl Leaf {
+    pub(super) fn parse(certificate: &CertificateDer<'_>) -> anyhow::Result<Self> {
+        let (_, parsed) = X509Certificate::from_der(certificate)
+            .context("the server's certificate is damaged")?;
+        let names = parsed.subject_alternative_name().ok().flatten();
+        let names = names.map_or(&[][..], |extension| &extension.value.general_names);
+        Ok(Self {
+            names: names.iter().filter_map(shown_name).collect(),
+            begins: parsed.validity().not_before.to_datetime(),
+            ends: parsed.validity().not_after.to_datetime(),
+        })
+    }
+}
+
+fn shown_name(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => {
+            let four = <[u8; 4]>::try_from(*bytes).map(std::net::IpAddr::from);
+            let sixteen = || <[u8; 16]>::try_from(*bytes).map(std::net::IpAddr::from);
+            four.or_else(|_| sixteen()).ok().map(|ip| ip.to_string())
+        }
+        // What no client of a registry looks at.
+        _ => None,
+    }
+}
+
+/// Whether `roots` vouch for a chain (the server's own certificate first) under the name `host`.
+pub(super) fn verify(
+    chain: &[CertificateDer<'_>],
+    roots: RootCertStore,
+    host: &str,
+    clock: &dyn Clock,
+) -> Result<(), rustls::Error> {
+    let unknown = || rustls::Error::from(rustls::CertificateError::UnknownIssuer);
+    let (leaf, others) = chain.split_first().ok_or_else(unknown)?;
+    if roots.is_empty() {
+        return Err(unknown());
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(|error| rustls::Error::General(error.to_string()))?;
+    let name = ServerName::try_from(host)
+        .map_err(|_| rustls::Error::from(rustls::CertificateError::NotValidForName))?;
+    let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(clock.unix_secs()));
+    verifier
+        .verify_server_cert(leaf, others, &name, &[], now)
+        .map(drop)
+}
+
+/// Why a chain is not trusted, and what to do about it.
+pub(super) fn complaint(
+    error: &rustls::Error,
+    chain: &[CertificateDer<'_>],
+    registry: &ListenAddress,
+    clock: &dyn Clock,
+) -> anyhow::Error {
+    use rustls::CertificateError as Certificate;
+    let leaf = match chain.first().map(Leaf::parse) {
+        Some(Ok(leaf)) => leaf,
+        Some(Err(error)) => return error,
+        None => return anyhow!("the server shows no certificate"),
+    };
+    let host = &registry.host;
+    let rustls::Error::InvalidCertificate(reason) = error else {
+        return anyhow!("the certificate cannot be checked: {error}");
+    };
+    match reason {
+        Certificate::UnknownIssuer | Certificate::BadSignature => anyhow!(
+            "the certificate is from an authority that is not trusted\nhint: `boathouse trust --remote {registry} --install`"
+        ),
+        Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => anyhow!(
+            "the certificate is not for {host}, but for {}\nhint: call the registry by one of these names, or add `{host}` to `tls.hosts` in its config",
+            leaf.names.join(", ")
+        ),
+        Certificate::Expired | Certificate::ExpiredContext { .. } => anyhow!(
+            "the certificate ended at {}, and this machine's clock says {}\nhint: set the clock if it is wrong; else the registry must renew its certificate (Boathouse does so by itself while it runs)",
+            shown_time(leaf.ends),
+            shown_time(clock.now().into())
+        ),
+        Certificate::NotValidYet | Certificate::NotValidYetContext { .. } => anyhow!(
+            "the certificate begins at {}, and this machine's clock says {}\nhint: set the clock, here or on the registry's machine",
+            shown_time(leaf.begins),
+            shown_time(clock.now().into())
+        ),
+        other => anyhow!(
+            "the certificate is not good for {host}: {other}\nhint: an authority of Boathouse can sign for the names of its first run only; `boathouse up --new-ca` makes a new one"
+        ),
+    }
+}
+
+/// To the second, in UTC.
+pub(super) fn shown_time(time: OffsetDateTime) -> String {
+    let format =
+        time::macros::format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
+    let time = time.to_offset(time::UtcOffset::UTC);
+    time.format(format).unwrap_or_else(|_| time.to_string())
+}
+
+/// Our clock, as rustls asks for one.
+pub(super) struct Time(pub(super) Arc<dyn Clock>);
+
+impl TimeProvider for Time {
+    fn current_time(&self) -> Option<UnixTime> {
+        let secs = self.0.unix_secs();
+        Some(UnixTime::since_unix_epoch(std::time::Duration::from_secs(
+            secs,
+        )))
+    }
+}
+
+impl fmt::Debug for Time {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Time")
+    }
+}
+
+/// Takes any certificate whose key the server has, for a look at who is there.
+#[derive(Debug)]
+pub(super) struct AnyCertificate(pub(super) Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+    use super::*;
+    use crate::clock::ManualClock;
+
+    /// 2027-01-15
+    const NOW: u64 = 1_800_000_000;
+
+    fn time(unix_secs: u64) -> OffsetDateTime {
+        OffsetDateTime::from(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(unix_secs))
+    }
+
+    fn issuer() -> CertifiedIssuer<'static, KeyPair> {
+        let mut parameters = CertificateParams::new([]).unwrap();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    /// A leaf for `lab.local` and 10.0.0.5, good for an hour before and after `NOW`.
+    fn leaf(issuer: &CertifiedIssuer<'_, KeyPair>) -> CertificateDer<'static> {
+        let names = ["lab.local".to_owned(), "10.0.0.5".to_owned()];
+        let mut parameters = CertificateParams::new(names).unwrap();
+        (parameters.not_before, parameters.not_after) = (time(NOW - 3_600), time(NOW + 3_600));
+        let key = KeyPair::generate().unwrap();
+        parameters.signed_by(&key, issuer).unwrap().der().clone()
+    }
+
+    /// What is said of the leaf under this name, at this time; nothing if it is trusted.
+    fn said(host: &str, unix_secs: u64, is_known: bool) -> Option<String> {
+        let issuer = issuer();
+        let chain = [leaf(&issuer)];
+        let known = if is_known { issuer } else { self::issuer() };
+        let authority = Authority::parse(known.pem().as_bytes()).unwrap();
+        let clock = ManualClock::at_unix_secs(unix_secs);
+        let registry = format!("{host}:5443").parse().unwrap();
+        let verified = verify(&chain, authority.roots().unwrap(), host, &clock);
+        let error = verified.err()?;
+        Some(complaint(&error, &chain, &registry, &clock).to_string())
+    }
+
+    #[test]
+    fn a_complaint_says_what_is_wrong_and_what_to_do() {
+        assert_eq!(said("lab.local", NOW, true), None);
+        assert_eq!(said("10.0.0.5", NOW, true), None);
+        let unknown = said("lab.local", NOW, false).unwrap();
+        assert!(unknown.ends_with("hint: `boathouse trust --remote lab.local:5443 --install`"));
+        let name = said("other.local", NOW, true).unwrap();
+        assert!(
+            name.starts_with(
+                "the certificate is not for other.local, but for lab.local, 10.0.0.5\nhint: "
+            ),
+            "{name}"
+        );
+        let late = said("lab.local", NOW + 7_200, true).unwrap();
+        assert!(
+            late.starts_with("the certificate ended at 2027-01-15 09:00:00 UTC, and this machine's clock says 2027-01-15 10:00:00 UTC\nhint: "),
+            "{late}"
+        );
+        let early = said("lab.local", NOW - 7_200, true).unwrap();
+        assert!(
+            early.starts_with("the certificate begins at 2027-01-15 07:00:00 UTC"),
+            "{early}"
+        );
+    }
+
+    #[test]
+    fn only_one_certificate_of_an_authority_is_one() {
+        let issuer = issuer();
+        let one = Authority::parse(issuer.pem().as_bytes()).unwrap();
+        assert_eq!(one.fingerprint().len(), 32 * 3 - 1);
+        let two = format!("{0}{0}", issuer.pem());
+        let key = KeyPair::generate().unwrap();
+        let parameters = CertificateParams::new(["lab.local".to_owned()]).unwrap();
+        let leaf = parameters.signed_by(&key, &issuer).unwrap().pem();
+        for bad in ["", "no PEM", &two, &leaf] {
+            assert!(Authority::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn without_anybody_to_vouch_nothing_is_trusted() {
+        let issuer = issuer();
+        let clock = ManualClock::at_unix_secs(NOW);
+        let nobody = RootCertStore::empty();
+        assert!(verify(&[leaf(&issuer)], nobody.clone(), "lab.local", &clock).is_err());
+        assert!(verify(&[], nobody, "lab.local", &clock).is_err());
+    }
+}

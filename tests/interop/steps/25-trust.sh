@@ -1,0 +1,65 @@
+# Trust without copying anything by hand, and what `doctor` says before, between and after.
+
+# What is trusted in this step is forgotten with it: the next ones begin with nothing.
+forget_trust() {
+  rm -rf "$CERTS" "/etc/containers/certs.d/$REGISTRY" /etc/boathouse/trusted
+  rm -f /usr/local/share/ca-certificates/boathouse-*.crt
+  update-ca-certificates --fresh >/dev/null 2>&1 || true
+}
+trap 'forget_trust; end_step' EXIT
+
+trust() { "$BOATHOUSE" trust --remote "$REGISTRY" "$@"; }
+doctor() { "$BOATHOUSE" doctor "${@:2}" --username admin --password-stdin <<<"$1"; }
+
+start_server "$W/home"
+rm -r "$CERTS" # what other steps rely on is what this one is about
+make_image "$W/image"
+printed=$(sed -nE 's/^ +(([0-9A-F]{2}:){31}[0-9A-F]{2})$/\1/p' "$T/server.log")
+other=$(tr 0-9 1-90 <<<"$printed")
+
+for call in \
+  "name|/etc/hosts|no-such-name.test:$PORT|$PASSWORD" \
+  "port|does the registry run|$HOST:9|$PASSWORD" \
+  "tls|boathouse trust --remote $REGISTRY --install|$REGISTRY|$PASSWORD"; do
+  IFS='|' read -r step hint registry password <<<"$call"
+  doctor "$password" "$registry" >"$W/report" 2>&1 || true
+  check "doctor: what is wrong with $registry is its $step" grep -E "^FAILED +$step " "$W/report"
+  check "… with a hint" grep -F "hint: " "$W/report"
+  check "… that says what to do" grep -F "$hint" "$W/report"
+done
+refused "push while the CA is unknown" 'certificate signed by unknown authority' \
+  copy --dest-creds "admin:$PASSWORD" "oci:$W/image:latest" "docker://$REGISTRY/team/app:1"
+
+refused "trust without a fingerprint and without a person" 'hint: give the one that .* printed' trust --install --yes
+refused "trust with another fingerprint" 'is not the one that is expected' trust --install --yes --fingerprint "$other"
+refused "trust without consent" 'hint: --yes agrees beforehand' trust --install --fingerprint "$printed"
+refused "nothing has changed" 'certificate signed by unknown authority' \
+  copy --dest-creds "admin:$PASSWORD" "oci:$W/image:latest" "docker://$REGISTRY/team/app:1"
+
+check "trust with the fingerprint that up printed" trust --install --yes --fingerprint "$printed"
+sed 's/^/      | /' "$T/output"
+same "three stores were told" 3 "$(grep -c 'trusts it now' "$T/output")"
+check "trust again" trust --install --fingerprint "$printed"
+same "… finds nothing to do" 3 "$(grep -c 'trusts it already' "$T/output")"
+check "the system's store: curl without any option" curl -sS "$URL/healthz"
+
+check "skopeo logs in" log_in
+check "skopeo pushes" push "$W/image" team/app:1
+start_docker
+image=$REGISTRY/team/rootfs:1
+mkdir "$W/root"
+head -c 1000000 /dev/urandom >"$W/root/data"
+tar -C "$W/root" -c . | docker import - "$image" >/dev/null
+check "docker logs in" docker login --username admin --password-stdin "$REGISTRY" <<<"$PASSWORD"
+check "docker pushes" docker push "$image"
+
+doctor wrong "$REGISTRY" >"$W/report" 2>&1 || true
+check "doctor: a wrong password fails at the login" grep -E '^FAILED +login ' "$W/report"
+check "… with a hint" grep -E 'hint: .*boathouse user passwd admin' "$W/report"
+check "doctor is content" doctor "$PASSWORD" "$REGISTRY" --size 64
+sed 's/^/      | /' "$T/output"
+same "every step is ok" 7 "$(grep -c '^ok ' "$T/output")"
+check "… with what docker keeps, too" "$BOATHOUSE" doctor "$REGISTRY"
+check "JSON has the rates" bash -c '"$1" doctor "$2" --json | jq -e ".is_healthy and (.steps[5:] | all(.bytes_per_sec > 0))"' \
+  - "$BOATHOUSE" "$REGISTRY"
+check "nothing of the doctor's stays" bash -c '! find "$1/data/docker" -path "*doctor-scratch/_layers/*" -type f | grep .' - "$DIR"

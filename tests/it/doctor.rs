@@ -1,0 +1,238 @@
+//! `boathouse doctor` as people and scripts run it: all well, and each thing that can be wrong.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+
+use crate::access::lab as registry_with_rules;
+use crate::program::{free_address, ran};
+use crate::support::tree;
+use crate::trust::{Lab, PASSWORD};
+
+const STEPS: [&str; 7] = ["name", "port", "tls", "clock", "login", "push", "pull"];
+
+/// A step that failed, with all that is said of it; those before it are fine, and those after it were not tried.
+#[track_caller]
+fn failed_at(step: &str, report: &str) -> String {
+    let report: Value =
+        serde_json::from_str(report).unwrap_or_else(|error| panic!("{error}: {report}"));
+    assert_eq!(report["is_healthy"], false);
+    let position = STEPS.iter().position(|name| *name == step).unwrap();
+    for (place, name) in STEPS.iter().enumerate() {
+        let expected = match place.cmp(&position) {
+            std::cmp::Ordering::Less => "ok",
+            std::cmp::Ordering::Equal => "failed",
+            std::cmp::Ordering::Greater => "not_tried",
+        };
+        let found = &report["steps"][place];
+        assert_eq!(found["step"], *name, "{report:#}");
+        assert_eq!(found["outcome"], expected, "{report:#}");
+    }
+    let failed = &report["steps"][position];
+    let hint = failed["hint"]
+        .as_str()
+        .unwrap_or_else(|| panic!("no hint: {report:#}"));
+    format!("{}\nhint: {hint}", failed["found"].as_str().unwrap())
+}
+
+#[tokio::test]
+async fn all_is_well_and_nothing_stays_behind() {
+    let lab = Lab::start().await;
+    let registry = lab.registry();
+    let trust = [
+        "trust",
+        "--remote",
+        &registry,
+        "--install",
+        "--yes",
+        "--fingerprint",
+    ];
+    lab.client(&[&trust[..], &[&lab.fingerprint()]].concat(), "")
+        .fine();
+    // What a client has kept of its login is used.
+    let auth = STANDARD.encode(format!("admin:{PASSWORD}"));
+    let kept = format!(r#"{{"auths": {{"{registry}": {{"auth": "{auth}"}}}}}}"#);
+    lab.put("home/ann/.docker/config.json", &kept);
+    let doctor = ["doctor", &registry, "--size", "2"];
+    let text = lab.client(&doctor, "").fine();
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("ok "))
+        .collect();
+    assert_eq!(lines.len(), STEPS.len(), "{text}");
+    for (line, says) in lines.iter().zip([
+        "localhost is ",
+        " answers",
+        "trusted by docker's certs.d, podman's certs.d, not by the system's store; for localhost",
+        "within ",
+        "as admin, by ",
+        "2 MiB at ",
+        "came back the same; the scratch blob was deleted",
+    ]) {
+        assert!(line.contains(says), "{says}: {line}");
+    }
+    assert!(!text.contains(PASSWORD) && !text.contains(&auth), "{text}");
+
+    let json = lab.client(&[&doctor[..], &["--json"]].concat(), "").fine();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["is_healthy"], true);
+    for step in [5, 6] {
+        assert!(json["steps"][step]["bytes_per_sec"].as_u64().unwrap() > 0);
+    }
+
+    let stays = tree(&lab.path("home/data/docker")).into_keys();
+    let stays: Vec<String> = stays.filter(|path| path.contains("/_layers/")).collect();
+    assert_eq!(stays, [""; 0]);
+
+    // On the registry's machine it finds the registry by itself.
+    let home = lab.path("home");
+    let here = ["doctor", "--dir", home.to_str().unwrap(), "--size", "1"];
+    lab.client(&here, "").fine();
+}
+
+/// The registry answers in this process, while the program is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_thing_that_is_wrong_has_its_step_and_its_hint() {
+    let lab = Lab::start().await;
+    let registry = lab.registry();
+    let doctor = |registry: &str, input: &str| {
+        let arguments = [
+            "doctor",
+            registry,
+            "--json",
+            "--username",
+            "admin",
+            "--password-stdin",
+        ];
+        let ran = lab.client(&arguments, input);
+        assert_eq!(ran.code, Some(1), "{}{}", ran.out, ran.talk);
+        ran.out
+    };
+    // No look-up leaves the machine: this cannot be a name.
+    let nowhere = doctor(&format!("{}:5443", "a".repeat(64)), PASSWORD);
+    let nowhere = failed_at("name", &nowhere);
+    assert!(nowhere.contains("/etc/hosts"), "{nowhere}");
+
+    let closed = failed_at("port", &doctor(&free_address().to_string(), PASSWORD));
+    assert!(closed.contains("cannot connect"), "{closed}");
+
+    let untrusted = failed_at("tls", &doctor(&registry, PASSWORD));
+    let hint = format!("hint: `boathouse trust --remote {registry} --install`");
+    assert!(untrusted.ends_with(&hint), "{untrusted}");
+
+    let plain = registry_with_rules();
+    let not_tls = failed_at("tls", &doctor(&plain.address.to_string(), PASSWORD));
+    assert!(not_tls.contains("--plain-http"), "{not_tls}");
+
+    let trust = [
+        "trust",
+        "--remote",
+        &registry,
+        "--install",
+        "--yes",
+        "--fingerprint",
+    ];
+    lab.client(&[&trust[..], &[&lab.fingerprint()]].concat(), "")
+        .fine();
+    let wrong = failed_at("login", &doctor(&registry, "wrong\n"));
+    assert!(
+        wrong.contains("name or the password of admin is wrong"),
+        "{wrong}"
+    );
+    assert!(wrong.contains("boathouse user passwd admin"), "{wrong}");
+
+    // Another authority than the one that signs, in one of two places: that client alone is left out.
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    lab.put(
+        &format!("etc/docker/certs.d/{registry}/ca.crt"),
+        &other.cert.pem(),
+    );
+    let arguments = [
+        "doctor",
+        &registry,
+        "--username",
+        "admin",
+        "--password-stdin",
+        "--size",
+        "1",
+    ];
+    let text = lab.client(&arguments, PASSWORD).fine();
+    assert!(
+        text.contains("trusted by podman's certs.d, not by the system's store, docker's certs.d;"),
+        "{text}"
+    );
+    assert!(
+        text.contains("hint: not trusted by all on this machine (docker): "),
+        "{text}"
+    );
+}
+
+/// The registry answers in this process, while the program is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_are_told_by_the_rule_that_lacks() {
+    let registry = registry_with_rules();
+    let address = registry.address.to_string();
+    let run = |account: &str, password: &str, more: &[&str]| {
+        let base = ["doctor", &address, "--plain-http", "--json", "--size", "1"];
+        let login = ["--username", account, "--password-stdin"];
+        let login = if account.is_empty() { &[][..] } else { &login };
+        ran(&[&base, login, more].concat(), &[], password)
+    };
+    let own: Value = serde_json::from_str(&run("ann", "ann-secret", &[]).fine()).unwrap();
+    assert_eq!(own["is_healthy"], true);
+
+    failed_at("login", &run("ann", "wrong", &[]).out);
+    let nobody = failed_at("login", &run("", "", &[]).out);
+    assert!(
+        nobody.contains("--username NAME --password-stdin"),
+        "{nobody}"
+    );
+    let foreign = run("ann", "ann-secret", &["--repository", "bob/app"]);
+    let foreign = failed_at("push", &foreign.out);
+    assert!(foreign.contains("ann may not push in bob/app"), "{foreign}");
+    assert!(
+        foreign.contains("boathouse acl explain ann bob/app push"),
+        "{foreign}"
+    );
+    assert!(foreign.contains("--repository"), "{foreign}");
+}
+
+/// Answers as macOS's `AirPlay` receiver does to whatever is sent.
+fn airplay() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4_096]);
+            let _ = stream.write_all(
+                b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nServer: AirTunes/845.5.1\r\n\r\n",
+            );
+        }
+    });
+    address
+}
+
+#[test]
+fn airplay_is_called_by_its_name() {
+    let address = airplay().to_string();
+    let ran = ran(&["doctor", &address, "--json"], &[], "");
+    let said = failed_at("tls", &ran.out);
+    assert!(
+        said.contains("AirPlay answers on") && said.contains("AirPlay receiver off"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_password_comes_with_a_name_and_is_not_empty() {
+    let registry = "localhost:1";
+    let alone = ran(&["doctor", registry, "--password-stdin"], &[], PASSWORD);
+    assert_eq!(alone.code, Some(2));
+    let arguments = ["doctor", registry, "--username", "ann", "--password-stdin"];
+    let empty = ran(&arguments, &[], "\n").failed();
+    assert!(empty.contains("no password on stdin"), "{empty}");
+}
