@@ -18,6 +18,7 @@ mod layers;
 mod listings;
 mod manifests;
 mod oracle;
+mod progress;
 mod support;
 mod uploads;
 mod visibility;
