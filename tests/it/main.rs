@@ -19,6 +19,8 @@ mod listings;
 mod manifests;
 mod oracle;
 mod progress;
+mod random;
 mod support;
 mod uploads;
 mod visibility;
+mod vm;
