@@ -1,6 +1,6 @@
 //! Geranos: thousands of segments, many the same, each with a token of its own.
 
-use http::Method;
+use http::{Method, StatusCode};
 use tempfile::TempDir;
 
 use super::geranos_replay::{Disk, Geranos};
@@ -47,13 +47,28 @@ async fn what_is_there_is_not_sent_again_and_what_is_elsewhere_is_mounted() {
     assert_eq!(again.wire.count(&Method::PATCH, "", 202), 1);
     again.pull(&disk, "v1", LATER).await.unwrap();
 
-    let mut mounting = Geranos::at(&lab.site, Protocol::Http2, "lab/copy");
-    mounting.mount = Some("lab/vm");
-    mounting.push(&disk, "v1", CREATED).await.unwrap();
-    let mounts = mounting.wire.count(&Method::POST, "from=lab%2Fvm", 201);
-    assert!(mounts > disk.distinct, "the config as well: {mounts}");
-    assert_eq!(mounting.wire.count(&Method::POST, "", 202), 0);
-    mounting.pull(&disk, "v1", CREATED).await.unwrap();
+    // By HEAD it learns already what it could mount.
+    let mut copying = Geranos::at(&lab.site, Protocol::Http2, "lab/copy");
+    copying.mount = Some("lab/vm");
+    copying.push(&disk, "v1", CREATED).await.unwrap();
+    assert_eq!(copying.wire.count(&Method::POST, "", 202), 0);
+    copying.pull(&disk, "v1", CREATED).await.unwrap();
+
+    // But not where the blobs were deleted a while ago: those it mounts.
+    for blob in &disk.segments[..disk.distinct] {
+        let path = format!("/v2/lab/copy/blobs/{}", blob.digest);
+        let basic = lab.site.basic();
+        let headers = [("authorization", &*basic)];
+        let deleted = copying
+            .wire
+            .send(Method::DELETE, &path, &headers, Body::Empty);
+        deleted.await.unwrap().expect(StatusCode::ACCEPTED);
+    }
+    copying.push(&disk, "v2", LATER).await.unwrap();
+    let mounts = copying.wire.count(&Method::POST, "from=lab%2Fvm", 201);
+    assert!(mounts >= disk.distinct, "{mounts}");
+    assert_eq!(copying.wire.count(&Method::POST, "", 202), 0);
+    copying.pull(&disk, "v2", LATER).await.unwrap();
     assert_eq!(lab.registry.auth.compared_logins(), 1);
 }
 

@@ -4,8 +4,8 @@
 //! headers, its ways of escaping, and what it makes of each answer, over TLS. Sources: `go-containerregistry` 0.19.1 (all of
 //! Geranos' requests), Tart 2.30, lume's `ImageContainerRegistry`, `regclient` 0.11.1 (all of vetu's).
 //!
-//! `BOATHOUSE_VM_SCALE=N` makes what they push N times as large; 1024 is the size of a real disk of 100 GiB, but for the
-//! segments of Geranos, which are log-uniform between 64 KiB and 16 MiB then, and 4.6 GiB in all.
+//! `BOATHOUSE_VM_SCALE=N` makes what they push N times as large. At 1024 it is as large as in life: segments from 64 KiB to
+//! 16 MiB, 5.5 GiB in all; layers of half a GiB; a disk of 8 GiB in one PUT.
 
 #![expect(clippy::print_stdout, reason = "figures are printed")]
 
