@@ -3,18 +3,14 @@
 //! Must not know anything of Boathouse beyond its directories' names. Invariant: every question has an answer on every
 //! platform; where a system cannot tell, the answer says so (`None`, an empty list) instead of failing.
 //!
-//! `std` and `rustix` answer all but one question. Interface addresses need `getifaddrs`, which neither offers and which
-//! cannot be called without `unsafe`; `/proc/net` has no counterpart on macOS. So `if-addrs` (one crate over libc) does it.
-
-use std::net::IpAddr;
-use std::path::Path;
-use std::{fs, io};
+//! `std` and `rustix` answer all but two questions, which need `unsafe` calls that neither offers: interface addresses
+//! (`getifaddrs`; `/proc/net` has no counterpart on macOS) by `if-addrs`, an option of sockets by `socket2`.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::{fs, io, net::IpAddr, path::Path};
 
 /// Whether this is macOS, which keeps programs' files in places of its own.
 pub const IS_MACOS: bool = cfg!(target_os = "macos");
-
 /// Where macOS stops although its hard limit says "infinite" (`OPEN_MAX`).
 const MACOS_DESCRIPTORS_MAX: u64 = 10_240;
 
@@ -67,12 +63,13 @@ pub fn full_host_name() -> Option<String> {
 }
 
 fn node_name() -> String {
-    let name = rustix::system::uname();
-    name.nodename().to_string_lossy().to_lowercase()
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .to_lowercase()
 }
 
-/// The addresses under which others reach this machine: not loopback, and not IPv6 link-local, which cannot stand in an image
-/// reference and comes and goes with every container.
+/// Where others reach this machine: not by loopback, nor by IPv6 link-local, which cannot stand in an image reference.
 pub fn interface_addresses() -> Vec<IpAddr> {
     let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
     let mut addresses: Vec<IpAddr> = interfaces.iter().map(if_addrs::Interface::ip).collect();
@@ -100,17 +97,24 @@ pub fn is_case_insensitive(directory: &Path) -> io::Result<bool> {
     found
 }
 
+/// Lets a socket hold at most so much that the network does not take yet (Linux; elsewhere its whole buffer, of megabytes).
+pub fn limit_unsent(socket: &impl std::os::fd::AsFd, bytes: u32) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(socket).set_tcp_notsent_lowat(bytes)?;
+    let _ = (socket, bytes);
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
     #[test]
     fn the_machine_answers() {
         assert!(boot_id().is_some() && boot_id() == boot_id());
         assert!(!short_host_name().contains('.') && !short_host_name().is_empty());
         assert!(!interface_addresses().iter().any(IpAddr::is_loopback));
-        let directory = tempfile::tempdir().expect("a directory");
-        is_case_insensitive(directory.path()).expect("an answer");
-        assert_eq!(fs::read_dir(directory.path()).expect("a list").count(), 0);
+        let directory = tempfile::tempdir().unwrap();
+        is_case_insensitive(directory.path()).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }

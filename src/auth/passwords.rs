@@ -1,16 +1,17 @@
 //! Checking passwords, without letting them eat the machine.
 //!
 //! Must not know tokens or rules. Invariant: a wrong password and an unknown account cost the same, which is what
-//! the dearest account costs, so that time tells nobody which accounts there are; verified credentials cost one bcrypt, a password is compared off the async threads, a few at a time, and guesses sent at once are slowed like
-//! guesses sent one by one.
+//! the dearest account costs, so that time tells nobody which accounts there are; verified credentials cost one bcrypt,
+//! also where they come many times at once; a password is compared off the async threads, a few at a time, and guesses
+//! sent at once are slowed like guesses sent one by one.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 use super::bounded::Bounded;
 use super::failures::{Failures, group};
@@ -36,6 +37,11 @@ pub(super) enum Verdict {
     Later { retry_after_secs: u64 },
 }
 
+/// Too many wait already; a second is many comparisons.
+const LATER: Verdict = Verdict::Later {
+    retry_after_secs: 1,
+};
+
 /// Checks passwords and remembers those that were right.
 pub(super) struct Passwords {
     clock: Arc<dyn Clock>,
@@ -44,8 +50,9 @@ pub(super) struct Passwords {
     verified: Mutex<Bounded<[u8; 32], ()>>,
     permits: Arc<Semaphore>,
     queue: Queue,
+    comparing: Comparing,
     /// How many logins were compared.
-    pub bcrypt_runs: AtomicUsize,
+    compared_logins: AtomicUsize,
     /// What comparisons cost in all: 2 to the power of bcrypt's cost, summed.
     pub bcrypt_work: Arc<AtomicU64>,
 }
@@ -64,7 +71,8 @@ impl Passwords {
                 per_client_max: limits.bcrypt_waiting_per_client_max.max(1),
                 waiting: Mutex::default(),
             },
-            bcrypt_runs: AtomicUsize::new(0),
+            comparing: Comparing::default(),
+            compared_logins: AtomicUsize::new(0),
             bcrypt_work: Arc::default(),
         }
     }
@@ -90,34 +98,29 @@ impl Passwords {
             password,
         ];
         let fingerprint = self.hash.hash(Purpose::Password, &parts);
-        if self.is_verified(fingerprint) {
-            return Verdict::Right;
+        let known = || self.known(fingerprint, account, client);
+        if let Some(verdict) = known() {
+            return verdict;
         }
-        let now = self.clock.elapsed();
-        if self.failures.is_repeat(fingerprint, client, now) {
-            return Verdict::Wrong;
-        }
-        if let Some(retry_after_secs) = self.failures.delay_secs(account, client, now) {
-            return Verdict::Later { retry_after_secs };
-        }
-        let Some(turn) = self.turn(client).await else {
-            return Verdict::Later {
-                retry_after_secs: 1,
-            };
+        let Some(waiting) = self.queue.enter(client) else {
+            return LATER;
         };
-        // Others of the same burst were compared meanwhile: what they did counts for this one too, or a burst as long as the
-        // queue would be guesses that nothing slows. What follows is recorded before the turn ends.
-        if self.is_verified(fingerprint) {
-            return Verdict::Right;
+        // The same login sent many times at once, as parallel clients begin, is compared once. Others of the same burst
+        // were compared meanwhile as well: what they did counts for this one too, or a burst as long as the queue would be
+        // guesses that nothing slows. What follows is recorded before the turn ends.
+        let alone = self.comparing.enter(fingerprint).await;
+        if let Some(verdict) = known() {
+            return verdict;
         }
-        let now = self.clock.elapsed();
-        if self.failures.is_repeat(fingerprint, client, now) {
-            return Verdict::Wrong;
+        let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
+            return LATER;
+        };
+        drop(waiting);
+        if let Some(verdict) = known() {
+            return verdict;
         }
-        if let Some(retry_after_secs) = self.failures.delay_secs(account, client, now) {
-            return Verdict::Later { retry_after_secs };
-        }
-        let known = stored.and_then(|stored| Some((stored.to_owned(), bcrypt_cost(stored)?)));
+        let turn = (permit, alone);
+        let real = stored.and_then(|stored| Some((stored.to_owned(), bcrypt_cost(stored)?)));
         let dearest = users.dearest_cost();
         let work = Arc::clone(&self.bcrypt_work);
         let compare = move |password: &[u8], stored: &str, cost: u32| {
@@ -127,10 +130,10 @@ impl Passwords {
         let failures = Arc::clone(&self.failures);
         let clock = Arc::clone(&self.clock);
         let (account, password) = (account.to_owned(), password.to_vec());
-        self.bcrypt_runs.fetch_add(1, Ordering::Relaxed);
+        self.compared_logins.fetch_add(1, Ordering::Relaxed);
         // The turn and the record belong to the comparison, which goes on when a caller hangs up.
         let judge = move || {
-            let is_right = if let Some((stored, cost)) = known {
+            let is_right = if let Some((stored, cost)) = real {
                 let is_right = compare(&password, &stored, cost);
                 if !is_right {
                     // Each cost is twice the one below: with the comparison above these make one of the dearest.
@@ -160,15 +163,48 @@ impl Passwords {
         }
     }
 
+    pub(super) fn compared_logins(&self) -> usize {
+        self.compared_logins.load(Ordering::Relaxed)
+    }
+
     fn is_verified(&self, fingerprint: [u8; 32]) -> bool {
         let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
         verified.get_mut(fingerprint).is_some()
     }
 
-    /// Waits for a turn to compare; `None` when too many wait, of all clients or of this one.
-    async fn turn(&self, client: IpAddr) -> Option<OwnedSemaphorePermit> {
-        let _waiting = self.queue.enter(client)?;
-        Arc::clone(&self.permits).acquire_owned().await.ok()
+    /// What can be said of a login without comparing it.
+    fn known(&self, fingerprint: [u8; 32], account: &str, client: IpAddr) -> Option<Verdict> {
+        if self.is_verified(fingerprint) {
+            return Some(Verdict::Right);
+        }
+        let now = self.clock.elapsed();
+        if self.failures.is_repeat(fingerprint, client, now) {
+            return Some(Verdict::Wrong);
+        }
+        let retry_after_secs = self.failures.delay_secs(account, client, now)?;
+        Some(Verdict::Later { retry_after_secs })
+    }
+}
+
+/// The logins that are being compared, or whose turn is next.
+#[derive(Default)]
+struct Comparing(Mutex<HashMap<[u8; 32], Weak<tokio::sync::Mutex<()>>>>);
+
+impl Comparing {
+    /// Waits until nobody else compares this login.
+    async fn enter(&self, fingerprint: [u8; 32]) -> OwnedMutexGuard<()> {
+        let same = {
+            let mut comparing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // As many stay as have a place in the queue or a turn.
+            comparing.retain(|_, same| same.strong_count() > 0);
+            let same = comparing.get(&fingerprint).and_then(Weak::upgrade);
+            same.unwrap_or_else(|| {
+                let same = Arc::default();
+                comparing.insert(fingerprint, Arc::downgrade(&same));
+                same
+            })
+        };
+        same.lock_owned().await
     }
 }
 

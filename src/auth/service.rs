@@ -92,6 +92,11 @@ impl Auth {
         self.now.store(Arc::new(Current::new(accounts)));
     }
 
+    /// How many logins were compared with a stored hash so far: each costs a bcrypt, and those that are remembered do not.
+    pub fn compared_logins(&self) -> usize {
+        self.passwords.compared_logins()
+    }
+
     /// Who is calling: from the values of the `Authorization` headers. No header = the anonymous caller (open mode: the
     /// open caller). Credentials that are no good make a caller too, whom `authorise` refuses: only there is it known
     /// which scope the challenge must name for the client to ask again.

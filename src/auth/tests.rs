@@ -283,19 +283,32 @@ async fn right_credentials_cost_one_bcrypt_and_a_token_one_signature_check() {
         lab.alice().await;
         assert_eq!(lab.may(&token, Access::Any).await, Ok(()));
     }
-    assert_eq!(lab.auth.passwords.bcrypt_runs.load(Ordering::Relaxed), 1);
+    assert_eq!(lab.auth.compared_logins(), 1);
     assert_eq!(lab.auth.verifier.checks.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn the_same_login_sent_many_times_at_once_costs_one_bcrypt() {
+    let lab = Lab::new();
+    // As Geranos begins a push: eight workers, each asking for a token of its own.
+    futures_util::future::join_all((0..8).map(|_| lab.alice())).await;
+    assert_eq!(lab.auth.compared_logins(), 1);
+    let wrong = (0..8).map(|_| lab.token("", Some("alice:wrong")));
+    let outcomes = futures_util::future::join_all(wrong).await;
+    let refused = |outcome: &_| matches!(outcome, Err(TokenRefusal::Unauthorized { .. }));
+    assert!(outcomes.iter().all(refused), "{outcomes:?}");
+    assert_eq!(lab.auth.compared_logins(), 2);
 }
 
 #[tokio::test]
 async fn an_unknown_account_costs_what_a_wrong_password_costs() {
     let lab = Lab::new();
     for credentials in ["alice:wrong", "nobody:wrong"] {
-        let before = lab.auth.passwords.bcrypt_runs.load(Ordering::Relaxed);
+        let before = lab.auth.compared_logins();
         assert!(lab.token("", Some(credentials)).await.is_err());
         // The same again, as a client does that repeats its POST as GET, is neither compared nor counted.
         assert!(lab.token("", Some(credentials)).await.is_err());
-        let runs = lab.auth.passwords.bcrypt_runs.load(Ordering::Relaxed) - before;
+        let runs = lab.auth.compared_logins() - before;
         assert_eq!(runs, 1, "{credentials}");
     }
 }
@@ -351,7 +364,7 @@ async fn guesses_sent_at_once_are_slowed_like_guesses_sent_one_by_one() {
     let later = outcomes
         .iter()
         .filter(|outcome| matches!(outcome, Err(TokenRefusal::TooManyFailures { .. })));
-    let runs = lab.auth.passwords.bcrypt_runs.load(Ordering::Relaxed);
+    let runs = lab.auth.compared_logins();
     // Ten, and what was under way beside the tenth.
     assert!((10..=11).contains(&runs), "{runs} were compared");
     assert_eq!(later.count(), 300 - runs);

@@ -5,6 +5,7 @@
 //! by its owner only.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -66,7 +67,24 @@ enum Entry {
     /// A request is at work.
     Busy(Busy),
     /// Kept open for the next request.
-    Idle(Box<dyn Upload>),
+    Idle(Kept),
+}
+
+/// An upload between two requests.
+pub(super) struct Kept {
+    pub(super) upload: Box<dyn Upload>,
+    /// How many bytes the client was last told that there are. More are there if a request broke off since.
+    pub(super) told_bytes: u64,
+}
+
+impl Kept {
+    /// One of which the client knows all.
+    pub(super) fn told(upload: Box<dyn Upload>) -> Self {
+        Self {
+            told_bytes: upload.offset_bytes(),
+            upload,
+        }
+    }
 }
 
 impl Sessions {
@@ -142,7 +160,7 @@ impl Sessions {
         }
     }
 
-    /// How far the session is, if a request is at work on it that knows.
+    /// How far the session is, if a request is at work on it that knows. Its client counts as told.
     pub(super) async fn progress(&self, id: UploadId) -> Option<u64> {
         let mut other = match self.lock().open.get(&id) {
             Some(Entry::Busy(other)) => other.clone(),
@@ -151,10 +169,9 @@ impl Sessions {
         let known = other
             .progress
             .wait_for(|progress| progress.offset_bytes().is_some());
-        known
-            .await
-            .ok()
-            .and_then(|progress| progress.offset_bytes())
+        let offset_bytes = known.await.ok()?.offset_bytes()?;
+        other.told_bytes.fetch_max(offset_bytes, Ordering::Relaxed);
+        Some(offset_bytes)
     }
 
     fn try_enter(&self, id: UploadId) -> Result<Taken<'_>, Busy> {
@@ -164,17 +181,19 @@ impl Sessions {
                 state.open.insert(id, Entry::Busy(other.clone()));
                 return Err(other);
             }
-            Some(Entry::Idle(upload)) => {
+            Some(Entry::Idle(kept)) => {
                 state.idle -= 1;
-                Some(upload)
+                Some(kept)
             }
             None => None,
         };
         let (progress, others) = watch::channel(Progress::Unknown);
         let cancel = CancellationToken::new();
+        let told_bytes = Arc::default();
         let busy = Busy {
             progress: others,
             cancel: cancel.clone(),
+            told_bytes: Arc::clone(&told_bytes),
         };
         state.open.insert(id, Entry::Busy(busy));
         let entered = Entered {
@@ -182,10 +201,11 @@ impl Sessions {
             id,
             progress,
             cancel,
+            told_bytes,
         };
-        if let Some(upload) = &kept {
+        if let Some(kept) = &kept {
             entered.tell(Progress::Receiving {
-                offset_bytes: upload.offset_bytes(),
+                offset_bytes: kept.upload.offset_bytes(),
             });
         }
         Ok((entered, kept))
@@ -229,6 +249,7 @@ fn forget_old(state: &mut State, now: Duration) {
 struct Busy {
     progress: watch::Receiver<Progress>,
     cancel: CancellationToken,
+    told_bytes: Arc<AtomicU64>,
 }
 
 /// How far a request is with a session.
@@ -260,7 +281,7 @@ impl Progress {
 }
 
 /// The session, alone, with its upload if that was kept open.
-pub(super) type Taken<'a> = (Entered<'a>, Option<Box<dyn Upload>>);
+pub(super) type Taken<'a> = (Entered<'a>, Option<Kept>);
 
 /// Another request is receiving bytes for the session.
 #[derive(Debug, PartialEq, Eq)]
@@ -275,6 +296,8 @@ pub(super) struct Entered<'a> {
     id: UploadId,
     progress: watch::Sender<Progress>,
     cancel: CancellationToken,
+    /// What others were told meanwhile.
+    told_bytes: Arc<AtomicU64>,
 }
 
 impl Entered<'_> {
@@ -289,11 +312,13 @@ impl Entered<'_> {
     }
 
     /// Ends the work and keeps the upload open for the next request, if there is room for it.
-    pub(super) fn leave(self, upload: Box<dyn Upload>) {
+    pub(super) fn leave(self, mut kept: Kept) {
+        let told_bytes = self.told_bytes.load(Ordering::Relaxed);
+        kept.told_bytes = kept.told_bytes.max(told_bytes);
         let mut state = self.sessions.lock();
         if state.idle < self.sessions.idle_max {
             state.idle += 1;
-            state.open.insert(self.id, Entry::Idle(upload));
+            state.open.insert(self.id, Entry::Idle(kept));
         }
     }
 }

@@ -7,7 +7,7 @@
 use futures_util::StreamExt as _;
 
 use super::links::put_link;
-use super::sessions::{Ended, Entered, Owner, Progress, UploadBusy};
+use super::sessions::{Ended, Entered, Kept, Owner, Progress, UploadBusy};
 use super::{Body, BodyError, Registry, RegistryError};
 use crate::index::Fact;
 use crate::layout::{Place, UploadId, upload_directory};
@@ -19,10 +19,17 @@ use crate::store::{Step, StoreError, Upload};
 pub struct Chunk {
     /// Where the client says that it belongs; right after the bytes so far if it does not say.
     pub sent: Option<Sent>,
-    /// `Content-Length`, where the client gives one.
+    /// `Content-Length`, where the client gives one; 0 where there is no body.
     pub length_bytes: Option<u64>,
     /// The bytes.
     pub body: Body,
+}
+
+impl Chunk {
+    /// Whether it says where it belongs, or there is nothing in it to belong anywhere.
+    fn is_placed(&self) -> bool {
+        self.sent.is_some() || self.length_bytes == Some(0)
+    }
 }
 
 impl Registry {
@@ -40,7 +47,7 @@ impl Registry {
             .open_upload(&upload_directory(name, id), algorithm, None, None)
             .await?;
         if let Ok((entered, _)) = self.sessions.enter(id).await {
-            entered.leave(upload);
+            entered.leave(Kept::told(upload));
         }
         Ok(id)
     }
@@ -54,9 +61,14 @@ impl Registry {
         chunk: Chunk,
     ) -> Result<u64, RegistryError> {
         self.check_writable()?;
-        let (entered, mut upload) = self.enter_upload(name, id, owner).await?;
-        let received = receive(&entered, upload.as_mut(), chunk).await;
-        let persisted = keep(entered, upload).await;
+        let (entered, mut kept) = self
+            .enter_to_receive(name, id, owner, chunk.is_placed())
+            .await?;
+        let received = receive(&entered, kept.upload.as_mut(), chunk).await;
+        if matches!(received, Ok(()) | Err(RegistryError::OutOfOrder { .. })) {
+            kept = Kept::told(kept.upload);
+        }
+        let persisted = keep(entered, kept).await;
         received?;
         persisted
     }
@@ -75,9 +87,10 @@ impl Registry {
         if let Some(offset_bytes) = self.sessions.progress(id).await {
             return Ok(offset_bytes);
         }
-        let (entered, upload) = self.enter_upload(name, id, owner).await?;
-        let offset_bytes = upload.offset_bytes();
-        entered.leave(upload);
+        let (entered, kept) = self.enter_upload(name, id, owner).await?;
+        let kept = Kept::told(kept.upload);
+        let offset_bytes = kept.told_bytes;
+        entered.leave(kept);
         Ok(offset_bytes)
     }
 
@@ -88,8 +101,8 @@ impl Registry {
         id: UploadId,
         owner: &Owner,
     ) -> Result<(), RegistryError> {
-        let (_entered, upload) = self.enter_upload(name, id, owner).await?;
-        upload.abort().await?;
+        let (_entered, kept) = self.enter_upload(name, id, owner).await?;
+        kept.upload.abort().await?;
         self.sessions.remember(id, Ended::Cancelled);
         Ok(())
     }
@@ -104,18 +117,24 @@ impl Registry {
         chunk: Chunk,
     ) -> Result<(), RegistryError> {
         self.check_writable()?;
-        let (entered, mut upload) = match self.enter_upload(name, id, owner).await {
+        let (entered, mut kept) = match self
+            .enter_to_receive(name, id, owner, chunk.is_placed())
+            .await
+        {
             Err(RegistryError::UploadInvalid) => return self.finish_again(name, id, digest).await,
             other => other?,
         };
-        if let Err(error) = receive(&entered, upload.as_mut(), chunk).await {
+        if let Err(error) = receive(&entered, kept.upload.as_mut(), chunk).await {
             // Kept like after a broken PATCH: the client may go on where it stood.
-            keep(entered, upload).await?;
+            if matches!(error, RegistryError::OutOfOrder { .. }) {
+                kept = Kept::told(kept.upload);
+            }
+            keep(entered, kept).await?;
             return Err(error);
         }
-        let offset_bytes = upload.offset_bytes();
+        let offset_bytes = kept.upload.offset_bytes();
         entered.tell(Progress::Finishing { offset_bytes });
-        self.finish_received(name, id, digest, upload).await
+        self.finish_received(name, id, digest, kept.upload).await
     }
 
     /// Receives a whole blob in one request (distribution-spec "Single POST").
@@ -220,38 +239,65 @@ impl Registry {
         name: &RepositoryName,
         id: UploadId,
         owner: &Owner,
-    ) -> Result<(Entered<'_>, Box<dyn Upload>), RegistryError> {
+    ) -> Result<(Entered<'_>, Kept), RegistryError> {
         if !self.sessions.is_genuine(id, name, owner) {
             return Err(RegistryError::UploadUnknown);
         }
         let entered = self.sessions.enter(id).await;
         let (entered, kept) = entered
             .map_err(|UploadBusy { offset_bytes }| RegistryError::UploadBusy { offset_bytes })?;
-        let upload = match kept {
-            Some(upload) => upload,
+        let kept = match kept {
+            Some(kept) => kept,
             None => match self
                 .store
                 .resume_upload(&upload_directory(name, id))
                 .await?
             {
-                Some(upload) => upload,
+                // What its client was told is not known any more.
+                Some(upload) => Kept::told(upload),
                 None if self.sessions.ended(id) == Some(Ended::Cancelled) => {
                     return Err(RegistryError::UploadUnknown);
                 }
                 None => return Err(RegistryError::UploadInvalid),
             },
         };
-        let offset_bytes = upload.offset_bytes();
+        let offset_bytes = kept.upload.offset_bytes();
         entered.tell(Progress::Receiving { offset_bytes });
-        Ok((entered, upload))
+        Ok((entered, kept))
+    }
+
+    /// Takes up a session to append a chunk where its client takes it to stand. After a broken request that may be before
+    /// what has arrived: whoever was told of nothing sends all of it again (HTTP clients repeat a PUT by themselves), and
+    /// whoever was told of a part, and does not say where the next one belongs, is told first.
+    async fn enter_to_receive(
+        &self,
+        name: &RepositoryName,
+        id: UploadId,
+        owner: &Owner,
+        is_placed: bool,
+    ) -> Result<(Entered<'_>, Kept), RegistryError> {
+        let (entered, kept) = self.enter_upload(name, id, owner).await?;
+        let offset_bytes = kept.upload.offset_bytes();
+        if is_placed || kept.told_bytes == offset_bytes {
+            return Ok((entered, kept));
+        }
+        if kept.told_bytes > 0 {
+            entered.leave(Kept::told(kept.upload));
+            return Err(RegistryError::OutOfOrder { offset_bytes });
+        }
+        kept.upload.abort().await?;
+        let directory = upload_directory(name, id);
+        let opened = self.store.open_upload(&directory, None, None, None).await?;
+        entered.tell(Progress::Receiving { offset_bytes: 0 });
+        Ok((entered, Kept::told(opened)))
     }
 }
 
 /// Keeps what has arrived for the next request; tells how much it is. An upload that cannot be kept is taken up again from
 /// what the store has of it.
-async fn keep(entered: Entered<'_>, mut upload: Box<dyn Upload>) -> Result<u64, RegistryError> {
-    let offset_bytes = upload.persist().await?;
-    entered.leave(upload);
+async fn keep(entered: Entered<'_>, mut kept: Kept) -> Result<u64, RegistryError> {
+    let offset_bytes = kept.upload.persist().await?;
+    entered.leave(kept);
     Ok(offset_bytes)
 }
 

@@ -28,12 +28,16 @@ use super::incoming::RequestBody;
 use super::pressure::Pressure;
 use super::stall::StallGuard;
 use super::{ServerError, Services, Settings};
+use crate::platform;
 
 /// Requests on one HTTP/2 connection at once: an image has seldom more layers, and each may hold a window.
 const STREAMS_MAX: u32 = 128;
 /// HTTP/2 windows: hyper's 64 KiB caps a push at a few MB/s over a LAN. One connection holds at most the second.
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// What the system holds for a client that reads slowly, beyond what is under way: the stall limit judges a reader by what
+/// the system takes next, and a full buffer of the usual megabytes takes nothing for minutes from one who reads 16 KiB/s.
+const UNSENT_BYTES: u32 = 128 * 1024;
 /// Connections waiting to be taken.
 const BACKLOG: i32 = 1_024;
 /// A pause after a failed accept (no descriptors left), so that it does not spin.
@@ -126,6 +130,9 @@ async fn serve(state: Arc<State>, stream: TcpStream, peer: SocketAddr, ending: C
     // Answers are written whole; waiting for more to send would only delay them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, %peer, "cannot set TCP_NODELAY");
+    }
+    if let Err(error) = platform::limit_unsent(&stream, UNSENT_BYTES) {
+        tracing::debug!(%error, %peer, "cannot limit what is unsent");
     }
     let Some(tls) = state.services.tls.clone() else {
         return serve_http(state, stream, peer, Speaks::Plain, ending).await;

@@ -37,6 +37,11 @@ impl RequestBody {
         }
     }
 
+    /// Whether there is nothing in it, which shows before it is read.
+    pub(super) fn is_empty(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
     async fn frame(&mut self) -> Option<Result<Frame<Bytes>, hyper::Error>> {
         let frame = self.incoming.frame().await;
         // After an error there is nobody left to send more.

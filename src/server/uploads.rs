@@ -138,9 +138,14 @@ fn sent_chunk(state: &State, request: Allowed) -> Result<Chunk, ServerError> {
 }
 
 fn chunk(state: &State, head: &Parts, body: RequestBody, sent: Option<Sent>) -> Chunk {
+    let length_bytes = if body.is_empty() {
+        Some(0)
+    } else {
+        content_length(head)
+    };
     Chunk {
         sent,
-        length_bytes: content_length(head),
+        length_bytes,
         body: state.patience().receive(body),
     }
 }

@@ -82,7 +82,11 @@ async fn what_arrived_before_a_break_is_kept() {
 }
 
 /// Asks until the session stands at `wanted` and nobody is at work on it, for at most five seconds.
-async fn wait_for_range(registry: &TestRegistry, location: &str, wanted: &str) -> String {
+pub(crate) async fn wait_for_range(
+    registry: &TestRegistry,
+    location: &str,
+    wanted: &str,
+) -> String {
     let mut range = String::new();
     for _ in 0..100 {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -104,40 +108,6 @@ async fn wait_for_range(registry: &TestRegistry, location: &str, wanted: &str) -
         }
     }
     range
-}
-
-#[tokio::test]
-async fn a_silent_body_is_ended_at_the_stall_limit_with_its_session_intact() {
-    let registry = TestRegistry::open();
-    let begun = registry
-        .post("/v2/a/blobs/uploads/")
-        .send()
-        .await
-        .expect(StatusCode::ACCEPTED);
-    let location = begun.header("location").to_owned();
-    let mut stream = TcpStream::connect(registry.address).await.unwrap();
-    let head = format!("PATCH {location} HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n01234");
-    stream.write_all(head.as_bytes()).await.unwrap();
-    // A body that crawls for an hour, a byte a minute, is not silent.
-    for _ in 0..60 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        registry.clock.advance(Duration::from_mins(1));
-        stream.write_all(b"x").await.unwrap();
-    }
-    let mut answer = Vec::new();
-    let read = async {
-        stream.read_to_end(&mut answer).await.unwrap();
-    };
-    let time_passes = async {
-        loop {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            registry.clock.advance(Duration::from_secs(30));
-        }
-    };
-    tokio::select! { () = read => {}, () = time_passes => {} }
-    let answer = String::from_utf8_lossy(&answer);
-    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
-    assert_eq!(wait_for_range(&registry, &location, "0-64").await, "0-64");
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use boathouse::registry::{self, References, Registry};
 use boathouse::server::{self, Server, Services};
 use boathouse::store::ObjectStore;
 use boathouse::store::filesystem::{self, FilesystemStore};
+use boathouse::tls::Tls;
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -30,6 +31,8 @@ pub(crate) struct Options {
     pub(crate) registry: registry::Settings,
     pub(crate) server: server::Settings,
     pub(crate) secret: [u8; 32],
+    /// Certificates; plain HTTP if not given.
+    pub(crate) tls: Option<Arc<Tls>>,
     /// What lists come from; a new one in memory if not given.
     pub(crate) index: Option<Arc<Index>>,
     /// Whether the index is kept up to the store in the background; otherwise the test says when.
@@ -59,6 +62,7 @@ impl Default for Options {
             },
             server: server::Settings::for_tests(),
             secret: [7; 32],
+            tls: None,
             index: None,
             keeps_index: true,
         }
@@ -101,6 +105,7 @@ pub(crate) struct TestRegistry {
     pub(crate) address: SocketAddr,
     pub(crate) clock: ManualClock,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) auth: Arc<Auth>,
     pub(crate) directory: Arc<TempDir>,
     ending: CancellationToken,
     stopped: Option<tokio::task::JoinHandle<()>>,
@@ -159,8 +164,8 @@ impl TestRegistry {
         }
         let services = Services {
             registry: Arc::clone(&registry),
-            auth,
-            tls: None,
+            auth: Arc::clone(&auth),
+            tls: options.tls,
             clock: shared,
         };
         let server = Server::bind(options.server, services).expect("a free port");
@@ -170,6 +175,7 @@ impl TestRegistry {
             address,
             clock,
             registry,
+            auth,
             directory,
             ending,
             stopped,

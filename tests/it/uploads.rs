@@ -1,7 +1,11 @@
 //! Uploads: sessions, chunks, order, restarts.
 
+use std::time::Duration;
+
 use boathouse::oci::{Algorithm, Digest};
 use http::StatusCode;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use crate::support::{Answer, Options, TestRegistry, tree};
 
@@ -421,4 +425,71 @@ async fn two_senders_never_interleave() {
     finish(&registry, &location, &sha256(&content))
         .await
         .expect(StatusCode::CREATED);
+}
+
+/// Sends a request with a body of ten bytes, hangs up after five, and waits until the registry has noticed: looking at its
+/// files, since asking it would tell the client how far the session is.
+async fn break_off(registry: &TestRegistry, method: &str, target: &str, stored_bytes: usize) {
+    let mut stream = TcpStream::connect(registry.address).await.unwrap();
+    let head = format!("{method} {target} HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n01234");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    drop(stream);
+    let id = target
+        .split('?')
+        .next()
+        .unwrap()
+        .rsplit('/')
+        .next()
+        .unwrap();
+    let data = format!("_uploads/{id}/data");
+    loop {
+        let files = tree(registry.directory.path());
+        let file = files.iter().find(|(name, _)| name.ends_with(&data));
+        if file.is_some_and(|(_, content)| content.len() == stored_bytes) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_broken_request_that_is_sent_again_goes_on_from_what_its_client_was_told() {
+    let registry = TestRegistry::open();
+    let content = b"0123456789";
+    let digest = sha256(content);
+
+    // Told of nothing, it sends the whole blob again.
+    let location = begin(&registry, "put").await;
+    let target = format!("{location}?digest={digest}");
+    break_off(&registry, "PUT", &target, 5).await;
+    let again = registry.put(&target).body(content).send();
+    again.await.expect(StatusCode::CREATED);
+    let location = begin(&registry, "patch").await;
+    break_off(&registry, "PATCH", &location, 5).await;
+    let again = registry.patch(&location).body(content).send().await;
+    assert_eq!(again.expect(StatusCode::ACCEPTED).header("range"), "0-9");
+    let put = finish(&registry, &location, &digest).await;
+    put.expect(StatusCode::CREATED);
+    for name in ["put", "patch"] {
+        let blob = registry.get(&format!("/v2/{name}/blobs/{digest}"));
+        assert_eq!(blob.send().await.body, &content[..]);
+    }
+
+    // Told of ten bytes, of the fifteen that are there, it is told of those before it sends more.
+    let location = begin(&registry, "told").await;
+    let patch = || registry.patch(&location).body(b"56789").send();
+    let first = registry.patch(&location).body(content).send();
+    first.await.expect(StatusCode::ACCEPTED);
+    break_off(&registry, "PATCH", &location, 15).await;
+    let refused = patch().await.expect_error(416, "BLOB_UPLOAD_INVALID");
+    assert_eq!(refused.header("range"), "0-14");
+    patch().await.expect(StatusCode::ACCEPTED);
+    // Asking tells as well, and a last request without a body takes what is there.
+    break_off(&registry, "PATCH", &location, 25).await;
+    registry.get(&location).send().await;
+    patch().await.expect(StatusCode::ACCEPTED);
+    break_off(&registry, "PATCH", &location, 35).await;
+    let whole = [&content[..], content, content, b"01234"].concat();
+    let put = finish(&registry, &location, &sha256(&whole)).await;
+    put.expect(StatusCode::CREATED);
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::random::Random;
+use crate::random::Random;
 
 const INNER_BYTES: u64 = 384 << 20;
 const OUTER_BYTES: u64 = 512 << 20;

@@ -18,14 +18,13 @@ mod client;
 mod drive;
 mod ledger;
 mod process;
-mod random;
 mod verdict;
 mod workload;
 
+use crate::random::Random;
 use drive::{Drive, DriveCache};
 use ledger::Ledger;
 use process::{Process, Program};
-use random::Random;
 use verdict::{Crash, Tally, judge, judge_keys};
 
 /// After so many rounds another tree is begun: everything is read back after every round, so a tree that grew for

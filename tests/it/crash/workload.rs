@@ -11,7 +11,7 @@ use http::Method;
 
 use super::client::{Body, Broken, Client};
 use super::ledger::{Effect, Key, Ledger, Session, Value};
-use super::random::Random;
+use crate::random::Random;
 use crate::support::{Answer, OCI_MANIFEST};
 
 pub(super) const REPOSITORIES: [&str; 3] = ["team/app", "team/tools", "vm"];

@@ -2,14 +2,14 @@
 
 use bytes::Bytes;
 
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub(super) fn of_seed(seed: u64) -> Self {
+    pub(crate) fn of_seed(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut bits = self.0;
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -18,15 +18,15 @@ impl Random {
     }
 
     /// From 0 to one less than `limit`.
-    pub(super) fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         usize::try_from(self.next() % limit as u64).expect("it is less than a usize")
     }
 
-    pub(super) fn of(&mut self, choices: &[&'static str]) -> &'static str {
+    pub(crate) fn of(&mut self, choices: &[&'static str]) -> &'static str {
         choices[self.below(choices.len())]
     }
 
-    pub(super) fn bytes(&mut self, size: usize) -> Bytes {
+    pub(crate) fn bytes(&mut self, size: usize) -> Bytes {
         let mut bytes = Vec::with_capacity(size + 8);
         while bytes.len() < size {
             bytes.extend(self.next().to_le_bytes());
@@ -36,7 +36,7 @@ impl Random {
     }
 
     /// Another sequence, which this one decides.
-    pub(super) fn fork(&mut self) -> Self {
+    pub(crate) fn fork(&mut self) -> Self {
         Self(self.next())
     }
 }
