@@ -86,6 +86,8 @@ token:
   #issuer: boathouse
   # Seconds.
   expiration: 14400
+  # Whether clients that ask for it may keep a token for 90 days instead of the password (Tart cannot).
+  #refresh_tokens: false
 
 #auth:
   #token:

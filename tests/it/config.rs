@@ -128,8 +128,20 @@ const MISTAKES: &[(&str, &str)] = &[
         "0.yml:1: ext_auth: not supported yet\n",
     ),
     (
-        "auth: {htpasswd: {realm: x, path: y}}\n",
-        "0.yml:1: auth.htpasswd: not supported yet\n",
+        "auth: {htpasswd: {realm: x, path: /no/such}}\n",
+        "/no/such: cannot be opened",
+    ),
+    (
+        "auth: {htpasswd: {realm: x}}\n",
+        "auth.htpasswd.path: missing",
+    ),
+    (
+        "auth: {htpasswd: {realm: x, path: /dev/null}}\nacl:\n",
+        "0.yml:2: acl: no rules are configured",
+    ),
+    (
+        "auth: {htpasswd: {realm: x, path: /dev/null}}\nusers: {}\nacl: []\n",
+        "0.yml:2: users: cannot stand beside auth.htpasswd",
     ),
     ("http:\n\taddr: ':1'\n", "0.yml:2: this is not YAML\n"),
     ("a: {b\n", "this is not YAML"),

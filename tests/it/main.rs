@@ -13,6 +13,7 @@ mod config;
 mod config_oracle;
 mod connections;
 mod crash;
+mod htpasswd;
 mod index;
 mod layers;
 mod listings;
