@@ -84,6 +84,40 @@ impl Grant {
     }
 }
 
+impl Grant {
+    /// What a rule gives to this account and no other, if a grant says it all.
+    pub fn of_rule(rule: &RuleText, account: &str) -> Option<Self> {
+        let name = rule.name.as_deref().map(written_of).unwrap_or_default();
+        [Self::Everything, Self::Push(name.clone()), Self::Pull(name)]
+            .into_iter()
+            .find(|grant| {
+                grant.rule(account).is_ok_and(|text| {
+                    let comment = rule.comment.clone();
+                    let place = rule.place.clone();
+                    *rule
+                        == RuleText {
+                            comment,
+                            place,
+                            ..text
+                        }
+                })
+            })
+    }
+}
+
+/// What was written for a rule's pattern.
+fn written_of(pattern: &str) -> String {
+    let inside = pattern
+        .strip_prefix("/^")
+        .and_then(|rest| rest.strip_suffix("$/"));
+    let glob = inside.map(|inside| {
+        let glob = inside.replace("[^/]*", "*").replace("[^/]", "?");
+        glob.replace(".*", "**").replace("\\.", ".")
+    });
+    glob.filter(|glob| everything_below(glob) == pattern)
+        .unwrap_or_else(|| pattern.to_owned())
+}
+
 /// A pattern that matches this account and no other.
 pub fn exactly(account: &str) -> String {
     // Between slashes it would be a regular expression, and `${…}` would be filled in.
@@ -233,6 +267,30 @@ mod tests {
             assert!(allows(&everything, odd, odd, "x", "pull"), "{odd}");
             assert!(!allows(&everything, odd, "ab", "x", "pull"), "{odd}");
         }
+    }
+
+    #[test]
+    fn a_rule_tells_the_grant_that_it_came_from() {
+        let grants = [
+            Grant::Everything,
+            Grant::Push("team/**".to_owned()),
+            Grant::Pull("a.b/*/x?/**".to_owned()),
+            Grant::Pull("team/*".to_owned()),
+            Grant::Pull("/^a.*$/".to_owned()),
+        ];
+        for grant in grants {
+            let rule = grant.rule("ann").expect("a grant");
+            let told = match &grant {
+                // Which of two ways of writing the same was taken, nobody can tell.
+                Grant::Pull(pattern) if pattern == "/^a.*$/" => Grant::Pull("a**".to_owned()),
+                other => other.clone(),
+            };
+            assert_eq!(Grant::of_rule(&rule, "ann"), Some(told), "{grant:?}");
+            assert_eq!(Grant::of_rule(&rule, "bob"), None, "{grant:?}");
+        }
+        let mut more = Grant::Everything.rule("ann").expect("a grant");
+        more.ip = Some("10.0.0.0/8".to_owned());
+        assert_eq!(Grant::of_rule(&more, "ann"), None);
     }
 
     #[test]

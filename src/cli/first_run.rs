@@ -100,7 +100,8 @@ pub(super) fn complete(
 
 fn make_admin(places: &Places, request: &Request, workshop: &dyn Workshop) -> anyhow::Result<()> {
     let password = match &request.password {
-        Some(given) => Password::given(given.clone())?,
+        Some(given) => Password::given(given.clone())
+            .context("BOATHOUSE_ADMIN_PASSWORD is no password for the admin")?,
         None => Password::random(|buffer| workshop.random(buffer))?,
     };
     let hash = password.hash()?;

@@ -3,18 +3,27 @@
 //! The one module that knows every other, and the only one with `anyhow`. Invariant: stdout is data, stderr is talk; an
 //! error ends with what to do about it.
 
+mod acl_explain;
+mod acl_explain_json;
+mod acl_explain_text;
 mod assemble;
 mod auth_settings;
 pub mod check;
 mod first_run;
+mod installation;
+mod moment;
 mod password;
 mod places;
 mod port;
 mod private_file;
 mod reload;
+mod running;
 mod signals;
 mod token_key;
 mod up;
+mod user;
+mod user_changes;
+mod user_list;
 mod welcome;
 
 use std::collections::BTreeMap;
@@ -43,6 +52,10 @@ enum Command {
     Serve(ServeArguments),
     /// Check config files and print what is in force
     Check(check::Check),
+    /// Make, change, end and list accounts
+    User(user::UserArguments),
+    /// Ask the access rules
+    Acl(acl_explain::AclArguments),
 }
 
 /// `boathouse up`
@@ -81,6 +94,8 @@ pub fn main() -> ExitCode {
             greets: false,
         }),
         Command::Check(check) => run_check(&check),
+        Command::User(arguments) => user::run(&arguments),
+        Command::Acl(arguments) => acl_explain::run(&arguments),
     };
     match result {
         Ok(code) => code,

@@ -38,6 +38,8 @@ const FAILED_LOGINS_PER_ADDRESS_FACTOR: u32 = 10;
 pub struct AuthConfig {
     /// False: open to everybody.
     pub required: bool,
+    /// Whether another server's tokens alone decide: there are no accounts here, and no rules.
+    pub is_foreign_only: bool,
     /// Accounts of the configuration and of the `users_file`.
     pub users: BTreeMap<String, User>,
     /// Where each account of the configuration stands; the others are in the `users_file`.
@@ -177,6 +179,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
         .filter(|realm| !realm.is_empty());
     let mut config = AuthConfig {
         required: ours || foreign,
+        is_foreign_only: foreign && !ours && !is_htpasswd,
         users: BTreeMap::new(),
         places: BTreeMap::new(),
         htpasswd: None,

@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 
 use boathouse::auth::{self, RuleText, User};
 use boathouse::cli::check::Check;
-use boathouse::config::{self, ConfigErrors, InForce, Loaded, Place, Signing, Template, UsersFile};
+use boathouse::config::{
+    self, ConfigErrors, InForce, Loaded, Place, Signing, Template, UsersFile, UsersFileError,
+};
 use boathouse::{registry, tls};
 use proptest::prelude::*;
 
@@ -544,6 +546,7 @@ fn the_users_file_is_replaced_whole_and_private() {
             actions: vec!["*".to_owned()],
             ..RuleText::default()
         });
+        Ok::<_, UsersFileError>(())
     })
     .expect("written");
     let mode = fs::metadata(&path).expect("there").permissions().mode() & 0o777;
@@ -555,7 +558,8 @@ fn the_users_file_is_replaced_whole_and_private() {
             let path = path.clone();
             std::thread::spawn(move || {
                 UsersFile::update(&path, |file| {
-                    file.users.insert(format!("u{number}"), User::default())
+                    file.users.insert(format!("u{number}"), User::default());
+                    Ok::<_, UsersFileError>(())
                 })
                 .expect("written");
             })
@@ -567,8 +571,17 @@ fn the_users_file_is_replaced_whole_and_private() {
     assert_eq!(UsersFile::read(&path).expect("read").users.len(), 9);
 
     let before = fs::read(&path).expect("read");
-    UsersFile::update(&path, |file| file.revoked.insert("x".to_owned(), u64::MAX))
-        .expect_err("no such moment");
+    UsersFile::update(&path, |file| {
+        file.revoked.insert("x".to_owned(), u64::MAX);
+        Ok::<_, UsersFileError>(())
+    })
+    .expect_err("no such moment");
+    assert_eq!(fs::read(&path).expect("read"), before);
+    let refused: Result<(), UsersFileError> = UsersFile::update(&path, |file| {
+        file.users.clear();
+        Err(UsersFileError::Unwritable { path: path.clone() })
+    });
+    refused.expect_err("the change was refused");
     assert_eq!(fs::read(&path).expect("read"), before);
 }
 

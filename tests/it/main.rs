@@ -21,4 +21,5 @@ mod manifests;
 mod oracle;
 mod support;
 mod uploads;
+mod users;
 mod visibility;
