@@ -157,6 +157,13 @@ mod tests {
             "boathouse up --dir d --addr [::1]:5443 --host a --host 10.0.0.5 --new-ca",
             "boathouse serve --config a.yml --config b.yml",
             "boathouse check --config a.yml",
+            "boathouse user add ann --push team/** --push a --pull b --expires 90d --password-stdin",
+            "boathouse user add root --admin --dir d",
+            "boathouse user --config a.yml --config b.yml passwd ann --expires 2027-01-31T18:00:00Z",
+            "boathouse user remove ann",
+            "boathouse user revoke ann --config a.yml",
+            "boathouse user list --json",
+            "boathouse acl explain ann team/app push --ip 10.0.0.5 --json --dir d",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
@@ -164,6 +171,10 @@ mod tests {
             "boathouse",
             "boathouse serve",
             "boathouse up --addr nowhere",
+            "boathouse user add",
+            "boathouse user add ann --admin --pull a",
+            "boathouse user add ann --expires soon",
+            "boathouse acl explain ann team/app look",
         ] {
             assert!(
                 Arguments::try_parse_from(line.split(' ')).is_err(),

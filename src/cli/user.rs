@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal as _, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 
 use super::installation::{Installation, Where};
@@ -252,11 +252,20 @@ impl Command<'_> {
                 "the accounts are those of {path} (auth.htpasswd), which no command here changes\nhint: `htpasswd -B {path} NAME`; it takes effect at once"
             );
         }
-        auth.users_file.as_deref().ok_or_else(|| {
+        let Some(file) = auth.users_file.as_deref() else {
             let config = self.config_file.unwrap_or(Path::new("the configuration"));
             let config = config.display();
-            anyhow!("there is no `users_file`, and commands write accounts nowhere else\nhint: add `users_file: /full/path/users.yml` to {config}, and restart the server")
-        })
+            bail!(
+                "there is no `users_file`, and commands write accounts nowhere else\nhint: add `users_file: /full/path/users.yml` to {config}, and restart the server"
+            );
+        };
+        if file.is_relative() {
+            let file = file.display();
+            bail!(
+                "`users_file: {file}` is another file to a server that was started in another directory\nhint: write its full path into the configuration, and restart the server"
+            );
+        }
+        Ok(file)
     }
 
     /// Shows a generated password, tells the running server, and says how things stand. The file is written by now.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
+use anyhow::anyhow;
 use clap::{FromArgMatches as _, Subcommand as _};
 
 use super::*;
@@ -260,6 +261,10 @@ fn without_a_users_file_the_way_to_one_is_told() {
         error.contains("hint: add `users_file: ") && error.contains("config.yml"),
         "{error}"
     );
+
+    let lab = Lab::configured("users_file: no/such/users.yml\n");
+    let error = lab.run("add ann").result.unwrap_err().to_string();
+    assert!(error.contains("hint: write its full path"), "{error}");
 
     let lab = Lab::configured("auth: {htpasswd: {realm: lab, path: DIR/htpasswd}}\n");
     fs::write(lab.directory.path().join("htpasswd"), "").unwrap();

@@ -79,7 +79,7 @@ storage:
 # The index; can be made anew.
 state_directory: @STATE@
 
-# Users and rules of their own file, read again at SIGHUP. More may stand here as `users:` and `acl:`.
+# What `boathouse user` writes. More users and rules may stand here as `users:` and `acl:`; SIGHUP reads both again.
 users_file: @USERS@
 
 token:

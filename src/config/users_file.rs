@@ -164,6 +164,9 @@ impl UsersFile {
                 source,
             }
         };
+        // A link stays one, and leads to the new content.
+        let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let path = real.as_path();
         // The directory is locked, not the file: the rename replaces the file, and a lock would stay with the old one.
         let directory = File::open(durable_file::directory_of(path))
             .map_err(failed("open the directory of"))?;

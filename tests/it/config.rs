@@ -553,6 +553,16 @@ fn the_users_file_is_replaced_whole_and_private() {
     assert_eq!(mode, 0o600);
     assert_eq!(fs::read_dir(directory.path()).expect("listed").count(), 1);
 
+    let link = directory.path().join("link.yml");
+    std::os::unix::fs::symlink("users.yml", &link).expect("a link");
+    let through_the_link: Result<(), UsersFileError> = UsersFile::update(&link, |file| {
+        file.revoked.insert("y".to_owned(), 1);
+        Ok(())
+    });
+    through_the_link.expect("written");
+    assert!(fs::symlink_metadata(&link).expect("there").is_symlink());
+    assert_eq!(UsersFile::read(&path).expect("read").revoked["y"], 1);
+
     let threads: Vec<_> = (0..8)
         .map(|number| {
             let path = path.clone();

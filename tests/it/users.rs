@@ -206,6 +206,56 @@ fn what_decides_is_explained_to_people_and_to_scripts() {
 }
 
 #[test]
+fn where_no_rule_is_asked_that_is_explained() {
+    let explained = |auth: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().display();
+        let text = format!(
+            "http: {{addr: '127.0.0.1:0'}}\nstorage: {{filesystem: {{rootdirectory: {place}/data}}}}\n{auth}"
+        );
+        fs::write(
+            directory.path().join("boathouse.yml"),
+            text.replace("DIR", &place.to_string()),
+        )
+        .unwrap();
+        let pair = rcgen::generate_simple_self_signed(["lab".to_owned()]).unwrap();
+        fs::write(directory.path().join("token.crt"), pair.cert.pem()).unwrap();
+        fs::write(directory.path().join("htpasswd"), "ann:x\n").unwrap();
+        let shown = done(directory.path(), &["acl", "explain", "ann", "x", "push"]);
+        let standing = json(
+            directory.path(),
+            &["acl", "explain", "ann", "x", "push", "--json"],
+        )["standing"]
+            .clone();
+        (shown, standing)
+    };
+    let (shown, standing) = explained("");
+    assert!(
+        shown.starts_with("yes ") && shown.contains("everybody may do everything"),
+        "{shown}"
+    );
+    assert_eq!(standing, "open");
+    let (shown, standing) = explained(
+        "auth: {token: {realm: x, service: y, issuer: z, rootcertbundle: DIR/token.crt}}\n",
+    );
+    assert!(
+        shown.starts_with("no ") && shown.contains("Tokens come from another server"),
+        "{shown}"
+    );
+    assert_eq!(standing, "foreign");
+    let (shown, standing) = explained("auth:\n  htpasswd: {realm: lab, path: DIR/htpasswd}\n");
+    assert!(
+        shown.starts_with("yes ") && shown.contains("boathouse.yml:4 decides"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("Without `acl`, whoever is in the file"),
+        "{shown}"
+    );
+    assert_eq!(standing, "known");
+}
+
+#[test]
 fn check_warns_of_the_usual_mistakes_with_their_lines() {
     let directory = installation();
     let config = directory.path().join("boathouse.yml");
