@@ -210,15 +210,7 @@ impl TestRegistry {
     }
 
     pub(crate) fn call(&self, method: Method, path: &str) -> Call {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "registry.test:5000");
-        Call {
-            address: self.address,
-            request,
-            body: Full::new(Bytes::new()).into_any_body(),
-        }
+        Call::to(self.address, method, path)
     }
 
     /// Pushes a blob in one request.
@@ -280,6 +272,19 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// To whatever listens there.
+    pub(crate) fn to(address: SocketAddr, method: Method, path: &str) -> Self {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "registry.test:5000");
+        Self {
+            address,
+            request,
+            body: Full::new(Bytes::new()).into_any_body(),
+        }
+    }
+
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.request = self.request.header(name, value);
         self

@@ -93,5 +93,23 @@ with_kept() {
 check "a refresh token gets a token" with_kept
 same "… that opens the door" 200 "$(status_of "$(with_kept | jq -er .token)")"
 same "… and is none itself" 401 "$(status_of "$kept")"
+
+# The docker engine does so by itself: its login stores the token in place of the password.
+docker() { /usr/bin/docker --host "unix://$T/docker.sock" --config "$W/docker" "$@"; }
+dockerd --bridge=none --iptables=false --ip6tables=false --storage-driver=vfs \
+  --data-root "$W/engine" --exec-root "$W/exec" --pidfile "$W/docker.pid" --host "unix://$T/docker.sock" \
+  >"$W/dockerd.log" 2>&1 &
+wait_until 60 docker version || { fail "the engine does not start" "$W/dockerd.log"; exit 1; }
+check "docker logs in" docker login --username ann --password-stdin "$REGISTRY" <<<"$new"
+check "… and stores a token" jq -e ".auths[\"$REGISTRY\"].identitytoken | length > 100" "$W/docker/config.json"
+check "… and not the password" \
+  jq -e ".auths[\"$REGISTRY\"] | (.auth // \"\" | @base64d | ltrimstr(\"ann:\") | length) == 0" "$W/docker/config.json"
+image=$REGISTRY/team/rootfs:1
+tar -C "$W/image" -c . | docker import - "$image" >/dev/null
+check "docker pushes with it" docker push "$image"
+docker rmi "$image" >/dev/null
+check "… and pulls" docker pull "$image"
+
 user passwd ann >/dev/null
-refused "another password ends it" 'error: 401' with_kept
+refused "another password ends a refresh token" 'error: 401' with_kept
+refused "… also docker's" "$denied" docker push "$image"
