@@ -46,7 +46,8 @@ fn keep_owner(path: &Path, new: &File) -> io::Result<()> {
     if platform::effective_user_id() != 0 {
         return Ok(());
     }
-    match fs::metadata(path) {
+    // Of a link, the link's own: it is what is replaced.
+    match fs::symlink_metadata(path) {
         Ok(old) => fchown(new, Some(old.uid()), Some(old.gid())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),

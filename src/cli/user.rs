@@ -192,9 +192,16 @@ impl Command<'_> {
         let ends = self.end(arguments.expires)?;
         let password = self.password(arguments.password_stdin)?;
         let hash = password.hash()?;
-        self.change(Some(name), |file| {
+        let ends = self.change(Some(name), |file| {
             user_changes::set_password(file, name, hash, ends)
         })?;
+        if let Some(ended) = ends.filter(|&ends| ends <= self.now_unix_secs) {
+            writeln!(
+                self.talk,
+                "warning: the account has ended at {} and stays so; --expires gives it another end",
+                moment::shown(ended)
+            )?;
+        }
         let shown = Some(password).filter(|_| !arguments.password_stdin);
         self.finish(
             &format!("{} has another password", called(name)),

@@ -107,20 +107,20 @@ fn find<'a>(file: &'a mut UsersFile, name: &str) -> Result<&'a mut User, ChangeE
     user.ok_or_else(|| ChangeError::NotThere(name.to_owned()))
 }
 
-/// Gives another password, and another end if there is one.
+/// Gives another password, and another end if there is one; the end that then holds.
 pub(super) fn set_password(
     file: &mut UsersFile,
     name: &str,
     password_hash: String,
     expires_unix_secs: Option<u64>,
-) -> Result<(), ChangeError> {
+) -> Result<Option<u64>, ChangeError> {
     if name.is_empty() {
         return Err(ChangeError::AnonymousBeyondPull);
     }
     let user = find(file, name)?;
     user.password_hash = Some(password_hash);
     user.expires_unix_secs = expires_unix_secs.or(user.expires_unix_secs);
-    Ok(())
+    Ok(user.expires_unix_secs)
 }
 
 /// Takes the account away with the rules that are for it alone; their number.

@@ -149,6 +149,26 @@ fn a_generated_password_is_all_that_a_script_gets() {
 }
 
 #[test]
+fn another_password_alone_does_not_bring_back_an_account_that_has_ended() {
+    let lab = Lab::new();
+    lab.run("add ci --expires 1h").result.unwrap();
+    let path = lab.directory.path().join("users.yml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("2027-01-15T09:", "2027-01-15T07:")).unwrap();
+    let ended = lab.run("passwd ci");
+    ended.result.unwrap();
+    assert!(
+        ended
+            .talk
+            .contains("has ended at 2027-01-15T07:00:00Z and stays so"),
+        "{}",
+        ended.talk
+    );
+    let renewed = lab.run("passwd ci --expires 1h");
+    assert!(!renewed.talk.contains("has ended"), "{}", renewed.talk);
+}
+
+#[test]
 fn a_given_password_is_printed_nowhere() {
     let lab = Lab::new();
     for (line, input) in [
