@@ -1,12 +1,16 @@
 //! Files that are there whole or not at all, also after a crash, and directories that only their owner may enter.
 //!
 //! Must not know what the files hold. Invariant: a file is never readable by more than its mode says, not even while it is
-//! written, and its name leads to the old content or to the new one, on disk.
+//! written, and its name leads to the old content or to the new one, on disk. It stays with the user it belonged to.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
+};
 use std::path::Path;
+
+use crate::platform;
 
 /// A directory that only its owner may enter.
 const PRIVATE_DIRECTORY: u32 = 0o700;
@@ -27,12 +31,27 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         .create_new(true)
         .mode(mode)
         .open(&new)?;
+    keep_owner(path, &file)?;
     // The mode above is cut by the umask; what is for everybody is to be readable under any.
     file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
     File::open(directory_of(path))?.sync_all()
+}
+
+/// What root replaces for a server that runs under a user of its own must stay readable to it. Nobody else can give a file
+/// away, and nobody else needs to.
+fn keep_owner(path: &Path, new: &File) -> io::Result<()> {
+    if platform::effective_user_id() != 0 {
+        return Ok(());
+    }
+    // Of a link, the link's own: it is what is replaced.
+    match fs::symlink_metadata(path) {
+        Ok(old) => fchown(new, Some(old.uid()), Some(old.gid())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Makes a directory that only its owner may enter, with those above it; one that is there is closed to others.

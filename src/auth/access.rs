@@ -152,6 +152,8 @@ pub struct TokenAnswer {
     pub token: String,
     /// For `expires_in`.
     pub expires_in_secs: u64,
+    /// For `refresh_token`, where one was asked for and is given.
+    pub refresh_token: Option<String>,
 }
 
 impl std::fmt::Debug for TokenAnswer {

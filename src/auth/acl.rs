@@ -53,6 +53,23 @@ pub struct Question<'a> {
     pub labels: &'a BTreeMap<String, Vec<String>>,
 }
 
+/// A condition of a rule that a question does not meet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unmet {
+    /// `account`
+    Account,
+    /// `type`
+    Type,
+    /// `name`
+    Name,
+    /// `service`
+    Service,
+    /// `ip`
+    Ip,
+    /// `labels`, this one
+    Label(String),
+}
+
 impl Rule {
     /// Reads a rule.
     pub fn parse(text: RuleText) -> Result<Self, RuleError> {
@@ -116,16 +133,34 @@ impl Rule {
 
     /// Whether this rule decides the question.
     pub fn matches(&self, question: &Question<'_>) -> bool {
+        self.unmet(question).is_none()
+    }
+
+    /// The first condition that the question does not meet; a rule whose conditions are all met decides.
+    pub fn unmet(&self, question: &Question<'_>) -> Option<Unmet> {
         let captured = self.captured(&question.fields);
-        let field_matches = |(field, pattern): (Field, &Option<Pattern>)| {
+        let field_matches = |field: Field, pattern: &Option<Pattern>| {
             pattern.as_ref().is_none_or(|pattern| {
                 let text = field.of(&question.fields);
                 pattern.matches(text, &question.fields, &captured, question.labels)
             })
         };
+        let mut fields = Field::ALL.into_iter().zip(&self.patterns);
+        if let Some((field, _)) = fields.find(|(field, pattern)| !field_matches(*field, pattern)) {
+            return Some(match field {
+                Field::Account => Unmet::Account,
+                Field::Type => Unmet::Type,
+                Field::Name => Unmet::Name,
+                Field::Service => Unmet::Service,
+            });
+        }
+        let client = question.client.to_canonical();
+        if self.ip.is_some_and(|network| !network.contains(&client)) {
+            return Some(Unmet::Ip);
+        }
         // Label placeholders mean nothing inside the pattern of a label: docker_auth leaves them as they stand.
         let no_labels = BTreeMap::new();
-        let label_matches = |(label, pattern): (&String, &Pattern)| {
+        let label_matches = |label: &String, pattern: &Pattern| {
             question.labels.get(label).is_some_and(|values| {
                 let matches = |value: &String| {
                     pattern.matches(value, &question.fields, &captured, &no_labels)
@@ -133,14 +168,36 @@ impl Rule {
                 values.iter().any(matches)
             })
         };
-        Field::ALL
-            .into_iter()
-            .zip(&self.patterns)
-            .all(field_matches)
-            && self
+        let mut labels = self.labels.iter();
+        labels
+            .find(|(label, pattern)| !label_matches(label, pattern))
+            .map(|(label, _)| Unmet::Label(label.clone()))
+    }
+
+    /// Whether the pattern of one field, if it has no placeholder, matches this text.
+    pub(super) fn pattern_matches(&self, field: Field, text: &str) -> bool {
+        let mut fields = Field::ALL.into_iter().zip(&self.patterns);
+        let pattern = fields.find(|(other, _)| *other == field);
+        let nobody = Fields {
+            account: "",
+            resource_type: "",
+            name: "",
+            service: "",
+        };
+        pattern
+            .and_then(|(_, pattern)| pattern.as_ref())
+            .is_none_or(|pattern| {
+                pattern.matches(text, &nobody, &Captured::new(), &BTreeMap::new())
+            })
+    }
+
+    /// Whether whoever is in the other rule's network is in this rule's.
+    pub(super) fn covers_network_of(&self, other: &Self) -> bool {
+        self.ip.is_none_or(|network| {
+            other
                 .ip
-                .is_none_or(|network| network.contains(&question.client.to_canonical()))
-            && self.labels.iter().all(label_matches)
+                .is_some_and(|narrow| network.contains(&narrow.trunc()))
+        })
     }
 
     /// Of the asked actions those that this rule grants.

@@ -32,9 +32,9 @@ pub(super) fn bearer(
     Ok(challenge)
 }
 
-/// `Basic realm="…"`, the token endpoint's own.
-pub(super) fn basic(settings: &TokenSettings) -> String {
-    format!("Basic realm={}", quoted(&settings.issuer))
+/// `Basic realm="…"`
+pub(super) fn basic(realm: &str) -> String {
+    format!("Basic realm={}", quoted(realm))
 }
 
 fn realm(settings: &TokenSettings, origin: &Origin) -> Result<String, Refusal> {

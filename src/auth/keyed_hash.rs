@@ -17,6 +17,8 @@ pub(super) enum Purpose {
     Account,
     /// Which tokens were verified.
     Token,
+    /// The key of refresh tokens.
+    Refresh,
 }
 
 /// Hashes parts under the secret.
@@ -36,6 +38,7 @@ impl KeyedHash {
             Purpose::Password => b"password",
             Purpose::Account => b"account",
             Purpose::Token => b"token",
+            Purpose::Refresh => b"refresh",
         };
         let mut context = hmac::Context::with_key(&self.0);
         for part in std::iter::once(label).chain(parts.iter().copied()) {

@@ -6,15 +6,26 @@
 
 mod access;
 mod acl;
+mod acl_mistakes;
 mod bounded;
 mod challenge;
+mod explain;
+#[cfg(test)]
+mod explain_tests;
 mod failures;
 mod glob;
 mod go_regex;
+mod grant;
+mod issuing;
 mod keyed_hash;
 mod keys;
+#[cfg(test)]
+mod live_users_tests;
 mod passwords;
 mod pattern;
+mod refresh;
+#[cfg(test)]
+mod refresh_tests;
 mod request;
 mod service;
 mod settings;
@@ -26,14 +37,17 @@ mod users;
 mod verifier;
 
 pub use access::{Access, Caller, Origin, Refusal, SessionUse, TokenAnswer, TokenRefusal};
-pub use acl::{Question, Rule, RuleError, RuleText, decide};
+pub use acl::{Question, Rule, RuleError, RuleText, Unmet, decide};
+pub use acl_mistakes::{Mistake, MistakeKind, mistakes};
+pub use explain::{Explanation, Standing};
 pub use go_regex::RegexError;
+pub use grant::{Grant, GrantError, exactly};
 pub use pattern::{Fields, PatternError};
 pub use request::TokenRequest;
 pub use service::Auth;
 pub use settings::{
-    Accounts, Authentication, BCRYPT_COST_MAX, Limits, Secret, Settings, SigningKeyPem,
-    TokenSettings, User,
+    Accounts, Authentication, BCRYPT_COST_MAX, Limits, LiveUsers, Scheme, Secret, Settings,
+    SigningKeyPem, TokenSettings, User,
 };
 pub use signing::make_token_key;
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use regex::bytes::Regex;
 
+use super::acl::RuleText;
 use super::bounded::Bounded;
 use super::glob::Glob;
 use super::go_regex::{self, RegexError};
@@ -63,6 +64,16 @@ impl Field {
             Self::Type => fields.resource_type,
             Self::Name => fields.name,
             Self::Service => fields.service,
+        }
+    }
+
+    /// Its pattern in a rule.
+    pub(super) fn of_rule(self, text: &RuleText) -> Option<&str> {
+        match self {
+            Self::Account => text.account.as_deref(),
+            Self::Type => text.r#type.as_deref(),
+            Self::Name => text.name.as_deref(),
+            Self::Service => text.service.as_deref(),
         }
     }
 

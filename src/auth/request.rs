@@ -34,12 +34,29 @@ impl std::fmt::Debug for TokenRequest<'_> {
 /// What is asked.
 #[derive(PartialEq, Eq)]
 pub(super) struct Asked {
-    /// As whom; `None` = anonymous.
-    pub login: Option<Login>,
+    /// As whom.
+    pub credentials: Credentials,
+    /// Whether a refresh token is asked for too (`offline_token=true`, `access_type=offline`).
+    pub wants_refresh_token: bool,
     /// For which service; may be empty.
     pub service: String,
     /// For what; may be nothing.
     pub scopes: Vec<Scope>,
+}
+
+/// Who the client says it is.
+#[derive(PartialEq, Eq)]
+pub(super) enum Credentials {
+    /// Nobody.
+    Anonymous,
+    /// An account with its password.
+    Login(Login),
+    /// Whom a refresh token was given to (`grant_type=refresh_token`).
+    Refresh {
+        token: String,
+        /// The account, where the client names it.
+        account: Option<String>,
+    },
 }
 
 /// Account and password as sent.
@@ -67,15 +84,24 @@ pub(super) fn read(request: &TokenRequest<'_>, scopes_max: usize) -> Result<Aske
         Some(value)
     };
     let account = first("account").filter(|account| !account.is_empty());
-    let login = match basic(request.authorization)? {
-        Some(login) => {
+    let refresh = refresh_token(&form)?;
+    let credentials = match (basic(request.authorization)?, refresh) {
+        (Some(_), Some(_)) => {
+            let text = "a password and a refresh token at once";
+            return Err(Unreadable::Malformed(text.to_owned()));
+        }
+        (Some(login), None) => {
             if account.is_some_and(|account| account != login.account) {
                 let text = "user and account are not the same";
                 return Err(Unreadable::Malformed(text.to_owned()));
             }
-            Some(login)
+            Credentials::Login(login)
         }
-        None => form_login(&form, account)?,
+        (None, Some(token)) => Credentials::Refresh {
+            token: token.to_owned(),
+            account: account.map(str::to_owned),
+        },
+        (None, None) => form_login(&form, account)?,
     };
     let mut scopes = Vec::new();
     let values = form.iter().chain(&query).filter(|(key, _)| key == "scope");
@@ -92,25 +118,41 @@ pub(super) fn read(request: &TokenRequest<'_>, scopes_max: usize) -> Result<Aske
         scopes.push(scope);
     }
     Ok(Asked {
-        login,
+        credentials,
+        wants_refresh_token: first("offline_token") == Some("true")
+            || first("access_type") == Some("offline"),
         service: first("service").unwrap_or_default().to_owned(),
         scopes,
     })
 }
 
-fn form_login(
-    form: &[(String, String)],
-    account: Option<&str>,
-) -> Result<Option<Login>, Unreadable> {
-    let field = |name: &str| {
-        let found = form.iter().find(|(key, _)| key == name);
-        found.map_or("", |(_, value)| value.as_str())
-    };
-    match (field("username"), field("password"), account) {
-        ("", "", None) => Ok(None),
+/// A form's field; one that is not there is empty.
+fn field<'a>(form: &'a [(String, String)], name: &str) -> &'a str {
+    let found = form.iter().find(|(key, _)| key == name);
+    found.map_or("", |(_, value)| value)
+}
+
+/// The refresh token of a form that asks by one: by its `grant_type`, or by bringing nothing else.
+fn refresh_token(form: &[(String, String)]) -> Result<Option<&str>, Unreadable> {
+    let token = field(form, "refresh_token");
+    match (field(form, "grant_type"), token) {
+        ("refresh_token", "") => Err(Unreadable::Credentials),
+        ("refresh_token", token) => Ok(Some(token)),
+        (_, token) => Ok(Some(token).filter(|token| {
+            let has_login = ["username", "password"]
+                .iter()
+                .any(|name| !field(form, name).is_empty());
+            !token.is_empty() && !has_login
+        })),
+    }
+}
+
+fn form_login(form: &[(String, String)], account: Option<&str>) -> Result<Credentials, Unreadable> {
+    match (field(form, "username"), field(form, "password"), account) {
+        ("", "", None) => Ok(Credentials::Anonymous),
         // Half a pair, or a name alone.
         ("", ..) | (_, "", _) => Err(Unreadable::Credentials),
-        (user, password, account) => Ok(Some(Login {
+        (user, password, account) => Ok(Credentials::Login(Login {
             account: account.unwrap_or(user).to_owned(),
             password: password.as_bytes().to_vec(),
         })),

@@ -8,22 +8,22 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::access::{Access, Caller, Identity, Origin, Refusal, TokenAnswer, TokenRefusal};
+use super::access::{Access, Caller, Identity, Origin, Refusal};
 use super::acl::{self, Question, Rule};
 use super::challenge;
 use super::keyed_hash::KeyedHash;
 use super::passwords::{Passwords, Verdict};
 use super::pattern::Fields;
-use super::request::{self, Login, TokenRequest, Unreadable};
-use super::settings::{Accounts, Authentication, Settings, TokenSettings};
+use super::refresh::RefreshTokens;
+use super::request::{self, Login};
+use super::settings::{Accounts, Authentication, LiveUsers, Scheme, Settings, TokenSettings, User};
 use super::signing::SigningKey;
-use super::token::{self, Audience, BACKDATED_SECS, Claims, OUR_CLAIM_VERSION, OurClaim};
+use super::token::{OUR_CLAIM_VERSION, OurClaim};
 use super::users::{self, ANONYMOUS, Users};
 use super::verifier::{Genuine, Verifier};
 use super::{SetupError, Viewer};
 use crate::clock::Clock;
 use crate::oci::RepositoryName;
-use crate::oci::scope::Scope;
 
 /// Clocks differ by so much, as the registries that we stand in for assume too.
 const LEEWAY_SECS: u64 = 60;
@@ -33,28 +33,39 @@ const SESSION_EXTENSION_SECS: u64 = 24 * 60 * 60;
 
 /// Judges callers.
 pub struct Auth {
-    clock: Arc<dyn Clock>,
-    authentication: Authentication,
-    token: TokenSettings,
-    scopes_max: usize,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) authentication: Authentication,
+    scheme: Scheme,
+    pub(super) token: TokenSettings,
+    pub(super) scopes_max: usize,
     hash: KeyedHash,
-    signing: Option<SigningKey>,
+    pub(super) signing: Option<SigningKey>,
+    pub(super) refresh_tokens: RefreshTokens,
     pub(super) verifier: Verifier,
     pub(super) passwords: Passwords,
+    live_users: Option<Arc<dyn LiveUsers>>,
     now: ArcSwap<Current>,
 }
 
 /// What a reload replaces.
-struct Current {
-    users: Users,
-    acl: Vec<Rule>,
+pub(super) struct Current {
+    pub(super) users: Users,
+    pub(super) acl: Vec<Rule>,
+    accounts: Arc<Accounts>,
+    live: Arc<BTreeMap<String, User>>,
 }
 
 impl Current {
-    fn new(accounts: Accounts) -> Self {
+    fn new(accounts: Arc<Accounts>, live: Arc<BTreeMap<String, User>>) -> Self {
+        let mut users = accounts.users.clone();
+        for (name, user) in live.iter() {
+            users.entry(name.clone()).or_insert_with(|| user.clone());
+        }
         Self {
-            users: Users::new(accounts.users, &accounts.revoked),
-            acl: accounts.acl,
+            users: Users::new(users, &accounts.revoked),
+            acl: accounts.acl.clone(),
+            accounts,
+            live,
         }
     }
 }
@@ -74,22 +85,42 @@ impl Auth {
             &settings.limits,
             hash.clone(),
         )?;
+        let live = settings.live_users.as_ref().map(|live| live.users());
+        let current = Current::new(Arc::new(settings.accounts), live.unwrap_or_default());
         Ok(Self {
             authentication: settings.authentication,
+            scheme: settings.scheme,
             token: settings.token.clone(),
             scopes_max: settings.limits.scopes_per_token_max,
             passwords: Passwords::new(&settings.limits, hash.clone(), Arc::clone(&clock)),
+            refresh_tokens: RefreshTokens::new(&hash),
             hash,
             signing,
             verifier,
             clock,
-            now: ArcSwap::from_pointee(Current::new(settings.accounts)),
+            live_users: settings.live_users,
+            now: ArcSwap::from_pointee(current),
         })
     }
 
     /// Replaces users, rules and revocations; everything else stays as it was at start.
     pub fn reload(&self, accounts: Accounts) {
-        self.now.store(Arc::new(Current::new(accounts)));
+        let accounts = Arc::new(accounts);
+        self.now
+            .rcu(|now| Current::new(Arc::clone(&accounts), Arc::clone(&now.live)));
+    }
+
+    /// Users and rules of now, once it was asked whether the users that are kept elsewhere have changed: for whoever logs
+    /// in. What is asked later about the same caller takes them as they were then.
+    pub(super) fn fresh(&self) -> Arc<Current> {
+        if let Some(live_users) = &self.live_users {
+            let live = live_users.users();
+            if !Arc::ptr_eq(&live, &self.now.load().live) {
+                self.now
+                    .rcu(|now| Current::new(Arc::clone(&now.accounts), Arc::clone(&live)));
+            }
+        }
+        self.now.load_full()
     }
 
     /// How many logins were compared with a stored hash so far: each costs a bcrypt, and those that are remembered do not.
@@ -139,15 +170,15 @@ impl Auth {
         }
     }
 
-    async fn log_in(&self, login: &Login, origin: &Origin) -> Verdict {
-        let now = self.now.load_full();
+    pub(super) async fn log_in(&self, login: &Login, origin: &Origin) -> Verdict {
+        let now = self.fresh();
         self.passwords
             .check(&now.users, &login.account, &login.password, origin.client)
             .await
     }
 
-    fn generation_of(&self, account: &str) -> Option<String> {
-        let now = self.now.load();
+    pub(super) fn generation_of(&self, account: &str) -> Option<String> {
+        let now = self.fresh();
         let user = now.users.find(account, self.clock.unix_secs())?;
         Some(users::generation(&self.hash, account, user))
     }
@@ -208,8 +239,11 @@ impl Auth {
             return Ok(());
         }
         let unauthorized = |error: Option<&str>, reason| {
-            challenge::bearer(&self.token, origin, access, error)
-                .and_then(|challenge| Err(Refusal::Unauthorized { challenge, reason }))
+            let challenge = match &self.scheme {
+                Scheme::Bearer => challenge::bearer(&self.token, origin, access, error)?,
+                Scheme::Basic { realm } => challenge::basic(realm),
+            };
+            Err(Refusal::Unauthorized { challenge, reason })
         };
         match caller.identity {
             Identity::Open => return Ok(()),
@@ -271,16 +305,43 @@ impl Auth {
         actions: &[&str],
     ) -> bool {
         let asked: Vec<String> = actions.iter().map(|&action| action.to_owned()).collect();
-        let fields = Fields {
+        let fields = self.fields_here(caller, resource_type, name);
+        self.granted(fields, origin, &asked).len() == asked.len()
+    }
+
+    /// What rules are asked about on `/v2/`.
+    pub(super) fn fields_here<'a>(
+        &'a self,
+        caller: &'a Caller,
+        resource_type: &'a str,
+        name: &'a str,
+    ) -> Fields<'a> {
+        Fields {
             account: caller.account(),
             resource_type,
             name,
             service: &self.token.service,
-        };
-        self.granted(fields, origin, &asked).len() == asked.len()
+        }
     }
 
-    fn granted(&self, fields: Fields<'_>, origin: &Origin, asked: &[String]) -> Vec<String> {
+    pub(super) fn granted(
+        &self,
+        fields: Fields<'_>,
+        origin: &Origin,
+        asked: &[String],
+    ) -> Vec<String> {
+        self.judge(fields, origin, |rules, question| {
+            acl::granted(rules, question, asked)
+        })
+    }
+
+    /// Puts a question to the rules of now.
+    pub(super) fn judge<T>(
+        &self,
+        fields: Fields<'_>,
+        origin: &Origin,
+        judge: impl FnOnce(&[Rule], &Question<'_>) -> T,
+    ) -> T {
         let now = self.now.load();
         let no_labels = BTreeMap::new();
         let user = now.users.find(fields.account, self.clock.unix_secs());
@@ -289,7 +350,7 @@ impl Auth {
             client: origin.client,
             labels: user.map_or(&no_labels, |user| &user.labels),
         };
-        acl::granted(&now.acl, &question, asked)
+        judge(&now.acl, &question)
     }
 
     pub(super) fn may_see(
@@ -342,73 +403,6 @@ impl Auth {
             auth: self,
             caller,
             origin,
-        }
-    }
-
-    /// The token endpoint as a function.
-    pub async fn token(&self, request: &TokenRequest<'_>) -> Result<TokenAnswer, TokenRefusal> {
-        if self.authentication == Authentication::Open {
-            let token = token::random_id().map_err(|()| TokenRefusal::Internal)?;
-            return Ok(self.answer(token));
-        }
-        let Some(key) = &self.signing else {
-            return Err(TokenRefusal::NoIssuer);
-        };
-        let unauthorized = || TokenRefusal::Unauthorized {
-            challenge: challenge::basic(&self.token),
-        };
-        let asked = request::read(request, self.scopes_max).map_err(|error| match error {
-            Unreadable::Malformed(text) => TokenRefusal::Malformed(text),
-            Unreadable::Credentials => unauthorized(),
-        })?;
-        let login = asked.login.unwrap_or_else(|| Login {
-            account: ANONYMOUS.to_owned(),
-            password: Vec::new(),
-        });
-        match self.log_in(&login, request.origin).await {
-            Verdict::Right => {}
-            Verdict::Wrong => return Err(unauthorized()),
-            Verdict::Later { retry_after_secs } => {
-                return Err(TokenRefusal::TooManyFailures { retry_after_secs });
-            }
-        }
-        let generation = self
-            .generation_of(&login.account)
-            .ok_or_else(unauthorized)?;
-        let access = asked.scopes.into_iter().map(|scope| {
-            let fields = Fields {
-                account: &login.account,
-                resource_type: &scope.resource_type,
-                name: &scope.name,
-                service: &asked.service,
-            };
-            let actions = self.granted(fields, request.origin, &scope.actions);
-            Scope { actions, ..scope }
-        });
-        let access = access.collect();
-        let iat = self.clock.unix_secs();
-        let claims = Claims {
-            iss: self.token.issuer.clone(),
-            sub: login.account,
-            aud: Audience(vec![asked.service]),
-            nbf: iat.saturating_sub(BACKDATED_SECS),
-            iat,
-            exp: iat.saturating_add(self.token.lifetime_secs),
-            jti: token::random_id().map_err(|()| TokenRefusal::Internal)?,
-            access,
-            bh: Some(OurClaim {
-                v: OUR_CLAIM_VERSION,
-                generation,
-            }),
-        };
-        let token = token::sign(&claims, key).map_err(|()| TokenRefusal::Internal)?;
-        Ok(self.answer(token))
-    }
-
-    fn answer(&self, token: String) -> TokenAnswer {
-        TokenAnswer {
-            token,
-            expires_in_secs: self.token.lifetime_secs,
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use super::acl::Rule;
 use super::passwords::bcrypt_cost;
@@ -13,8 +14,12 @@ use super::passwords::bcrypt_cost;
 pub struct Settings {
     /// Whether callers are asked who they are at all.
     pub authentication: Authentication,
+    /// How callers are asked to show who they are.
+    pub scheme: Scheme,
     /// What a reload replaces.
     pub accounts: Accounts,
+    /// Further accounts, which change without a reload.
+    pub live_users: Option<Arc<dyn LiveUsers>>,
     /// Tokens, issued and accepted.
     pub token: TokenSettings,
     /// Keys everything that is remembered or derived from passwords and tokens.
@@ -42,6 +47,25 @@ pub enum Authentication {
     /// Only what the rules, or a trusted token, allow.
     #[default]
     Required,
+}
+
+/// What a challenge asks for; a right password is taken either way.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Scheme {
+    /// A token from the token endpoint.
+    #[default]
+    Bearer,
+    /// The password itself, at each request.
+    Basic {
+        /// What clients show to people.
+        realm: String,
+    },
+}
+
+/// Accounts that are kept elsewhere and change by themselves. One that is in `Accounts` too is the one there.
+pub trait LiveUsers: fmt::Debug + Send + Sync {
+    /// The accounts of now; the very same `Arc` as long as none has changed. Asked at every login, so it must be quick.
+    fn users(&self) -> Arc<BTreeMap<String, User>>;
 }
 
 /// An account.
@@ -93,6 +117,8 @@ pub struct TokenSettings {
     pub external_host: Option<String>,
     /// How long a token lives.
     pub lifetime_secs: u64,
+    /// Whether a client that asks for a refresh token gets one: it keeps that instead of the password.
+    pub refresh_tokens: bool,
     /// Our own key; without one no tokens are issued.
     pub signing: Option<SigningKeyPem>,
     /// Certificates whose keys, or whose issued certificates' keys, sign tokens that are believed.
@@ -108,6 +134,8 @@ impl Default for TokenSettings {
             external_host: None,
             // The push of a large VM image lasts hours, and not every client renews; tokens end with their account anyway.
             lifetime_secs: 4 * 60 * 60,
+            // docker would store one in place of the password, and Tart cannot use it.
+            refresh_tokens: false,
             signing: None,
             trusted_certificates_pem: Vec::new(),
         }

@@ -11,18 +11,18 @@ use crate::clock::ManualClock;
 const NOW: u64 = 1_795_500_000;
 
 /// A lab: alice may everything in `team/`, anonymous may pull from `public/`.
-struct Lab {
-    clock: ManualClock,
-    settings: Settings,
-    auth: Auth,
-    origin: Origin,
+pub(super) struct Lab {
+    pub(super) clock: ManualClock,
+    pub(super) settings: Settings,
+    pub(super) auth: Auth,
+    pub(super) origin: Origin,
 }
 
-fn hash_of(password: &str) -> String {
+pub(super) fn hash_of(password: &str) -> String {
     bcrypt::hash(password, 4).expect("a hash")
 }
 
-fn rule(account: &str, name: &str, actions: &[&str]) -> Rule {
+pub(super) fn rule(account: &str, name: &str, actions: &[&str]) -> Rule {
     Rule::parse(RuleText {
         account: Some(account.to_owned()),
         name: Some(name.to_owned()),
@@ -33,13 +33,18 @@ fn rule(account: &str, name: &str, actions: &[&str]) -> Rule {
 }
 
 impl Lab {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// With other settings.
+    pub(super) fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let clock = ManualClock::at_unix_secs(NOW);
         let alice = User {
             password_hash: Some(hash_of("right")),
             ..User::default()
         };
-        let settings = Settings {
+        let mut settings = Settings {
             accounts: Accounts {
                 users: BTreeMap::from([
                     (String::new(), User::default()),
@@ -57,6 +62,7 @@ impl Lab {
             },
             ..Settings::default()
         };
+        change(&mut settings);
         let auth = Auth::new(settings.clone(), Arc::new(clock.clone())).expect("settings");
         let origin = Origin {
             client: "192.0.2.1".parse().expect("an address"),
@@ -71,16 +77,29 @@ impl Lab {
         }
     }
 
-    fn reload(&mut self, change: impl FnOnce(&mut Accounts)) {
+    pub(super) fn reload(&mut self, change: impl FnOnce(&mut Accounts)) {
         change(&mut self.settings.accounts);
         self.auth.reload(self.settings.accounts.clone());
     }
 
-    async fn token(&self, query: &str, basic: Option<&str>) -> Result<TokenAnswer, TokenRefusal> {
+    pub(super) async fn token(
+        &self,
+        query: &str,
+        basic: Option<&str>,
+    ) -> Result<TokenAnswer, TokenRefusal> {
+        self.ask(query, None, basic).await
+    }
+
+    pub(super) async fn ask(
+        &self,
+        query: &str,
+        form: Option<&str>,
+        basic: Option<&str>,
+    ) -> Result<TokenAnswer, TokenRefusal> {
         let basic = basic.map(basic_header);
         let request = TokenRequest {
             query,
-            form: None,
+            form,
             authorization: &basic.as_deref().into_iter().collect::<Vec<_>>(),
             origin: &self.origin,
         };
@@ -93,23 +112,23 @@ impl Lab {
         format!("Bearer {}", answer.expect("a token").token)
     }
 
-    async fn may(&self, header: &str, access: Access) -> Result<(), Refusal> {
+    pub(super) async fn may(&self, header: &str, access: Access) -> Result<(), Refusal> {
         let caller = self.auth.caller(&[header], &self.origin).await?;
         self.auth.authorise(&caller, &access, &self.origin)
     }
 }
 
-fn basic_header(credentials: &str) -> String {
+pub(super) fn basic_header(credentials: &str) -> String {
     use base64::Engine as _;
     let encoded = base64::engine::general_purpose::STANDARD.encode(credentials);
     format!("Basic {encoded}")
 }
 
-fn name(text: &str) -> RepositoryName {
+pub(super) fn name(text: &str) -> RepositoryName {
     text.parse().expect("a name")
 }
 
-fn challenge(result: Result<(), Refusal>) -> String {
+pub(super) fn challenge(result: Result<(), Refusal>) -> String {
     match result {
         Err(Refusal::Unauthorized { challenge, .. }) => challenge,
         other => panic!("not a challenge: {other:?}"),

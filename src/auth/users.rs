@@ -55,6 +55,11 @@ impl Users {
         self.by_name.get(name).filter(|user| !has_ended(user))
     }
 
+    /// When the account ends or has ended; `None` also where there is none.
+    pub(super) fn end_of(&self, name: &str) -> Option<u64> {
+        self.by_name.get(name)?.expires_unix_secs
+    }
+
     /// The bcrypt cost of the dearest account: what every wrong password costs.
     pub(super) fn dearest_cost(&self) -> u32 {
         self.dearest_cost

@@ -36,6 +36,9 @@ impl Check {
                 for warning in &loaded.warnings {
                     writeln!(talk, "warning: {warning}")?;
                 }
+                for mistake in loaded.config.auth.mistakes(0) {
+                    writeln!(talk, "warning: {mistake}")?;
+                }
                 Ok(ExitCode::SUCCESS)
             }
             Err(errors) => {

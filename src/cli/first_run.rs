@@ -100,7 +100,8 @@ pub(super) fn complete(
 
 fn make_admin(places: &Places, request: &Request, workshop: &dyn Workshop) -> anyhow::Result<()> {
     let password = match &request.password {
-        Some(given) => Password::given(given.clone())?,
+        Some(given) => Password::given(given.clone())
+            .context("BOATHOUSE_ADMIN_PASSWORD is no password for the admin")?,
         None => Password::random(|buffer| workshop.random(buffer))?,
     };
     let hash = password.hash()?;
@@ -132,9 +133,7 @@ fn make_directories(places: &Places) -> anyhow::Result<()> {
             .create(path)
             .with_context(|| format!("cannot make the directory {}", path.display()))
     };
-    for path in [&places.config, &places.control_socket] {
-        make(path.parent().unwrap_or(Path::new("/")), 0o755)?;
-    }
+    make(places.config.parent().unwrap_or(Path::new("/")), 0o755)?;
     make(&places.state_directory, 0o755)?;
     make(&places.keys_directory, 0o700)?;
     // By the umask: another registry, under another user, may read the store.

@@ -3,6 +3,9 @@
 //! The one module that knows every other, and the only one with `anyhow`. Invariant: stdout is data, stderr is talk; an
 //! error ends with what to do about it.
 
+mod acl_explain;
+mod acl_explain_json;
+mod acl_explain_text;
 mod assemble;
 mod auth_settings;
 mod certificates;
@@ -12,16 +15,21 @@ mod completions;
 mod doctor;
 mod first_run;
 mod installation;
+mod moment;
 mod password;
 mod person;
 mod places;
 mod port;
 mod private_file;
 mod reload;
+mod running;
 mod signals;
 mod token_key;
 mod trust;
 mod up;
+mod user;
+mod user_changes;
+mod user_list;
 mod welcome;
 
 use std::collections::BTreeMap;
@@ -59,6 +67,10 @@ enum Command {
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Man(completions::ManualPages),
+    /// Make, change, end and list accounts
+    User(user::UserArguments),
+    /// Ask the access rules
+    Acl(acl_explain::AclArguments),
 }
 
 /// `boathouse up`
@@ -122,6 +134,8 @@ pub fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Completions(completions) => completions.print(Arguments::command()),
         Command::Man(pages) => pages.write(Arguments::command()),
+        Command::User(arguments) => user::run(&arguments),
+        Command::Acl(arguments) => acl_explain::run(&arguments),
     };
     match result {
         Ok(code) => code,
@@ -184,6 +198,13 @@ mod tests {
             "boathouse serve --config a.yml --log-format json",
             "boathouse completions bash",
             "boathouse man pages",
+            "boathouse user add ann --push team/** --push a --pull b --expires 90d --password-stdin",
+            "boathouse user add root --admin --dir d",
+            "boathouse user --config a.yml --config b.yml passwd ann --expires 2027-01-31T18:00:00Z",
+            "boathouse user remove ann",
+            "boathouse user revoke ann --config a.yml",
+            "boathouse user list --json",
+            "boathouse acl explain ann team/app push --ip 10.0.0.5 --json --dir d",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
@@ -191,6 +212,10 @@ mod tests {
             "boathouse",
             "boathouse serve",
             "boathouse up --addr nowhere",
+            "boathouse user add",
+            "boathouse user add ann --admin --pull a",
+            "boathouse user add ann --expires soon",
+            "boathouse acl explain ann team/app look",
         ] {
             assert!(
                 Arguments::try_parse_from(line.split(' ')).is_err(),

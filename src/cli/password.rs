@@ -1,10 +1,11 @@
-//! The first admin's password: random or given, and the hash that is kept of it.
+//! Passwords: random or given, and the hash that is kept of one.
 //!
 //! Invariant: a random password has no character that a person mistakes for another, and none that a client cannot carry.
 
 use std::fmt;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 
 /// No `0O1lI`, which people confuse, and no `:`, which Tart cannot take from a docker config.
 const ALPHABET: &[u8] = b"23456789abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ";
@@ -19,6 +20,13 @@ const LENGTH_BYTES_MAX: usize = 72;
 /// password needs no more, and a chosen one is behind the slowing of failed logins. A push of a thousand segments pays it
 /// once, the first request after a start waits for it.
 const BCRYPT_COST: u32 = 10;
+
+/// Random bytes of the system.
+pub(super) fn random_bytes(buffer: &mut [u8]) -> anyhow::Result<()> {
+    SystemRandom::new()
+        .fill(buffer)
+        .map_err(|_| anyhow!("the system gives no random bytes"))
+}
 
 /// A password in clear; shows nothing of itself in logs.
 #[derive(Clone, PartialEq, Eq)]
@@ -46,15 +54,13 @@ impl Password {
     /// One that a person chose.
     pub(super) fn given(text: String) -> anyhow::Result<Self> {
         if text.is_empty() {
-            bail!("the admin's password is empty");
+            bail!("the password is empty");
         }
         if text.len() > LENGTH_BYTES_MAX {
-            bail!(
-                "the admin's password is longer than the {LENGTH_BYTES_MAX} bytes that bcrypt reads"
-            );
+            bail!("the password is longer than the {LENGTH_BYTES_MAX} bytes that bcrypt reads");
         }
         if text.chars().any(char::is_control) {
-            bail!("the admin's password holds a control character, which no client can send");
+            bail!("the password holds a control character, which no client can send");
         }
         Ok(Self(text))
     }
@@ -66,7 +72,7 @@ impl Password {
 
     /// What is kept in `users.yml`.
     pub(super) fn hash(&self) -> anyhow::Result<String> {
-        bcrypt::hash(&self.0, BCRYPT_COST).context("cannot hash the admin's password")
+        bcrypt::hash(&self.0, BCRYPT_COST).context("cannot hash the password")
     }
 }
 

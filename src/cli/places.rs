@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+use crate::oci::{Algorithm, Digest};
 use crate::platform;
 
 /// A socket's path must fit into `sockaddr_un`: 104 bytes on macOS, 108 on Linux.
@@ -26,7 +27,6 @@ pub(super) struct Places {
     pub(super) data: PathBuf,
     /// Lock, secret and index.
     pub(super) state_directory: PathBuf,
-    pub(super) control_socket: PathBuf,
 }
 
 /// Where our own files are that belong to no installation.
@@ -54,10 +54,10 @@ impl Places {
             Some(directory) => {
                 let directory = absolute(directory)
                     .with_context(|| format!("cannot use {}", directory.display()))?;
-                Ok(Self::new(&directory, &directory, surroundings))
+                Ok(Self::new(&directory, &directory))
             }
             None => match surroundings.directories() {
-                Some((config, state)) => Ok(Self::new(&config, &state, surroundings)),
+                Some((config, state)) => Ok(Self::new(&config, &state)),
                 None => bail!(
                     "there is no home directory to keep anything in\nhint: name a directory with --dir, or set HOME"
                 ),
@@ -65,15 +65,7 @@ impl Places {
         }
     }
 
-    fn new(config: &Path, state: &Path, surroundings: &Surroundings<'_>) -> Self {
-        let beside_state = state.join("control.sock");
-        let is_short = beside_state.as_os_str().len() <= SOCKET_PATH_BYTES_MAX;
-        let runtime = surroundings.runtime_directory();
-        // `--dir` keeps all in one place; otherwise sockets go where the platform wants them.
-        let control_socket = match runtime {
-            Some(runtime) if config != state || !is_short => runtime.join("control.sock"),
-            _ => beside_state,
-        };
+    fn new(config: &Path, state: &Path) -> Self {
         Self {
             config: config.join("boathouse.yml"),
             ca_certificate: config.join("ca.crt"),
@@ -82,7 +74,6 @@ impl Places {
             admin_password: config.join("admin-password"),
             data: state.join("data"),
             state_directory: state.to_owned(),
-            control_socket,
         }
     }
 }
@@ -99,6 +90,21 @@ impl Surroundings<'static> {
 }
 
 impl Surroundings<'_> {
+    /// Where an instance with this state directory listens for commands. It is found from the configuration alone, by the
+    /// server and by commands: with the state, or, where that path is too long for a socket, in the directory for sockets
+    /// under a name made from it.
+    pub(super) fn control_socket(&self, state_directory: &Path) -> PathBuf {
+        let beside_state = state_directory.join("control.sock");
+        let is_short = beside_state.as_os_str().len() <= SOCKET_PATH_BYTES_MAX;
+        let runtime = self.runtime_directory().filter(|_| !is_short);
+        let Some(runtime) = runtime else {
+            return beside_state;
+        };
+        let path = beside_state.as_os_str().as_encoded_bytes();
+        let digest = Digest::of(Algorithm::Sha256, path);
+        runtime.join(format!("boathouse-{:.16}.sock", digest.hex()))
+    }
+
     /// A variable that names a directory. A relative path counts as unset, as the XDG specification asks.
     fn directory(&self, variable: &str) -> Option<PathBuf> {
         let path = (self.environment)(variable).map(PathBuf::from);
@@ -131,10 +137,10 @@ impl Surroundings<'_> {
     /// For sockets.
     fn runtime_directory(&self) -> Option<PathBuf> {
         match (self.is_macos, self.user_id) {
-            (true, 0) => Some("/var/run/boathouse".into()),
-            (false, 0) => Some("/run/boathouse".into()),
-            (true, _) => Some(self.directory("TMPDIR")?.join("boathouse")),
-            (false, _) => Some(self.directory("XDG_RUNTIME_DIR")?.join("boathouse")),
+            (true, 0) => Some("/var/run".into()),
+            (false, 0) => Some("/run".into()),
+            (true, _) => self.directory("TMPDIR"),
+            (false, _) => self.directory("XDG_RUNTIME_DIR"),
         }
     }
 }
@@ -172,7 +178,6 @@ mod tests {
         assert_eq!(places.config, Path::new("/srv/lab/boathouse.yml"));
         assert_eq!(places.keys_directory, Path::new("/srv/lab/keys"));
         assert_eq!(places.data, Path::new("/srv/lab/data"));
-        assert_eq!(places.control_socket, Path::new("/srv/lab/control.sock"));
         assert!(
             chosen(Some("lab"), false, 7, &[])
                 .unwrap()
@@ -186,10 +191,6 @@ mod tests {
         let places = chosen(None, false, 0, &[("HOME", "/root")]).unwrap();
         assert_eq!(places.users, Path::new("/etc/boathouse/users.yml"));
         assert_eq!(places.data, Path::new("/var/lib/boathouse/data"));
-        assert_eq!(
-            places.control_socket,
-            Path::new("/run/boathouse/control.sock")
-        );
     }
 
     #[test]
@@ -209,15 +210,10 @@ mod tests {
             plain.state_directory,
             Path::new("/home/a/.local/share/boathouse")
         );
-        let variables = [
-            ("XDG_CONFIG_HOME", "/c"),
-            ("XDG_DATA_HOME", "/d"),
-            ("XDG_RUNTIME_DIR", "/r"),
-        ];
+        let variables = [("XDG_CONFIG_HOME", "/c"), ("XDG_DATA_HOME", "/d")];
         let moved = chosen(None, false, 7, &variables).unwrap();
         assert_eq!(moved.ca_certificate, Path::new("/c/boathouse/ca.crt"));
         assert_eq!(moved.data, Path::new("/d/boathouse/data"));
-        assert_eq!(moved.control_socket, Path::new("/r/boathouse/control.sock"));
         assert_eq!(chosen(None, false, 7, &[]), None);
     }
 
@@ -230,12 +226,19 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_with_a_long_path_moves() {
-        let long = format!("/{}", "a".repeat(100));
-        let places = chosen(Some(&long), false, 7, &[("XDG_RUNTIME_DIR", "/r")]).unwrap();
-        assert_eq!(
-            places.control_socket,
-            Path::new("/r/boathouse/control.sock")
-        );
+    fn a_socket_lies_with_the_state_unless_its_path_is_too_long() {
+        let environment = |name: &str| (name == "XDG_RUNTIME_DIR").then(|| "/r".into());
+        let surroundings = Surroundings {
+            is_macos: false,
+            user_id: 7,
+            environment: &environment,
+        };
+        let beside = surroundings.control_socket(Path::new("/srv/lab"));
+        assert_eq!(beside, Path::new("/srv/lab/control.sock"));
+        let long = |letter: &str| PathBuf::from(format!("/{}", letter.repeat(100)));
+        let moved = surroundings.control_socket(&long("a"));
+        assert_eq!(moved.parent(), Some(Path::new("/r")));
+        assert_eq!(moved, surroundings.control_socket(&long("a")));
+        assert_ne!(moved, surroundings.control_socket(&long("b")));
     }
 }

@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
-use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 
 use super::UpArguments;
 use super::assemble::{self, Start};
 use super::auth_settings;
 use super::first_run::{self, ADMIN, FirstConfig, Request, Workshop};
+use super::password;
 use super::places::{Places, Surroundings};
 use super::port::{self, ListenAddress};
 use crate::auth::{RuleText, User};
@@ -61,9 +61,7 @@ struct RealWorkshop;
 
 impl Workshop for RealWorkshop {
     fn random(&self, buffer: &mut [u8]) -> anyhow::Result<()> {
-        SystemRandom::new()
-            .fill(buffer)
-            .map_err(|_| anyhow!("the system gives no random bytes"))
+        password::random_bytes(buffer)
     }
 
     fn bind(&self, address: &ListenAddress) -> io::Result<()> {
@@ -98,8 +96,8 @@ impl Workshop for RealWorkshop {
         UsersFile::update(path, |file| {
             file.users.insert(ADMIN.to_owned(), admin);
             file.acl.push(rule);
-        })?;
-        Ok(())
+            Ok(())
+        })
     }
 
     fn config_text(&self, first: &FirstConfig<'_>) -> String {

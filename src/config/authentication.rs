@@ -2,20 +2,24 @@
 //!
 //! Must not know how tokens look. Invariants: authentication is off only if none of these keys is there, or `auth` is
 //! `none`; a key that is there with nothing behind it counts as there; a list of users or rules that is missing where one is
-//! needed is a mistake, never an open or a shut door by accident.
+//! needed is a mistake, never an open or a shut door by accident. The one list that may be missing is `acl` beside
+//! `auth.htpasswd`, whose users distribution knows no rules for.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::accounts;
+use super::error::Place;
+use super::htpasswd::{self, HtpasswdFile};
 use super::node::Node;
 use super::pem;
 use super::reader::Reader;
 use super::users_file::UsersFile;
 use crate::auth::{
-    Accounts, Authentication, BCRYPT_COST_MAX, Limits, Rule, Secret, Settings, SigningKeyPem,
-    TokenSettings, User,
+    Accounts, Authentication, BCRYPT_COST_MAX, Limits, LiveUsers, Mistake, Rule, Scheme, Secret,
+    Settings, SigningKeyPem, TokenSettings, User, mistakes,
 };
 
 /// The issuer and the service when no key names them.
@@ -34,8 +38,16 @@ const FAILED_LOGINS_PER_ADDRESS_FACTOR: u32 = 10;
 pub struct AuthConfig {
     /// False: open to everybody.
     pub required: bool,
+    /// Whether another server's tokens alone decide: there are no accounts here, and no rules.
+    pub is_foreign_only: bool,
     /// Accounts of the configuration and of the `users_file`.
     pub users: BTreeMap<String, User>,
+    /// Where each account of the configuration stands; the others are in the `users_file`.
+    pub places: BTreeMap<String, Place>,
+    /// `auth.htpasswd`: accounts of a file that is read again whenever it changes.
+    pub htpasswd: Option<Arc<HtpasswdFile>>,
+    /// What challenges ask for.
+    pub scheme: Scheme,
     /// Rules of the configuration, then of the `users_file`.
     pub acl: Vec<Rule>,
     /// Accounts whose tokens from before that second are void.
@@ -48,6 +60,8 @@ pub struct AuthConfig {
     pub issuer: String,
     /// `token.expiration`
     pub lifetime_secs: u64,
+    /// `token.refresh_tokens`
+    pub refresh_tokens: bool,
     /// Who signs.
     pub signing: Signing,
     /// The text of `auth.token.rootcertbundle`.
@@ -72,6 +86,25 @@ pub enum Signing {
 }
 
 impl AuthConfig {
+    /// What is probably not meant in the rules from position `from` on.
+    pub fn mistakes(&self, from: usize) -> Vec<Mistake> {
+        mistakes(&self.acl, &self.all_users(), from)
+    }
+
+    /// Accounts of all files.
+    pub fn all_users(&self) -> BTreeMap<String, User> {
+        let mut users = self.users.clone();
+        if let Some(htpasswd) = &self.htpasswd {
+            users.extend(
+                htpasswd
+                    .users()
+                    .iter()
+                    .map(|(name, user)| (name.clone(), user.clone())),
+            );
+        }
+        users
+    }
+
     /// What a reload replaces.
     pub fn accounts(&self) -> Accounts {
         Accounts {
@@ -99,13 +132,19 @@ impl AuthConfig {
             } else {
                 Authentication::Open
             },
+            scheme: self.scheme.clone(),
             accounts: self.accounts(),
+            live_users: self
+                .htpasswd
+                .clone()
+                .map(|file| -> Arc<dyn LiveUsers> { file }),
             token: TokenSettings {
                 issuer: self.issuer.clone(),
                 service: self.service.clone(),
                 realm: self.realm.clone(),
                 external_host,
                 lifetime_secs: self.lifetime_secs,
+                refresh_tokens: self.refresh_tokens,
                 signing,
                 trusted_certificates_pem: self.trusted_certificates_pem.clone(),
             },
@@ -131,6 +170,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
     let foreign = reader
         .node("auth")
         .is_some_and(|auth| auth.entries().iter().any(|entry| entry.key != "none"));
+    let is_htpasswd = reader.is_given("auth.htpasswd");
     let users_file = reader.path_if_set("users_file");
     let issuer = issuer(reader);
     let service = reader.text("auth.token.service", NAME_DEFAULT);
@@ -139,7 +179,11 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
         .filter(|realm| !realm.is_empty());
     let mut config = AuthConfig {
         required: ours || foreign,
+        is_foreign_only: foreign && !ours && !is_htpasswd,
         users: BTreeMap::new(),
+        places: BTreeMap::new(),
+        htpasswd: None,
+        scheme: Scheme::Bearer,
         acl: Vec::new(),
         revoked: BTreeMap::new(),
         realm,
@@ -150,13 +194,20 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
             LIFETIME_SECS_DEFAULT,
             1..=LIFETIME_SECS_MAX,
         ),
-        signing: if ours { signing(reader) } else { Signing::None },
+        refresh_tokens: reader.flag("token.refresh_tokens", false),
+        signing: if ours && !is_htpasswd {
+            signing(reader)
+        } else {
+            Signing::None
+        },
         trusted_certificates_pem: trusted_certificates(reader),
         users_file,
         has_users_file: false,
         failed_logins: failed_logins(reader),
     };
-    if ours {
+    if is_htpasswd {
+        htpasswd::read(reader, &mut config);
+    } else if ours {
         accounts_and_rules(reader, &mut config);
     } else if foreign {
         foreign_needs(reader);
@@ -283,13 +334,14 @@ fn accounts_and_rules(reader: &mut Reader<'_>, config: &mut AuthConfig) {
     }
     if let Some(users) = reader.node("users") {
         config.users = accounts::accounts(users, &mut reader.errors);
+        let places = users.entries().iter();
+        config.places = places
+            .filter(|entry| config.users.contains_key(&entry.key))
+            .map(|entry| (entry.key.clone(), entry.place.clone()))
+            .collect();
         reader.remember("users", format_args!("{} (set)", config.users.len()));
     }
-    if let Some(acl) = reader.node("acl") {
-        let rules = accounts::rules(acl, &mut reader.errors);
-        config.acl = accounts::compiled(rules, &mut reader.errors);
-        reader.remember("acl", format_args!("{} rules", config.acl.len()));
-    }
+    read_rules(reader, config);
     for (name, account) in &config.users {
         check_password(reader, name, account);
     }
@@ -304,6 +356,15 @@ fn accounts_and_rules(reader: &mut Reader<'_>, config: &mut AuthConfig) {
         }
     }
     warn_of_malformed(reader, &config.acl);
+}
+
+/// The configuration's own rules.
+pub(super) fn read_rules(reader: &mut Reader<'_>, config: &mut AuthConfig) {
+    if let Some(acl) = reader.node("acl") {
+        let rules = accounts::rules(acl, &mut reader.errors);
+        config.acl = accounts::compiled(rules, &mut reader.errors);
+        reader.remember("acl", format_args!("{} rules", config.acl.len()));
+    }
 }
 
 fn add_users_file(reader: &mut Reader<'_>, config: &mut AuthConfig, file: UsersFile) {
@@ -332,7 +393,7 @@ fn add_users_file(reader: &mut Reader<'_>, config: &mut AuthConfig, file: UsersF
 }
 
 /// Such a glob matches nothing, here and in `docker_auth`.
-fn warn_of_malformed(reader: &mut Reader<'_>, acl: &[Rule]) {
+pub(super) fn warn_of_malformed(reader: &mut Reader<'_>, acl: &[Rule]) {
     for rule in acl.iter().filter(|rule| rule.is_malformed()) {
         reader.warnings.push(format!(
             "{}: acl[]: a pattern of this rule is malformed and matches nothing",
@@ -383,7 +444,7 @@ fn foreign_needs(reader: &mut Reader<'_>) {
             );
         }
     }
-    if reader.node("auth.token").is_none() && reader.node("auth.htpasswd").is_none() {
+    if reader.node("auth.token").is_none() {
         reader.refuse(
             "auth",
             "names no scheme that is complete",

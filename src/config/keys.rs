@@ -69,7 +69,8 @@ pub(super) const DISTRIBUTION: &[Key] = &[
         "auth.token.autoredirectpath",
         Harmless("only auth.token.autoredirect uses it"),
     ),
-    ("auth.htpasswd", NotYet(&[])),
+    ("auth.htpasswd.realm", Built),
+    ("auth.htpasswd.path", Built),
     ("auth.silly", NotYet(&[])),
     (
         "auth.none",
@@ -197,7 +198,7 @@ pub(super) const OURS: &[Key] = &[
     ("state_directory", Built),
     ("http.trusted_proxies", Built),
     ("validation.manifests.references", Built),
-    ("token.refresh_tokens", NotYet(OFF)),
+    ("token.refresh_tokens", Built),
     ("retention", NotYet(&[])),
     ("mirrors", NotYet(OFF)),
     ("trust", NotYet(&[])),

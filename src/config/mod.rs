@@ -10,6 +10,7 @@ mod authentication;
 mod duration;
 mod environment;
 mod error;
+mod htpasswd;
 mod keys;
 mod known;
 mod node;
@@ -26,6 +27,7 @@ use std::path::PathBuf;
 
 pub use authentication::{AuthConfig, Signing};
 pub use error::{ConfigError, ConfigErrors, Place};
+pub use htpasswd::HtpasswdFile;
 pub use reader::{InForce, Secret};
 pub use template::Template;
 pub use users_file::{UsersFile, UsersFileError};

@@ -79,13 +79,15 @@ storage:
 # The index; can be made anew.
 state_directory: @STATE@
 
-# Users and rules of their own file, read again at SIGHUP. More may stand here as `users:` and `acl:`.
+# What `boathouse user` writes. More users and rules may stand here as `users:` and `acl:`; SIGHUP reads both again.
 users_file: @USERS@
 
 token:
   #issuer: boathouse
   # Seconds.
   expiration: 14400
+  # Whether clients that ask for it may keep a token for 90 days instead of the password (Tart cannot).
+  #refresh_tokens: false
 
 #auth:
   #token:

@@ -151,11 +151,12 @@ impl UsersFile {
         Ok(())
     }
 
-    /// Reads the file, lets `change` alter it, and writes it: one change at a time, whole or not at all.
-    pub fn update<T>(
+    /// Reads the file, lets `change` alter it, and writes it: one change at a time, whole or not at all. If `change` refuses,
+    /// the file stays as it is.
+    pub fn update<T, E: From<UsersFileError>>(
         path: &Path,
-        change: impl FnOnce(&mut Self) -> T,
-    ) -> Result<T, UsersFileError> {
+        change: impl FnOnce(&mut Self) -> Result<T, E>,
+    ) -> Result<T, E> {
         let failed = |action| {
             move |source| UsersFileError::Io {
                 path: path.to_owned(),
@@ -163,17 +164,19 @@ impl UsersFile {
                 source,
             }
         };
+        // A link stays one, and leads to the new content.
+        let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let path = real.as_path();
         // The directory is locked, not the file: the rename replaces the file, and a lock would stay with the old one.
         let directory = File::open(durable_file::directory_of(path))
             .map_err(failed("open the directory of"))?;
         directory.lock().map_err(failed("lock"))?;
-        let mut content = Self::read(path)?;
-        let result = change(&mut content);
+        let mut content = Self::read(path).map_err(UsersFileError::from)?;
+        let result = change(&mut content)?;
         let text = content.render();
         if !Self::parse(&text, &Place::file(path)).is_ok_and(|read| read.same_as(&content)) {
-            return Err(UsersFileError::Unwritable {
-                path: path.to_owned(),
-            });
+            let path = path.to_owned();
+            return Err(UsersFileError::Unwritable { path }.into());
         }
         durable_file::replace(path, text.as_bytes(), 0o600).map_err(failed("write"))?;
         Ok(result)

@@ -44,7 +44,10 @@ pub(super) async fn answer(
     };
     let answer = state.services.auth.token(&request).await?;
     // No `issued_at`: a client whose clock is behind would take the token for expired.
-    let body = json!({ "token": answer.token, "access_token": answer.token, "expires_in": answer.expires_in_secs });
+    let mut body = json!({ "token": answer.token, "access_token": answer.token, "expires_in": answer.expires_in_secs });
+    if let (Some(token), Some(fields)) = (answer.refresh_token, body.as_object_mut()) {
+        fields.insert("refresh_token".to_owned(), token.into());
+    }
     let mut answer = response::json(StatusCode::OK, "application/json", &body);
     answer
         .headers_mut()

@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 
 use boathouse::auth::{self, RuleText, User};
 use boathouse::cli::check::Check;
-use boathouse::config::{self, ConfigErrors, InForce, Loaded, Place, Signing, Template, UsersFile};
+use boathouse::config::{
+    self, ConfigErrors, InForce, Loaded, Place, Signing, Template, UsersFile, UsersFileError,
+};
 use boathouse::{registry, tls};
 use proptest::prelude::*;
 
@@ -128,8 +130,20 @@ const MISTAKES: &[(&str, &str)] = &[
         "0.yml:1: ext_auth: not supported yet\n",
     ),
     (
-        "auth: {htpasswd: {realm: x, path: y}}\n",
-        "0.yml:1: auth.htpasswd: not supported yet\n",
+        "auth: {htpasswd: {realm: x, path: /no/such}}\n",
+        "/no/such: cannot be opened",
+    ),
+    (
+        "auth: {htpasswd: {realm: x}}\n",
+        "auth.htpasswd.path: missing",
+    ),
+    (
+        "auth: {htpasswd: {realm: x, path: /dev/null}}\nacl:\n",
+        "0.yml:2: acl: no rules are configured",
+    ),
+    (
+        "auth: {htpasswd: {realm: x, path: /dev/null}}\nusers: {}\nacl: []\n",
+        "0.yml:2: users: cannot stand beside auth.htpasswd",
     ),
     ("http:\n\taddr: ':1'\n", "0.yml:2: this is not YAML\n"),
     ("a: {b\n", "this is not YAML"),
@@ -532,18 +546,30 @@ fn the_users_file_is_replaced_whole_and_private() {
             actions: vec!["*".to_owned()],
             ..RuleText::default()
         });
+        Ok::<_, UsersFileError>(())
     })
     .expect("written");
     let mode = fs::metadata(&path).expect("there").permissions().mode() & 0o777;
     assert_eq!(mode, 0o600);
     assert_eq!(fs::read_dir(directory.path()).expect("listed").count(), 1);
 
+    let link = directory.path().join("link.yml");
+    std::os::unix::fs::symlink("users.yml", &link).expect("a link");
+    let through_the_link: Result<(), UsersFileError> = UsersFile::update(&link, |file| {
+        file.revoked.insert("y".to_owned(), 1);
+        Ok(())
+    });
+    through_the_link.expect("written");
+    assert!(fs::symlink_metadata(&link).expect("there").is_symlink());
+    assert_eq!(UsersFile::read(&path).expect("read").revoked["y"], 1);
+
     let threads: Vec<_> = (0..8)
         .map(|number| {
             let path = path.clone();
             std::thread::spawn(move || {
                 UsersFile::update(&path, |file| {
-                    file.users.insert(format!("u{number}"), User::default())
+                    file.users.insert(format!("u{number}"), User::default());
+                    Ok::<_, UsersFileError>(())
                 })
                 .expect("written");
             })
@@ -555,8 +581,17 @@ fn the_users_file_is_replaced_whole_and_private() {
     assert_eq!(UsersFile::read(&path).expect("read").users.len(), 9);
 
     let before = fs::read(&path).expect("read");
-    UsersFile::update(&path, |file| file.revoked.insert("x".to_owned(), u64::MAX))
-        .expect_err("no such moment");
+    UsersFile::update(&path, |file| {
+        file.revoked.insert("x".to_owned(), u64::MAX);
+        Ok::<_, UsersFileError>(())
+    })
+    .expect_err("no such moment");
+    assert_eq!(fs::read(&path).expect("read"), before);
+    let refused: Result<(), UsersFileError> = UsersFile::update(&path, |file| {
+        file.users.clear();
+        Err(UsersFileError::Unwritable { path: path.clone() })
+    });
+    refused.expect_err("the change was refused");
     assert_eq!(fs::read(&path).expect("read"), before);
 }
 

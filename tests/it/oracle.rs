@@ -124,6 +124,7 @@ fn auth(config: &Value, signing: &SigningKeyPem) -> Option<Auth> {
             failed_logins_per_minute: 0,
             ..Limits::default()
         },
+        ..Settings::default()
     };
     let clock = Arc::new(ManualClock::at_unix_secs(NOW));
     Some(Auth::new(settings, clock).expect("the settings of a config that docker_auth took"))

@@ -278,6 +278,7 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// To whatever listens there.
     pub(crate) fn to(address: SocketAddr, method: Method, path: &str) -> Self {
         let request = Request::builder()
             .method(method)

@@ -1,0 +1,313 @@
+//! What a person writes to grant something, and the rule that it becomes.
+//!
+//! A grant is a glob of repository names in which `**` also crosses `/`; a rule's own glob cannot (`docker_auth`'s `*` never
+//! does), so such a grant becomes a regular expression. Must not know users or files. Invariant: a grant that could match no
+//! repository is refused.
+
+use super::acl::{Rule, RuleError, RuleText};
+
+/// The type of what is pulled and pushed.
+const REPOSITORY: &str = "repository";
+
+/// What an account gets.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Grant {
+    /// Everything everywhere, the list of all repositories too.
+    Everything,
+    /// Pushing to, and pulling from, what the pattern matches.
+    Push(String),
+    /// Pulling from what the pattern matches.
+    Pull(String),
+}
+
+/// Why a grant is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GrantError {
+    /// No pattern at all.
+    #[error("the pattern is empty\nhint: `**` is every repository")]
+    Empty,
+    /// A letter that no repository has in its name.
+    #[error(
+        "{pattern}: no repository has `{character}` in its name\nhint: write a name without the registry, as in `team/app`, with `*` for a part of it and `**` for everything below"
+    )]
+    Character {
+        /// What was written.
+        pattern: String,
+        /// The letter.
+        character: char,
+    },
+    /// Empty parts, which no name has.
+    #[error("{pattern}: no repository has a name that begins or ends with `/` or holds `//`")]
+    Slash {
+        /// What was written.
+        pattern: String,
+    },
+    /// A regular expression that cannot be read.
+    #[error("{pattern}: {error}\nhint: `/text/` is a regular expression as Go reads it")]
+    Rule {
+        /// What was written.
+        pattern: String,
+        /// What is wrong with it.
+        error: RuleError,
+    },
+}
+
+impl Grant {
+    /// The rule that gives this to `account`.
+    pub fn rule(&self, account: &str) -> Result<RuleText, GrantError> {
+        let account = Some(exactly(account));
+        let (pattern, actions) = match self {
+            Self::Everything => {
+                return Ok(RuleText {
+                    account,
+                    actions: vec!["*".to_owned()],
+                    ..RuleText::default()
+                });
+            }
+            Self::Push(pattern) => (pattern, ["pull", "push"].as_slice()),
+            Self::Pull(pattern) => (pattern, ["pull"].as_slice()),
+        };
+        let text = RuleText {
+            account,
+            r#type: Some(REPOSITORY.to_owned()),
+            name: Some(name_pattern(pattern)?),
+            actions: actions.iter().map(|&action| action.to_owned()).collect(),
+            ..RuleText::default()
+        };
+        match Rule::parse(text.clone()) {
+            Ok(_) => Ok(text),
+            Err(error) => Err(GrantError::Rule {
+                pattern: pattern.clone(),
+                error,
+            }),
+        }
+    }
+}
+
+impl Grant {
+    /// What a rule gives to this account and no other, if a grant says it all.
+    pub fn of_rule(rule: &RuleText, account: &str) -> Option<Self> {
+        let name = rule.name.as_deref().map(written_of).unwrap_or_default();
+        [Self::Everything, Self::Push(name.clone()), Self::Pull(name)]
+            .into_iter()
+            .find(|grant| {
+                grant.rule(account).is_ok_and(|text| {
+                    let comment = rule.comment.clone();
+                    let place = rule.place.clone();
+                    *rule
+                        == RuleText {
+                            comment,
+                            place,
+                            ..text
+                        }
+                })
+            })
+    }
+}
+
+/// What was written for a rule's pattern.
+fn written_of(pattern: &str) -> String {
+    let inside = pattern
+        .strip_prefix("/^")
+        .and_then(|rest| rest.strip_suffix("$/"));
+    let glob = inside.map(|inside| {
+        let glob = inside.replace("[^/]*", "*").replace("[^/]", "?");
+        glob.replace(".*", "**").replace("\\.", ".")
+    });
+    glob.filter(|glob| everything_below(glob) == pattern)
+        .unwrap_or_else(|| pattern.to_owned())
+}
+
+/// A pattern that matches this account and no other.
+pub fn exactly(account: &str) -> String {
+    // Between slashes it would be a regular expression, and `${…}` would be filled in.
+    if (account.starts_with('/') && account.ends_with('/')) || account.contains("${") {
+        let escaped: String = account
+            .chars()
+            .map(|character| match character {
+                '$' | '{' | '}' => format!("[{character}]"),
+                _ => regex::escape(&character.to_string()),
+            })
+            .collect();
+        return format!("/^{escaped}$/");
+    }
+    let mut pattern = String::new();
+    for character in account.chars() {
+        if matches!(character, '*' | '?' | '[' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(character);
+    }
+    pattern
+}
+
+/// A rule's pattern for the names that a grant means.
+fn name_pattern(written: &str) -> Result<String, GrantError> {
+    let is_expression = written.len() > 2 && written.starts_with('/') && written.ends_with('/');
+    if is_expression {
+        return Ok(written.to_owned());
+    }
+    if written.is_empty() {
+        return Err(GrantError::Empty);
+    }
+    let may_stand = |character: char| {
+        character.is_ascii_lowercase() || character.is_ascii_digit() || "._-/*?".contains(character)
+    };
+    if let Some(character) = written.chars().find(|&character| !may_stand(character)) {
+        return Err(GrantError::Character {
+            pattern: written.to_owned(),
+            character,
+        });
+    }
+    if written.split('/').any(str::is_empty) {
+        return Err(GrantError::Slash {
+            pattern: written.to_owned(),
+        });
+    }
+    if written.contains("**") {
+        Ok(everything_below(written))
+    } else {
+        Ok(written.to_owned())
+    }
+}
+
+/// The regular expression for a glob in which `**` crosses `/`.
+pub(super) fn everything_below(glob: &str) -> String {
+    let mut expression = String::from("/^");
+    let mut characters = glob.chars().peekable();
+    while let Some(character) = characters.next() {
+        match character {
+            '*' if characters.next_if_eq(&'*').is_some() => {
+                while characters.next_if_eq(&'*').is_some() {}
+                expression.push_str(".*");
+            }
+            '*' => expression.push_str("[^/]*"),
+            '?' => expression.push_str("[^/]"),
+            '.' => expression.push_str("\\."),
+            _ => expression.push(character),
+        }
+    }
+    expression.push_str("$/");
+    expression
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::acl::{Question, decide};
+    use super::super::pattern::Fields;
+    use super::*;
+
+    fn allows(grant: &Grant, owner: &str, account: &str, name: &str, action: &str) -> bool {
+        let rules = [Rule::parse(grant.rule(owner).expect("a grant")).expect("a rule")];
+        let question = Question {
+            fields: Fields {
+                account,
+                resource_type: "repository",
+                name,
+                service: "boathouse",
+            },
+            client: [127, 0, 0, 1].into(),
+            labels: &BTreeMap::new(),
+        };
+        let asked = [action.to_owned()];
+        decide(&rules, &question).is_some_and(|rule| rule.grant(&asked) == asked)
+    }
+
+    #[test]
+    fn two_stars_cross_slashes_and_one_does_not() {
+        for (pattern, name, expected) in [
+            ("team/*", "team/a", true),
+            ("team/*", "team/a/b", false),
+            ("team/**", "team/a/b", true),
+            ("team/**", "team/a", true),
+            ("team/**", "team", false),
+            ("team/**", "my/team/a", false),
+            ("team/**", "team/a.b", true),
+            ("**", "a/b/c", true),
+            ("a.b/**", "axb/c", false),
+            ("a/**/z", "a/b/c/z", true),
+            ("a*/**", "abc/d/e", true),
+            ("a*/**", "b/a/e", false),
+            ("team/ap?/**", "team/app/x", true),
+            ("/^team/(a|b)$/", "team/b", true),
+        ] {
+            let grant = Grant::Pull(pattern.to_owned());
+            let outcome = allows(&grant, "ann", "ann", name, "pull");
+            assert_eq!(outcome, expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_grant_is_for_one_account_and_its_actions() {
+        let push = Grant::Push("team/*".to_owned());
+        assert!(allows(&push, "ann", "ann", "team/a", "push"));
+        assert!(allows(&push, "ann", "ann", "team/a", "pull"));
+        assert!(!allows(&push, "ann", "ann", "team/a", "delete"));
+        assert!(!allows(&push, "ann", "bob", "team/a", "push"));
+        let everything = Grant::Everything;
+        assert!(allows(
+            &everything,
+            "ann",
+            "ann",
+            "any/thing/else",
+            "delete"
+        ));
+        for odd in [
+            "a*",
+            "?",
+            "[a]",
+            "\\",
+            "/.*/",
+            "${account}",
+            "/${account}/",
+            "a$",
+        ] {
+            assert!(allows(&everything, odd, odd, "x", "pull"), "{odd}");
+            assert!(!allows(&everything, odd, "ab", "x", "pull"), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_rule_tells_the_grant_that_it_came_from() {
+        let grants = [
+            Grant::Everything,
+            Grant::Push("team/**".to_owned()),
+            Grant::Pull("a.b/*/x?/**".to_owned()),
+            Grant::Pull("team/*".to_owned()),
+            Grant::Pull("/^a.*$/".to_owned()),
+        ];
+        for grant in grants {
+            let rule = grant.rule("ann").expect("a grant");
+            let told = match &grant {
+                // Which of two ways of writing the same was taken, nobody can tell.
+                Grant::Pull(pattern) if pattern == "/^a.*$/" => Grant::Pull("a**".to_owned()),
+                other => other.clone(),
+            };
+            assert_eq!(Grant::of_rule(&rule, "ann"), Some(told), "{grant:?}");
+            assert_eq!(Grant::of_rule(&rule, "bob"), None, "{grant:?}");
+        }
+        let mut more = Grant::Everything.rule("ann").expect("a grant");
+        more.ip = Some("10.0.0.0/8".to_owned());
+        assert_eq!(Grant::of_rule(&more, "ann"), None);
+    }
+
+    #[test]
+    fn what_matches_no_repository_is_refused() {
+        for pattern in [
+            "",
+            "Team/*",
+            "lab:5443/team/*",
+            "team/",
+            "/team",
+            "a//b",
+            "[ab]",
+            "a b",
+            "/(/",
+        ] {
+            let grant = Grant::Pull(pattern.to_owned());
+            assert!(grant.rule("ann").is_err(), "{pattern}");
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! What the commands change in the file of users.
+//!
+//! Must not know where the file is, nor who is told. Invariants: an account and what was granted to it go together, so that
+//! a later account of the same name inherits nothing; whatever ends tokens gives the account a generation that it never had.
+
+use crate::auth::{Grant, GrantError, RuleText, User, exactly};
+use crate::config::{UsersFile, UsersFileError};
+
+/// Longer names help nobody, and clients put them into headers.
+const NAME_BYTES_MAX: usize = 128;
+
+/// A new account.
+#[derive(Debug)]
+pub(super) struct Addition {
+    name: String,
+    password_hash: Option<String>,
+    expires_unix_secs: Option<u64>,
+    rules: Vec<RuleText>,
+}
+
+/// Why nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ChangeError {
+    #[error(
+        "there is an account `{0}` already\nhint: `boathouse user passwd` gives it another password"
+    )]
+    AlreadyThere(String),
+    #[error("there is no account `{0}`\nhint: `boathouse user list` shows those that there are")]
+    NotThere(String),
+    #[error(
+        "`{name}` stands in {place}, and commands change the file of users only\nhint: change it there, then send SIGHUP"
+    )]
+    InConfig { name: String, place: String },
+    #[error(
+        "anonymous callers have no password, no end and nothing to push\nhint: give them --pull PATTERN only"
+    )]
+    AnonymousBeyondPull,
+    #[error(
+        "`{0}` is no name for an account\nhint: up to 128 letters, digits and `. _ - @ +`, beginning with a letter or digit"
+    )]
+    BadName(String),
+    #[error(transparent)]
+    Grant(#[from] GrantError),
+    #[error(transparent)]
+    File(#[from] UsersFileError),
+}
+
+impl Addition {
+    /// An account with a password, and what it may do. Without a name it is that of anonymous callers.
+    pub(super) fn new(
+        name: &str,
+        password_hash: Option<String>,
+        expires_unix_secs: Option<u64>,
+        grants: &[Grant],
+    ) -> Result<Self, ChangeError> {
+        let is_pull = |grant: &Grant| matches!(grant, Grant::Pull(_));
+        let is_beyond_pull =
+            password_hash.is_some() || expires_unix_secs.is_some() || !grants.iter().all(is_pull);
+        if name.is_empty() && is_beyond_pull {
+            return Err(ChangeError::AnonymousBeyondPull);
+        }
+        if !name.is_empty() && !is_name(name) {
+            return Err(ChangeError::BadName(name.to_owned()));
+        }
+        // The first rule that matches decides: what gives more comes first.
+        let mut grants = grants.to_vec();
+        grants.sort();
+        grants.dedup();
+        let rules = grants.iter().map(|grant| grant.rule(name));
+        Ok(Self {
+            name: name.to_owned(),
+            password_hash,
+            expires_unix_secs,
+            rules: rules.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Puts it into the file; the number of its rules.
+    pub(super) fn apply(self, file: &mut UsersFile) -> Result<usize, ChangeError> {
+        if file.users.contains_key(&self.name) {
+            return Err(ChangeError::AlreadyThere(self.name));
+        }
+        // Left behind by hand; a revocation of the account that was is none of this one's, whose password hash is new.
+        file.revoked.remove(&self.name);
+        let user = User {
+            password_hash: self.password_hash,
+            expires_unix_secs: self.expires_unix_secs,
+            ..User::default()
+        };
+        file.users.insert(self.name, user);
+        let count = self.rules.len();
+        file.acl.extend(self.rules);
+        Ok(count)
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    let may_stand =
+        |character: char| character.is_ascii_alphanumeric() || "._-@+".contains(character);
+    name.len() <= NAME_BYTES_MAX
+        && name.chars().all(may_stand)
+        && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+}
+
+fn find<'a>(file: &'a mut UsersFile, name: &str) -> Result<&'a mut User, ChangeError> {
+    let user = file.users.get_mut(name);
+    user.ok_or_else(|| ChangeError::NotThere(name.to_owned()))
+}
+
+/// Gives another password, and another end if there is one; the end that then holds.
+pub(super) fn set_password(
+    file: &mut UsersFile,
+    name: &str,
+    password_hash: String,
+    expires_unix_secs: Option<u64>,
+) -> Result<Option<u64>, ChangeError> {
+    if name.is_empty() {
+        return Err(ChangeError::AnonymousBeyondPull);
+    }
+    let user = find(file, name)?;
+    user.password_hash = Some(password_hash);
+    user.expires_unix_secs = expires_unix_secs.or(user.expires_unix_secs);
+    Ok(user.expires_unix_secs)
+}
+
+/// Takes the account away with the rules that are for it alone; their number.
+pub(super) fn remove(file: &mut UsersFile, name: &str) -> Result<usize, ChangeError> {
+    find(file, name)?;
+    file.users.remove(name);
+    file.revoked.remove(name);
+    let before = file.acl.len();
+    let pattern = exactly(name);
+    file.acl
+        .retain(|rule| rule.account.as_deref() != Some(pattern.as_str()));
+    Ok(before - file.acl.len())
+}
+
+/// Ends the account's tokens. `is_in_config`: it stands in the configuration, which no command changes.
+pub(super) fn revoke(
+    file: &mut UsersFile,
+    name: &str,
+    is_in_config: bool,
+    now_unix_secs: u64,
+) -> Result<(), ChangeError> {
+    let since = if is_in_config {
+        file.revoked.entry(name.to_owned()).or_default()
+    } else {
+        find(file, name)?.valid_after_unix_secs.get_or_insert(0)
+    };
+    // Twice within a second, or after the clock was set back: tokens given out between the two must end all the same.
+    *since = now_unix_secs.max(since.saturating_add(1));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pull(pattern: &str) -> Grant {
+        Grant::Pull(pattern.to_owned())
+    }
+
+    fn added(name: &str, grants: &[Grant]) -> UsersFile {
+        let mut file = UsersFile::default();
+        let addition = Addition::new(name, Some("$2y$x".to_owned()), Some(9), grants);
+        addition.unwrap().apply(&mut file).unwrap();
+        file
+    }
+
+    #[test]
+    fn what_gives_more_comes_first() {
+        let push = Grant::Push("team/app".to_owned());
+        let file = added("ann", &[pull("team/*"), push.clone(), pull("team/*")]);
+        let grants: Vec<_> = file
+            .acl
+            .iter()
+            .map(|rule| Grant::of_rule(rule, "ann"))
+            .collect();
+        assert_eq!(grants, [Some(push), Some(pull("team/*"))]);
+        assert_eq!(file.users["ann"].expires_unix_secs, Some(9));
+    }
+
+    #[test]
+    fn a_name_is_taken_once_and_must_be_one_that_clients_can_send() {
+        let mut file = added("ann", &[]);
+        let again = Addition::new("ann", None, None, &[]).unwrap();
+        assert!(matches!(
+            again.apply(&mut file),
+            Err(ChangeError::AlreadyThere(_))
+        ));
+        for bad in ["a:b", "a b", "-a", "/a/", "é", "a\n", &"a".repeat(129)] {
+            let error = Addition::new(bad, None, None, &[]).unwrap_err();
+            assert!(matches!(error, ChangeError::BadName(_)), "{bad}");
+        }
+        for good in ["a", "ann@lab.example", "ci-1_x.y+z", "9"] {
+            assert!(Addition::new(good, None, None, &[]).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn anonymous_callers_may_be_given_pulls_only() {
+        let mut file = UsersFile::default();
+        let addition = Addition::new("", None, None, &[pull("public/**")]);
+        assert_eq!(addition.unwrap().apply(&mut file).unwrap(), 1);
+        assert_eq!(file.users[""].password_hash, None);
+        let hash = || Some("x".to_owned());
+        for (hash, end, grants) in [
+            (hash(), None, vec![]),
+            (None, Some(9), vec![]),
+            (None, None, vec![Grant::Everything]),
+            (None, None, vec![Grant::Push("a".to_owned())]),
+        ] {
+            let error = Addition::new("", hash, end, &grants).unwrap_err();
+            assert!(matches!(error, ChangeError::AnonymousBeyondPull));
+        }
+        assert!(set_password(&mut file, "", "x".to_owned(), None).is_err());
+    }
+
+    #[test]
+    fn an_account_takes_its_rules_along() {
+        let mut file = added("ann", &[pull("team/*"), Grant::Everything]);
+        let bob = Addition::new("bob", None, None, &[pull("team/*")]);
+        bob.unwrap().apply(&mut file).unwrap();
+        file.acl.push(RuleText {
+            account: Some("a*".to_owned()),
+            ..RuleText::default()
+        });
+        file.revoked.insert("ann".to_owned(), 5);
+        assert_eq!(remove(&mut file, "ann").unwrap(), 2);
+        assert!(matches!(
+            remove(&mut file, "ann"),
+            Err(ChangeError::NotThere(_))
+        ));
+        let left: Vec<_> = file
+            .acl
+            .iter()
+            .map(|rule| rule.account.as_deref())
+            .collect();
+        assert_eq!(left, [Some("bob"), Some("a*")]);
+        assert!(file.revoked.is_empty() && file.users.contains_key("bob"));
+    }
+
+    #[test]
+    fn another_password_keeps_the_end_unless_there_is_another() {
+        let mut file = added("ci", &[]);
+        set_password(&mut file, "ci", "new".to_owned(), None).unwrap();
+        assert_eq!(file.users["ci"].password_hash.as_deref(), Some("new"));
+        assert_eq!(file.users["ci"].expires_unix_secs, Some(9));
+        set_password(&mut file, "ci", "new".to_owned(), Some(20)).unwrap();
+        assert_eq!(file.users["ci"].expires_unix_secs, Some(20));
+        assert!(set_password(&mut file, "eve", "x".to_owned(), None).is_err());
+    }
+
+    #[test]
+    fn every_revocation_is_later_than_the_one_before() {
+        let mut file = added("ann", &[]);
+        for expected in [100, 101, 102] {
+            revoke(&mut file, "ann", false, 100).unwrap();
+            assert_eq!(file.users["ann"].valid_after_unix_secs, Some(expected));
+            revoke(&mut file, "amy", true, 100).unwrap();
+            assert_eq!(file.revoked["amy"], expected);
+        }
+        revoke(&mut file, "ann", false, 500).unwrap();
+        assert_eq!(file.users["ann"].valid_after_unix_secs, Some(500));
+        assert!(revoke(&mut file, "eve", false, 100).is_err());
+    }
+}

@@ -1,0 +1,195 @@
+//! `auth.htpasswd`: the users of distribution's other file, in a running registry.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use boathouse::auth::Secret;
+use boathouse::cli::check::Check;
+use boathouse::config;
+use http::StatusCode;
+use tempfile::TempDir;
+
+use crate::support::{Options, TestRegistry};
+
+/// A hash of the least cost, as `htpasswd -B` writes it.
+fn entry(name: &str, password: &str) -> String {
+    let hash = bcrypt::hash(password, 4).unwrap();
+    format!("{name}:{}\n", hash.replacen("$2b$", "$2y$", 1))
+}
+
+/// A directory with a config that names `DIR/htpasswd`, which holds `entries`.
+fn configured(more: &str, entries: &str) -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().display();
+    let text = format!(
+        "http: {{addr: '127.0.0.1:0'}}\nstorage: {{filesystem: {{rootdirectory: {place}/data}}}}\n\
+         auth:\n  htpasswd:\n    realm: the lab\n    path: {place}/htpasswd\n{more}"
+    );
+    fs::write(directory.path().join("config.yml"), text).unwrap();
+    fs::write(directory.path().join("htpasswd"), entries).unwrap();
+    directory
+}
+
+fn start(directory: &TempDir) -> TestRegistry {
+    let files = [directory.path().join("config.yml")];
+    let loaded = config::load(&files, &BTreeMap::new()).unwrap_or_else(|errors| panic!("{errors}"));
+    TestRegistry::start(Options {
+        auth: loaded.config.auth_settings(Secret([7; 32]), None),
+        ..Options::default()
+    })
+}
+
+async fn status(registry: &TestRegistry, path: &str, login: Option<(&str, &str)>) -> u16 {
+    let call = registry.get(path);
+    let call = match login {
+        Some((name, password)) => call.basic(name, password),
+        None => call,
+    };
+    call.send().await.status.as_u16()
+}
+
+#[tokio::test]
+async fn without_rules_whoever_is_in_the_file_may_do_everything() {
+    let comment = "# the lab\n\n";
+    let directory = configured("", &format!("{comment}{}", entry("ann", "right")));
+    let registry = start(&directory);
+    let answer = registry.get("/v2/").send().await;
+    let answer = answer.expect(StatusCode::UNAUTHORIZED);
+    assert_eq!(answer.header("www-authenticate"), "Basic realm=\"the lab\"");
+    assert_eq!(status(&registry, "/v2/", Some(("ann", "wrong"))).await, 401);
+    assert_eq!(status(&registry, "/v2/", Some(("eve", "right"))).await, 401);
+    assert_eq!(status(&registry, "/v2/_catalog", None).await, 401);
+    assert_eq!(status(&registry, "/token", None).await, 404, "no issuer");
+    let login = Some(("ann", "right"));
+    assert_eq!(status(&registry, "/v2/", login).await, 200);
+    assert_eq!(status(&registry, "/v2/_catalog", login).await, 200);
+    let begin = registry.post("/v2/team/app/blobs/uploads/");
+    begin
+        .basic("ann", "right")
+        .send()
+        .await
+        .expect(StatusCode::ACCEPTED);
+    let delete = registry.delete("/v2/team/app/manifests/v1");
+    let answer = delete.basic("ann", "right").send().await;
+    answer.expect(StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn with_rules_the_rules_govern() {
+    let rules = "acl:\n- match: {account: ann, name: 'team/*'}\n  actions: [pull]\n";
+    let entries = entry("ann", "right") + &entry("bob", "right");
+    let directory = configured(rules, &entries);
+    let registry = start(&directory);
+    let tags = "/v2/team/app/tags/list";
+    assert_eq!(status(&registry, tags, Some(("ann", "right"))).await, 404);
+    assert_eq!(status(&registry, tags, Some(("bob", "right"))).await, 403);
+    assert_eq!(status(&registry, "/v2/", Some(("bob", "right"))).await, 200);
+    let begin = registry.post("/v2/team/app/blobs/uploads/");
+    begin
+        .basic("ann", "right")
+        .send()
+        .await
+        .expect_error(403, "DENIED");
+}
+
+#[tokio::test]
+async fn the_file_is_read_again_when_it_changes() {
+    let directory = configured("", &entry("ann", "one"));
+    let file = directory.path().join("htpasswd");
+    let registry = start(&directory);
+    let (one, two) = (Some(("ann", "one")), Some(("ann", "two")));
+    assert_eq!(status(&registry, "/v2/", one).await, 200);
+    // Of the same length, written in place: size and inode stay.
+    fs::write(&file, entry("ann", "two")).unwrap();
+    assert_eq!(status(&registry, "/v2/", one).await, 401);
+    assert_eq!(status(&registry, "/v2/", two).await, 200);
+    // Put in its place by a rename.
+    let new = directory.path().join("new");
+    fs::write(&new, entry("bob", "one")).unwrap();
+    fs::rename(&new, &file).unwrap();
+    assert_eq!(status(&registry, "/v2/", two).await, 401);
+    assert_eq!(status(&registry, "/v2/", Some(("bob", "one"))).await, 200);
+    // A file that is no such file changes nothing, and one that has gone lets nobody in.
+    fs::write(&file, "half an ent").unwrap();
+    assert_eq!(status(&registry, "/v2/", Some(("bob", "one"))).await, 200);
+    fs::remove_file(&file).unwrap();
+    assert_eq!(status(&registry, "/v2/", Some(("bob", "one"))).await, 401);
+    fs::write(&file, entry("bob", "one")).unwrap();
+    assert_eq!(status(&registry, "/v2/", Some(("bob", "one"))).await, 200);
+}
+
+/// Exit code and talk of `check`.
+fn check(directory: &Path) -> (bool, String) {
+    let check = Check {
+        config: vec![directory.join("config.yml")],
+    };
+    let (mut out, mut talk) = (Vec::new(), Vec::new());
+    let code = check.run(&BTreeMap::new(), &mut out, &mut talk).unwrap();
+    let shown = String::from_utf8(out).unwrap() + &String::from_utf8(talk).unwrap();
+    (format!("{code:?}").contains("(0)"), shown)
+}
+
+#[tokio::test]
+async fn entries_that_let_nobody_in_are_told_with_their_lines() {
+    let entries = [
+        entry("ann", "right").as_str(),
+        "md5:$apr1$abcdefgh$0123456789abcdefghijkl\n",
+        "plain:\n",
+        ":$2y$04$abcdefghijklmnopqrstuu5nTzPGVsNTFuMqkPVtDFQi7HyyPrHx2\n",
+    ]
+    .concat();
+    let directory = configured("", &entries);
+    let (is_fine, shown) = check(directory.path());
+    assert!(is_fine, "{shown}");
+    for line in [
+        "htpasswd:2: not a bcrypt",
+        "htpasswd:3: not a bcrypt",
+        "htpasswd:4: an entry without",
+    ] {
+        assert!(shown.contains(line), "{line}: {shown}");
+    }
+    assert!(shown.contains("auth.htpasswd: 3 users"), "{shown}");
+    assert!(!shown.contains("apr1") && !shown.contains("$2y"), "{shown}");
+    let registry = start(&directory);
+    for login in [("md5", "x"), ("plain", ""), ("", "x")] {
+        assert_eq!(
+            status(&registry, "/v2/", Some(login)).await,
+            401,
+            "{login:?}"
+        );
+    }
+
+    for (bad, told) in [
+        ("ann", "htpasswd:1: not an entry"),
+        (
+            "ann:$2y$17$abcdefghijklmnopqrstuu5nTzPGVsNTFuMqkPVtDFQi7HyyPrHx2",
+            "htpasswd:1: this bcrypt hash is too dear",
+        ),
+    ] {
+        let (is_fine, shown) = check(configured("", bad).path());
+        assert!(!is_fine && shown.contains(told), "{shown}");
+    }
+}
+
+#[test]
+fn distribution_s_variables_choose_it() {
+    let directory = configured("", &entry("ann", "right"));
+    let file = directory.path().join("config.yml");
+    let place = directory.path().display();
+    fs::write(
+        &file,
+        format!("storage: {{filesystem: {{rootdirectory: {place}/data}}}}\n"),
+    )
+    .unwrap();
+    let htpasswd = format!("{place}/htpasswd");
+    let variables = [
+        ("REGISTRY_AUTH", "htpasswd"),
+        ("REGISTRY_AUTH_HTPASSWD_REALM", "lab"),
+        ("REGISTRY_AUTH_HTPASSWD_PATH", htpasswd.as_str()),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let loaded = config::load(&[file], &BTreeMap::from(variables)).unwrap();
+    assert!(loaded.config.auth.required);
+    assert!(loaded.config.auth.all_users().contains_key("ann"));
+}

@@ -1,0 +1,499 @@
+//! Accounts as people and scripts handle them: the program's commands beside a running server, and refresh tokens.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::{Call, Options, TestRegistry, with_users};
+
+/// A directory with a config, whose user is `amy`, and a file of users.
+fn installation() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let text = "http: {addr: '127.0.0.1:0'}\nstorage: {filesystem: {rootdirectory: DIR/data}}\n\
+        users_file: DIR/users.yml\nusers:\n  amy: {password: $2y$04$abcdefghijklmnopqrstuu5nTzPGVsNTFuMqkPVtDFQi7HyyPrHx2}\n\
+        acl:\n- match: {account: amy, name: 'team/*'}\n  actions: [push]\n\
+        - match: {account: bob}\n  actions: ['*']\n  comment: a guest\n\
+        - match: {ip: 10.0.0.0/8, name: 'lab/app'}\n  actions: [pull]\n";
+    let text = text.replace("DIR", directory.path().to_str().unwrap());
+    fs::write(directory.path().join("boathouse.yml"), text).unwrap();
+    directory
+}
+
+/// The real program, on an installation.
+fn boathouse(directory: &Path, arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_boathouse"))
+        .args(arguments)
+        .arg("--dir")
+        .arg(directory)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // A command that wants no input may have ended by now.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    child.wait_with_output().unwrap()
+}
+
+/// stdout of a command that must succeed.
+fn done(directory: &Path, arguments: &[&str]) -> String {
+    let output = boathouse(directory, arguments, "");
+    let talk = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {talk}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json(directory: &Path, arguments: &[&str]) -> Value {
+    serde_json::from_str(&done(directory, arguments)).unwrap()
+}
+
+#[test]
+fn the_list_shows_accounts_of_all_files_and_no_hash() {
+    let directory = installation();
+    let place = directory.path();
+    done(
+        place,
+        &["user", "add", "ci", "--push", "team/**", "--expires", "90d"],
+    );
+    done(place, &["user", "add", "", "--pull", "public/**"]);
+    done(place, &["user", "revoke", "amy"]);
+    let shown = done(place, &["user", "list"]);
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines[0].starts_with("NAME "), "{shown}");
+    assert!(
+        lines[1].starts_with("(anonymous) ") && lines[1].contains(" pull public/** "),
+        "{shown}"
+    );
+    assert!(
+        lines[2].starts_with("amy ")
+            && lines[2].contains("[push] by ")
+            && lines[2].ends_with("boathouse.yml:5"),
+        "{shown}"
+    );
+    assert!(
+        lines[3].starts_with("ci ")
+            && lines[3].contains("Z  push team/**  ")
+            && lines[3].ends_with("users.yml"),
+        "{shown}"
+    );
+    assert_eq!(lines.len(), 4, "{shown}");
+    let listed = done(place, &["user", "list", "--json"]);
+    assert!(!listed.contains("$2") && !shown.contains("$2"), "{listed}");
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed[0]["has_password"], false);
+    assert!(listed[1]["valid_after"].is_string() && listed[1]["has_ended"] == false);
+    assert_eq!(listed[2]["name"], "ci");
+    assert_eq!(listed[2]["rules"][0]["name"], "/^team/.*$/");
+    done(place, &["user", "remove", "ci"]);
+    assert_eq!(
+        json(place, &["user", "list", "--json"])
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+}
+
+#[test]
+fn errors_go_to_stderr_with_a_hint_and_exit_code_1() {
+    let directory = installation();
+    for (arguments, told) in [
+        (["user", "remove", "eve"], "no account `eve`"),
+        (["user", "add", "amy"], "boathouse.yml:5"),
+    ] {
+        let output = boathouse(directory.path(), &arguments, "");
+        assert_eq!(output.status.code(), Some(1));
+        assert!(output.stdout.is_empty());
+        let talk = String::from_utf8(output.stderr).unwrap();
+        assert!(talk.contains(told) && talk.contains("\nhint: "), "{talk}");
+    }
+    assert!(!directory.path().join("users.yml").exists());
+}
+
+#[test]
+fn what_decides_is_explained_to_people_and_to_scripts() {
+    let directory = installation();
+    let place = directory.path();
+    done(place, &["user", "add", "ci", "--push", "team/*"]);
+    let config = place.join("boathouse.yml").display().to_string();
+    let users = place.join("users.yml").display().to_string();
+
+    let shown = done(place, &["acl", "explain", "ci", "team/app"]);
+    let expected = format!(
+        "yes  ci may pull from team/app\n\
+         yes  ci may push to team/app\n\
+         no   ci may not delete from team/app\n\
+         \n\
+         The rule at {users}:5 decides, the first that matches:\n\
+         \x20 match:   account `ci`, type `repository`, name `team/*`\n\
+         \x20 actions: pull, push\n\
+         \x20 To delete from it, delete must be granted, and this rule does not grant delete.\n\
+         Rules that do not match:\n\
+         \x20 {config}:12  name `lab/app` does not match\n\
+         2 rules are for other accounts.\n"
+    );
+    assert_eq!(shown, expected);
+
+    let shown = done(place, &["acl", "explain", "amy", "team/a/b", "push"]);
+    let expected = format!(
+        "no   amy may not push to team/a/b\n\
+         \n\
+         No rule matches, so nothing is granted.\n\
+         Rules that do not match:\n\
+         \x20 {config}:7  name `team/*` does not match (`*` stops at `/`)\n\
+         \x20 {config}:12  name `lab/app` does not match\n\
+         2 rules are for other accounts.\n"
+    );
+    assert_eq!(shown, expected);
+    let shown = done(place, &["acl", "explain", "amy", "team/a", "push"]);
+    assert!(
+        shown.contains(
+            "To push to it, pull and push must be granted, and this rule does not grant pull."
+        ),
+        "{shown}"
+    );
+    let shown = done(place, &["acl", "explain", "bob", "x"]);
+    assert!(
+        shown.contains("no   bob may not pull") && shown.contains("There is no account `bob`"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("comment: a guest") && shown.contains("(everything that is asked for)"),
+        "{shown}"
+    );
+    let shown = done(place, &["acl", "explain", "", "lab/app", "pull"]);
+    assert!(
+        shown.contains("no   an anonymous caller may not")
+            && shown.contains("there is no user \"\""),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("ip 10.0.0.0/8 does not hold 127.0.0.1"),
+        "{shown}"
+    );
+
+    let answer = json(
+        place,
+        &[
+            "acl", "explain", "amy", "lab/app", "pull", "--ip", "10.1.2.3", "--json",
+        ],
+    );
+    assert_eq!(
+        answer["actions"],
+        serde_json::json!([{"action": "pull", "needs": ["pull"], "allowed": true}])
+    );
+    assert_eq!(answer["standing"], "known");
+    assert_eq!(answer["rule"]["place"], format!("{config}:12"));
+    assert_eq!(
+        answer["rule"]["match"],
+        serde_json::json!({"ip": "10.0.0.0/8", "name": "lab/app"})
+    );
+    assert_eq!(
+        answer["passed_over"][0],
+        serde_json::json!({"place": format!("{config}:7"), "unmet": "name"})
+    );
+    let answer = json(place, &["acl", "explain", "amy", "lab/app", "--json"]);
+    assert_eq!(answer["rule"], Value::Null);
+    let output = boathouse(place, &["acl", "explain", "amy", "team/*"], "");
+    assert_eq!(output.status.code(), Some(2), "a pattern is no name");
+}
+
+#[test]
+fn where_no_rule_is_asked_that_is_explained() {
+    let explained = |auth: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().display();
+        let text = format!(
+            "http: {{addr: '127.0.0.1:0'}}\nstorage: {{filesystem: {{rootdirectory: {place}/data}}}}\n{auth}"
+        );
+        fs::write(
+            directory.path().join("boathouse.yml"),
+            text.replace("DIR", &place.to_string()),
+        )
+        .unwrap();
+        let pair = rcgen::generate_simple_self_signed(["lab".to_owned()]).unwrap();
+        fs::write(directory.path().join("token.crt"), pair.cert.pem()).unwrap();
+        fs::write(directory.path().join("htpasswd"), "ann:x\n").unwrap();
+        let shown = done(directory.path(), &["acl", "explain", "ann", "x", "push"]);
+        let standing = json(
+            directory.path(),
+            &["acl", "explain", "ann", "x", "push", "--json"],
+        )["standing"]
+            .clone();
+        (shown, standing)
+    };
+    let (shown, standing) = explained("");
+    assert!(
+        shown.starts_with("yes ") && shown.contains("everybody may do everything"),
+        "{shown}"
+    );
+    assert_eq!(standing, "open");
+    let (shown, standing) = explained(
+        "auth: {token: {realm: x, service: y, issuer: z, rootcertbundle: DIR/token.crt}}\n",
+    );
+    assert!(
+        shown.starts_with("no ") && shown.contains("Tokens come from another server"),
+        "{shown}"
+    );
+    assert_eq!(standing, "foreign");
+    let (shown, standing) = explained("auth:\n  htpasswd: {realm: lab, path: DIR/htpasswd}\n");
+    assert!(
+        shown.starts_with("yes ") && shown.contains("boathouse.yml:4 decides"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("Without `acl`, whoever is in the file"),
+        "{shown}"
+    );
+    assert_eq!(standing, "known");
+}
+
+#[test]
+fn check_warns_of_the_usual_mistakes_with_their_lines() {
+    let directory = installation();
+    let config = directory.path().join("boathouse.yml");
+    let output = Command::new(env!("CARGO_BIN_EXE_boathouse"))
+        .args(["check", "--config"])
+        .arg(&config)
+        .output()
+        .unwrap();
+    let talk = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{talk}");
+    let config = config.display();
+    for told in [
+        format!("warning: {config}:7: acl[]: `push` without `pull`"),
+        format!("warning: {config}:7: acl[]: `team/*` does not match `team/a/b`"),
+        format!("warning: {config}:9: acl[]: this rule never decides: there is no account `bob`"),
+    ] {
+        assert!(talk.contains(&told), "{told}\n{talk}");
+    }
+    assert!(!talk.contains(":12:"), "{talk}");
+}
+
+fn with_refresh_tokens(is_on: bool) -> TestRegistry {
+    let mut options = Options::default();
+    let all: &[&str] = &["*"];
+    with_users(&mut options, &["ann"], &[("ann", "ann/*", all)]);
+    options.auth.token.refresh_tokens = is_on;
+    TestRegistry::start(options)
+}
+
+const LOGIN: &str = "/token?account=ann&client_id=docker&offline_token=true&service=boathouse";
+
+#[tokio::test]
+async fn docker_s_login_and_its_later_posts_work_with_a_refresh_token() {
+    let registry = with_refresh_tokens(true);
+    let login = registry.get(LOGIN).basic("ann", "ann-secret").send().await;
+    let login = login.expect(StatusCode::OK).json();
+    let kept = login["refresh_token"].as_str().unwrap();
+    let post = |form: String| {
+        let call = registry.post("/token");
+        let call = call.header("content-type", "application/x-www-form-urlencoded");
+        call.body(form.as_bytes()).send()
+    };
+    let form = format!(
+        "grant_type=refresh_token&service=boathouse&client_id=docker&refresh_token={kept}\
+         &scope=repository%3Aann%2Fapp%3Apull%2Cpush"
+    );
+    let answer = post(form).await.expect(StatusCode::OK).json();
+    assert_eq!(answer.get("refresh_token"), None);
+    let token = answer["access_token"].as_str().unwrap();
+    let begin = registry.post("/v2/ann/app/blobs/uploads/");
+    begin
+        .bearer(token)
+        .send()
+        .await
+        .expect(StatusCode::ACCEPTED);
+    let as_bearer = registry.get("/v2/").bearer(kept).send().await;
+    as_bearer.expect(StatusCode::UNAUTHORIZED);
+    let forged = "grant_type=refresh_token&service=boathouse&refresh_token=x.y.z".to_owned();
+    post(forged).await.expect(StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn refresh_tokens_are_off_unless_configured() {
+    let registry = with_refresh_tokens(false);
+    let login = registry.get(LOGIN).basic("ann", "ann-secret").send().await;
+    let login = login.expect(StatusCode::OK).json();
+    assert!(login["token"].is_string() && login.get("refresh_token").is_none());
+}
+
+/// A server of its own process on an installation; ended when dropped.
+struct Server {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    /// Starts it on a free port, and waits until it answers.
+    async fn start(directory: &Path) -> Self {
+        let config = directory.join("boathouse.yml");
+        let text = fs::read_to_string(&config).unwrap();
+        // The free port may be taken by somebody else in the meantime: then the next one.
+        for _ in 0..5 {
+            let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+            let address = free.unwrap();
+            fs::write(&config, text.replace("127.0.0.1:0", &address.to_string())).unwrap();
+            let log = fs::File::create(directory.join("log")).unwrap();
+            let child = Command::new(env!("CARGO_BIN_EXE_boathouse"))
+                .args(["serve", "--config"])
+                .arg(&config)
+                .stdin(Stdio::null())
+                .stdout(log.try_clone().unwrap())
+                .stderr(log)
+                .spawn()
+                .unwrap();
+            let mut server = Self { child, address };
+            while server.child.try_wait().unwrap().is_none() {
+                if tokio::net::TcpStream::connect(address).await.is_ok() {
+                    return server;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        panic!("{}", fs::read_to_string(directory.join("log")).unwrap());
+    }
+
+    fn get(&self, path: &str) -> Call {
+        Call::to(self.address, Method::GET, path)
+    }
+
+    /// The token of an account, and a status where it is refused.
+    async fn token(&self, account: &str, password: &str) -> Result<String, u16> {
+        let path = "/token?service=boathouse&scope=repository:team/app:pull,push";
+        let answer = self.get(path).basic(account, password).send().await;
+        match answer.status {
+            StatusCode::OK => Ok(answer.json()["token"].as_str().unwrap().to_owned()),
+            refused => Err(refused.as_u16()),
+        }
+    }
+
+    /// What a token opens: the status of a look at an image that is not there.
+    async fn look(&self, token: &str) -> u16 {
+        let call = self.get("/v2/team/app/manifests/v1").bearer(token);
+        call.send().await.status.as_u16()
+    }
+}
+
+#[tokio::test]
+async fn every_change_counts_in_the_running_server_when_the_command_ends() {
+    let directory = installation();
+    let place = directory.path();
+    let server = Server::start(place).await;
+    let user = |arguments: &[&str]| {
+        let arguments = [&["user"], arguments].concat();
+        done(place, &arguments).trim_end().to_owned()
+    };
+    let first = user(&["add", "ann", "--push", "team/**"]);
+    let token = server.token("ann", &first).await.unwrap();
+    assert_eq!(server.look(&token).await, 404, "let in, and nothing there");
+
+    let second = user(&["passwd", "ann"]);
+    assert_eq!(
+        server.look(&token).await,
+        401,
+        "a token outlived its password"
+    );
+    assert_eq!(server.token("ann", &first).await, Err(401));
+    let token = server.token("ann", &second).await.unwrap();
+    assert_eq!(server.look(&token).await, 404);
+
+    for _ in 0..2 {
+        let token = server.token("ann", &second).await.unwrap();
+        assert_eq!(server.look(&token).await, 404);
+        user(&["revoke", "ann"]);
+        assert_eq!(
+            server.look(&token).await,
+            401,
+            "a token outlived its revocation"
+        );
+    }
+
+    let token = server.token("ann", &second).await.unwrap();
+    user(&["remove", "ann"]);
+    assert_eq!(
+        server.look(&token).await,
+        401,
+        "a token outlived its account"
+    );
+    assert_eq!(server.token("ann", &second).await, Err(401));
+    // Of the same name, and of nothing that was before.
+    let third = user(&["add", "ann"]);
+    assert_eq!(server.look(&token).await, 401);
+    let token = server.token("ann", &third).await.unwrap();
+    assert_eq!(
+        server.look(&token).await,
+        401,
+        "rules outlived their account"
+    );
+}
+
+#[tokio::test]
+async fn accounts_of_the_config_are_revoked_too() {
+    let directory = installation();
+    let place = directory.path();
+    let config = place.join("boathouse.yml");
+    let hash = bcrypt::hash("amys", 4).unwrap();
+    let text = fs::read_to_string(&config).unwrap();
+    let old = "$2y$04$abcdefghijklmnopqrstuu5nTzPGVsNTFuMqkPVtDFQi7HyyPrHx2";
+    let text = text.replace(old, &hash).replace("[push]", "[pull]");
+    fs::write(&config, text).unwrap();
+    let server = Server::start(place).await;
+    let token = server.token("amy", "amys").await.unwrap();
+    assert_eq!(server.look(&token).await, 404);
+    done(place, &["user", "revoke", "amy"]);
+    assert_eq!(server.look(&token).await, 401);
+    let token = server.token("amy", "amys").await.unwrap();
+    assert_eq!(server.look(&token).await, 404);
+}
+
+/// Exit code, stdout and stderr of a command.
+fn ended(directory: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = boathouse(directory, arguments, "");
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[tokio::test]
+async fn whether_a_server_was_told_is_said_and_shown_by_the_exit_code() {
+    let directory = installation();
+    let place = directory.path();
+    let (code, _, talk) = ended(place, &["user", "add", "ann"]);
+    assert!(
+        code == Some(0) && talk.contains("no server is running"),
+        "{talk}"
+    );
+    let server = Server::start(place).await;
+    let (code, _, talk) = ended(place, &["user", "add", "bob"]);
+    assert!(
+        code == Some(0) && talk.contains("the running server goes by it now"),
+        "{talk}"
+    );
+    // Killed, it leaves its socket behind.
+    drop(server);
+    let (code, _, talk) = ended(place, &["user", "add", "carl"]);
+    assert!(
+        code == Some(0) && talk.contains("no server is running"),
+        "{talk}"
+    );
+}
