@@ -16,6 +16,7 @@ use super::auth_settings::{self, derived_secret};
 use super::first_run::ADMIN;
 use super::port::{self, ListenAddress};
 use super::reload::Reload;
+use super::running;
 use super::signals::Signals;
 use super::welcome::{self, Welcome};
 use crate::auth::Auth;
@@ -24,6 +25,7 @@ use crate::config::{self, Config, Loaded};
 use crate::index::{self, Index, IndexError};
 use crate::layout::OWN_DIRECTORY;
 use crate::registry::Registry;
+use crate::server::control::{Control, ControlSocket};
 use crate::server::{Server, Services};
 use crate::store::filesystem::{self, FilesystemStore};
 use crate::store::state_directory::StateDirectory;
@@ -96,10 +98,7 @@ async fn run(
     let signals = Signals::listen()?;
     let state = lock_data(&config.root_directory)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let secret = match &config.secret {
-        Some(secret) => secret.expose().as_bytes().to_vec(),
-        None => state.secret().to_vec(),
-    };
+    let secret = server_secret(config, &state);
     let auth_secret = derived_secret(&secret, "auth")?;
     let auth_settings = auth_settings::of_config(config, auth_secret, clock.as_ref())?;
     let auth = Arc::new(Auth::new(auth_settings, clock.clone())?);
@@ -137,15 +136,20 @@ async fn run(
         }
     }
     tracing::info!(address = %config.server.address, "listening");
-    let reload = Reload {
+    let control_path = running::socket(config);
+    let reload = Arc::new(Reload {
         config_files: start.config_files.clone(),
         environment,
         in_force: loaded.in_force,
         had_users_file: AtomicBool::new(loaded.config.auth.has_users_file),
         tls,
         auth,
-    };
+    });
+    let control = hear_commands(&control_path, &registry, &reload, &clock);
     server.run(signals.until_shutdown(|| reload.run())).await;
+    if let Some(control) = control {
+        control.abort();
+    }
     if let Some(keeper) = keeper {
         keeper.abort();
     }
@@ -154,6 +158,38 @@ async fn run(
     registry.close_index().await;
     tracing::info!("ended");
     Ok(())
+}
+
+/// Answers commands until it is aborted. Without a socket the registry serves all the same.
+fn hear_commands(
+    path: &Path,
+    registry: &Arc<Registry>,
+    reload: &Arc<Reload>,
+    clock: &Arc<dyn Clock>,
+) -> Option<tokio::task::JoinHandle<()>> {
+    let socket = match ControlSocket::bind(path) {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::warn!(
+                %error,
+                path = %path.display(),
+                "commands cannot reach this server; hint: SIGHUP has it read users and rules again"
+            );
+            return None;
+        }
+    };
+    let reload = Arc::clone(reload);
+    let reload = move || {
+        let done = reload.run().map_err(|error| format!("{error:#}"));
+        if done.is_ok() {
+            tracing::info!("users, rules and certificates were read again");
+        }
+        done
+    };
+    let control = Control::new(Arc::clone(registry), Box::new(reload), Arc::clone(clock));
+    Some(tokio::spawn(async move {
+        socket.run(Arc::new(control)).await;
+    }))
 }
 
 /// Makes this the only instance on the data: the lock lies beside them, wherever the rest of the state is.
@@ -165,7 +201,16 @@ pub(super) fn lock_data(root_directory: &Path) -> anyhow::Result<StateDirectory>
     })
 }
 
-fn open_registry(
+/// `http.secret`, or the one that lies with the data.
+pub(super) fn server_secret(config: &Config, state: &StateDirectory) -> Vec<u8> {
+    match &config.secret {
+        Some(secret) => secret.expose().as_bytes().to_vec(),
+        None => state.secret().to_vec(),
+    }
+}
+
+/// The operations over the configured store, with its index.
+pub(super) fn open_registry(
     config: &Config,
     state: &StateDirectory,
     secret: &[u8],

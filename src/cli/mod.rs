@@ -21,9 +21,11 @@ mod person;
 mod places;
 mod port;
 mod private_file;
+mod progress;
 mod reload;
 mod running;
 mod signals;
+mod store_commands;
 mod token_key;
 mod trust;
 mod up;
@@ -67,6 +69,12 @@ enum Command {
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Man(completions::ManualPages),
+    /// Print how much is stored, and how the index is
+    Status(store_commands::StatusArguments),
+    /// Print who takes how much room, and what deleting a tag would free
+    Du(store_commands::UsageArguments),
+    /// Fill the index anew from the store; the registry serves meanwhile
+    Rebuild(store_commands::RebuildArguments),
     /// Make, change, end and list accounts
     User(user::UserArguments),
     /// Ask the access rules
@@ -134,6 +142,9 @@ pub fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Completions(completions) => completions.print(Arguments::command()),
         Command::Man(pages) => pages.write(Arguments::command()),
+        Command::Status(arguments) => store_commands::status(&arguments),
+        Command::Du(arguments) => store_commands::usage(&arguments),
+        Command::Rebuild(arguments) => store_commands::rebuild(&arguments),
         Command::User(arguments) => user::run(&arguments),
         Command::Acl(arguments) => acl_explain::run(&arguments),
     };
@@ -200,6 +211,9 @@ mod tests {
             "boathouse man pages",
             "boathouse user add ann --push team/** --push a --pull b --expires 90d --password-stdin",
             "boathouse user add root --admin --dir d",
+            "boathouse status --json",
+            "boathouse du team/app:1 --dir d",
+            "boathouse rebuild --check --config a.yml",
             "boathouse user --config a.yml --config b.yml passwd ann --expires 2027-01-31T18:00:00Z",
             "boathouse user remove ann",
             "boathouse user revoke ann --config a.yml",

@@ -68,7 +68,7 @@ impl Registry {
                 self.clock.sleep(LOOK_PAUSE).await;
             }
         }
-        self.lists.wake();
+        self.lists.wake.notify_one();
         while !self.lists.is_complete() {
             self.check_order()?;
             if let Health::Rebuilding { done, total } = index.health() {

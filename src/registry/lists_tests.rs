@@ -1,5 +1,6 @@
 //! Tests of `lists`.
 
+use super::super::keeper::RETRY_PAUSE;
 use super::*;
 use crate::clock::ManualClock;
 use crate::layout::Place;

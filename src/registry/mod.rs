@@ -9,6 +9,7 @@ mod comparing;
 #[cfg(test)]
 mod crash_tests;
 mod error;
+mod keeper;
 mod links;
 mod listings;
 mod lists;
@@ -31,8 +32,8 @@ use futures_util::stream::BoxStream;
 pub use self::blobs::Blob;
 pub use self::comparing::{Comparison, Filled, Progress, Tell};
 pub use self::error::{BodyError, RegistryError};
+pub use self::keeper::IndexedError;
 pub use self::listings::{Page, PageRequest};
-pub use self::lists::IndexedError;
 pub use self::manifests::{PushedManifest, StoredManifest};
 pub use self::referrers::Referrer;
 pub use self::sessions::Owner;
