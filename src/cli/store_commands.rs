@@ -199,7 +199,10 @@ fn comparison_text(comparison: &Comparison) -> String {
         differences,
         told,
     } = comparison;
-    let mut text: String = told.iter().map(|line| format!("{line}\n")).collect();
+    let mut text = told.join("\n");
+    if !text.is_empty() {
+        text.push('\n');
+    }
     // Writing into a String cannot fail.
     let _ = writeln!(
         text,

@@ -35,6 +35,10 @@ const FAILED_LOGINS_PER_ADDRESS_FACTOR: u32 = 10;
 
 /// All that the files say about authentication; secrets and keys made at start are added by the cli.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a key of its own, or one fact about the files"
+)]
 pub struct AuthConfig {
     /// False: open to everybody.
     pub required: bool,

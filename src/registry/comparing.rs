@@ -15,6 +15,9 @@ use crate::oci::{Digest, RepositoryName};
 /// How often a filling is looked at.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often a repository in doubt is looked at before it is compared all the same: the keeper comes by each second.
+const DOUBT_LOOKS_MAX: u32 = 50;
+
 /// How many differences are told; the others are only counted.
 const TOLD_MAX: usize = 100;
 
@@ -69,16 +72,7 @@ impl Registry {
             }
         }
         self.lists.wake.notify_one();
-        while !self.lists.is_complete() {
-            self.check_order()?;
-            if let Health::Rebuilding { done, total } = index.health() {
-                tell(Progress { done, total });
-            } else if self.lists.has_given_up() {
-                let reason = "some repositories cannot be read; the server's log names them";
-                return Err(unavailable(reason));
-            }
-            self.clock.sleep(LOOK_PAUSE).await;
-        }
+        self.until_read(tell).await?;
         let counts = index.counts();
         let took = self.clock.elapsed().saturating_sub(began);
         Ok(Filled {
@@ -88,6 +82,21 @@ impl Registry {
         })
     }
 
+    /// Waits until the keeper has brought the index up to the store.
+    async fn until_read(&self, tell: Tell<'_>) -> Result<(), IndexedError> {
+        while !self.lists.is_complete() {
+            self.check_order()?;
+            if let Health::Rebuilding { done, total } = self.lists.index.health() {
+                tell(Progress { done, total });
+            } else if self.lists.has_given_up() {
+                let reason = "some repositories cannot be read; the server's log names them";
+                return Err(unavailable(reason));
+            }
+            self.clock.sleep(LOOK_PAUSE).await;
+        }
+        Ok(())
+    }
+
     fn check_order(&self) -> Result<(), IndexedError> {
         match self.lists.index.health() {
             Health::Degraded { reason, .. } => Err(unavailable(&reason)),
@@ -95,9 +104,10 @@ impl Registry {
         }
     }
 
-    /// Compares the index with the store, repository by repository. Edges and sizes of what no repository has any more
-    /// are not looked at: they only take room.
+    /// Compares the index with the store, repository by repository, once [`Registry::keep_index`] has brought it up. Edges
+    /// and sizes of what no repository has any more are not looked at: they only take room.
     pub async fn compare_index(&self, tell: Tell<'_>) -> Result<Comparison, IndexedError> {
+        self.until_read(&|_| {}).await?;
         let index = &self.lists.index;
         let mut names: BTreeSet<RepositoryName> = self
             .repositories(|_| true, usize::MAX)
@@ -121,7 +131,14 @@ impl Registry {
             tell(Progress { done, total });
             let mut found = self.differences(&name).await?;
             if !found.told.is_empty() {
-                // What was pushed in between is no difference: once more, while nothing changes.
+                // What was pushed in between is no difference, nor what is known to be in doubt and is read soon: once more,
+                // while nothing changes.
+                for _ in 0..DOUBT_LOOKS_MAX {
+                    if !self.lists.changes.is_in_doubt(&name) {
+                        break;
+                    }
+                    self.clock.sleep(LOOK_PAUSE).await;
+                }
                 let _quiet = self.lists.quiet(&name).await;
                 found = self.differences(&name).await?;
             }

@@ -71,6 +71,13 @@ impl Run {
         Process::start(&self.program, lab).await
     }
 
+    /// The index of the running server is what a fresh reading of the store gives.
+    fn judge_index(&mut self, lab: &Path) {
+        if let Some(differences) = Process::index_differences(&self.program, lab) {
+            self.tally.wrong(&format!("the index: {differences}"));
+        }
+    }
+
     /// Ends the run with its verdict.
     fn end(self) {
         let (in_flight, sessions) = (self.tally.in_flight, self.tally.sessions);
@@ -106,6 +113,7 @@ async fn what_was_acknowledged_survives_sigkill() {
             push_until_killed(server, &ledger, &mut run.random).await;
             server = run.start_again(lab.path()).await;
             judge(server.address, &ledger, Crash::Kill, &mut run.tally).await;
+            run.judge_index(lab.path());
         }
         run.tally.acknowledged += ledger.acknowledged();
         server.kill();
@@ -137,6 +145,7 @@ async fn what_was_acknowledged_survives_a_power_cut() {
             drive.cut(caches[run.random.below(caches.len())], &mut run.random);
             server = run.start_again(&drive.lab()).await;
             judge(server.address, &ledger, Crash::PowerCut, &mut run.tally).await;
+            run.judge_index(&drive.lab());
         }
         run.tally.acknowledged += ledger.acknowledged();
         server.kill();

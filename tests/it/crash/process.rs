@@ -98,6 +98,19 @@ impl Process {
         None
     }
 
+    /// What `boathouse rebuild --check` says of the index of the running server: nothing, or its differences from the store,
+    /// which is read for it anew.
+    pub(super) fn index_differences(program: &Program, directory: &Path) -> Option<String> {
+        let output = Command::new(&program.path)
+            .args(["rebuild", "--check", "--config"])
+            .arg(directory.join("registry.yml"))
+            .output()
+            .expect("the program runs");
+        let told = [output.stdout, output.stderr].concat();
+        let is_same = output.status.success();
+        (!is_same).then(|| String::from_utf8_lossy(&told).into_owned())
+    }
+
     /// SIGKILL: nothing in the process gets to run any more.
     pub(super) fn kill(mut self) {
         self.end();
