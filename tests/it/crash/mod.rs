@@ -7,6 +7,7 @@
 
 #![expect(clippy::print_stdout, reason = "the verdict is printed")]
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -110,6 +111,11 @@ async fn what_was_acknowledged_survives_sigkill() {
         let mut server = Process::start(&run.program, lab.path()).await;
         for _ in 0..ROUNDS_PER_TREE.min(run.rounds - run.tally.rounds) {
             run.tally.rounds += 1;
+            if run.random.below(4) == 0 {
+                // What a start would find out by itself must be so without one.
+                push_a_few(server.address, &ledger, &mut run.random).await;
+                run.judge_index(lab.path());
+            }
             push_until_killed(server, &ledger, &mut run.random).await;
             server = run.start_again(lab.path()).await;
             judge(server.address, &ledger, Crash::Kill, &mut run.tally).await;
@@ -156,33 +162,26 @@ async fn what_was_acknowledged_survives_a_power_cut() {
 /// Every other round many clients push, and the kill comes at any moment. In the others it comes right after an
 /// acknowledgement to a single client, when no other request's sync can have made it durable by accident.
 async fn push_until_killed(server: Process, ledger: &Arc<Ledger>, random: &mut Random) {
-    let is_busy = random.below(2) == 0;
-    let (clients, acknowledged_max) = if is_busy {
-        (8, u64::MAX)
-    } else {
-        let few = 1 + random.below(12);
-        (1, ledger.acknowledged() + few as u64)
-    };
-    let mut workers = JoinSet::new();
-    for _ in 0..clients {
-        let (ledger, random) = (Arc::clone(ledger), random.fork());
-        workers.spawn(workload::work(
-            server.address,
-            ledger,
-            random,
-            acknowledged_max,
-        ));
-    }
-    if is_busy {
+    if random.below(2) == 0 {
+        let mut workers = JoinSet::new();
+        for _ in 0..8 {
+            let (ledger, random) = (Arc::clone(ledger), random.fork());
+            workers.spawn(workload::work(server.address, ledger, random, u64::MAX));
+        }
         let pause = 20 + random.below(250) as u64;
         tokio::time::sleep(Duration::from_millis(pause)).await;
+        server.kill();
+        workers.join_all().await;
     } else {
-        while workers.join_next().await.is_some() {}
+        push_a_few(server.address, ledger, random).await;
+        server.kill();
     }
-    server.kill();
-    for ended in workers.join_all().await {
-        let () = ended;
-    }
+}
+
+/// A single client, until a few more changes were acknowledged to it.
+async fn push_a_few(address: SocketAddr, ledger: &Arc<Ledger>, random: &mut Random) {
+    let enough = ledger.acknowledged() + 1 + random.below(12) as u64;
+    workload::work(address, Arc::clone(ledger), random.fork(), enough).await;
 }
 
 /// The real docker-registry serves the tree, and its collector walks it: a verdict that is not our own code's.
