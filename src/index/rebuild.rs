@@ -49,7 +49,7 @@ impl Rebuild {
     }
 
     /// All repositories were loaded: makes it durable, closes and reopens the database once (damage is recognised by
-    /// sled only after that), and declares the index complete ([`Health::Healthy`]).
+    /// sled only after that), and declares the index complete ([`super::Health::Healthy`]).
     pub async fn finish(self) -> Result<(), IndexError> {
         let (answer, finished) = oneshot::channel();
         let epoch = self.epoch;

@@ -8,8 +8,8 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::{IndexedError, Registry};
-use crate::index::{Health, Index, IndexError, PAGE_MAX};
-use crate::oci::Digest;
+use crate::index::{Health, Index, IndexError, PAGE_MAX, Revision};
+use crate::oci::{Digest, RepositoryName};
 
 /// How much there is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,23 +131,31 @@ async fn totals(index: &Index) -> Result<(u64, u64, u64), IndexError> {
         }
     }
     let mut seen = HashSet::new();
+    each_manifest(index, |_, revision| {
+        logical_bytes += revision.size_bytes;
+        if seen.insert(mark_of(&revision.digest)) {
+            count += 1;
+            stored_bytes += revision.size_bytes;
+        }
+    })
+    .await?;
+    Ok((count, logical_bytes, stored_bytes))
+}
+
+/// Calls `visit` with every manifest of every repository.
+pub(super) async fn each_manifest(
+    index: &Index,
+    mut visit: impl FnMut(&RepositoryName, &Revision),
+) -> Result<(), IndexError> {
     let mut after = None;
     loop {
         let page = index.manifests(after.as_ref(), PAGE_MAX).await?;
-        for (_, revision) in &page {
-            logical_bytes += revision.size_bytes;
-            if seen.insert(mark_of(&revision.digest)) {
-                count += 1;
-                stored_bytes += revision.size_bytes;
-            }
+        for (name, revision) in &page {
+            visit(name, revision);
         }
-        let is_last = page.len() < PAGE_MAX;
-        after = page
-            .into_iter()
-            .last()
-            .map(|(name, revision)| (name, revision.digest));
-        if is_last {
-            return Ok((count, logical_bytes, stored_bytes));
+        match page.into_iter().nth(PAGE_MAX - 1) {
+            Some((name, revision)) => after = Some((name, revision.digest)),
+            None => return Ok(()),
         }
     }
 }

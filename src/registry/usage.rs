@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::status::{SizesInOrder, mark_of};
+use super::status::{SizesInOrder, each_manifest, mark_of};
 use super::{IndexedError, Registry, RegistryError};
 use crate::index::{ChildKind, Index, IndexError, PAGE_MAX};
 use crate::oci::{Digest, Reference, RepositoryName, Tag};
@@ -155,29 +155,18 @@ async fn add_manifests(
     rows: &mut BTreeMap<RepositoryName, Row>,
 ) -> Result<(), IndexError> {
     let (mut seen, mut shared) = (HashSet::new(), HashSet::new());
-    for is_counting in [false, true] {
-        let mut after = None;
-        loop {
-            let page = index.manifests(after.as_ref(), PAGE_MAX).await?;
-            for (name, revision) in &page {
-                let mark = mark_of(&revision.digest);
-                if is_counting {
-                    add(rows, name, revision.size_bytes, !shared.contains(&mark));
-                } else if !seen.insert(mark) {
-                    shared.insert(mark);
-                }
-            }
-            let is_last = page.len() < PAGE_MAX;
-            after = page
-                .into_iter()
-                .last()
-                .map(|(name, revision)| (name, revision.digest));
-            if is_last {
-                break;
-            }
+    each_manifest(index, |_, revision| {
+        let mark = mark_of(&revision.digest);
+        if !seen.insert(mark) {
+            shared.insert(mark);
         }
-    }
-    Ok(())
+    })
+    .await?;
+    each_manifest(index, |name, revision| {
+        let is_unique = !shared.contains(&mark_of(&revision.digest));
+        add(rows, name, revision.size_bytes, is_unique);
+    })
+    .await
 }
 
 /// What one root needs, and whether that is all its own.
