@@ -8,6 +8,7 @@
 )]
 
 mod access;
+mod bad_inputs;
 mod blobs;
 mod config;
 mod config_oracle;

@@ -1,0 +1,149 @@
+//! Bad inputs 5 and 7 to 11: chunks of an upload.
+
+use http::StatusCode;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::{append, ask, begin, goes_on, parse, request, sha256, stands_at, stored, unchanged};
+use crate::support::TestRegistry;
+
+#[tokio::test]
+async fn bad_input_05_two_lengths_that_differ() {
+    let registry = TestRegistry::open();
+    let before = stored(&registry);
+    let location = begin(&registry, "a").await;
+    let digest = sha256("01234");
+    for range in ["content-range: 0-9", "content-range: 0-3"] {
+        let patch = ask(&registry, &format!("PATCH {location}"), &[range], b"01234").await;
+        patch.expect_error(400, "SIZE_INVALID");
+        let line = format!("PUT {location}?digest={digest}");
+        let put = ask(&registry, &line, &[range], b"01234").await;
+        put.expect_error(400, "SIZE_INVALID");
+        stands_at(&registry, &location, "0-0").await;
+    }
+    unchanged(&registry, &before);
+    goes_on(&registry, &location, b"01234", 0).await;
+}
+
+#[tokio::test]
+async fn bad_input_07_two_chunks_at_once() {
+    let registry = TestRegistry::open();
+    let location = begin(&registry, "a").await;
+    let content = vec![b'1'; 60_000];
+    let bytes = request(&format!("PATCH {location}"), &[], &content);
+    let head_bytes = bytes.len() - content.len();
+    let mut first = TcpStream::connect(registry.address).await.unwrap();
+    let mut sent = head_bytes + 5;
+    first.write_all(&bytes[..sent]).await.unwrap();
+    loop {
+        let status = ask(&registry, &format!("GET {location}"), &[], b"").await;
+        if status.header("range") == "0-4" {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    // The first goes on byte by byte until the second has its answer, so that both are at work for sure.
+    let line = format!("PATCH {location}");
+    let mut second = std::pin::pin!(ask(&registry, &line, &[], b"22222"));
+    let refused = loop {
+        tokio::select! {
+            answer = &mut second => break answer,
+            () = tokio::time::sleep(std::time::Duration::from_millis(1)) => {
+                first.write_all(&bytes[sent..=sent]).await.unwrap();
+                sent += 1;
+            }
+        }
+    };
+    assert_eq!(refused.status, 416, "bytes of two requests interleave");
+    refused.expect_error(416, "BLOB_UPLOAD_INVALID");
+    first.write_all(&bytes[sent..]).await.unwrap();
+    let mut received = Vec::new();
+    let answer = loop {
+        if let Some(answer) = parse(&received, false) {
+            break answer;
+        }
+        assert!(first.read_buf(&mut received).await.unwrap() > 0);
+    };
+    let answer = answer.expect(StatusCode::ACCEPTED);
+    assert_eq!(answer.header("range"), "0-59999");
+    goes_on(&registry, &location, &content, content.len()).await;
+}
+
+#[tokio::test]
+async fn bad_input_08_a_chunk_that_overlaps_or_leaves_a_gap() {
+    let registry = TestRegistry::open();
+    let before = stored(&registry);
+    let location = begin(&registry, "a").await;
+    assert_eq!(append(&registry, &location, &[], b"01234").await, 202);
+    for range in ["0-4", "3-7", "4-8", "6-10", "4294967301-4294967305"] {
+        let range = format!("content-range: {range}");
+        for line in [
+            format!("PATCH {location}"),
+            format!("PUT {location}?digest={}", sha256("xxxxx")),
+        ] {
+            let answer = ask(&registry, &line, &[&range], b"xxxxx").await;
+            let answer = answer.expect_error(416, "BLOB_UPLOAD_INVALID");
+            assert_eq!(answer.header("range"), "0-4");
+        }
+    }
+    stands_at(&registry, &location, "0-4").await;
+    unchanged(&registry, &before);
+    goes_on(&registry, &location, b"0123456789", 5).await;
+}
+
+#[tokio::test]
+async fn bad_input_09_a_range_of_no_form() {
+    let registry = TestRegistry::open();
+    let location = begin(&registry, "a").await;
+    let cases = [
+        ("9-0", 416),
+        ("bytes 0-9/20", 400),
+        ("bytes 0-9/*", 400),
+        ("bytes=0-9", 400),
+        ("0-9/20", 400),
+        ("0-", 400),
+        ("-9", 400),
+        ("x-y", 400),
+        ("+0-9", 400),
+        ("0x0-9", 400),
+        ("", 400),
+        ("0-18446744073709551615", 416),
+        ("18446744073709551616-18446744073709551626", 416),
+    ];
+    for (range, status) in cases {
+        let header = format!("content-range: {range}");
+        let line = format!("PATCH {location}");
+        let patch = ask(&registry, &line, &[&header], b"0123456789").await;
+        patch.expect_error(status, "BLOB_UPLOAD_INVALID");
+        stands_at(&registry, &location, "0-0").await;
+    }
+    goes_on(&registry, &location, b"01234", 0).await;
+}
+
+#[tokio::test]
+async fn bad_input_10_a_chunk_without_a_range() {
+    let registry = TestRegistry::open();
+    let location = begin(&registry, "a").await;
+    let chunked = ["transfer-encoding: chunked"];
+    let first = b"5\r\n01234\r\n0\r\n\r\n";
+    assert_eq!(append(&registry, &location, &chunked, first).await, 202);
+    stands_at(&registry, &location, "0-4").await;
+    assert_eq!(append(&registry, &location, &[], b"567").await, 202);
+    stands_at(&registry, &location, "0-7").await;
+    goes_on(&registry, &location, b"0123456789", 8).await;
+}
+
+#[tokio::test]
+async fn bad_input_11_a_first_chunk_from_the_middle() {
+    let registry = TestRegistry::open();
+    let before = stored(&registry);
+    let location = begin(&registry, "a").await;
+    for range in ["content-range: 1-5", "content-range: 5-9"] {
+        let patch = ask(&registry, &format!("PATCH {location}"), &[range], b"56789").await;
+        let patch = patch.expect_error(416, "BLOB_UPLOAD_INVALID");
+        assert_eq!(patch.header("range"), "0-0");
+    }
+    stands_at(&registry, &location, "0-0").await;
+    unchanged(&registry, &before);
+    goes_on(&registry, &location, b"01234", 0).await;
+}
