@@ -1,0 +1,73 @@
+//! Many clients at once, all with the same blob or the same tag.
+
+use boathouse::oci::{Algorithm, Digest};
+use futures_util::future::join_all;
+use http::StatusCode;
+
+use crate::support::{OCI_MANIFEST, TestRegistry, image_manifest, tree};
+
+const CLIENTS: usize = 16;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_same_blob_from_all_is_one_blob() {
+    let registry = TestRegistry::open();
+    let content: Vec<u8> = (0..500_000_u32)
+        .map(|number| (number % 251) as u8)
+        .collect();
+    let pushes = (0..CLIENTS).map(|client| {
+        // Half of them into one repository, the others each into its own.
+        let name = if client % 2 == 0 {
+            "shared".to_owned()
+        } else {
+            format!("own/{client}")
+        };
+        let (registry, content) = (&registry, &content);
+        async move {
+            registry.push_blob(&name, content).await;
+            name
+        }
+    });
+    let names = join_all(pushes).await;
+    let digest = Digest::of(Algorithm::Sha256, &content);
+    for name in names {
+        let blob = registry.get(&format!("/v2/{name}/blobs/{digest}"));
+        let blob = blob.send().await.expect(StatusCode::OK);
+        assert!(blob.body == content, "{name}");
+    }
+    let files = tree(registry.directory.path());
+    let copies = files.values().filter(|bytes| **bytes == content).count();
+    assert_eq!(copies, 1, "{:?}", files.keys());
+    assert!(!files.keys().any(|name| name.contains("_uploads")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_same_tag_moved_by_all_ends_at_one_of_theirs() {
+    let registry = TestRegistry::open();
+    registry.push_image("a", "v1", b"layer").await;
+    let manifests: Vec<String> = (0..CLIENTS)
+        .map(|client| image_manifest(b"layer", &format!(r#","annotations":{{"by":"{client}"}}"#)))
+        .collect();
+    let moves = manifests.iter().map(|manifest| {
+        let put = registry
+            .put("/v2/a/manifests/v1")
+            .header("content-type", OCI_MANIFEST);
+        put.body(manifest.as_bytes()).send()
+    });
+    for answer in join_all(moves).await {
+        answer.expect(StatusCode::CREATED);
+    }
+    let tagged = registry.get("/v2/a/manifests/v1").send().await;
+    let tagged = tagged.expect(StatusCode::OK);
+    assert!(manifests.iter().any(|manifest| tagged.body == manifest));
+    // Whoever lost still finds what it pushed, and the list has the tag once.
+    for manifest in &manifests {
+        let digest = Digest::of(Algorithm::Sha256, manifest.as_bytes());
+        let answer = registry.get(&format!("/v2/a/manifests/{digest}"));
+        assert_eq!(
+            answer.send().await.expect(StatusCode::OK).body,
+            manifest.as_bytes()
+        );
+    }
+    let tags = registry.get("/v2/a/tags/list").send().await;
+    assert_eq!(tags.json()["tags"], serde_json::json!(["v1"]));
+}
