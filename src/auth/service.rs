@@ -103,6 +103,11 @@ impl Auth {
         })
     }
 
+    /// Whether nobody is asked who they are.
+    pub fn is_open(&self) -> bool {
+        self.authentication == Authentication::Open
+    }
+
     /// Replaces users, rules and revocations; everything else stays as it was at start.
     pub fn reload(&self, accounts: Accounts) {
         let accounts = Arc::new(accounts);

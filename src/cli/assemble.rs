@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, anyhow};
 
@@ -144,6 +144,7 @@ async fn run(
         had_users_file: AtomicBool::new(loaded.config.auth.has_users_file),
         tls,
         auth,
+        one_at_a_time: Mutex::default(),
     });
     let control = hear_commands(&control_path, &registry, &reload, &clock);
     server.run(signals.until_shutdown(|| reload.run())).await;

@@ -2,17 +2,17 @@
 //!
 //! Invariants: a mistake in the files changes nothing; users and rules come first, and a certificate that cannot be read
 //! keeps no revocation from taking effect; what cannot change while the program runs is named, not ignored; keys that sign
-//! tokens are neither read nor made.
+//! tokens are neither read nor made; of two reloads at once the later one's files are in force afterwards.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail};
 
 use crate::auth::Auth;
-use crate::config::{self, AuthConfig, InForce};
+use crate::config::{self, AuthConfig, ConfigErrors, InForce, Loaded};
 use crate::tls::Tls;
 
 /// Keys that a reload takes up.
@@ -28,13 +28,24 @@ pub(super) struct Reload {
     pub(super) had_users_file: AtomicBool,
     pub(super) tls: Option<Arc<Tls>>,
     pub(super) auth: Arc<Auth>,
+    /// Held from the reading of the files until they are in force.
+    pub(super) one_at_a_time: Mutex<()>,
 }
 
 impl Reload {
     /// Reads the files again. An error says what stays as it was.
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        let loaded = config::load_again(&self.config_files, &self.environment)
-            .context("nothing was changed")?;
+        self.run_with(|| config::load_again(&self.config_files, &self.environment))
+    }
+
+    fn run_with(&self, load: impl FnOnce() -> Result<Loaded, ConfigErrors>) -> anyhow::Result<()> {
+        // Otherwise a slow reload could put what it read back over what a faster one read after it: a revocation that its
+        // command has called done would be gone.
+        let _alone = self
+            .one_at_a_time
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let loaded = load().context("nothing was changed")?;
         self.refuse_a_users_file_that_has_gone(&loaded.config.auth)
             .context("nothing was changed")?;
         for warning in &loaded.warnings {
@@ -50,6 +61,11 @@ impl Reload {
             tls.reload().context(
                 "users and rules were read again, but the certificates stay as they were",
             )?;
+        }
+        if self.auth.is_open() && loaded.config.auth.required {
+            bail!(
+                "users and rules were read again, but this server was started open to everybody, and stays so until it is restarted"
+            );
         }
         Ok(())
     }
@@ -86,6 +102,8 @@ fn changed<'a>(before: &'a [InForce], now: &'a [InForce]) -> Vec<&'a str> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::sync::mpsc;
+    use std::time::Duration;
 
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
@@ -150,6 +168,7 @@ mod tests {
                 had_users_file: AtomicBool::new(loaded.config.auth.has_users_file),
                 tls: tls.map(Arc::new),
                 auth: Arc::new(Auth::new(settings, clock).unwrap()),
+                one_at_a_time: Mutex::default(),
             };
             Self { directory, reload }
         }
@@ -167,6 +186,10 @@ mod tests {
             let caller = auth.caller(&[&header], &origin).await.unwrap();
             let access = Access::Pull("team/app".parse().unwrap());
             auth.authorise(&caller, &access, &origin).is_ok()
+        }
+
+        fn load(&self) -> Result<Loaded, ConfigErrors> {
+            config::load_again(&self.reload.config_files, &self.reload.environment)
         }
 
         fn write(&self, name: &str, text: &str) {
@@ -213,5 +236,53 @@ mod tests {
         let lab = Lab::start(CONFIG);
         lab.reload.run().unwrap();
         assert!(!lab.directory.path().join("boathouse/keys").exists());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_was_started_open_says_that_it_still_is() {
+        let lab = Lab::start("storage: {filesystem: {rootdirectory: DIR}}\n");
+        lab.reload.run().unwrap();
+        let text = CONFIG.replace("DIR", lab.directory.path().to_str().unwrap());
+        lab.write("config.yml", &text);
+        let error = lab.reload.run().unwrap_err().to_string();
+        assert!(error.contains("started open to everybody"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_slow_reload_undoes_no_later_one() {
+        let lab = Arc::new(Lab::start(CONFIG));
+        let (has_read, reading) = mpsc::channel();
+        let (goes_on, waiting) = mpsc::channel::<()>();
+        let slow = std::thread::spawn({
+            let lab = Arc::clone(&lab);
+            move || {
+                lab.reload.run_with(|| {
+                    let loaded = lab.load();
+                    has_read.send(()).unwrap();
+                    waiting.recv().unwrap();
+                    loaded
+                })
+            }
+        });
+        reading.recv().unwrap();
+        lab.write("users.yml", "users: {amy: {}}\n");
+        let (has_ended, ending) = mpsc::channel();
+        let later = std::thread::spawn({
+            let lab = Arc::clone(&lab);
+            move || {
+                let result = lab.reload.run_with(|| lab.load());
+                has_ended.send(()).unwrap();
+                result
+            }
+        });
+        // The later one waits for the slow one. If it does not, it is given the time to end first.
+        let _ = ending.recv_timeout(Duration::from_secs(1));
+        goes_on.send(()).unwrap();
+        slow.join().unwrap().unwrap();
+        later.join().unwrap().unwrap();
+        assert!(
+            lab.is_let_in("amy").await,
+            "a slow reload undid a later one"
+        );
     }
 }

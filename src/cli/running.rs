@@ -17,8 +17,10 @@ use super::places::Surroundings;
 use super::progress::Meter;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
+use crate::layout::OWN_DIRECTORY;
 use crate::platform;
 use crate::server::control::{Answer, Control, Request};
+use crate::store::state_directory::StateDirectory;
 
 /// What became of a change that a running server should know of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,11 +36,24 @@ pub(super) fn socket(config: &Config) -> PathBuf {
     Surroundings::here().control_socket(&config.state_directory)
 }
 
-/// Has a running server read users, rules and certificates again.
+/// Has a running server read users, rules and certificates again. One that cannot be reached is not taken for none.
 pub(super) fn reload(installation: &Installation) -> anyhow::Result<Told> {
     let quiet = Meter::quiet();
     match ask(installation, &Request::Reload, &quiet)? {
-        None => Ok(Told::NotRunning),
+        None => {
+            let config = &installation.loaded.config;
+            let data = config.root_directory.join(OWN_DIRECTORY);
+            if StateDirectory::is_in_use(&data)
+                .context("cannot tell whether a server is running")?
+            {
+                bail!(
+                    "a server uses {}, and does not listen at {}\nhint: it may be starting; its log says whether it could not listen there",
+                    config.root_directory.display(),
+                    socket(config).display()
+                );
+            }
+            Ok(Told::NotRunning)
+        }
         Some(Answer::Reloaded) => Ok(Told::Reloaded),
         Some(answer) => Err(unexpected(answer)),
     }

@@ -287,8 +287,8 @@ impl Command<'_> {
             )?,
             Err(error) => {
                 return Err(error.context(format!(
-                    "{said}, and {file} says so, but the running server could not be told: IT STILL GOES BY WHAT WAS BEFORE\n\
-                     hint: remove the cause, then send the server SIGHUP or restart it; the command need not be repeated"
+                    "{said}, and {file} says so, BUT THE RUNNING SERVER MAY STILL GO BY WHAT WAS BEFORE\n\
+                     hint: remove the cause, then send the server SIGHUP or restart it; the change itself is made"
                 )));
             }
         }

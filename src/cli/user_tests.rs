@@ -213,7 +213,9 @@ fn how_things_stand_is_said() {
         error.starts_with("error: `ann` has another password, and "),
         "{error}"
     );
-    assert!(error.contains("users.yml says so, but the running server could not be told: IT STILL GOES BY WHAT WAS BEFORE"));
+    assert!(
+        error.contains("users.yml says so, BUT THE RUNNING SERVER MAY STILL GO BY WHAT WAS BEFORE")
+    );
     assert!(error.contains("because: the socket is closed") && error.contains("hint: "));
     let user = &lab.users().users["ann"];
     assert!(is_password(

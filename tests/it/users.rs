@@ -489,11 +489,47 @@ async fn whether_a_server_was_told_is_said_and_shown_by_the_exit_code() {
         code == Some(0) && talk.contains("the running server goes by it now"),
         "{talk}"
     );
+    // One that cannot be reached is not taken for none.
+    let socket = place.join("data/boathouse/control.sock");
+    fs::rename(&socket, place.join("elsewhere")).unwrap();
+    let (code, password, talk) = ended(place, &["user", "add", "dora"]);
+    assert!(
+        code == Some(1) && talk.contains("THE RUNNING SERVER MAY STILL GO BY"),
+        "{talk}"
+    );
+    assert!(
+        talk.contains("does not listen at") && talk.contains("hint: "),
+        "{talk}"
+    );
+    assert_eq!(
+        password.len(),
+        25,
+        "the file has its hash, so somebody must know it"
+    );
+    fs::rename(place.join("elsewhere"), &socket).unwrap();
     // Killed, it leaves its socket behind.
     drop(server);
     let (code, _, talk) = ended(place, &["user", "add", "carl"]);
     assert!(
         code == Some(0) && talk.contains("no server is running"),
+        "{talk}"
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_go_by_a_change_is_not_said_to() {
+    let directory = installation();
+    let place = directory.path();
+    let config = place.join("boathouse.yml");
+    let guarded = fs::read_to_string(&config).unwrap();
+    let (open, rest) = guarded.split_once("users_file:").unwrap();
+    fs::write(&config, open).unwrap();
+    let _server = Server::start(place).await;
+    let open = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("{open}users_file:{rest}")).unwrap();
+    let (code, _, talk) = ended(place, &["user", "add", "ann"]);
+    assert!(
+        code == Some(1) && talk.contains("started open to everybody"),
         "{talk}"
     );
 }
