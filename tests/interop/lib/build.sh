@@ -11,14 +11,13 @@ boathouse_program() {
   [[ -x $BOATHOUSE ]] || { echo "error: $BOATHOUSE cannot be run" >&2; exit 1; }
 }
 
-# integration_tests [OPTION…] : TESTS is afterwards the absolute path of the built tests/it, with the program that they
-# start; OPTIONs go to cargo.
+# integration_tests : TESTS is afterwards the absolute path of the built tests/it, with the program that they start.
 integration_tests() {
   local root
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
   # The first time for a person to see what the compiler says, the second time for the path.
-  (cd "$root" && cargo test --locked --test it --no-run "$@")
-  TESTS=$(cd "$root" && cargo test --locked --test it --no-run "$@" --quiet --message-format json |
+  (cd "$root" && cargo test --locked --test it --no-run)
+  TESTS=$(cd "$root" && cargo test --locked --test it --no-run --quiet --message-format json |
     sed -n 's/.*"name":"it".*"executable":"\([^"]*\)".*/\1/p')
   [[ -x $TESTS ]] || { echo "error: no program of the tests in tests/it" >&2; exit 1; }
 }

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use super::client::Client;
@@ -105,15 +105,20 @@ impl Process {
 
     /// What `boathouse rebuild --check` says of the index of the running server: nothing, or its differences from the store,
     /// which is read for it anew.
-    pub(super) fn index_differences(program: &Program, directory: &Path) -> Option<String> {
-        let output = Command::new(&program.path)
-            .args(["rebuild", "--check", "--config"])
-            .arg(directory.join("registry.yml"))
-            .output()
-            .expect("the program runs");
+    pub(crate) fn index_differences(program: &Program, directory: &Path) -> Option<String> {
+        let output = Self::rebuild(program, directory, "--check");
         let told = [output.stdout, output.stderr].concat();
         let is_same = output.status.success();
         (!is_same).then(|| String::from_utf8_lossy(&told).into_owned())
+    }
+
+    /// `boathouse rebuild` of the running server.
+    pub(crate) fn rebuild(program: &Program, directory: &Path, option: &str) -> Output {
+        Command::new(&program.path)
+            .args(["rebuild", option, "--config"])
+            .arg(directory.join("registry.yml"))
+            .output()
+            .expect("the program runs")
     }
 
     /// SIGKILL: nothing in the process gets to run any more.

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::time::Instant;
 
 mod lists;
@@ -13,7 +14,7 @@ mod server;
 mod table;
 mod tree;
 
-use crate::crash::process::Program;
+use crate::crash::process::{Process, Program};
 use lists::Api;
 use server::{Memory, Server};
 use table::{Figure, Table, mebibytes};
@@ -86,6 +87,13 @@ async fn figures() {
 }
 
 impl Bench {
+    /// What `boathouse rebuild --json` says.
+    fn rebuild(&self, program: &Program) -> Value {
+        let output = Process::rebuild(program, self.lab.path(), "--json");
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
     async fn start(&self, program: &Program) -> Server {
         if self.is_cold {
             machine::sync(self.lab.path());
@@ -170,6 +178,27 @@ impl Bench {
             Some(&their_start),
         );
         table.row("… index checked and compared", &Figure::Took(checked), None);
+
+        let filled = self.rebuild(program);
+        eprintln!("the index is filled anew: {filled}");
+        let took = Duration::from_millis(filled["took_ms"].as_u64().expect("a time"));
+        assert_eq!(
+            (filled["repositories"].as_u64(), filled["links"].as_u64()),
+            (
+                Some(self.tree.repositories.len() as u64),
+                Some(links as u64)
+            ),
+            "the index was not filled with what was written"
+        );
+        table.row("`boathouse rebuild`", &Figure::Took(took), None);
+        let rate = links as u128 * 1_000 / took.as_millis().max(1);
+        table.row("… links per second", &Figure::words(rate.to_string()), None);
+        lists::check(&server, &self.tree).await;
+        let began = Instant::now();
+        let differences = Process::index_differences(program, self.lab.path());
+        assert_eq!(differences, None, "the index differs from the store");
+        let took = Figure::Took(began.elapsed());
+        table.row("`boathouse rebuild --check`: no differences", &took, None);
         server.stop().await;
 
         let mut memory = |what: &str, bytes: u64, theirs: Option<u64>| {
