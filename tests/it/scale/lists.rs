@@ -8,9 +8,11 @@ use super::table::Figure;
 use super::tree::{REFERRERS, SIGNED, TAGGED, Tree};
 use crate::support::Answer;
 
-/// A page that is asked for, and one that is not: both registries have 1,000 for it, Debian's for the catalog.
+/// A page that is asked for, and one that is not.
 const PAGES: [(Option<usize>, &str); 2] = [(Some(100), "n=100"), (None, "default size")];
 const DEFAULT_PAGE: usize = 1_000;
+/// What docker-registry 2.8.2 gives of the catalog where no number is asked for.
+const OTHER_DEFAULT_CATALOG_PAGE: usize = 100;
 
 /// What a registry has of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +35,10 @@ pub(super) async fn measure(server: &Server, tree: &Tree, api: Api) -> Vec<(Stri
     let nothing = list_figure(requests.repeat("/v2/", |_| {}).await);
     let mut rows = vec![("`GET /v2/`, for comparison".to_owned(), nothing)];
     for (n, page) in PAGES {
-        let count = n.unwrap_or(DEFAULT_PAGE);
+        let count = n.unwrap_or(match api {
+            Api::Whole => DEFAULT_PAGE,
+            Api::WithoutTagPagesAndReferrers => OTHER_DEFAULT_CATALOG_PAGE,
+        });
         let query = n.map(|n| format!("?n={n}")).unwrap_or_default();
         let check = is_front(&tree.repositories, count, "repositories");
         let outcome = requests
