@@ -26,6 +26,7 @@ mod oracle;
 mod program;
 mod progress;
 mod random;
+mod scale;
 mod secrecy;
 mod support;
 mod trust;

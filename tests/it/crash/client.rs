@@ -21,10 +21,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The connection ended before the whole answer was there.
 #[derive(Debug)]
-pub(super) struct Broken;
+pub(crate) struct Broken;
 
-pub(super) struct Client {
+pub(crate) struct Client {
     address: SocketAddr,
+    patience: Duration,
     connection: Option<SendRequest<AnyBody>>,
 }
 
@@ -35,14 +36,20 @@ pub(super) enum Body {
 }
 
 impl Client {
-    pub(super) fn of(address: SocketAddr) -> Self {
+    pub(crate) fn of(address: SocketAddr) -> Self {
+        Self::patient(address, PATIENCE)
+    }
+
+    /// For a server that may take longer.
+    pub(crate) fn patient(address: SocketAddr, patience: Duration) -> Self {
         Self {
             address,
+            patience,
             connection: None,
         }
     }
 
-    pub(super) async fn get(&mut self, path: &str) -> Result<Answer, Broken> {
+    pub(crate) async fn get(&mut self, path: &str) -> Result<Answer, Broken> {
         self.send(Method::GET, path, &[], Body::Whole(Bytes::new()))
             .await
     }
@@ -60,7 +67,7 @@ impl Client {
             request = request.header(*name, *value);
         }
         let request = request.body(any_body(body)).expect("a request");
-        tokio::time::timeout(PATIENCE, self.exchange(request))
+        tokio::time::timeout(self.patience, self.exchange(request))
             .await
             .expect("the server hangs")
     }

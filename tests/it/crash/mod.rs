@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-mod client;
+pub(crate) mod client;
 mod drive;
 mod ledger;
-mod process;
+pub(crate) mod process;
 mod verdict;
 mod workload;
 

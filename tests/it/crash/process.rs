@@ -3,39 +3,42 @@
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use super::client::Client;
 
 /// A registry over `<lab>/data`, configured by `<lab>/registry.yml`; killed when dropped.
-pub(super) struct Process {
+pub(crate) struct Process {
     child: Child,
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 /// What is started: the program under test, or another registry that understands the same configuration.
 #[derive(Debug, Clone)]
-pub(super) struct Program {
-    pub(super) path: PathBuf,
+pub(crate) struct Program {
+    pub(crate) path: PathBuf,
     /// What stands before the name of the configuration.
     arguments: &'static [&'static str],
+    pub(crate) log_level: &'static str,
 }
 
 impl Program {
     /// The one built with these tests, or the one that `BOATHOUSE` names.
-    pub(super) fn boathouse() -> Self {
+    pub(crate) fn boathouse() -> Self {
         let built = || env!("CARGO_BIN_EXE_boathouse").into();
         Self {
             path: std::env::var_os("BOATHOUSE").map_or_else(built, PathBuf::from),
             arguments: &["serve", "--config"],
+            log_level: "warn",
         }
     }
 
-    pub(super) fn docker_registry(path: PathBuf) -> Self {
+    pub(crate) fn docker_registry(path: PathBuf) -> Self {
         Self {
             path,
             arguments: &["serve"],
+            log_level: "warn",
         }
     }
 }
@@ -60,14 +63,16 @@ impl Process {
         process.kill();
     }
 
-    fn spawn(program: &Program, directory: &Path) -> Self {
+    /// Starts it, and does not wait for anything.
+    pub(crate) fn spawn(program: &Program, directory: &Path) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let address = free.expect("a free port");
         let config = directory.join("registry.yml");
         let data = directory.join("data");
         let text = format!(
-            "version: 0.1\nlog:\n  level: warn\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\n\
+            "version: 0.1\nlog:\n  level: {}\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\n\
              http:\n  addr: {address}\n",
+            program.log_level,
             data.display()
         );
         fs::write(&config, text).expect("a configuration");
@@ -90,7 +95,7 @@ impl Process {
             if let Ok(answer) = Client::of(address).get("/v2/").await {
                 return (answer.status == 200).then_some(process);
             }
-            if process.child.try_wait().expect("its own child").is_some() {
+            if process.ended().is_some() {
                 return None;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -100,20 +105,34 @@ impl Process {
 
     /// What `boathouse rebuild --check` says of the index of the running server: nothing, or its differences from the store,
     /// which is read for it anew.
-    pub(super) fn index_differences(program: &Program, directory: &Path) -> Option<String> {
-        let output = Command::new(&program.path)
-            .args(["rebuild", "--check", "--config"])
-            .arg(directory.join("registry.yml"))
-            .output()
-            .expect("the program runs");
+    pub(crate) fn index_differences(program: &Program, directory: &Path) -> Option<String> {
+        let output = Self::rebuild(program, directory, "--check");
         let told = [output.stdout, output.stderr].concat();
         let is_same = output.status.success();
         (!is_same).then(|| String::from_utf8_lossy(&told).into_owned())
     }
 
+    /// `boathouse rebuild` of the running server.
+    pub(crate) fn rebuild(program: &Program, directory: &Path, option: &str) -> Output {
+        Command::new(&program.path)
+            .args(["rebuild", option, "--config"])
+            .arg(directory.join("registry.yml"))
+            .output()
+            .expect("the program runs")
+    }
+
     /// SIGKILL: nothing in the process gets to run any more.
     pub(super) fn kill(mut self) {
         self.end();
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("its own child")
     }
 
     fn end(&mut self) {
