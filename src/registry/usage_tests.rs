@@ -210,11 +210,36 @@ async fn sizes_are_found_in_order_across_pages() {
 }
 
 #[tokio::test]
+async fn a_manifest_that_cannot_be_understood_takes_its_room() {
+    let lab = Lab::new();
+    let digest = Digest::of(Algorithm::Sha256, b"nothing that we know");
+    let bytes = Place::BlobData(digest.clone()).key();
+    let link = Place::RevisionLink(name("a"), digest.clone());
+    let tag = Place::TagCurrent(name("a"), "v1".parse().unwrap());
+    let links = [put_link(&link, &digest), put_link(&tag, &digest)];
+    lab.apply(vec![Step::put(bytes, "nothing that we know")])
+        .await;
+    lab.apply(links.into()).await;
+    lab.registry.read_everything().await.unwrap();
+    assert_eq!(
+        rows(&lab, Subject::Repository(name("a"))).await,
+        [row(Some("v1"), 20, 20)]
+    );
+    assert_eq!(
+        rows(&lab, Subject::Everything).await,
+        [row(Some("a"), 20, 20)]
+    );
+}
+
+#[tokio::test]
 async fn what_is_asked_about_must_be_there() {
     let lab = Lab::new();
-    let unknown = lab.registry.usage(&Subject::Repository(name("a"))).await;
+    let unknown = lab
+        .registry
+        .usage(&Subject::Repository(name("nowhere")))
+        .await;
     let unknown = unknown.unwrap_err().to_string();
-    assert!(unknown.contains("a"), "{unknown}");
+    assert!(unknown.contains("nowhere"), "{unknown}");
     lab.put_blob("a", b"blob").await;
     lab.registry.read_everything().await.unwrap();
     assert!(rows(&lab, Subject::Repository(name("a"))).await.is_empty());
