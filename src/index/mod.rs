@@ -30,6 +30,8 @@ mod damage_tests;
 #[cfg(test)]
 mod figures;
 #[cfg(test)]
+mod paging_tests;
+#[cfg(test)]
 mod recorder;
 #[cfg(test)]
 mod tests;

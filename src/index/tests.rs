@@ -30,7 +30,7 @@ fn stamp(text: &str) -> Stamp {
     Stamp(text.into())
 }
 
-fn revision(number: u64, subject: Option<u64>) -> Revision {
+pub(super) fn revision(number: u64, subject: Option<u64>) -> Revision {
     Revision {
         digest: digest(number),
         size_bytes: number,
@@ -45,7 +45,10 @@ pub(super) async fn tag_names(index: &Index, of: &str) -> Vec<String> {
 }
 
 /// An index on sled, and the directory that must outlive it.
-fn on_disk(disk: &Arc<RecordingDisk>, clock: &Arc<ManualClock>) -> (Index, tempfile::TempDir) {
+pub(super) fn on_disk(
+    disk: &Arc<RecordingDisk>,
+    clock: &Arc<ManualClock>,
+) -> (Index, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let settings = Settings {
         directory: directory.path().join("index"),

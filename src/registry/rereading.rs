@@ -174,12 +174,15 @@ impl Registry {
         Ok(Some(match Manifest::parse(&bytes, Some(&media_type)) {
             Ok(manifest) => facts_of_manifest(digest, meta.size_bytes, &manifest),
             // Another registry took it, and its clients may want it; what it references is its own secret.
-            Err(_) => vec![Fact::Revision(Revision {
-                digest: digest.clone(),
-                size_bytes: meta.size_bytes,
-                is_index: false,
-                subject: None,
-            })],
+            Err(_) => vec![
+                Fact::Size(digest.clone(), meta.size_bytes),
+                Fact::Revision(Revision {
+                    digest: digest.clone(),
+                    size_bytes: meta.size_bytes,
+                    is_index: false,
+                    subject: None,
+                }),
+            ],
         }))
     }
 

@@ -308,3 +308,7 @@ async fn all_revisions(index: &Index, name: &RepositoryName) -> Result<Vec<Diges
         }
     }
 }
+
+#[cfg(test)]
+#[path = "usage_tests.rs"]
+mod tests;

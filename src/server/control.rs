@@ -32,9 +32,15 @@ const REQUEST_BYTES_MAX: u64 = 4_096;
 /// How long a client may take to say what it wants.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 
-/// What can be asked of an instance.
+/// What can be asked of an instance. Details stand apart from the name: beside it, serde passes over those that it does not
+/// know, and a command of a later version would be half understood.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(
+    tag = "request",
+    content = "details",
+    rename_all = "snake_case",
+    deny_unknown_fields
+)]
 pub enum Request {
     /// Read users, rules and certificates again.
     Reload,
@@ -266,4 +272,36 @@ async fn send(
     line.push(b'\n');
     writer.write_all(&line).await?;
     writer.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_understood_as_a_whole_or_not_at_all() {
+        let usage = Request::Usage {
+            repository: Some("a/b".to_owned()),
+            tag: None,
+        };
+        for request in [
+            Request::Reload,
+            Request::Status,
+            Request::Rebuild,
+            Request::Compare,
+            usage,
+        ] {
+            let mut line = serde_json::to_value(&request).unwrap();
+            let read = serde_json::from_value::<Request>(line.clone());
+            assert_eq!(read.unwrap(), request);
+            line["more"] = 1.into();
+            assert!(serde_json::from_value::<Request>(line.clone()).is_err());
+            line.as_object_mut().unwrap().remove("more");
+            line["details"]["more"] = 1.into();
+            assert!(
+                serde_json::from_value::<Request>(line.clone()).is_err(),
+                "{line}"
+            );
+        }
+    }
 }

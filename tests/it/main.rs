@@ -14,6 +14,7 @@ mod blobs;
 mod config;
 mod config_oracle;
 mod connections;
+mod control;
 mod crash;
 mod doctor;
 mod htpasswd;

@@ -1,0 +1,326 @@
+//! Tests of what is counted and compared: `usage`, `status` and `comparing`.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::clock::{Clock as _, ManualClock};
+use crate::index::{Child, Fact, Health, Revision};
+use crate::layout::Place;
+use crate::oci::Algorithm;
+use crate::registry::links::put_link;
+use crate::registry::{Limits, References, Registry, Settings};
+use crate::store::memory::MemoryStore;
+use crate::store::{ObjectStore, Step};
+
+struct Lab {
+    clock: Arc<ManualClock>,
+    store: Arc<MemoryStore>,
+    index: Arc<Index>,
+    registry: Registry,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let clock = Arc::new(ManualClock::at_unix_secs(1_800_000_000));
+        let store = Arc::new(MemoryStore::new(clock.clone()));
+        let index = Arc::new(Index::in_memory(clock.clone()));
+        let settings = Settings {
+            deletes_enabled: true,
+            readonly: false,
+            references: References::Any,
+            case_insensitive: false,
+            limits: Limits {
+                manifest_size_bytes: 1_000,
+                mount_probes: 10,
+                list_page: 10,
+                catalog_page: 10,
+                open_uploads: 10,
+                grace_period_secs: 86_400,
+            },
+        };
+        let registry = Registry::new(
+            Arc::clone(&store) as Arc<dyn ObjectStore>,
+            Arc::clone(&index),
+            settings,
+            &[7; 32],
+            clock.clone(),
+        );
+        Self {
+            clock,
+            store,
+            index,
+            registry,
+        }
+    }
+
+    async fn apply(&self, steps: Vec<Step>) {
+        self.store.apply(steps).await.unwrap();
+    }
+
+    /// A blob of the store, linked by a repository.
+    async fn put_blob(&self, name: &str, content: &'static [u8]) -> Digest {
+        let digest = Digest::of(Algorithm::Sha256, content);
+        let bytes = Step::put(Place::BlobData(digest.clone()).key(), content);
+        let link = put_link(&Place::LayerLink(self::name(name), digest.clone()), &digest);
+        self.apply(vec![bytes, link]).await;
+        digest
+    }
+}
+
+fn name(text: &str) -> RepositoryName {
+    text.parse().unwrap()
+}
+
+fn number(number: u64) -> Digest {
+    Digest::of(Algorithm::Sha256, &number.to_be_bytes())
+}
+
+fn manifest(digest: u64, size_bytes: u64, children: &[(u64, u64, ChildKind)]) -> Vec<Fact> {
+    let parent = number(digest);
+    let mut facts = vec![
+        Fact::Size(parent.clone(), size_bytes),
+        Fact::Revision(Revision {
+            digest: parent.clone(),
+            size_bytes,
+            is_index: false,
+            subject: None,
+        }),
+    ];
+    for (child, size_bytes, kind) in children {
+        let child = Child {
+            digest: number(*child),
+            size_bytes: *size_bytes,
+            kind: *kind,
+        };
+        facts.push(Fact::Edge {
+            parent: parent.clone(),
+            child,
+        });
+    }
+    facts
+}
+
+fn tag(tag: &str, digest: u64) -> Fact {
+    Fact::Tag(tag.parse().unwrap(), number(digest))
+}
+
+fn row(name: Option<&str>, bytes: u64, unique_bytes: u64) -> (Option<String>, u64, u64, u64) {
+    let name = name.map(str::to_owned);
+    (name, bytes, bytes - unique_bytes, unique_bytes)
+}
+
+async fn rows(lab: &Lab, subject: Subject) -> Vec<(Option<String>, u64, u64, u64)> {
+    let rows = lab.registry.usage(&subject).await.unwrap();
+    rows.into_iter()
+        .map(|row| (row.name, row.bytes, row.shared_bytes, row.unique_bytes))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_child_that_two_indexes_list_is_unique_in_neither() {
+    let lab = Lab::new();
+    let blob = ChildKind::Blob;
+    let mut facts = manifest(1, 10, &[(100, 1_000, blob)]);
+    facts.extend(manifest(2, 20, &[(1, 10, ChildKind::Manifest)]));
+    let children = [(1, 10, ChildKind::Manifest), (101, 2_000, blob)];
+    facts.extend(manifest(3, 30, &children));
+    facts.extend([tag("x", 2), tag("y", 3)]);
+    // A manifest that lists itself, and one whose size nobody has noted, end the walk all the same.
+    facts.extend(manifest(4, 40, &[(4, 40, ChildKind::Manifest)]));
+    facts.extend([tag("self", 4), tag("unknown", 5)]);
+    lab.index.record(&name("a"), facts);
+    assert_eq!(
+        rows(&lab, Subject::Repository(name("a"))).await,
+        [
+            row(Some("self"), 40, 40),
+            row(Some("unknown"), 0, 0),
+            row(Some("x"), 20 + 10 + 1_000, 20),
+            row(Some("y"), 30 + 10 + 1_000 + 2_000, 30 + 2_000),
+        ]
+    );
+    let only = Subject::Tag(name("a"), "y".parse().unwrap());
+    assert_eq!(
+        rows(&lab, only).await,
+        [row(Some("y"), 30 + 10 + 1_000 + 2_000, 30 + 2_000)]
+    );
+}
+
+#[tokio::test]
+async fn what_is_held_is_counted_over_more_than_a_page() {
+    const MANY: u64 = PAGE_MAX as u64 + 500;
+    let lab = Lab::new();
+    for at in 0..MANY {
+        let mut facts = vec![Fact::Layer(number(at)), Fact::Size(number(at), at)];
+        facts.extend(manifest(MANY + at, 3, &[]));
+        lab.index.record(&name("a"), facts);
+        if at % 3 == 0 {
+            let mut facts = vec![Fact::Layer(number(at))];
+            facts.extend(manifest(MANY + at, 3, &[]));
+            lab.index.record(&name("a-b"), facts);
+        }
+        if at % 100 == 0 {
+            lab.index.settle().await;
+        }
+    }
+    // Room for what no repository has any more is not counted.
+    let facts = vec![Fact::Size(number(u64::MAX), 1 << 40)];
+    lab.index.record(&name("a/b"), facts);
+    let all: u64 = (0..MANY).sum::<u64>() + 3 * MANY;
+    let shared: u64 = (0..MANY).step_by(3).sum::<u64>() + 3 * (MANY / 3);
+    assert_eq!(
+        rows(&lab, Subject::Everything).await,
+        [
+            row(Some("a"), all, all - shared),
+            row(Some("a-b"), shared, 0),
+            row(Some("a/b"), 0, 0),
+        ]
+    );
+    let status = lab.registry.status().await.unwrap();
+    assert_eq!(
+        (status.blobs, status.stored_bytes, status.logical_bytes),
+        (2 * MANY, all, all + shared)
+    );
+    assert_eq!((status.repositories, status.tags), (3, 0));
+    assert_eq!(status.manifests, MANY + MANY / 3);
+    assert!(!status.lists_from_index, "nobody has read the store");
+}
+
+#[tokio::test]
+async fn sizes_are_found_in_order_across_pages() {
+    let lab = Lab::new();
+    for at in 0..PAGE_MAX as u64 * 2 {
+        lab.index
+            .record(&name("a"), vec![Fact::Size(number(at), at)]);
+        if at % 100 == 0 {
+            lab.index.settle().await;
+        }
+    }
+    lab.index.settle().await;
+    // Every fourth is known; the others lie before, between and behind what is known.
+    let mut asked: Vec<u64> = (0..PAGE_MAX as u64 * 2).step_by(2).collect();
+    asked.extend(1_000_000..1_001_000);
+    asked.sort_unstable_by_key(|at| number(*at));
+    let mut sizes = SizesInOrder::new(&lab.index);
+    for at in asked {
+        let expected = (at < 1_000_000).then_some(at);
+        for _ in 0..2 {
+            assert_eq!(sizes.of(&number(at)).await.unwrap(), expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_that_cannot_be_understood_takes_its_room() {
+    let lab = Lab::new();
+    let digest = Digest::of(Algorithm::Sha256, b"nothing that we know");
+    let bytes = Place::BlobData(digest.clone()).key();
+    let link = Place::RevisionLink(name("a"), digest.clone());
+    let tag = Place::TagCurrent(name("a"), "v1".parse().unwrap());
+    let links = [put_link(&link, &digest), put_link(&tag, &digest)];
+    lab.apply(vec![Step::put(bytes, "nothing that we know")])
+        .await;
+    lab.apply(links.into()).await;
+    lab.registry.read_everything().await.unwrap();
+    assert_eq!(
+        rows(&lab, Subject::Repository(name("a"))).await,
+        [row(Some("v1"), 20, 20)]
+    );
+    assert_eq!(
+        rows(&lab, Subject::Everything).await,
+        [row(Some("a"), 20, 20)]
+    );
+}
+
+#[tokio::test]
+async fn what_is_asked_about_must_be_there() {
+    let lab = Lab::new();
+    let unknown = lab
+        .registry
+        .usage(&Subject::Repository(name("nowhere")))
+        .await;
+    let unknown = unknown.unwrap_err().to_string();
+    assert!(unknown.contains("nowhere"), "{unknown}");
+    lab.put_blob("a", b"blob").await;
+    lab.registry.read_everything().await.unwrap();
+    assert!(rows(&lab, Subject::Repository(name("a"))).await.is_empty());
+    let tag = Subject::Tag(name("a"), "v1".parse().unwrap());
+    let unknown = lab.registry.usage(&tag).await.unwrap_err().to_string();
+    assert!(unknown.contains("v1"), "{unknown}");
+    assert_eq!(
+        rows(&lab, Subject::Everything).await,
+        [row(Some("a"), 4, 4)]
+    );
+}
+
+#[tokio::test]
+async fn each_kind_of_difference_is_found_and_named() {
+    let lab = Lab::new();
+    let linked = lab.put_blob("a", b"blob").await;
+    let place = Place::TagCurrent(name("a"), "v1".parse().unwrap());
+    lab.apply(vec![put_link(&place, &number(1))]).await;
+    lab.put_blob("gone", b"other").await;
+    lab.registry.read_everything().await.unwrap();
+    assert_eq!(lab.index.health(), Health::Healthy);
+    let compare = async || lab.registry.compare_index(&|_| {}).await.unwrap();
+    let found = compare().await;
+    assert_eq!((found.repositories, found.differences), (2, 0));
+    // Two repositories, two links, two sizes, one tag.
+    assert_eq!(found.facts, 7);
+
+    // Behind its back: what the index says too much, too little, and otherwise.
+    let facts = vec![tag("v1", 2), tag("v2", 2), Fact::Size(linked.clone(), 5)];
+    lab.index.record(&name("a"), facts);
+    lab.index.record(&name("nowhere"), vec![Fact::Known]);
+    let other = Digest::of(Algorithm::Sha256, b"other");
+    lab.index.forget(
+        &name("gone"),
+        vec![crate::index::Forget::Layer(other.clone())],
+    );
+    let mut expected = vec![
+        format!("a: only in the store: tag v1 -> {}", number(1)),
+        format!("a: only in the index: tag v1 -> {}", number(2)),
+        format!("a: only in the index: tag v2 -> {}", number(2)),
+        format!("a: only in the store: {linked} has 4 bytes"),
+        format!("a: only in the index: {linked} has 5 bytes"),
+        format!("gone: only in the store: blob {other}"),
+        format!("gone: only in the store: {other} has 5 bytes"),
+        "nowhere: only in the index: the repository".to_owned(),
+    ];
+    let mut found = compare().await;
+    expected.sort_unstable();
+    found.told.sort_unstable();
+    assert_eq!(found.told, expected);
+    assert_eq!((found.repositories, found.differences), (3, 8));
+
+    // The first hundred are told, all are counted.
+    let facts = (0..150).map(|at| tag(&format!("t{at}"), 1)).collect();
+    lab.index.record(&name("a"), facts);
+    let found = compare().await;
+    assert_eq!((found.differences, found.told.len()), (158, 100));
+}
+
+#[tokio::test]
+async fn a_filling_is_waited_for_and_mends_what_differs() {
+    let lab = Lab::new();
+    lab.put_blob("a", b"blob").await;
+    lab.registry.read_everything().await.unwrap();
+    lab.index.record(&name("a"), vec![tag("nowhere", 1)]);
+    let registry = Arc::new(lab.registry);
+    let keeper = Arc::clone(&registry);
+    let keeper = tokio::spawn(async move { keeper.keep_index().await });
+    let filling = Arc::clone(&registry);
+    let filling = tokio::spawn(async move { filling.fill_index_anew(&|_| {}).await });
+    // The clock stands still until it is moved.
+    while !filling.is_finished() {
+        lab.clock.advance(std::time::Duration::from_millis(100));
+        tokio::task::yield_now().await;
+    }
+    let filled = filling.await.unwrap().unwrap();
+    assert_eq!((filled.repositories, filled.links), (1, 1));
+    keeper.abort();
+    let _ = keeper.await;
+    assert_eq!(lab.index.statistics().quarantines, 1);
+    let found = registry.compare_index(&|_| {}).await.unwrap();
+    assert_eq!(found.differences, 0, "{:?}", found.told);
+    assert!(lab.clock.elapsed() > std::time::Duration::ZERO);
+}

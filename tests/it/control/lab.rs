@@ -1,0 +1,228 @@
+//! An installation with the real program over it, and what is pushed there.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use boathouse::oci::{Algorithm, Digest};
+use http::{Method, StatusCode};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::program::{Program, Ran, free_address, ran};
+use crate::support::{Call, OCI_INDEX, OCI_MANIFEST, image_manifest};
+
+pub(super) struct Lab {
+    directory: TempDir,
+    pub(super) address: SocketAddr,
+}
+
+/// A manifest that was pushed.
+pub(super) struct Pushed {
+    pub(super) digest: Digest,
+    pub(super) size_bytes: u64,
+}
+
+/// What [`Lab::push_everything`] has pushed beside blobs.
+pub(super) struct Images {
+    /// `a:v1`, `a:same` and `a/b:v1`: config and 1,000 bytes.
+    pub(super) common: Pushed,
+    /// `a:v2`: config and 200 bytes.
+    pub(super) own: Pushed,
+    /// `a:multi`: lists the two children.
+    pub(super) index: Pushed,
+    /// Config and 300 bytes, config and 400 bytes.
+    pub(super) children: [Pushed; 2],
+    /// No tag: config and 500 bytes.
+    pub(super) untagged: Pushed,
+    /// No tag: about `common`, config and 60 bytes.
+    pub(super) referrer: Pushed,
+    /// `a-b:solo`: config and 700 bytes.
+    pub(super) solo: Pushed,
+}
+
+impl Lab {
+    pub(super) fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let address = free_address();
+        let lab = Self { directory, address };
+        let text = format!(
+            "version: 0.1\nlog: {{level: info}}\nhttp: {{addr: '{address}'}}\n\
+             storage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\n",
+            lab.path("data").display()
+        );
+        fs::write(lab.path("boathouse.yml"), text).unwrap();
+        lab
+    }
+
+    pub(super) fn path(&self, below: &str) -> PathBuf {
+        self.directory.path().join(below)
+    }
+
+    pub(super) fn repository(&self, name: &str) -> PathBuf {
+        self.path("data/docker/registry/v2/repositories").join(name)
+    }
+
+    pub(super) fn socket(&self) -> PathBuf {
+        self.path("data/boathouse/control.sock")
+    }
+
+    /// Starts the server, and waits until the index is up to the store.
+    pub(super) async fn serve(&self) -> Program {
+        let mut program = self.start();
+        program.says("the index is up to the store").await;
+        self.until_heard().await;
+        program
+    }
+
+    pub(super) fn start(&self) -> Program {
+        let config = self.path("boathouse.yml");
+        let arguments = ["serve", "--config", config.to_str().unwrap()];
+        Program::start(&self.path("log"), &arguments, &[])
+    }
+
+    /// Waits until the server hears commands.
+    pub(super) async fn until_heard(&self) {
+        for _ in 0..4_000 {
+            if UnixStream::connect(self.socket()).is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("{}", fs::read_to_string(self.path("log")).unwrap());
+    }
+
+    /// Runs a command on this installation.
+    pub(super) fn run(&self, arguments: &[&str]) -> Ran {
+        let config = self.path("boathouse.yml");
+        let place = ["--config", config.to_str().unwrap()];
+        ran(&[arguments, &place].concat(), &[], "")
+    }
+
+    #[track_caller]
+    pub(super) fn json(&self, arguments: &[&str]) -> Value {
+        let out = self.run(&[arguments, &["--json"]].concat()).fine();
+        serde_json::from_str(&out).unwrap()
+    }
+
+    /// How many differences a comparison finds.
+    #[track_caller]
+    pub(super) fn differences(&self) -> u64 {
+        let out = self.run(&["rebuild", "--check", "--json"]);
+        let found: Value = serde_json::from_str(&out.out).unwrap();
+        let differences = found["differences"].as_u64().unwrap();
+        let code = i32::from(differences > 0);
+        assert_eq!(out.code, Some(code), "{}{}", out.out, out.talk);
+        differences
+    }
+
+    /// A connection as a command makes it, with `line` already said.
+    pub(super) fn ask(&self, line: &str) -> BufReader<UnixStream> {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        stream.write_all(line.as_bytes()).unwrap();
+        BufReader::new(stream)
+    }
+
+    pub(super) fn call(&self, method: Method, path: &str) -> Call {
+        Call::to(self.address, method, path)
+    }
+
+    pub(super) async fn push_blob(&self, name: &str, content: &[u8]) {
+        let digest = Digest::of(Algorithm::Sha256, content);
+        let path = format!("/v2/{name}/blobs/uploads/?digest={digest}");
+        let call = self.call(Method::POST, &path).body(content);
+        call.send().await.expect(StatusCode::CREATED);
+    }
+
+    /// Pushes an image of one layer; without a tag by its digest.
+    pub(super) async fn push(
+        &self,
+        name: &str,
+        tag: Option<&str>,
+        layer: &[u8],
+        more: &str,
+    ) -> Pushed {
+        self.push_blob(name, b"{}").await;
+        self.push_blob(name, layer).await;
+        let manifest = image_manifest(layer, more);
+        self.push_manifest(name, tag, OCI_MANIFEST, &manifest).await
+    }
+
+    async fn push_manifest(
+        &self,
+        name: &str,
+        tag: Option<&str>,
+        media_type: &str,
+        manifest: &str,
+    ) -> Pushed {
+        let digest = Digest::of(Algorithm::Sha256, manifest.as_bytes());
+        let reference = tag.map_or_else(|| digest.to_string(), str::to_owned);
+        let path = format!("/v2/{name}/manifests/{reference}");
+        let call = self.call(Method::PUT, &path);
+        let call = call.header("content-type", media_type);
+        let call = call.body(manifest.as_bytes());
+        call.send().await.expect(StatusCode::CREATED);
+        let size_bytes = manifest.len() as u64;
+        Pushed { digest, size_bytes }
+    }
+
+    pub(super) async fn push_everything(&self) -> Images {
+        let common = self.push("a", Some("v1"), &[1; 1_000], "").await;
+        self.push("a", Some("same"), &[1; 1_000], "").await;
+        self.push("a/b", Some("v1"), &[1; 1_000], "").await;
+        let own = self.push("a", Some("v2"), &[2; 200], "").await;
+        let children = [
+            self.push("a", None, &[3; 300], "").await,
+            self.push("a", None, &[4; 400], "").await,
+        ];
+        let listed = children.each_ref().map(|child| {
+            let Pushed { digest, size_bytes } = child;
+            format!(r#"{{"mediaType":"{OCI_MANIFEST}","digest":"{digest}","size":{size_bytes}}}"#)
+        });
+        let index = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{}]}}"#,
+            listed.join(",")
+        );
+        let index = self.push_manifest("a", Some("multi"), OCI_INDEX, &index);
+        let index = index.await;
+        let untagged = self.push("a", None, &[5; 500], "").await;
+        let subject = format!(
+            r#","subject":{{"mediaType":"{OCI_MANIFEST}","digest":"{}","size":{}}}"#,
+            common.digest, common.size_bytes
+        );
+        let referrer = self.push("a", None, &[6; 60], &subject).await;
+        let solo = self.push("a-b", Some("solo"), &[7; 700], "").await;
+        Images {
+            common,
+            own,
+            index,
+            children,
+            untagged,
+            referrer,
+            solo,
+        }
+    }
+
+    /// Repositories of one tag each, as another registry leaves them: the server must be down.
+    pub(super) fn plant(&self, count: usize) {
+        let digest = Digest::of(Algorithm::Sha256, b"nothing");
+        for number in 0..count {
+            let tag = self.repository(&format!("many/{number}/_manifests/tags/v1/current"));
+            fs::create_dir_all(&tag).unwrap();
+            fs::write(tag.join("link"), digest.to_string()).unwrap();
+        }
+    }
+}
+
+/// The next line of an answer; `None` at its end.
+pub(super) fn next(answer: &mut BufReader<UnixStream>) -> Option<Value> {
+    let mut line = String::new();
+    let patience = Some(Duration::from_mins(1));
+    answer.get_ref().set_read_timeout(patience).unwrap();
+    // A socket that is closed while something lies unread in it is reset.
+    answer.read_line(&mut line).ok()?;
+    (!line.is_empty()).then(|| serde_json::from_str(&line).unwrap())
+}
