@@ -115,6 +115,10 @@ impl Bench {
         other
     }
 
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one measurement after another, in the order in which they build upon each other"
+    )]
     async fn measure_ours(&self, program: &Program, theirs: &Other, table: &mut Table) {
         let their_start = Figure::Took(theirs.first_answer);
 
