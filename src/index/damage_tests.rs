@@ -88,7 +88,7 @@ impl World {
 
     async fn fill(&self, index: &Index) {
         until(index, |health| matches!(health, Health::Rebuilding { .. })).await;
-        let mut rebuild = index.begin_rebuild(Some(3));
+        let rebuild = index.begin_rebuild(Some(3));
         for repository in ["a", "b", "c"] {
             let facts = (0..TAGS).map(|at| tag(&format!("t{at:03}"), at)).collect();
             let reread = index.reread(&name(repository));
@@ -422,7 +422,7 @@ async fn a_key_that_has_gone_is_found_after_an_unclean_stop() {
 async fn a_rebuild_does_not_outlive_its_database() {
     let world = World::new().await;
     let index = world.open();
-    let mut rebuild = index.begin_rebuild(None);
+    let rebuild = index.begin_rebuild(None);
     let reread = index.reread(&name("a"));
     rebuild
         .load(reread, vec![tag("t001", 1)], None)
@@ -451,7 +451,7 @@ async fn a_rebuild_that_is_interrupted_goes_on() {
     let world = World::new().await;
     fs::remove_dir_all(world.path("index")).unwrap();
     let index = world.open();
-    let mut rebuild = index.begin_rebuild(None);
+    let rebuild = index.begin_rebuild(None);
     let reread = index.reread(&name("a"));
     let stamp = Stamp(b"stamp".to_vec());
     let facts = vec![tag("t001", 1)];

@@ -27,7 +27,7 @@ async fn figures() {
     let index = Index::open(&settings, Arc::clone(&clock)).unwrap();
 
     let start = clock.elapsed();
-    let mut rebuild = index.begin_rebuild(Some(REPOSITORIES + 1));
+    let rebuild = index.begin_rebuild(Some(REPOSITORIES + 1));
     let large = name("a-large-one");
     let facts = (0..TAGS).map(|at| tag(&format!("v{at:06}"), at)).collect();
     let stamp = || Some(Stamp(vec![0; 60]));

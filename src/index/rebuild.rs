@@ -26,7 +26,7 @@ impl Rebuild {
     /// As [`super::Index::replace_repository`], but many small repositories share a commit: returns once there is room for the
     /// next.
     pub async fn load(
-        &mut self,
+        &self,
         reread: Reread,
         facts: Vec<Fact>,
         stamp: Option<Stamp>,
@@ -44,7 +44,7 @@ impl Rebuild {
     }
 
     /// Counts one repository that needed no load (its stamp equals the store's).
-    pub fn skip(&mut self) {
+    pub fn skip(&self) {
         self.shared.count_rebuilt();
     }
 

@@ -6,6 +6,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
+
 use super::lists::lock;
 use super::rereading::Reading;
 use super::{Registry, RegistryError};
@@ -23,6 +25,10 @@ const CHECK_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long the end of the process waits for stamps: what has none is merely read again.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
+
+/// Repositories that are read at once: while one waits for the store, another is told to the index. What they hold is in
+/// memory meanwhile.
+const READ_AT_ONCE: usize = 4;
 
 /// How often a long reading says how far it is.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(5);
@@ -112,7 +118,7 @@ impl Registry {
         let mut names = self.repositories(|_| true, usize::MAX).await?;
         names.sort_unstable();
         let total = names.len() as u64;
-        let mut rebuild = match self.lists.index.health() {
+        let rebuild = match self.lists.index.health() {
             Health::Rebuilding { .. } => {
                 tracing::info!(
                     repositories = total,
@@ -126,9 +132,15 @@ impl Registry {
         let mut told = self.clock.elapsed();
         let mut is_whole = true;
         let mut loaded = Vec::new();
-        for (done, name) in names.iter().enumerate() {
-            match self.bring_up(name, rebuild.as_mut()).await {
-                Ok(true) => loaded.push(name.clone()),
+        let rebuilding = rebuild.as_ref();
+        let reads = stream::iter(names).map(|name| async move {
+            let read = self.bring_up(&name, rebuilding).await;
+            (name, read)
+        });
+        let mut reads = reads.buffer_unordered(READ_AT_ONCE).enumerate();
+        while let Some((done, (name, read))) = reads.next().await {
+            match read {
+                Ok(true) => loaded.push(name),
                 Ok(false) => {}
                 // One that cannot be read must not keep the others from being listed.
                 Err(IndexedError::Registry(error)) => {
@@ -139,9 +151,10 @@ impl Registry {
             }
             if self.clock.elapsed().saturating_sub(told) >= PROGRESS_PAUSE {
                 told = self.clock.elapsed();
-                tracing::info!(done, total, "reading repositories for the index");
+                tracing::info!(done = done + 1, total, "reading repositories for the index");
             }
         }
+        drop(reads);
         if let Some(rebuild) = rebuild {
             rebuild.finish().await?;
         }
@@ -161,7 +174,7 @@ impl Registry {
     async fn bring_up(
         &self,
         name: &RepositoryName,
-        rebuild: Option<&mut Rebuild>,
+        rebuild: Option<&Rebuild>,
     ) -> Result<bool, IndexedError> {
         if self.agrees(name).await? {
             self.lists.lock().insert(name.clone());
@@ -196,7 +209,7 @@ impl Registry {
     async fn read_again(
         &self,
         name: &RepositoryName,
-        rebuild: Option<&mut Rebuild>,
+        rebuild: Option<&Rebuild>,
     ) -> Result<bool, IndexedError> {
         self.lists.lock().remove(name);
         let reread = self.lists.index.reread(name);

@@ -4,15 +4,20 @@
 //! know how a page is printed. Invariant: a list is in byte order of the names, a page begins right after `last`, and every
 //! name in it was there when it was looked at.
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
 use super::{Registry, RegistryError};
 use crate::auth::Viewer;
 use crate::index::PAGE_MAX;
-use crate::layout::{self, Place, Prefix};
+use crate::layout::{self, Key, Place, Prefix};
 use crate::oci::{RepositoryName, Tag};
 use crate::store::{Depth, Entry};
 
 /// Entries taken from the store at a time: bounds memory, not the list.
 const BATCH: usize = 1_000;
+
+/// Repositories that one catalog looks at together: the way to the store and back takes longer than the look.
+const LOOKS_AT_ONCE: usize = 8;
 
 /// Which part of a list is wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,18 +64,19 @@ impl Registry {
                 .last()
                 .map(|tag| tag.as_str().to_owned())
                 .or(after);
-            for tag in candidates {
-                let current = Place::TagCurrent(name.clone(), tag.clone()).key();
-                if self.find(&current).await?.is_none() {
-                    continue;
-                }
-                if items.len() == count {
+            let mut candidates = candidates.into_iter();
+            while candidates.len() > 0 {
+                // As many as are wanted, and one that tells whether there are more.
+                let wanted = (count - items.len()).saturating_add(1);
+                let part: Vec<Tag> = candidates.by_ref().take(wanted).collect();
+                items.extend(self.present_tags(name, part).await?);
+                if items.len() > count {
+                    items.truncate(count);
                     return Ok(Page {
                         items,
                         has_more: count > 0,
                     });
                 }
-                items.push(tag);
             }
         }
         if items.is_empty() && !self.repository_exists(name).await? {
@@ -105,23 +111,53 @@ impl Registry {
                 .last()
                 .map(|name| name.as_str().to_owned())
                 .or(after);
-            for name in candidates {
-                if !viewer.may_list(&name) || !self.repository_exists(&name).await? {
-                    continue;
+            let mut candidates = candidates.into_iter().filter(|name| viewer.may_list(name));
+            loop {
+                let wanted = (count - items.len()).saturating_add(1);
+                let part: Vec<RepositoryName> = candidates.by_ref().take(wanted).collect();
+                if part.is_empty() {
+                    break;
                 }
-                if items.len() == count {
+                items.extend(self.present_repositories(part).await?);
+                if items.len() > count {
+                    items.truncate(count);
                     return Ok(Page {
                         items,
                         has_more: count > 0,
                     });
                 }
-                items.push(name);
             }
         }
         Ok(Page {
             items,
             has_more: false,
         })
+    }
+
+    /// Those of `tags` that are there.
+    async fn present_tags(
+        &self,
+        name: &RepositoryName,
+        tags: Vec<Tag>,
+    ) -> Result<Vec<Tag>, RegistryError> {
+        let current = |tag: &Tag| Place::TagCurrent(name.clone(), tag.clone()).key();
+        let keys: Vec<Key> = tags.iter().map(current).collect();
+        let found = self.find_each(&keys).await?;
+        let tags = tags.into_iter().zip(found);
+        Ok(tags.filter_map(|(tag, meta)| meta.map(|_| tag)).collect())
+    }
+
+    /// Those of `names` that are there.
+    async fn present_repositories(
+        &self,
+        names: Vec<RepositoryName>,
+    ) -> Result<Vec<RepositoryName>, RegistryError> {
+        let looks = stream::iter(names).map(|name| async {
+            let is_there = self.repository_exists(&name).await?;
+            Ok::<_, RegistryError>(is_there.then_some(name))
+        });
+        let found: Vec<_> = looks.buffered(LOOKS_AT_ONCE).try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     async fn tags_by_store(

@@ -40,13 +40,14 @@ impl Registry {
             None => self.all_revisions(name).await?,
         };
         let mut referrers = Vec::new();
-        for digest in candidates {
-            let referrer = self.referrer(name, digest, subject).await?;
-            let is_wanted = |referrer: &Referrer| {
-                artifact_type.is_none_or(|wanted| referrer.artifact_type.as_deref() == Some(wanted))
-            };
+        let is_wanted = |referrer: &Referrer| {
+            artifact_type.is_none_or(|wanted| referrer.artifact_type.as_deref() == Some(wanted))
+        };
+        self.each_manifest(name, &candidates, |digest, _, bytes| {
+            let referrer = bytes.and_then(|bytes| referrer(digest, subject, &bytes));
             referrers.extend(referrer.filter(is_wanted));
-        }
+        })
+        .await?;
         Ok(referrers)
     }
 
@@ -81,41 +82,20 @@ impl Registry {
         revisions.sort_unstable();
         Ok(revisions)
     }
+}
 
-    async fn referrer(
-        &self,
-        name: &RepositoryName,
-        digest: Digest,
-        subject: &Digest,
-    ) -> Result<Option<Referrer>, RegistryError> {
-        let Some((key, _)) = self.linked_manifest(name, &digest).await? else {
-            return Ok(None);
-        };
-        let Some(bytes) = self
-            .read_small(&key, super::manifests::READ_SIZE_MAX_BYTES)
-            .await?
-        else {
-            return Ok(None);
-        };
-        // What another registry took, but we could not read, is about nothing.
-        let media_type = Manifest::media_type_of(&bytes);
-        let Ok(manifest) = Manifest::parse(&bytes, Some(&media_type)) else {
-            return Ok(None);
-        };
-        if manifest
-            .subject
-            .as_ref()
-            .map(|descriptor| &descriptor.digest)
-            != Some(subject)
-        {
-            return Ok(None);
-        }
-        Ok(Some(Referrer {
-            media_type: manifest.media_type,
-            digest,
-            size_bytes: bytes.len() as u64,
-            artifact_type: manifest.artifact_type,
-            annotations: manifest.annotations,
-        }))
+/// The manifest `bytes`, if it is about `subject`. What another registry took, but we could not read, is about nothing.
+fn referrer(digest: &Digest, subject: &Digest, bytes: &[u8]) -> Option<Referrer> {
+    let media_type = Manifest::media_type_of(bytes);
+    let manifest = Manifest::parse(bytes, Some(&media_type)).ok()?;
+    if manifest.subject.as_ref().map(|about| &about.digest) != Some(subject) {
+        return None;
     }
+    Some(Referrer {
+        media_type: manifest.media_type,
+        digest: digest.clone(),
+        size_bytes: bytes.len() as u64,
+        artifact_type: manifest.artifact_type,
+        annotations: manifest.annotations,
+    })
 }

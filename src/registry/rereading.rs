@@ -5,12 +5,13 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::manifests::READ_SIZE_MAX_BYTES;
+use bytes::Bytes;
+
 use super::{Registry, RegistryError};
 use crate::index::{Child, ChildKind, Fact, Revision, Stamp};
-use crate::layout::{self, Place, Prefix};
-use crate::oci::{Algorithm, Digest, Manifest, RepositoryName};
-use crate::store::{Depth, Step};
+use crate::layout::{self, Key, Place, Prefix};
+use crate::oci::{Algorithm, Digest, Manifest, RepositoryName, Tag};
+use crate::store::{Depth, Meta, Step};
 
 /// Directories looked at for a stamp: more than two algorithms, or files that do not belong there, are not looked through.
 const STAMP_ENTRIES_MAX: usize = 16;
@@ -94,11 +95,12 @@ impl Registry {
             return Ok(Reading::default());
         }
         let mut facts = vec![Fact::Known];
-        for tag in self.tag_directories(name).await? {
-            let link = Place::TagCurrent(name.clone(), tag.clone());
+        let tags = self.tag_directories(name).await?;
+        let current = |tag: &Tag| Place::TagCurrent(name.clone(), tag.clone()).key();
+        let links: Vec<Key> = tags.iter().map(current).collect();
+        for (tag, digest) in tags.into_iter().zip(self.read_links(&links).await?) {
             // One without a link is proposed too, and no list will show it: the old registry may write the link later, and
             // the time of no directory that is looked at would tell.
-            let digest = self.read_link(&link.key()).await?;
             let digest = digest.unwrap_or_else(|| Digest::of(Algorithm::Sha256, b""));
             facts.push(Fact::Tag(tag, digest));
         }
@@ -118,17 +120,20 @@ impl Registry {
         algorithm: Algorithm,
     ) -> Result<Vec<Fact>, RegistryError> {
         let mut facts = Vec::new();
-        let links = layout::layer_links_directory(name, algorithm);
-        for digest in self.digest_directories(&links, algorithm).await? {
-            if let Some((_, meta)) = self.linked_blob(name, &digest).await? {
+        let directory = layout::layer_links_directory(name, algorithm);
+        let digests = self.digest_directories(&directory, algorithm).await?;
+        let link = |digest: &Digest| Place::LayerLink(name.clone(), digest.clone());
+        let links: Vec<Key> = digests.iter().map(|digest| link(digest).key()).collect();
+        for (digest, meta) in digests.into_iter().zip(self.linked_each(&links).await?) {
+            if let Some(meta) = meta {
                 facts.extend([
                     Fact::Layer(digest.clone()),
                     Fact::Size(digest, meta.size_bytes),
                 ]);
             } else {
-                let link = Place::LayerLink(name.clone(), digest.clone());
                 let directory = layout::layer_directory(name, &digest);
-                self.sweep_unlinked(&digest, &link, directory).await?;
+                self.sweep_unlinked(&digest, &link(&digest), directory)
+                    .await?;
             }
         }
         Ok(facts)
@@ -140,50 +145,22 @@ impl Registry {
         algorithm: Algorithm,
     ) -> Result<Reading, RegistryError> {
         let mut reading = Reading::default();
-        let links = layout::revisions_directory(name, algorithm);
-        for digest in self.digest_directories(&links, algorithm).await? {
-            let mut revision = self.read_revision(name, &digest).await?;
-            if revision.is_none() {
-                let link = Place::RevisionLink(name.clone(), digest.clone());
-                let directory = layout::revision_directory(name, &digest);
-                if !self.sweep_unlinked(&digest, &link, directory).await? {
-                    // It may have been pushed just now.
-                    revision = self.read_revision(name, &digest).await?;
-                    reading.is_dangling |= revision.is_none();
-                }
+        let directory = layout::revisions_directory(name, algorithm);
+        let digests = self.digest_directories(&directory, algorithm).await?;
+        let facts = &mut reading.facts;
+        let mut read = |digest: &Digest, meta: Meta, bytes: Option<Bytes>| {
+            facts.extend(facts_of_revision(digest, meta.size_bytes, bytes.as_deref()));
+        };
+        for digest in self.each_manifest(name, &digests, &mut read).await? {
+            let link = Place::RevisionLink(name.clone(), digest.clone());
+            let directory = layout::revision_directory(name, &digest);
+            if !self.sweep_unlinked(&digest, &link, directory).await? {
+                // It may have been pushed just now.
+                let absent = self.each_manifest(name, &[digest], &mut read).await?;
+                reading.is_dangling |= !absent.is_empty();
             }
-            reading.facts.extend(revision.into_iter().flatten());
         }
         Ok(reading)
-    }
-
-    /// What a manifest says, if it is there: link *and* bytes.
-    async fn read_revision(
-        &self,
-        name: &RepositoryName,
-        digest: &Digest,
-    ) -> Result<Option<Vec<Fact>>, RegistryError> {
-        let Some((key, meta)) = self.linked_manifest(name, digest).await? else {
-            return Ok(None);
-        };
-        let Some(bytes) = self.read_small(&key, READ_SIZE_MAX_BYTES).await? else {
-            // Too long for a manifest: no list will ever show it.
-            return Ok(Some(Vec::new()));
-        };
-        let media_type = Manifest::media_type_of(&bytes);
-        Ok(Some(match Manifest::parse(&bytes, Some(&media_type)) {
-            Ok(manifest) => facts_of_manifest(digest, meta.size_bytes, &manifest),
-            // Another registry took it, and its clients may want it; what it references is its own secret.
-            Err(_) => vec![
-                Fact::Size(digest.clone(), meta.size_bytes),
-                Fact::Revision(Revision {
-                    digest: digest.clone(),
-                    size_bytes: meta.size_bytes,
-                    is_index: false,
-                    subject: None,
-                }),
-            ],
-        }))
     }
 
     /// Removes a digest's directory that holds no link: the old registry deletes the link alone, and when it links the same
@@ -214,6 +191,28 @@ impl Registry {
         let add = |hex: &str| digests.extend(Digest::from_parts(algorithm, hex));
         self.each_directory(links, add).await?;
         Ok(digests)
+    }
+}
+
+/// What a revision says to the index, whose bytes are too many for a manifest if they are not given.
+fn facts_of_revision(digest: &Digest, size_bytes: u64, bytes: Option<&[u8]>) -> Vec<Fact> {
+    let Some(bytes) = bytes else {
+        // No list will ever show it.
+        return Vec::new();
+    };
+    let media_type = Manifest::media_type_of(bytes);
+    match Manifest::parse(bytes, Some(&media_type)) {
+        Ok(manifest) => facts_of_manifest(digest, size_bytes, &manifest),
+        // Another registry took it, and its clients may want it; what it references is its own secret.
+        Err(_) => vec![
+            Fact::Size(digest.clone(), size_bytes),
+            Fact::Revision(Revision {
+                digest: digest.clone(),
+                size_bytes,
+                is_index: false,
+                subject: None,
+            }),
+        ],
     }
 }
 

@@ -9,11 +9,12 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use crate::layout::{Key, Place, Prefix, UploadId, tag_directory, upload_directory};
 use crate::oci::{Algorithm, Digest, RepositoryName, Tag};
-use crate::store::{Condition, Depth, ObjectStore, Step, StoreError, Upload, Version};
+use crate::store::{Condition, Depth, ObjectStore, Small, Step, StoreError, Upload, Version};
 
 /// Runs all checks; `new` makes an empty store.
 pub(super) async fn check_all<S: ObjectStore + 'static>(new: impl Fn() -> S) {
     reading(&new()).await;
+    reading_each(&new()).await;
     conditions(&new()).await;
     order(&new()).await;
     listing(&new()).await;
@@ -99,6 +100,49 @@ async fn reading(store: &dyn ObjectStore) {
     // A reader that stops early harms nobody.
     let (_, mut stream) = store.get(&long, None).await.unwrap();
     stream.next().await.unwrap().unwrap();
+}
+
+async fn reading_each(store: &dyn ObjectStore) {
+    let long = Bytes::from(vec![7; 3 * 1024 * 1024]);
+    let names = ["a/long", "a/longer", "a/longest", "a/short", "a/empty"];
+    let keys = names.map(key);
+    let contents = [long.clone(), long.clone(), long, "abc".into(), Bytes::new()];
+    let steps = keys.iter().cloned().zip(contents);
+    let steps = steps.map(|(key, content)| Step::put(key, content));
+    store.apply(steps.collect()).await.unwrap();
+    // A directory, something below a file, and nothing at all.
+    let absent = ["a", "a/short/c", "b"].map(key);
+    let wanted = [
+        &absent[0], &keys[3], &absent[1], &keys[4], &absent[2], &keys[0],
+    ]
+    .map(Key::clone);
+
+    let heads = store.head_each(&wanted).await.unwrap();
+    let contents = store.read_each(&wanted, 3).await.unwrap();
+    assert_eq!((heads.len(), contents.len()), (wanted.len(), wanted.len()));
+    for ((key, head), content) in wanted.iter().zip(heads).zip(contents) {
+        let alone = store.head(key).await.ok();
+        assert_eq!(head, alone, "{key}");
+        let expected = match (alone, read(store, key).await) {
+            (None, None) => Small::Absent,
+            (Some(meta), Some(bytes)) if bytes.len() <= 3 => Small::Whole(meta, bytes),
+            (Some(meta), Some(_)) => Small::TooLarge(meta),
+            (meta, bytes) => panic!("{key}: {meta:?}, {bytes:?}"),
+        };
+        assert_eq!(content, expected, "{key}");
+    }
+    assert!(store.head_each(&[]).await.unwrap().is_empty());
+    assert!(store.read_each(&[], 3).await.unwrap().is_empty());
+
+    // Long ones come in parts, each of which brings something.
+    let mut left = &keys[..];
+    let mut parts = Vec::new();
+    while !left.is_empty() {
+        let part = store.read_each(left, u64::MAX).await.unwrap();
+        left = &left[part.len()..];
+        parts.push(part.len());
+    }
+    assert_eq!(parts, [2, 3]);
 }
 
 async fn conditions(store: &dyn ObjectStore) {

@@ -18,7 +18,8 @@ use std::ops::Range;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::TryStreamExt as _;
 use futures_util::stream::BoxStream;
 
 use crate::layout::{Key, Prefix};
@@ -26,6 +27,9 @@ use crate::oci::{Algorithm, Digest};
 
 /// Content as it is read, in pieces of the store's choice.
 pub type ByteStream = BoxStream<'static, Result<Bytes, StoreError>>;
+
+/// How much one [`ObjectStore::read_each`] brings, and at most one content more: bounds memory where all are long.
+pub const READ_EACH_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Bytes by key, over a directory or a bucket.
 #[async_trait]
@@ -39,6 +43,40 @@ pub trait ObjectStore: Send + Sync {
 
     /// What [`ObjectStore::get`] would say, without the bytes.
     async fn head(&self, key: &Key) -> Result<Meta, StoreError>;
+
+    /// [`ObjectStore::head`] for each of `keys`, in their order; `None` where there is nothing.
+    async fn head_each(&self, keys: &[Key]) -> Result<Vec<Option<Meta>>, StoreError> {
+        let mut found = Vec::with_capacity(keys.len());
+        for key in keys {
+            found.push(match self.head(key).await {
+                Ok(meta) => Some(meta),
+                Err(StoreError::NotFound) => None,
+                Err(error) => return Err(error),
+            });
+        }
+        Ok(found)
+    }
+
+    /// The whole content of each of `keys`, in their order, where it is no longer than `size_max_bytes`. Stops early when
+    /// [`READ_EACH_BYTES`] are gathered, so the answer may be shorter than `keys`; it is empty only if they are.
+    async fn read_each(&self, keys: &[Key], size_max_bytes: u64) -> Result<Vec<Small>, StoreError> {
+        let mut gathered = Gathered::default();
+        for key in keys {
+            gathered.push(match self.get(key, None).await {
+                Ok((meta, _)) if meta.size_bytes > size_max_bytes => Small::TooLarge(meta),
+                Ok((meta, pieces)) => {
+                    let bytes: BytesMut = pieces.try_collect().await?;
+                    Small::Whole(meta, bytes.freeze())
+                }
+                Err(StoreError::NotFound) => Small::Absent,
+                Err(error) => return Err(error),
+            });
+            if gathered.is_full() {
+                break;
+            }
+        }
+        Ok(gathered.items)
+    }
 
     /// Makes the modification time of `key` now: a lease against collection.
     async fn touch(&self, key: &Key) -> Result<(), StoreError>;
@@ -176,6 +214,37 @@ pub struct Meta {
     pub version: Version,
     /// Whether this is a prefix entry of a listing.
     pub is_prefix: bool,
+}
+
+/// What [`ObjectStore::read_each`] found at a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Small {
+    /// Nothing.
+    Absent,
+    /// More than was asked for.
+    TooLarge(Meta),
+    /// All of it.
+    Whole(Meta, Bytes),
+}
+
+/// What one [`ObjectStore::read_each`] has gathered.
+#[derive(Default)]
+pub(crate) struct Gathered {
+    pub(crate) items: Vec<Small>,
+    bytes: u64,
+}
+
+impl Gathered {
+    pub(crate) fn push(&mut self, item: Small) {
+        if let Small::Whole(meta, _) = &item {
+            self.bytes += meta.size_bytes;
+        }
+        self.items.push(item);
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes >= READ_EACH_BYTES
+    }
 }
 
 /// Opaque; equal versions of one key mean equal content.

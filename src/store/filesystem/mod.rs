@@ -36,11 +36,13 @@ use tokio::sync::Semaphore;
 use self::committer::Committer;
 use self::disk::{Disk, RealDisk};
 use self::session::Sessions;
-use self::volume::{Volume, is_absent, meta_of};
+use self::volume::{Volume, is_absent};
 use crate::clock::Clock;
 use crate::layout::{Key, Prefix};
 use crate::oci::Algorithm;
-use crate::store::{ByteStream, Depth, Entry, Meta, ObjectStore, Step, StoreError, Upload};
+use crate::store::{
+    ByteStream, Depth, Entry, Gathered, Meta, ObjectStore, Small, Step, StoreError, Upload,
+};
 
 /// How many requests write and sync their bytes at once. File systems join what syncs at the same time; beyond this they
 /// only queue, each on a thread.
@@ -107,14 +109,33 @@ impl ObjectStore for FilesystemStore {
     }
 
     async fn head(&self, key: &Key) -> Result<Meta, StoreError> {
-        let path = self.volume.path(key);
-        let metadata = blocking(move || fs::metadata(path))
-            .await?
-            .map_err(|source| absent_or_failed(format!("read {key}"), source))?;
-        if metadata.is_dir() {
-            return Err(StoreError::NotFound);
-        }
-        Ok(meta_of(&metadata))
+        let (path, key) = (self.volume.path(key), key.clone());
+        let found = blocking(move || reading::head(&path, &key)).await??;
+        found.ok_or(StoreError::NotFound)
+    }
+
+    async fn head_each(&self, keys: &[Key]) -> Result<Vec<Option<Meta>>, StoreError> {
+        let (volume, keys) = (Arc::clone(&self.volume), keys.to_vec());
+        let heads = move || {
+            let head = |key| reading::head(&volume.path(key), key);
+            keys.iter().map(head).collect()
+        };
+        blocking(heads).await?
+    }
+
+    async fn read_each(&self, keys: &[Key], size_max_bytes: u64) -> Result<Vec<Small>, StoreError> {
+        let (volume, keys) = (Arc::clone(&self.volume), keys.to_vec());
+        let contents = move || {
+            let mut gathered = Gathered::default();
+            for key in &keys {
+                gathered.push(reading::small(&volume.path(key), key, size_max_bytes)?);
+                if gathered.is_full() {
+                    break;
+                }
+            }
+            Ok(gathered.items)
+        };
+        blocking(contents).await?
     }
 
     async fn touch(&self, key: &Key) -> Result<(), StoreError> {

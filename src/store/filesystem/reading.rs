@@ -1,12 +1,12 @@
-//! Streams of file content.
+//! Content of files: streams of it, small ones whole, and what is known without it.
 //!
 //! Must not know keys beyond what an error message says. Invariant: a stream gives exactly the bytes asked for or ends
 //! with an error, also where the file shrinks underneath.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,10 +16,42 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::blocking;
 use super::volume::{is_absent, meta_of};
-use crate::store::{ByteStream, Meta, StoreError};
+use crate::layout::Key;
+use crate::store::{ByteStream, Meta, Small, StoreError};
 
 /// How much one read takes: larger ones were measured to be slower, smaller ones pay for more hops between threads.
 const PIECE_BYTES: u64 = 256 * 1024;
+
+/// What is known of the file at `path`, if there is one; blocks.
+pub(super) fn head(path: &Path, key: &Key) -> Result<Option<Meta>, StoreError> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Ok(None),
+        Ok(metadata) => Ok(Some(meta_of(&metadata))),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(source) => Err(StoreError::from_io(format!("read {key}"), source)),
+    }
+}
+
+/// The whole file at `path`, if it is no longer than `size_max_bytes`; blocks.
+pub(super) fn small(path: &Path, key: &Key, size_max_bytes: u64) -> Result<Small, StoreError> {
+    let read = || {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Ok(Small::Absent);
+        }
+        let meta = meta_of(&metadata);
+        if meta.size_bytes > size_max_bytes {
+            return Ok(Small::TooLarge(meta));
+        }
+        let bytes = read_piece(&file, meta.size_bytes)?;
+        Ok(Small::Whole(meta, bytes))
+    };
+    match read() {
+        Err(error) if is_absent(&error) => Ok(Small::Absent),
+        read => read.map_err(|source| StoreError::from_io(format!("read {key}"), source)),
+    }
+}
 
 /// The file at `path`, or `range` of it; `doing` tells in an error what was done.
 pub(super) async fn get(
