@@ -49,9 +49,11 @@ impl Registry {
         let mut after = request.last.clone();
         let mut by_index = self.may_list_from_index(name).await;
         let mut is_last = false;
+        let mut limit = first_limit(count);
         while !is_last {
-            // A page beyond what is wanted tells whether there are more; the index is asked for no more than that.
-            let page = self.tags_by_index(name, after.as_deref(), by_index).await;
+            let page = self
+                .tags_by_index(name, after.as_deref(), limit, by_index)
+                .await;
             let candidates = if let Some(page) = page {
                 page
             } else {
@@ -59,7 +61,8 @@ impl Registry {
                 is_last = true;
                 self.tags_by_store(name, after.as_deref()).await?
             };
-            is_last |= candidates.len() < PAGE_MAX;
+            is_last |= candidates.len() < limit;
+            limit = PAGE_MAX;
             after = candidates
                 .last()
                 .map(|tag| tag.as_str().to_owned())
@@ -98,15 +101,17 @@ impl Registry {
         let mut items = Vec::new();
         let mut after = request.last.clone();
         let mut is_last = false;
+        let mut limit = first_limit(count);
         while !is_last {
-            let page = self.repositories_by_index(after.as_deref()).await;
+            let page = self.repositories_by_index(after.as_deref(), limit).await;
             let candidates = if let Some(page) = page {
                 page
             } else {
                 is_last = true;
                 self.repositories_by_store(viewer, after.as_deref()).await?
             };
-            is_last |= candidates.len() < PAGE_MAX;
+            is_last |= candidates.len() < limit;
+            limit = PAGE_MAX;
             after = candidates
                 .last()
                 .map(|name| name.as_str().to_owned())
@@ -274,6 +279,12 @@ impl Registry {
             }
         }
     }
+}
+
+/// How many names the index is asked for first: one more than wanted tells whether there are more. Where that does not do,
+/// because some are gone or not for this viewer, full pages follow.
+fn first_limit(count: usize) -> usize {
+    count.saturating_add(1).min(PAGE_MAX)
 }
 
 fn page_count(request: &PageRequest, most: usize) -> usize {

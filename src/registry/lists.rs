@@ -154,12 +154,13 @@ impl Registry {
         &self,
         name: &RepositoryName,
         after: Option<&str>,
+        limit: usize,
         by_index: bool,
     ) -> Option<Vec<Tag>> {
         if !by_index || !self.is_settled().await {
             return None;
         }
-        let tags = self.lists.index.tags(name, after, PAGE_MAX).await;
+        let tags = self.lists.index.tags(name, after, limit).await;
         let tags = answer_of("tags", tags).filter(|_| self.lists.is_read(name))?;
         Some(tags.into_iter().map(|(tag, _)| tag).collect())
     }
@@ -168,13 +169,14 @@ impl Registry {
     pub(super) async fn repositories_by_index(
         &self,
         after: Option<&str>,
+        limit: usize,
     ) -> Option<Vec<RepositoryName>> {
         if !self.lists.is_complete() || !self.is_settled().await {
             return None;
         }
         answer_of(
             "repositories",
-            self.lists.index.repositories(after, PAGE_MAX).await,
+            self.lists.index.repositories(after, limit).await,
         )
         .filter(|_| self.lists.is_complete())
     }
