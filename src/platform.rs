@@ -7,7 +7,7 @@
 //! (`getifaddrs`; `/proc/net` has no counterpart on macOS) by `if-addrs`, an option of sockets by `socket2`.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::{fs, io, net::IpAddr, path::Path};
+use std::{fs, fs::File, io, net::IpAddr, path::Path};
 
 /// Whether this is macOS, which keeps programs' files in places of its own.
 pub const IS_MACOS: bool = cfg!(target_os = "macos");
@@ -42,27 +42,8 @@ pub fn boot_id() -> Option<String> {
     Some(text.trim().to_owned()).filter(|id| !id.is_empty())
 }
 
-/// The host's short name, as `hostname -s`.
-pub fn short_host_name() -> String {
-    let node_name = node_name();
-    let short = node_name.split('.').next().unwrap_or_default();
-    if short.is_empty() { "localhost" } else { short }.to_owned()
-}
-
-/// The host's full name, if it has one: the node name with its dots, else the first dotted name beside it in `/etc/hosts`.
-pub fn full_host_name() -> Option<String> {
-    let node_name = node_name();
-    if node_name.contains('.') {
-        return Some(node_name);
-    }
-    let hosts = fs::read_to_string("/etc/hosts").ok()?;
-    let lines = hosts.lines().filter_map(|line| line.split('#').next());
-    let mut names = lines.map(|line| line.split_whitespace().skip(1));
-    let mut names = names.find(|names| names.clone().any(|name| name == node_name))?;
-    names.find(|name| name.contains('.')).map(str::to_owned)
-}
-
-fn node_name() -> String {
+/// The name that the system has for this machine, in lower case; with its domain on some.
+pub fn node_name() -> String {
     rustix::system::uname()
         .nodename()
         .to_string_lossy()
@@ -87,16 +68,6 @@ pub fn effective_user_id() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// Whether `directory` takes names that differ only by case for one.
-pub fn is_case_insensitive(directory: &Path) -> io::Result<bool> {
-    let name = format!(".case-probe-{}", std::process::id());
-    let probe = directory.join(&name);
-    fs::write(&probe, [])?;
-    let found = directory.join(name.to_uppercase()).try_exists();
-    fs::remove_file(&probe)?;
-    found
-}
-
 /// Lets a socket hold at most so much that the network does not take yet (Linux; elsewhere its whole buffer, of megabytes).
 pub fn limit_unsent(socket: &impl std::os::fd::AsFd, bytes: u32) -> io::Result<()> {
     #[cfg(target_os = "linux")]
@@ -105,16 +76,46 @@ pub fn limit_unsent(socket: &impl std::os::fd::AsFd, bytes: u32) -> io::Result<(
     Ok(())
 }
 
+/// Opens the file at `path` if the system can without waiting for a disk; an error other than "not found" leaves it open.
+pub fn open_at_once(path: &Path) -> io::Result<File> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+        // Not waiting for who might write into a pipe, either.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        Ok(openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED)?.into())
+    }
+    #[cfg(not(target_os = "linux"))]
+    Err(io::Error::other(path.to_string_lossy()))
+}
+
+/// Reads what the system has in memory from `offset_bytes` on, without waiting for a disk; an error where that is nothing.
+pub fn read_at_once(file: &File, bytes: &mut [u8], offset_bytes: u64) -> io::Result<usize> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::io::{ReadWriteFlags, preadv2};
+        let mut bytes = [io::IoSliceMut::new(bytes)];
+        Ok(preadv2(
+            file,
+            &mut bytes,
+            offset_bytes,
+            ReadWriteFlags::NOWAIT,
+        )?)
+    }
+    #[cfg(not(target_os = "linux"))]
+    Err(io::Error::other(format!(
+        "{file:?}, {}, {offset_bytes}",
+        bytes.len()
+    )))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     #[test]
     fn the_machine_answers() {
         assert!(boot_id().is_some() && boot_id() == boot_id());
-        assert!(!short_host_name().contains('.') && !short_host_name().is_empty());
+        assert!(!node_name().is_empty());
         assert!(!interface_addresses().iter().any(IpAddr::is_loopback));
-        let directory = tempfile::tempdir().unwrap();
-        is_case_insensitive(directory.path()).unwrap();
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }

@@ -224,7 +224,7 @@ pub(super) fn open_registry(
     };
     let store = FilesystemStore::open(place, clock.clone())?;
     let mut settings = config.registry.clone();
-    settings.case_insensitive = platform::is_case_insensitive(root)
+    settings.case_insensitive = filesystem::is_case_insensitive(root)
         .with_context(|| format!("cannot write in {}", root.display()))?;
     let secret = derived_secret(secret, "upload sessions")?;
     let index = index::Settings {

@@ -3,8 +3,7 @@
 //! Source: `docs/storage-layout.md`. Must not know what is linked. Invariant: the content of a link wins over its path (a
 //! sha512 push to the old registry leaves a sha512 path that holds a sha256 digest), and a damaged link is as good as none.
 
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
+use bytes::Bytes;
 
 use super::manifests::READ_SIZE_MAX_BYTES;
 use super::{Registry, RegistryError};
@@ -71,20 +70,14 @@ impl Registry {
         key: &Key,
         size_max_bytes: u64,
     ) -> Result<Option<Bytes>, RegistryError> {
-        let (meta, mut pieces) = match self.store.get(key, None).await {
-            Ok(found) => found,
-            Err(StoreError::NotFound) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        if meta.size_bytes > size_max_bytes {
-            warn_of_size(key, &meta);
-            return Ok(None);
-        }
-        let mut bytes = BytesMut::new();
-        while let Some(piece) = pieces.next().await {
-            bytes.extend_from_slice(&piece?);
-        }
-        Ok(Some(bytes.freeze()))
+        let mut bytes = None;
+        self.read_each(std::slice::from_ref(key), size_max_bytes, |_, content| {
+            if let Small::Whole(_, content) = content {
+                bytes = Some(content);
+            }
+        })
+        .await?;
+        Ok(bytes)
     }
 
     /// What is known of `key`, if it is there.

@@ -2,6 +2,7 @@
 //!
 //! Invariant: the names it gives are well-formed; one that the system reports and DNS would refuse is left out.
 
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::names::{Constraints, HostName};
@@ -25,8 +26,8 @@ impl Machine {
     /// This machine, now.
     pub(super) fn here() -> Self {
         Self {
-            short_name: platform::short_host_name(),
-            full_name: platform::full_host_name(),
+            short_name: short_host_name(),
+            full_name: full_host_name(),
             addresses: platform::interface_addresses(),
         }
     }
@@ -69,4 +70,24 @@ impl Machine {
         let name = self.full_name.as_ref().unwrap_or(&self.short_name);
         name.chars().take(HOST_IN_SUBJECT_MAX).collect()
     }
+}
+
+/// The host's short name, as `hostname -s`.
+fn short_host_name() -> String {
+    let node_name = platform::node_name();
+    let short = node_name.split('.').next().unwrap_or_default();
+    if short.is_empty() { "localhost" } else { short }.to_owned()
+}
+
+/// The host's full name, if it has one: the node name with its dots, else the first dotted name beside it in `/etc/hosts`.
+fn full_host_name() -> Option<String> {
+    let node_name = platform::node_name();
+    if node_name.contains('.') {
+        return Some(node_name);
+    }
+    let hosts = fs::read_to_string("/etc/hosts").ok()?;
+    let lines = hosts.lines().filter_map(|line| line.split('#').next());
+    let mut names = lines.map(|line| line.split_whitespace().skip(1));
+    let mut names = names.find(|names| names.clone().any(|name| name == node_name))?;
+    names.find(|name| name.contains('.')).map(str::to_owned)
 }

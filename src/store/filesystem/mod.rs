@@ -4,9 +4,11 @@
 //! `publish`). Must not know which links a registry writes. Invariant: a file has its final name only when its bytes are
 //! durable. Whoever opens the store holds the lock of its state directory: opening empties `tmp/` and `trash/`.
 
+mod buffers;
 mod change;
 mod checkpoint;
 mod committer;
+mod content;
 mod disk;
 #[cfg(test)]
 mod durability;
@@ -27,14 +29,16 @@ mod volume;
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
+use self::buffers::Buffers;
 use self::committer::Committer;
 use self::disk::{Disk, RealDisk};
+use self::reading::MustWait;
 use self::session::Sessions;
 use self::volume::{Volume, is_absent};
 use crate::clock::Clock;
@@ -47,6 +51,10 @@ use crate::store::{
 /// How many requests write and sync their bytes at once. File systems join what syncs at the same time; beyond this they
 /// only queue, each on a thread.
 const STAGING_REQUESTS_MAX: usize = 32;
+
+/// How many keys are looked at, and read, before a hop to where waiting is allowed, as long as all is in memory: a few
+/// microseconds each, less than the hop.
+const AT_ONCE_MAX: usize = 4;
 
 /// Where the store lies, and in which life of the machine.
 #[derive(Debug, Clone)]
@@ -74,6 +82,7 @@ pub struct FilesystemStore {
     sessions: Arc<Sessions>,
     committer: Arc<Committer>,
     staging: Semaphore,
+    buffers: Arc<Buffers>,
 }
 
 impl FilesystemStore {
@@ -94,6 +103,7 @@ impl FilesystemStore {
             committer: Arc::new(Committer::start(Arc::clone(&volume))?),
             volume,
             staging: Semaphore::new(STAGING_REQUESTS_MAX),
+            buffers: Arc::default(),
         })
     }
 }
@@ -105,37 +115,71 @@ impl ObjectStore for FilesystemStore {
         key: &Key,
         range: Option<Range<u64>>,
     ) -> Result<(Meta, ByteStream), StoreError> {
-        reading::get(self.volume.path(key), range, format!("read {key}")).await
+        let path = self.volume.path(key);
+        let content = content::get(path, range, &self.buffers, format!("read {key}")).await;
+        content.map_err(|source| absent_or_failed(format!("read {key}"), source))
     }
 
     async fn head(&self, key: &Key) -> Result<Meta, StoreError> {
-        let (path, key) = (self.volume.path(key), key.clone());
-        let found = blocking(move || reading::head(&path, &key)).await??;
-        found.ok_or(StoreError::NotFound)
+        let path = self.volume.path(key);
+        let found = match reading::head_at_once(&path) {
+            Ok(found) => Ok(found),
+            Err(MustWait) => blocking(move || reading::head(&path)).await?,
+        };
+        let found = found.and_then(|found| found.ok_or_else(|| io::ErrorKind::NotFound.into()));
+        found.map_err(|source| absent_or_failed(format!("read {key}"), source))
     }
 
     async fn head_each(&self, keys: &[Key]) -> Result<Vec<Option<Meta>>, StoreError> {
-        let (volume, keys) = (Arc::clone(&self.volume), keys.to_vec());
-        let heads = move || {
-            let head = |key| reading::head(&volume.path(key), key);
-            keys.iter().map(head).collect()
+        let mut heads = Vec::with_capacity(keys.len());
+        for key in keys.iter().take(AT_ONCE_MAX) {
+            let Ok(head) = reading::head_at_once(&self.volume.path(key)) else {
+                break;
+            };
+            heads.push(head);
+        }
+        let Some(left) = keys.get(heads.len()..).filter(|left| !left.is_empty()) else {
+            return Ok(heads);
         };
-        blocking(heads).await?
+        let (volume, left) = (Arc::clone(&self.volume), left.to_vec());
+        blocking(move || {
+            for key in left {
+                let head = reading::head(&volume.path(&key));
+                heads.push(head.map_err(|source| read_failed(&key, source))?);
+            }
+            Ok(heads)
+        })
+        .await?
     }
 
     async fn read_each(&self, keys: &[Key], size_max_bytes: u64) -> Result<Vec<Small>, StoreError> {
-        let (volume, keys) = (Arc::clone(&self.volume), keys.to_vec());
-        let contents = move || {
-            let mut gathered = Gathered::default();
-            for key in &keys {
-                gathered.push(reading::small(&volume.path(key), key, size_max_bytes)?);
+        let mut gathered = Gathered::default();
+        for key in keys.iter().take(AT_ONCE_MAX) {
+            let path = self.volume.path(key);
+            let Ok(content) = reading::small_at_once(&path, size_max_bytes) else {
+                break;
+            };
+            gathered.push(content);
+            if gathered.is_full() {
+                return Ok(gathered.items);
+            }
+        }
+        let left = keys.get(gathered.items.len()..);
+        let Some(left) = left.filter(|left| !left.is_empty()) else {
+            return Ok(gathered.items);
+        };
+        let (volume, left) = (Arc::clone(&self.volume), left.to_vec());
+        blocking(move || {
+            for key in left {
+                let content = reading::small(&volume.path(&key), size_max_bytes);
+                gathered.push(content.map_err(|source| read_failed(&key, source))?);
                 if gathered.is_full() {
                     break;
                 }
             }
             Ok(gathered.items)
-        };
-        blocking(contents).await?
+        })
+        .await?
     }
 
     async fn touch(&self, key: &Key) -> Result<(), StoreError> {
@@ -214,6 +258,16 @@ impl ObjectStore for FilesystemStore {
     }
 }
 
+/// Whether `directory` takes names that differ only by case for one; blocks.
+pub fn is_case_insensitive(directory: &Path) -> io::Result<bool> {
+    let name = format!(".case-probe-{}", std::process::id());
+    let probe = directory.join(&name);
+    fs::write(&probe, [])?;
+    let found = directory.join(name.to_uppercase()).try_exists();
+    fs::remove_file(&probe)?;
+    found
+}
+
 /// Runs what blocks where blocking is allowed.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
@@ -224,6 +278,10 @@ async fn blocking<T: Send + 'static>(
 
 fn interrupted(source: tokio::task::JoinError) -> StoreError {
     StoreError::from_io("finish work on the disk", io::Error::other(source))
+}
+
+fn read_failed(key: &Key, source: io::Error) -> StoreError {
+    StoreError::from_io(format!("read {key}"), source)
 }
 
 fn absent_or_failed(doing: String, source: io::Error) -> StoreError {
