@@ -114,6 +114,7 @@ impl Registry {
             .await?
             .into_iter()
             .collect();
+        index.settle().await;
         let mut after: Option<RepositoryName> = None;
         loop {
             let after_text = after.as_ref().map(RepositoryName::as_str);

@@ -1,6 +1,6 @@
 //! Who takes how much room, and what would be free without them.
 //!
-//! Counted in the index, from edges and links. Must not know how it is printed. Invariant: bytes that two of the rows need
+//! Counted in the index, from edges and links; only where a tag points is asked of the store. Must not know how it is printed. Invariant: bytes that two of the rows need
 //! are unique in neither; what a row would free is never more than what is really freed, but for manifests, which are small
 //! and whose other repositories are not looked for when one repository is asked about.
 
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::status::{SizesInOrder, each_manifest, mark_of};
 use super::{IndexedError, Registry, RegistryError};
 use crate::index::{ChildKind, Index, IndexError, PAGE_MAX};
+use crate::layout::{Key, Place};
 use crate::oci::{Digest, Reference, RepositoryName, Tag};
 
 /// What is asked about.
@@ -48,14 +49,14 @@ impl Registry {
         match subject {
             Subject::Everything => Ok(repositories(index).await?),
             Subject::Repository(name) => {
-                let rows = tags(index, name).await?;
+                let rows = self.tags_usage(name).await?;
                 if rows.is_empty() && !self.repository_exists(name).await? {
                     return Err(RegistryError::NameUnknown(name.clone()).into());
                 }
                 Ok(rows)
             }
             Subject::Tag(name, tag) => {
-                let mut rows = tags(index, name).await?;
+                let mut rows = self.tags_usage(name).await?;
                 rows.retain(|row| row.name.as_deref() == Some(tag.as_str()));
                 if rows.is_empty() {
                     let reference = Reference::Tag(tag.clone());
@@ -64,6 +65,18 @@ impl Registry {
                 Ok(rows)
             }
         }
+    }
+
+    async fn tags_usage(&self, name: &RepositoryName) -> Result<Vec<Usage>, IndexedError> {
+        let index = &self.lists.index;
+        let tags = all_tags(index, name).await?;
+        let current = |tag: &Tag| Place::TagCurrent(name.clone(), tag.clone()).key();
+        let links: Vec<Key> = tags.iter().map(current).collect();
+        // What the index says of it may be out of date: the old registry moves a tag and no directory's time tells.
+        let digests = self.read_links(&links).await?;
+        let tags = tags.into_iter().zip(digests);
+        let tags = tags.filter_map(|(tag, digest)| Some((tag, digest?)));
+        Ok(usage_of_tags(index, name, tags.collect()).await?)
     }
 }
 
@@ -177,8 +190,11 @@ struct Needed {
 }
 
 /// A row for each tag, and one without a name for what no tag leads to.
-async fn tags(index: &Index, name: &RepositoryName) -> Result<Vec<Usage>, IndexError> {
-    let tags = all_tags(index, name).await?;
+async fn usage_of_tags(
+    index: &Index,
+    name: &RepositoryName,
+    tags: Vec<(Tag, Digest)>,
+) -> Result<Vec<Usage>, IndexError> {
     let mut tags_of: BTreeMap<Digest, u64> = BTreeMap::new();
     for (_, digest) in &tags {
         *tags_of.entry(digest.clone()).or_default() += 1;
@@ -284,13 +300,14 @@ async fn children(
     }
 }
 
-async fn all_tags(index: &Index, name: &RepositoryName) -> Result<Vec<(Tag, Digest)>, IndexError> {
-    let mut all: Vec<(Tag, Digest)> = Vec::new();
+async fn all_tags(index: &Index, name: &RepositoryName) -> Result<Vec<Tag>, IndexError> {
+    let mut all: Vec<Tag> = Vec::new();
     loop {
-        let after = all.last().map(|(tag, _)| tag.as_str());
-        let page = index.tags(name, after, PAGE_MAX).await?;
+        let page = index
+            .tags(name, all.last().map(Tag::as_str), PAGE_MAX)
+            .await?;
         let is_last = page.len() < PAGE_MAX;
-        all.extend(page);
+        all.extend(page.into_iter().map(|(tag, _)| tag));
         if is_last {
             return Ok(all);
         }

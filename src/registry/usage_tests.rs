@@ -128,10 +128,23 @@ async fn a_child_that_two_indexes_list_is_unique_in_neither() {
     // A manifest that lists itself, and one whose size nobody has noted, end the walk all the same.
     facts.extend(manifest(4, 40, &[(4, 40, ChildKind::Manifest)]));
     facts.extend([tag("self", 4), tag("unknown", 5)]);
+    // One that the old registry has moved meanwhile, and one that it has removed: neither shows in the index.
+    let moved = [
+        ("x", 2),
+        ("y", 3),
+        ("self", 4),
+        ("unknown", 5),
+        ("moved", 1),
+    ];
+    facts.extend([tag("moved", 3), tag("gone", 3)]);
+    let place = |text: &str| Place::TagCurrent(name("a"), text.parse().unwrap());
+    let links = moved.map(|(text, at)| put_link(&place(text), &number(at)));
+    lab.apply(links.into()).await;
     lab.index.record(&name("a"), facts);
     assert_eq!(
         rows(&lab, Subject::Repository(name("a"))).await,
         [
+            row(Some("moved"), 10 + 1_000, 0),
             row(Some("self"), 40, 40),
             row(Some("unknown"), 0, 0),
             row(Some("x"), 20 + 10 + 1_000, 20),

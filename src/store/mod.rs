@@ -207,8 +207,8 @@ pub struct Entry {
 pub struct Meta {
     /// The length of the content; 0 for a prefix entry.
     pub size_bytes: u64,
-    /// When it was last written or touched; for a prefix entry, when something directly in it came or went (where the
-    /// store can tell).
+    /// When it was last written or touched; for a prefix entry, when something directly in it came or went, or was
+    /// about to be replaced in a prefix that appears whole (a tag that is moved); where the store can tell.
     pub modified: Option<SystemTime>,
     /// Changes whenever the content does.
     pub version: Version,

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::time::SystemTime;
 
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
@@ -39,6 +40,9 @@ pub(super) trait Disk: Send + Sync {
 
     /// Gives a file another name; `AlreadyExists` if something has that name.
     fn rename_if_absent(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Gives a directory another modification time.
+    fn set_directory_time(&self, path: &Path, time: SystemTime) -> io::Result<()>;
 
     /// Removes one file.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
@@ -86,6 +90,10 @@ impl Disk for RealDisk {
             }
             done => Ok(done?),
         }
+    }
+
+    fn set_directory_time(&self, path: &Path, time: SystemTime) -> io::Result<()> {
+        File::open(path)?.set_modified(time)
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {

@@ -100,6 +100,9 @@ impl Publisher {
             } => {
                 let path = self.volume.directory(&directory);
                 if path.exists() {
+                    self.show_above(&path, changed).map_err(|source| {
+                        StoreError::from_io(format!("write {directory}"), source)
+                    })?;
                     return placements
                         .iter()
                         .try_for_each(|placement| self.place(placement, changed));
@@ -258,6 +261,17 @@ impl Publisher {
             // What cannot be removed now is removed at the next start.
             let _ = self.volume.disk.remove_tree(&nursery);
         })
+    }
+
+    /// Gives the directory above a new time before something in `directory` is replaced. By itself it would keep its time,
+    /// and whoever remembers it (the index's stamps) would not see, after a crash, that a tag was moved.
+    fn show_above(&self, directory: &Path, changed: &mut Changed) -> io::Result<()> {
+        let Some(above) = directory.parent() else {
+            return Ok(());
+        };
+        changed.directories.insert(above.to_owned());
+        let now = self.volume.new_stamp();
+        self.volume.disk.set_directory_time(above, now)
     }
 
     fn remove_tree(&mut self, path: &Path, changed: &mut Changed) -> io::Result<()> {

@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use super::disk::{Disk, Reach, RealDisk};
 
@@ -239,6 +240,12 @@ impl Disk for RecordingDisk {
     fn rename_if_absent(&self, from: &Path, to: &Path) -> io::Result<()> {
         let call = format!("rename {} to {}", from.display(), to.display());
         self.record(call, |_| RealDisk.rename_if_absent(from, to))
+    }
+
+    fn set_directory_time(&self, path: &Path, time: SystemTime) -> io::Result<()> {
+        self.record(format!("set the time of {}", path.display()), |_| {
+            RealDisk.set_directory_time(path, time)
+        })
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
