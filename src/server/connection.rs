@@ -38,6 +38,11 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// What the system holds for a client that reads slowly, beyond what is under way: the stall limit judges a reader by what
 /// the system takes next, and a full buffer of the usual megabytes takes nothing for minutes from one who reads 16 KiB/s.
 const UNSENT_BYTES: u32 = 128 * 1024;
+/// What is encrypted and waits for the network, per connection: the library's 64 KiB ends each write after half a piece.
+const TLS_BUFFER_BYTES: usize = 256 * 1024;
+/// What one HTTP/1 connection gathers of answers before it writes, and of a request's body before it is taken: with the
+/// library's 400 KiB, many pulls at once hold several pieces each.
+const HTTP1_BUFFER_BYTES: usize = 128 * 1024;
 /// Connections waiting to be taken.
 const BACKLOG: i32 = 1_024;
 /// A pause after a failed accept (no descriptors left), so that it does not spin.
@@ -154,7 +159,10 @@ async fn serve(state: Arc<State>, stream: TcpStream, peer: SocketAddr, ending: C
                 () = ending.cancelled() => return,
             };
             match stream {
-                Ok(stream) => serve_http(state, stream, peer, Speaks::Tls, ending).await,
+                Ok(mut stream) => {
+                    stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
+                    serve_http(state, stream, peer, Speaks::Tls, ending).await;
+                }
                 // Mostly a client that does not trust our authority; it knows better what is wrong than we do.
                 Err(error) => tracing::debug!(%error, %peer, "TLS handshake failed"),
             }
@@ -264,6 +272,7 @@ fn builder(settings: &Settings, speaks: Speaks) -> auto::Builder<TokioExecutor> 
     builder
         .http1()
         .timer(TokioTimer::new())
+        .max_buf_size(HTTP1_BUFFER_BYTES)
         .header_read_timeout(Duration::from_secs(settings.limits.header_secs));
     builder
         .http2()
