@@ -3,9 +3,12 @@
 //! Source: distribution-spec "Pushing Manifests"; DESIGN D2, D8. Must not know HTTP. Invariants: the exact bytes are kept;
 //! bytes before link, link before tag; tags go before the revision they point at.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::links::put_link;
+use super::manifest_cache::Content;
 use super::references::MissingLink;
 use super::rereading::facts_of_manifest;
 use super::{Registry, RegistryError};
@@ -25,7 +28,7 @@ pub struct StoredManifest {
     /// Its address: what was asked for, or what the tag points at.
     pub digest: Digest,
     /// What it says it is.
-    pub media_type: String,
+    pub media_type: Arc<str>,
     /// Its exact bytes.
     pub bytes: Bytes,
 }
@@ -48,19 +51,32 @@ impl Registry {
     ) -> Result<StoredManifest, RegistryError> {
         let unknown = || RegistryError::ManifestUnknown(reference.clone());
         let digest = self.resolve(name, reference).await?.ok_or_else(unknown)?;
-        let (key, _) = self
-            .linked_manifest(name, &digest)
-            .await?
-            .ok_or_else(unknown)?;
-        let bytes = self
-            .read_small(&key, READ_SIZE_MAX_BYTES)
-            .await?
-            .ok_or_else(unknown)?;
+        let content = self.content_of(name, &digest).await?;
+        let Content { media_type, bytes } = content.ok_or_else(unknown)?;
         Ok(StoredManifest {
             digest,
-            media_type: Manifest::media_type_of(&bytes),
+            media_type,
             bytes,
         })
+    }
+
+    async fn content_of(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Content>, RegistryError> {
+        let Some((key, meta)) = self.linked_manifest(name, digest).await? else {
+            return Ok(None);
+        };
+        if let Some(content) = self.manifests.get(digest, &meta.version) {
+            return Ok(Some(content));
+        }
+        let bytes = self.read_small(&key, READ_SIZE_MAX_BYTES).await?;
+        let content = bytes.map(Content::of);
+        if let Some(content) = &content {
+            self.manifests.put(digest, meta.version, content);
+        }
+        Ok(content)
     }
 
     async fn resolve(

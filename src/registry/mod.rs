@@ -14,6 +14,7 @@ mod links;
 mod listings;
 mod lists;
 mod locks;
+mod manifest_cache;
 mod manifests;
 mod references;
 mod referrers;
@@ -43,6 +44,7 @@ pub use self::usage::{Subject, Usage};
 
 use self::lists::Lists;
 use self::locks::ShardLocks;
+use self::manifest_cache::ManifestCache;
 use self::sessions::Sessions;
 use crate::clock::Clock;
 use crate::index::Index;
@@ -58,6 +60,7 @@ pub struct Registry {
     sessions: Sessions,
     clock: Arc<dyn Clock>,
     lists: Lists,
+    manifests: ManifestCache,
     /// Held from the check that everything referenced exists to the revision link: one shard per digest.
     digest_locks: ShardLocks,
     /// Keeps a tag from moving while the manifest it pointed at is deleted: one shard per repository.
@@ -78,6 +81,7 @@ impl Registry {
         Self {
             sessions: Sessions::new(secret, open_uploads, Arc::clone(&clock)),
             lists: Lists::new(index),
+            manifests: ManifestCache::default(),
             store,
             settings,
             clock,

@@ -57,6 +57,10 @@ impl Drop for Line {
 /// A path as it may be logged. The second half of an upload session's id is a MAC, which the log keeps to itself; the first
 /// half tells sessions apart.
 pub(super) fn shown(path: &str) -> String {
+    let is_session = |part: &str| part.parse::<UploadId>().is_ok();
+    if !path.split('/').any(is_session) {
+        return path.to_owned();
+    }
     path.split('/')
         .map(|part| match part.parse::<UploadId>() {
             Ok(id) => id.public_part(),

@@ -15,10 +15,11 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use rustls::server::Acceptor;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -152,9 +153,14 @@ async fn serve(state: Arc<State>, stream: TcpStream, peer: SocketAddr, ending: C
         None => {}
         Some(false) => serve_http(state, stream, peer, Speaks::PlainByMistake, ending).await,
         Some(true) => {
-            let acceptor = TlsAcceptor::from(tls.server_config(!state.settings.http2_disabled));
+            let accepting = async {
+                let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+                let http2 = !state.settings.http2_disabled;
+                let config = tls.server_config(http2, start.client_hello().cipher_suites());
+                start.into_stream(config).await
+            };
             let stream = tokio::select! {
-                accepted = acceptor.accept(stream) => accepted,
+                accepted = accepting => accepted,
                 () = state.services.clock.sleep(time) => return,
                 () = ending.cancelled() => return,
             };

@@ -21,10 +21,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{CipherSuite, ServerConfig, SupportedCipherSuite};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
@@ -185,9 +185,12 @@ impl Tls {
         Ok(Some(Self { state, config }))
     }
 
-    /// For the acceptor; follows reloads by itself. ALPN h2 and http/1.1 (only http/1.1 if `http2` is false).
-    pub fn server_config(&self, http2: bool) -> Arc<ServerConfig> {
+    /// For the acceptor; follows reloads by itself. ALPN h2 and http/1.1 (only http/1.1 if `http2` is false). `offered` is
+    /// what the client offers, in its order: the quickest cipher is taken, which most clients do not put first, but from a
+    /// client that puts ChaCha20 first, because its processor has no instructions for AES, the one it wants.
+    pub fn server_config(&self, http2: bool, offered: &[CipherSuite]) -> Arc<ServerConfig> {
         let mut config = self.config.clone();
+        config.ignore_client_order = !wants_chacha20(offered);
         let protocols: &[&[u8]] = if http2 {
             &[b"h2", b"http/1.1"]
         } else {
@@ -302,13 +305,41 @@ fn server_config(
         MinimumVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         MinimumVersion::Tls13 => &[&rustls::version::TLS13],
     };
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let mut provider = (*provider).clone();
+    // As good as AES-256 for as long as TLS protects anything, with a quarter less work: ciphers are a third of a pull.
+    let is_aes_128 = |suite: &SupportedCipherSuite| {
+        let name = suite.suite();
+        let quick = [
+            CipherSuite::TLS13_AES_128_GCM_SHA256,
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        ];
+        quick.contains(&name)
+    };
+    provider
+        .cipher_suites
+        .sort_by_key(|suite| !is_aes_128(suite));
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(versions)?
         .with_no_client_auth()
         .with_cert_resolver(served);
     // Tickets instead of a session table: a client that opens a thousand connections costs no memory here.
     config.ticketer = aws_lc_rs::Ticketer::new()?;
     Ok(config)
+}
+
+/// Whether the first cipher that we know too is ChaCha20 (clients may put a random value before it, RFC 8701).
+fn wants_chacha20(offered: &[CipherSuite]) -> bool {
+    let chacha20 = [
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    ];
+    let known = aws_lc_rs::ALL_CIPHER_SUITES;
+    let first = offered
+        .iter()
+        .find(|offered| known.iter().any(|known| known.suite() == **offered));
+    first.is_some_and(|first| chacha20.contains(first))
 }
 
 /// The user's own certificate is not ours to renew; that its end is near is said at every start and reload.

@@ -82,11 +82,29 @@ impl Lab {
         authority: &Path,
         name: &str,
     ) -> Result<Vec<CertificateDer<'static>>, rustls::Error> {
+        let provider = aws_lc_rs::default_provider();
+        let client = self.connect(server, authority, name, provider)?;
+        let chain = client.peer_certificates().unwrap();
+        Ok(chain
+            .iter()
+            .cloned()
+            .map(CertificateDer::into_owned)
+            .collect())
+    }
+
+    /// A client of `name` that offers what `provider` has, after its handshake.
+    fn connect(
+        &self,
+        server: &Arc<ServerConfig>,
+        authority: &Path,
+        name: &str,
+        provider: CryptoProvider,
+    ) -> Result<ClientConnection, rustls::Error> {
         let mut roots = RootCertStore::empty();
         roots
             .add(CertificateDer::from_pem_file(authority).unwrap())
             .unwrap();
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let provider = Arc::new(provider);
         let time = Arc::new(FixedTime(self.clock.clone()));
         let mut client = ClientConfig::builder_with_details(provider, time)
             .with_safe_default_protocol_versions()
@@ -108,16 +126,11 @@ impl Lab {
             client.process_new_packets()?;
         }
         assert_eq!(client.alpn_protocol(), Some(&b"h2"[..]));
-        let chain = client.peer_certificates().unwrap();
-        Ok(chain
-            .iter()
-            .cloned()
-            .map(CertificateDer::into_owned)
-            .collect())
+        Ok(client)
     }
 
     pub(super) fn accepts(&self, tls: &Tls, name: &str) -> bool {
-        self.chain(&tls.server_config(true), &self.path("ca.crt"), name)
+        self.chain(&tls.server_config(true, &[]), &self.path("ca.crt"), name)
             .is_ok()
     }
 
@@ -153,7 +166,7 @@ fn a_client_that_trusts_the_authority_accepts_every_name_of_the_machine() {
         "registry.lab.example",
         "198.51.100.7",
     ] {
-        let chain = lab.chain(&tls.server_config(true), &lab.path("ca.crt"), name);
+        let chain = lab.chain(&tls.server_config(true, &[]), &lab.path("ca.crt"), name);
         assert_eq!(chain.expect(name).len(), 2, "leaf and authority");
     }
     for name in [
@@ -202,6 +215,34 @@ fn a_name_outside_the_constraints_is_refused_even_when_the_authority_signs_it() 
             format!("{refusal:?}").contains("NameConstraintViolation"),
             "{refusal:?}"
         );
+    }
+}
+
+#[test]
+fn the_quickest_cipher_is_taken_unless_the_client_has_no_instructions_for_it() {
+    let lab = Lab::new();
+    let tls = lab.open();
+    let suites = aws_lc_rs::default_provider().cipher_suites;
+    let of = |name: CipherSuite| *suites.iter().find(|suite| suite.suite() == name).unwrap();
+    let aes_256 = of(CipherSuite::TLS13_AES_256_GCM_SHA384);
+    let aes_128 = of(CipherSuite::TLS13_AES_128_GCM_SHA256);
+    let chacha20 = of(CipherSuite::TLS13_CHACHA20_POLY1305_SHA256);
+    for (offered, taken) in [
+        (vec![aes_256, aes_128, chacha20], aes_128),
+        (vec![aes_256, chacha20, aes_128], aes_128),
+        (vec![aes_256], aes_256),
+        (vec![chacha20, aes_256, aes_128], chacha20),
+        (vec![chacha20], chacha20),
+    ] {
+        let names: Vec<CipherSuite> = offered.iter().map(|suite| suite.suite()).collect();
+        // Ours may begin with what nobody knows.
+        let names = [&[CipherSuite::from(0x0a0a)], &*names].concat();
+        let server = tls.server_config(true, &names);
+        let mut provider = aws_lc_rs::default_provider();
+        provider.cipher_suites = offered;
+        let client = lab.connect(&server, &lab.path("ca.crt"), "localhost", provider);
+        let agreed = client.unwrap().negotiated_cipher_suite().unwrap();
+        assert_eq!(agreed.suite(), taken.suite(), "{names:?}");
     }
 }
 
@@ -278,7 +319,7 @@ fn an_authority_that_goes_away_is_not_replaced_while_running() {
     fs::rename(&kept, &away).unwrap();
     assert!(matches!(tls.reload(), Err(TlsError::AuthorityGone { .. })));
     assert!(
-        lab.chain(&tls.server_config(true), &away, "localhost")
+        lab.chain(&tls.server_config(true, &[]), &away, "localhost")
             .is_ok()
     );
 }
@@ -318,7 +359,7 @@ async fn the_leaf_is_renewed_before_its_end_and_when_an_address_comes() {
     let lab = Lab::new();
     let tls = Arc::new(lab.open());
     // Taken once, as the acceptor does.
-    let config = tls.server_config(true);
+    let config = tls.server_config(true, &[]);
     let leaf = || {
         lab.chain(&config, &lab.path("ca.crt"), "localhost")
             .unwrap()[0]
@@ -364,7 +405,7 @@ fn new_files_of_the_user_are_served_after_a_reload_and_bad_ones_are_not() {
     fs::copy(own(&lab, "tls.key"), lab.path("own.key")).unwrap();
     let tls = lab.open_with(&settings).unwrap();
     assert!(tls.authority_pem().is_none());
-    let config = tls.server_config(true);
+    let config = tls.server_config(true, &[]);
     assert!(
         lab.chain(&config, &lab.path("ca.crt"), "lab1.local")
             .is_ok()

@@ -215,6 +215,7 @@ impl Session {
 fn write(session: &Arc<Session>, sink: &mut Sink, pieces: &[Bytes]) -> io::Result<()> {
     refuse_if_refused(session)?;
     let disk = &session.sessions.volume.disk;
+    let mut hashers = sink.hashers.clone();
     let mut end_bytes = sink.offset_bytes;
     for piece in pieces {
         if let Err(error) = disk.write(&sink.file, piece, end_bytes) {
@@ -224,13 +225,13 @@ fn write(session: &Arc<Session>, sink: &mut Sink, pieces: &[Bytes]) -> io::Resul
             }
             return Err(error);
         }
-        end_bytes += piece.len() as u64;
-    }
-    for hasher in &mut sink.hashers {
-        for piece in pieces {
+        // Right after it was written, while it is in the processor's cache: all pieces are too much for that.
+        for hasher in &mut hashers {
             hasher.update(piece);
         }
+        end_bytes += piece.len() as u64;
     }
+    sink.hashers = hashers;
     sink.offset_bytes = end_bytes;
     if end_bytes - sink.writeback_bytes >= WRITEBACK_BYTES && start_writeback(session) {
         sink.writeback_bytes = end_bytes;
