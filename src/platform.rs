@@ -76,17 +76,22 @@ pub fn limit_unsent(socket: &impl std::os::fd::AsFd, bytes: u32) -> io::Result<(
     Ok(())
 }
 
-/// Opens the file at `path` if the system can without waiting for a disk; an error other than "not found" leaves it open.
-pub fn open_at_once(path: &Path) -> io::Result<File> {
+/// Opens the file at `path` if the system can without waiting for a disk, to be read or (cheaper) only to be asked about;
+/// an error other than "not found" leaves it open.
+pub fn open_at_once(path: &Path, is_read: bool) -> io::Result<File> {
     #[cfg(target_os = "linux")]
     {
         use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
         // Not waiting for who might write into a pipe, either.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let flags = if is_read {
+            OFlags::NONBLOCK
+        } else {
+            OFlags::PATH
+        } | OFlags::CLOEXEC;
         Ok(openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED)?.into())
     }
     #[cfg(not(target_os = "linux"))]
-    Err(io::Error::other(path.to_string_lossy()))
+    Err(io::Error::other(format!("{path:?}, {is_read}")))
 }
 
 /// Reads what the system has in memory from `offset_bytes` on, without waiting for a disk; an error where that is nothing.

@@ -172,7 +172,7 @@ impl Tls {
         };
         let current = source.read(&machine(), now, &provider)?;
         let served = Arc::new(Served(ArcSwap::from_pointee(current)));
-        let config = server_config(minimum, provider.clone(), served.clone())?;
+        let config = server_config(minimum, &provider, served.clone())?;
         let state = State {
             source,
             clock,
@@ -187,7 +187,7 @@ impl Tls {
 
     /// For the acceptor; follows reloads by itself. ALPN h2 and http/1.1 (only http/1.1 if `http2` is false). `offered` is
     /// what the client offers, in its order: the quickest cipher is taken, which most clients do not put first, but from a
-    /// client that puts ChaCha20 first, because its processor has no instructions for AES, the one it wants.
+    /// client that puts `ChaCha20` first, because its processor has no instructions for AES, the one it wants.
     pub fn server_config(&self, http2: bool, offered: &[CipherSuite]) -> Arc<ServerConfig> {
         let mut config = self.config.clone();
         config.ignore_client_order = !wants_chacha20(offered);
@@ -298,14 +298,14 @@ impl fmt::Debug for Served {
 
 fn server_config(
     minimum: MinimumVersion,
-    provider: Arc<CryptoProvider>,
+    provider: &CryptoProvider,
     served: Arc<Served>,
 ) -> Result<ServerConfig, TlsError> {
     let versions: &[_] = match minimum {
         MinimumVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         MinimumVersion::Tls13 => &[&rustls::version::TLS13],
     };
-    let mut provider = (*provider).clone();
+    let mut provider = provider.clone();
     // As good as AES-256 for as long as TLS protects anything, with a quarter less work: ciphers are a third of a pull.
     let is_aes_128 = |suite: &SupportedCipherSuite| {
         let name = suite.suite();
@@ -328,7 +328,7 @@ fn server_config(
     Ok(config)
 }
 
-/// Whether the first cipher that we know too is ChaCha20 (clients may put a random value before it, RFC 8701).
+/// Whether the first cipher that we know too is `ChaCha20` (clients may put a random value before it, RFC 8701).
 fn wants_chacha20(offered: &[CipherSuite]) -> bool {
     let chacha20 = [
         CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,

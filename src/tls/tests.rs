@@ -206,7 +206,7 @@ fn a_name_outside_the_constraints_is_refused_even_when_the_authority_signs_it() 
         authority: None,
     };
     let served = Arc::new(Served(ArcSwap::from_pointee(current)));
-    let config = server_config(MinimumVersion::Tls12, provider, served).unwrap();
+    let config = server_config(MinimumVersion::Tls12, &provider, served).unwrap();
     for name in ["example.com", "localhost"] {
         let refusal = lab
             .chain(&Arc::new(config.clone()), &lab.path("ca.crt"), name)

@@ -30,7 +30,7 @@ pub(super) fn head(path: &Path) -> io::Result<Option<Meta>> {
 
 /// [`head`], without waiting.
 pub(super) fn head_at_once(path: &Path) -> Result<Option<Meta>, MustWait> {
-    match open_at_once(path)? {
+    match Opened::at_once(path, false)? {
         Opened::File(_, meta) => Ok(Some(meta)),
         Opened::Nothing => Ok(None),
     }
@@ -81,6 +81,10 @@ pub(super) enum Opened {
 }
 
 impl Opened {
+    fn at_once(path: &Path, is_read: bool) -> Result<Self, MustWait> {
+        Self::of(platform::open_at_once(path, is_read)).map_err(|_| MustWait)
+    }
+
     fn of(opened: io::Result<File>) -> io::Result<Self> {
         let metadata = opened.and_then(|file| {
             let metadata = file.metadata()?;
@@ -102,7 +106,7 @@ pub(super) fn open(path: &Path) -> io::Result<Opened> {
 
 /// [`open`], without waiting.
 pub(super) fn open_at_once(path: &Path) -> Result<Opened, MustWait> {
-    Opened::of(platform::open_at_once(path)).map_err(|_| MustWait)
+    Opened::at_once(path, true)
 }
 
 pub(super) fn length(bytes: u64) -> io::Result<usize> {
