@@ -43,7 +43,7 @@ pub(super) struct Change<'a> {
     changes: &'a Changes,
     name: RepositoryName,
     is_told: bool,
-    _shared: Option<OwnedRwLockReadGuard<()>>,
+    _shared: Vec<OwnedRwLockReadGuard<()>>,
 }
 
 impl Changes {
@@ -58,7 +58,7 @@ impl Changes {
 
     /// Announces a change of `name`, before the store is touched.
     pub(super) async fn begin(&self, name: &RepositoryName) -> Change<'_> {
-        let shared = self.locks.shared(name).await;
+        let shared = self.locks.shared([name]).await;
         Change {
             changes: self,
             name: name.clone(),

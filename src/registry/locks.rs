@@ -30,21 +30,34 @@ impl ShardLocks {
         &self,
         names: impl IntoIterator<Item = T>,
     ) -> Vec<OwnedRwLockWriteGuard<()>> {
-        let wanted: BTreeSet<usize> = names.into_iter().map(|name| shard_of(&name)).collect();
-        let mut guards = Vec::with_capacity(wanted.len());
-        for shard in wanted
-            .into_iter()
-            .filter_map(|shard| self.shards.get(shard))
-        {
+        let mut guards = Vec::new();
+        for shard in self.shards_of(names) {
             guards.push(Arc::clone(shard).write_owned().await);
         }
         guards
     }
 
-    /// Holds the shard of `name` together with others who do not want it for themselves.
-    pub(super) async fn shared<T: Hash>(&self, name: &T) -> Option<OwnedRwLockReadGuard<()>> {
-        let shard = self.shards.get(shard_of(name))?;
-        Some(Arc::clone(shard).read_owned().await)
+    /// Holds the shards of all `names` together with others who do not want them for themselves.
+    pub(super) async fn shared<T: Hash>(
+        &self,
+        names: impl IntoIterator<Item = T>,
+    ) -> Vec<OwnedRwLockReadGuard<()>> {
+        let mut guards = Vec::new();
+        for shard in self.shards_of(names) {
+            guards.push(Arc::clone(shard).read_owned().await);
+        }
+        guards
+    }
+
+    /// In ascending order.
+    fn shards_of<T: Hash>(
+        &self,
+        names: impl IntoIterator<Item = T>,
+    ) -> impl Iterator<Item = &Arc<RwLock<()>>> {
+        let wanted: BTreeSet<usize> = names.into_iter().map(|name| shard_of(&name)).collect();
+        wanted
+            .into_iter()
+            .filter_map(|shard| self.shards.get(shard))
     }
 }
 
@@ -60,6 +73,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn who_shares_waits_for_nobody_but_who_is_alone() {
+        let locks = ShardLocks::new();
+        let first = locks.shared(["a", "b"]).await;
+        let second = locks.shared(["b", "c"]).await;
+        let mut alone = Box::pin(locks.exclusive(["b"]));
+        assert!(futures_util::poll!(&mut alone).is_pending());
+        drop((first, second));
+        assert_eq!(alone.await.len(), 1);
+    }
+
+    #[tokio::test]
     async fn overlapping_sets_in_any_order_do_not_wait_for_each_other_for_ever() {
         let locks = Arc::new(ShardLocks::new());
         let mut tasks = Vec::new();
@@ -68,12 +92,14 @@ mod tests {
             tasks.push(tokio::spawn(async move {
                 for round in 0..50_u32 {
                     let names = (0..40).map(|name| (name * 7 + task * 13 + round) % 64);
-                    let _guards = if task % 2 == 0 {
-                        locks.exclusive(names.collect::<Vec<_>>()).await
-                    } else {
-                        locks.exclusive(names.rev().collect::<Vec<_>>()).await
-                    };
+                    let (mut alone, mut together) = (Vec::new(), Vec::new());
+                    match task % 3 {
+                        0 => alone = locks.exclusive(names.collect::<Vec<_>>()).await,
+                        1 => alone = locks.exclusive(names.rev().collect::<Vec<_>>()).await,
+                        _ => together = locks.shared(names.rev().collect::<Vec<_>>()).await,
+                    }
                     tokio::task::yield_now().await;
+                    drop((alone, together));
                 }
             }));
         }

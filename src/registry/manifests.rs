@@ -123,19 +123,17 @@ impl Registry {
         };
         // A tag that another one may be taken for must not come up between the look and the push.
         let (_tags_may_move, _no_tag_moves) = if self.settings.case_insensitive {
-            (None, self.tag_locks.exclusive([name]).await)
+            (Vec::new(), self.tag_locks.exclusive([name]).await)
         } else {
-            (self.tag_locks.shared(name).await, Vec::new())
+            (self.tag_locks.shared([name]).await, Vec::new())
         };
         self.check_tag_case(name, &tags).await?;
         let referenced = manifest
             .blobs()
             .chain(manifest.children())
             .map(|descriptor| &descriptor.digest);
-        let _locks = self
-            .digest_locks
-            .exclusive(referenced.chain([&digest]))
-            .await;
+        // Only from who deletes: manifests of one base image are put beside each other.
+        let _nothing_goes = self.digest_locks.shared(referenced.chain([&digest])).await;
         let missing_links = self.check_references(name, &manifest, viewer).await?;
         let keeper = self
             .keeper_link(name, &digest, &missing_links, &manifest)

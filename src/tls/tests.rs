@@ -234,7 +234,7 @@ fn the_quickest_cipher_is_taken_unless_the_client_has_no_instructions_for_it() {
         (vec![chacha20, aes_256, aes_128], chacha20),
         (vec![chacha20], chacha20),
     ] {
-        let names: Vec<CipherSuite> = offered.iter().map(|suite| suite.suite()).collect();
+        let names: Vec<CipherSuite> = offered.iter().map(SupportedCipherSuite::suite).collect();
         // Ours may begin with what nobody knows.
         let names = [&[CipherSuite::from(0x0a0a)], &*names].concat();
         let server = tls.server_config(true, &names);
