@@ -21,7 +21,7 @@ pub(crate) fn lab() -> TestRegistry {
     TestRegistry::start(options)
 }
 
-async fn token(registry: &TestRegistry, user: &str, scope: &str) -> String {
+pub(crate) async fn token(registry: &TestRegistry, user: &str, scope: &str) -> String {
     let call = registry.get(&format!("/token?service=boathouse&scope={scope}"));
     let call = if user.is_empty() {
         call
@@ -37,7 +37,7 @@ async fn token(registry: &TestRegistry, user: &str, scope: &str) -> String {
 }
 
 /// Every endpoint that is not public, with the scope that its challenge must name.
-fn guarded() -> Vec<(Method, String, Option<&'static str>)> {
+pub(crate) fn guarded() -> Vec<(Method, String, Option<&'static str>)> {
     let digest = Digest::of(Algorithm::Sha256, b"x");
     let session = "/v2/ann/app/blobs/uploads/00000000-0000-8000-8000-000000000000";
     let (pull, push) = (

@@ -16,6 +16,7 @@ mod config_oracle;
 mod connections;
 mod control;
 mod crash;
+mod denial;
 mod doctor;
 mod htpasswd;
 mod index;
