@@ -71,3 +71,49 @@ async fn the_same_tag_moved_by_all_ends_at_one_of_theirs() {
     let tags = registry.get("/v2/a/tags/list").send().await;
     assert_eq!(tags.json()["tags"], serde_json::json!(["v1"]));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_manifest_deleted_while_it_is_tagged_leaves_no_tag_to_nothing() {
+    let registry = TestRegistry::open();
+    registry.push_image("a", "base", b"layer").await;
+    for round in 0..40 {
+        let manifest = image_manifest(
+            b"layer",
+            &format!(r#","annotations":{{"round":"{round}"}}"#),
+        );
+        let digest = Digest::of(Algorithm::Sha256, manifest.as_bytes());
+        let by_digest = format!("/v2/a/manifests/{digest}");
+        let put = |path: &str| {
+            let put = registry.put(path).header("content-type", OCI_MANIFEST);
+            put.body(manifest.as_bytes())
+        };
+        put(&by_digest).send().await.expect(StatusCode::CREATED);
+        // Each of the two is given a start now and then.
+        let pause =
+            |is_later: bool| tokio::time::sleep(std::time::Duration::from_millis(is_later.into()));
+        let tagged = async {
+            pause(round % 3 == 1).await;
+            put("/v2/a/manifests/v1").send().await
+        };
+        let deleted = async {
+            pause(round % 3 == 2).await;
+            registry.delete(&by_digest).send().await
+        };
+        let (tagged, deleted) = tokio::join!(tagged, deleted);
+        tagged.expect(StatusCode::CREATED);
+        deleted.expect(StatusCode::ACCEPTED);
+        let tag = registry.get("/v2/a/manifests/v1").send().await.status;
+        let revision = registry.get(&by_digest).send().await.status;
+        assert_eq!(tag, revision, "round {round}: a tag and its manifest part");
+        let tags = registry.get("/v2/a/tags/list").send().await.json();
+        let is_listed = tags["tags"].as_array().unwrap().contains(&"v1".into());
+        assert_eq!(is_listed, tag == StatusCode::OK, "round {round}");
+        if is_listed {
+            registry
+                .delete(&by_digest)
+                .send()
+                .await
+                .expect(StatusCode::ACCEPTED);
+        }
+    }
+}

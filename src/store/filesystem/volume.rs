@@ -3,6 +3,8 @@
 //! Must not know what a group or an upload is. Invariant: whatever has a path from [`Volume::new_path`] is gone after the
 //! next start at the latest.
 
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -14,6 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::disk::{Disk, Reach};
+use super::syncing::sync_directories;
 use crate::clock::Clock;
 use crate::layout::{Key, OWN_DIRECTORY, Place, Prefix};
 use crate::oci::{Algorithm, Digest};
@@ -67,15 +70,23 @@ impl Volume {
         }
         let blobs = self.blob_directories_parent();
         fs::create_dir_all(&blobs)?;
+        let there: BTreeSet<OsString> = fs::read_dir(&blobs)?
+            .filter_map(|entry| {
+                let entry = entry.ok()?;
+                entry.file_type().ok()?.is_dir().then(|| entry.file_name())
+            })
+            .collect();
         for number in 0..=u8::MAX {
             // Made once, so that a push never has to sync a new one.
-            fs::create_dir_all(blobs.join(format!("{number:02x}")))?;
-        }
-        for directory in blobs.ancestors() {
-            self.disk.sync_directory(directory, Reach::Drive)?;
-            if directory == self.root {
-                break;
+            let name = format!("{number:02x}");
+            if !there.contains(OsStr::new(&name)) {
+                fs::create_dir_all(blobs.join(name))?;
             }
+        }
+        let below = blobs.ancestors().take_while(|above| *above != self.root);
+        let directories: Vec<&Path> = below.chain([&*self.root]).collect();
+        if let Some((_, error)) = sync_directories(self, &directories).pop() {
+            return Err(error);
         }
         // The root's own name. The directory above may be closed to us, and then somebody else has made this one.
         if let Ok(root) = self.root.canonicalize()
