@@ -28,6 +28,7 @@ mod oracle;
 mod program;
 mod progress;
 mod random;
+mod same_answers;
 mod scale;
 mod secrecy;
 mod support;

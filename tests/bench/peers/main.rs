@@ -103,7 +103,7 @@ async fn run(options: &Options) -> io::Result<bool> {
         }
     }
     let servers: Vec<Server> = servers.into_iter().map(|(server, _)| server).collect();
-    println!("{}", report.text(&servers));
+    println!("{}", report.text(&servers, !options.auth));
     if let Some(path) = &options.json {
         std::fs::write(path, report.json().to_string())?;
     }

@@ -54,20 +54,26 @@ impl Report {
     }
 
     /// As Markdown. Ratios of a cost are below 1 where ours is the cheaper.
-    pub(crate) fn text(&self, servers: &[Server]) -> String {
+    pub(crate) fn text(&self, servers: &[Server], with_goals: bool) -> String {
         let names: Vec<&str> = servers.iter().map(|server| &*server.name).collect();
+        let (ratio, goals) = if with_goals {
+            ("ours × best", " goal | |")
+        } else {
+            ("ratio", "")
+        };
+        let columns = names.len() + if with_goals { 3 } else { 1 };
         let mut text = format!(
-            "| What | {} | ours × best | goal | |\n|---|{}---|---|---|\n",
+            "| What | {} | {ratio} |{goals}\n|---|{}\n",
             names.join(" | "),
-            "---|".repeat(names.len())
+            "---|".repeat(columns)
         );
         for row in self.0.keys() {
-            text += &self.line(*row, servers);
+            text += &self.line(*row, servers, with_goals);
         }
         text
     }
 
-    fn line(&self, row: Row, servers: &[Server]) -> String {
+    fn line(&self, row: Row, servers: &[Server], with_goals: bool) -> String {
         let mut line = format!("| {} |", row.name());
         for server in servers {
             let cell = self.summary(row, &server.name).map_or_else(
@@ -78,27 +84,35 @@ impl Report {
         }
         let ours = servers.iter().find(|server| server.is_ours);
         let ours = ours.and_then(|server| self.summary(row, &server.name));
-        let (goal, with_files) = match row.goal() {
-            Goal::TimesBest(times) => (format!("{times} × best"), true),
-            Goal::TimesBestRegistry(times) => (format!("{times} × best registry"), false),
-            Goal::Figure(figure) => (number(figure), true),
-        };
+        let with_files = !matches!(row.goal(), Goal::TimesBestRegistry(_));
         let best = self.best(row, servers, with_files);
         let ratio = ours.zip(best).map(|(ours, best)| ours.median / best.median);
-        let is_met = match row.goal() {
-            Goal::TimesBest(times) | Goal::TimesBestRegistry(times) => {
-                ratio.map(|ratio| reaches(row, ratio, times))
-            }
-            Goal::Figure(figure) => ours.map(|ours| reaches(row, ours.median, figure)),
-        };
-        let ratio = ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"));
-        let verdict = match is_met {
-            Some(true) => "met",
-            Some(false) => "missed",
-            None => "–",
-        };
-        let sign = if row.is_cost() { "≤" } else { "≥" };
-        line + &format!(" {ratio} | {sign} {goal} | {verdict} |\n")
+        let told = ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"));
+        line += &format!(" {told} |");
+        if with_goals {
+            let (goal, is_met) = match row.goal() {
+                Goal::TimesBest(times) => (
+                    format!("{times} × best"),
+                    ratio.map(|ratio| reaches(row, ratio, times)),
+                ),
+                Goal::TimesBestRegistry(times) => (
+                    format!("{times} × best registry"),
+                    ratio.map(|ratio| reaches(row, ratio, times)),
+                ),
+                Goal::Figure(figure) => (
+                    number(figure),
+                    ours.map(|ours| reaches(row, ours.median, figure)),
+                ),
+            };
+            let verdict = match is_met {
+                Some(true) => "met",
+                Some(false) => "missed",
+                None => "–",
+            };
+            let sign = if row.is_cost() { "≤" } else { "≥" };
+            line += &format!(" {sign} {goal} | {verdict} |");
+        }
+        line + "\n"
     }
 
     /// The rows that must be reached and were missed by more than the noise.

@@ -29,7 +29,7 @@ pub(crate) struct Client {
     connection: Option<SendRequest<AnyBody>>,
 }
 
-pub(super) enum Body {
+pub(crate) enum Body {
     Whole(Bytes),
     /// In pieces with pauses, so that a kill finds it half sent.
     Slow(Bytes),
@@ -54,7 +54,7 @@ impl Client {
             .await
     }
 
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &mut self,
         method: Method,
         path: &str,

@@ -45,7 +45,7 @@ impl Program {
 
 impl Process {
     /// Starts it over `<directory>/data`, and waits until it answers.
-    pub(super) async fn start(program: &Program, directory: &Path) -> Self {
+    pub(crate) async fn start(program: &Program, directory: &Path) -> Self {
         // The free port may be taken by somebody else in the meantime: then the next one.
         for _ in 0..5 {
             if let Some(process) = Self::try_start(program, directory).await {
@@ -122,7 +122,7 @@ impl Process {
     }
 
     /// SIGKILL: nothing in the process gets to run any more.
-    pub(super) fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.end();
     }
 
