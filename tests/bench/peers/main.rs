@@ -69,12 +69,13 @@ async fn run(options: &Options) -> io::Result<bool> {
     if let Some(curve) = options.curve {
         return curves::run(options, curve, &noise).await.map(|()| true);
     }
-    let servers = options.servers_under_measurement();
+    let mut order = options.servers_under_measurement();
+    let servers: Vec<Server> = order.iter().map(|(server, _)| server.clone()).collect();
     let mut report = Report::default();
     for round in 0..options.rounds {
         for group in &options.groups {
             // One after the other within a round, so that what disturbs the machine disturbs all of them.
-            for (server, auth) in &servers {
+            for (server, auth) in &order {
                 if server.kind == Kind::Nginx && !group.is_for_files() {
                     continue;
                 }
@@ -101,8 +102,9 @@ async fn run(options: &Options) -> io::Result<bool> {
             }
             eprintln!("round {}: {}", round + 1, group.name());
         }
+        // Each is the first once: a disk is busy for a while with what was removed before.
+        order.rotate_left(1);
     }
-    let servers: Vec<Server> = servers.into_iter().map(|(server, _)| server).collect();
     println!("{}", report.text(&servers, !options.auth));
     if let Some(path) = &options.json {
         std::fs::write(path, report.json().to_string())?;
