@@ -22,7 +22,7 @@ use super::welcome::{self, Welcome};
 use crate::auth::Auth;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config, Loaded};
-use crate::index::{self, Index, IndexError};
+use crate::index::{self, Index};
 use crate::layout::OWN_DIRECTORY;
 use crate::registry::Registry;
 use crate::server::control::{Control, ControlSocket};
@@ -236,25 +236,13 @@ pub(super) fn open_registry(
         .with_context(|| format!("cannot make {}", config.state_directory.display()))?;
     Ok(Registry::new(
         Arc::new(store),
-        Arc::new(open_index(&index, clock)?),
+        // Beside the start: lists come from the store until it is open, and a full disk, on which it cannot be opened, stops
+        // neither pulls nor the deletes that make room.
+        Arc::new(Index::open_beside(&index, Arc::clone(clock))?),
         settings,
         &secret,
         clock.clone(),
     ))
-}
-
-/// The index on disk; one in memory where the machine refuses, since a full disk must stop neither pulls nor the deletes
-/// that make room.
-fn open_index(settings: &index::Settings, clock: &Arc<dyn Clock>) -> anyhow::Result<Index> {
-    match Index::open(settings, Arc::clone(clock)) {
-        Ok(index) => Ok(index),
-        Err(error @ IndexError::InUse { .. }) => Err(error.into()),
-        Err(error) => {
-            let error = anyhow::Error::new(error);
-            tracing::error!(error = %format!("{error:#}"), "the index is kept in memory until the next start");
-            Ok(Index::in_memory(Arc::clone(clock)))
-        }
-    }
 }
 
 fn listen_address(config: &Config) -> anyhow::Result<ListenAddress> {

@@ -347,6 +347,27 @@ async fn an_opening_on_a_full_disk_says_so_and_touches_nothing() {
 }
 
 #[tokio::test]
+async fn an_index_that_is_opened_beside_its_owner_answers_once_there_is_room() {
+    let world = World::new().await;
+    let disk = RecordingDisk::new();
+    disk.is_full.store(true, Ordering::Relaxed);
+    let shared_disk = Arc::clone(&disk) as Arc<dyn Disk>;
+    let index = Index::open_beside_on(&world.settings(), world.clock(), shared_disk).unwrap();
+    super::tests::until(&index, |health| matches!(health, Health::Degraded { .. })).await;
+    let second = Index::open_beside(&world.settings(), world.clock()).err();
+    assert!(matches!(second, Some(IndexError::InUse { .. })));
+    // What comes meanwhile is not lost without a trace.
+    index.record(&name("a"), vec![tag("late", 7)]);
+    index.settle().await;
+    assert!(index.is_unread(&name("a")));
+    disk.is_full.store(false, Ordering::Relaxed);
+    world.clock.advance(std::time::Duration::from_secs(2));
+    super::tests::until(&index, |health| *health == Health::Healthy).await;
+    assert!(world.is_right(&index).await);
+    assert_eq!(index.statistics().quarantines, 0);
+}
+
+#[tokio::test]
 async fn a_second_opening_is_refused_while_the_first_lives() {
     let world = World::new().await;
     let first = world.open();

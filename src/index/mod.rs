@@ -88,6 +88,27 @@ impl Index {
         Self::open_on(settings, clock, Arc::new(RealDisk))
     }
 
+    /// As [`Index::open`], but returns when the lock is taken: the database is opened by the index's own thread, however long
+    /// that takes, and the index is being checked ([`Health::Checking`]) until then. Where the machine refuses it is out of
+    /// order ([`Health::Degraded`]) and tried again.
+    pub fn open_beside(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self, IndexError> {
+        Self::open_beside_on(settings, clock, Arc::new(RealDisk))
+    }
+
+    fn open_beside_on(
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+        disk: Arc<dyn Disk>,
+    ) -> Result<Self, IndexError> {
+        let home = Home::enter(&settings.directory, disk)?;
+        let files = Files::new(home, &settings.store_id, Arc::clone(&clock));
+        let shared = Arc::new(Shared::new(clock));
+        let writer = Writer::new(Arc::clone(&shared), Box::new(files));
+        Self::run(shared, Some(settings.directory.clone()), move || {
+            writer.open_and_run();
+        })
+    }
+
     /// An index that lives as long as the value; complete from the start ([`Health::Healthy`]).
     pub fn in_memory(clock: Arc<dyn Clock>) -> Self {
         Self::start(Box::new(Memory), None, Arc::clone(&clock)).unwrap_or_else(|error| {
@@ -125,15 +146,25 @@ impl Index {
         let shared = Arc::new(Shared::new(clock));
         let writer = Writer::new(Arc::clone(&shared), source);
         let (ready, is_ready) = std::sync::mpsc::channel();
+        let index = Self::run(shared, directory, move || writer.run(opened, &ready))?;
+        // Questions may be asked from now on; an error would mean that the thread ended, which they find out.
+        let _ = is_ready.recv();
+        Ok(index)
+    }
+
+    /// Starts the index's thread.
+    fn run(
+        shared: Arc<Shared>,
+        directory: Option<PathBuf>,
+        work: impl FnOnce() + Send + 'static,
+    ) -> Result<Self, IndexError> {
         let writer = std::thread::Builder::new()
             .name("index-writer".to_owned())
-            .spawn(move || writer.run(opened, &ready))
+            .spawn(work)
             .map_err(|source| IndexError::Io {
                 doing: "start the thread of the index".to_owned(),
                 source,
             })?;
-        // Questions may be asked from now on; an error would mean that the thread ended, which they find out.
-        let _ = is_ready.recv();
         Ok(Self {
             shared,
             directory,

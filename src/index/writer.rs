@@ -146,6 +146,19 @@ impl Writer {
         // Whoever waited may have gone away.
         let _ = ready.send(());
         self.check();
+        self.go_on();
+    }
+
+    /// Opens the database first.
+    pub(super) fn open_and_run(mut self) {
+        match self.source.open() {
+            Ok(opened) => self.install(opened),
+            Err(error) => self.degrade(&error, PAUSE_MIN),
+        }
+        self.go_on();
+    }
+
+    fn go_on(mut self) {
         loop {
             let is_open = self.retry.is_none();
             let wait = if !self.work.is_empty() {

@@ -21,7 +21,7 @@ const STAMP_PAUSE: Duration = Duration::from_secs(1);
 pub(super) const RETRY_PAUSE: Duration = Duration::from_mins(1);
 
 /// How often an index that is being checked is looked at.
-const CHECK_PAUSE: Duration = Duration::from_millis(100);
+const CHECK_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long the end of the process waits for stamps: what has none is merely read again.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
@@ -111,9 +111,10 @@ impl Registry {
 
     /// Compares every repository of the store, and of the index, and reads those that differ.
     pub async fn read_everything(&self) -> Result<(), IndexedError> {
-        // Whether it must be filled is known only when it has been checked.
-        while self.lists.index.health() == Health::Checking {
-            self.clock.sleep(CHECK_PAUSE).await;
+        self.until_checked().await;
+        if !self.lists.is_the_same() {
+            // Set aside when it was opened: what is read now is all that counts.
+            self.lists.begin_again();
         }
         let mut names = self.repositories(|_| true, usize::MAX).await?;
         names.sort_unstable();
@@ -167,6 +168,13 @@ impl Registry {
         self.lists.is_complete.store(is_whole, Ordering::Release);
         tracing::info!(repositories = total, reread, "the index is up to the store");
         Ok(())
+    }
+
+    /// Waits until the index was opened and checked: whether it must be filled is known only then.
+    async fn until_checked(&self) {
+        while self.lists.index.health() == Health::Checking {
+            self.clock.sleep(CHECK_PAUSE).await;
+        }
     }
 
     /// Makes the index say of a repository what the store says; `true` if it had to be read, and is not in the list of
