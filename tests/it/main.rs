@@ -32,6 +32,7 @@ mod same_answers;
 mod scale;
 mod secrecy;
 mod support;
+mod token_flows;
 mod trust;
 mod uploads;
 mod users;
