@@ -5,8 +5,6 @@
 
 use std::fmt;
 
-use aws_lc_rs::rand;
-
 /// `X-Request-Id`, read and written.
 pub(super) const HEADER: &str = "x-request-id";
 
@@ -29,7 +27,7 @@ impl RequestId {
     pub(super) fn random() -> Self {
         let mut random = [0; 8];
         // Without randomness, requests have one name: no reason not to serve them.
-        let _ = rand::fill(&mut random);
+        let _ = getrandom::fill(&mut random);
         Self(format!("{:016x}", u64::from_be_bytes(random)))
     }
 

@@ -116,7 +116,7 @@ impl fmt::Debug for StateDirectory {
 /// A new secret, durable before anything can be signed with it.
 fn make_secret(directory: &Path) -> io::Result<[u8; SECRET_BYTES]> {
     let mut secret = [0; SECRET_BYTES];
-    aws_lc_rs::rand::fill(&mut secret).map_err(io::Error::other)?;
+    getrandom::fill(&mut secret).map_err(io::Error::other)?;
     durable_file::replace(&directory.join("secret"), &secret, PRIVATE)?;
     Ok(secret)
 }

@@ -59,6 +59,7 @@ impl Committer {
 }
 
 fn run(publisher: &mut Publisher, mut waiting: mpsc::Receiver<Request>) {
+    publisher.prepare();
     while let Some(first) = waiting.blocking_recv() {
         let mut group = vec![first];
         while group.len() < GROUP_REQUESTS_MAX

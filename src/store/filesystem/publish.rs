@@ -68,6 +68,11 @@ impl Publisher {
         }
     }
 
+    /// Makes what every push needs. What cannot be made now is made, and synced, by who needs it.
+    pub(super) fn prepare(&mut self) {
+        self.settled = self.volume.make_blob_directories().unwrap_or_default();
+    }
+
     /// Carries out one change; what it leaves to be synced is added to `changed`, also where it fails half-way.
     pub(super) fn publish(
         &mut self,
