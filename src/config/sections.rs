@@ -61,7 +61,7 @@ pub(super) fn server(reader: &mut Reader<'_>) -> server::Settings {
         headers,
         real_ip: real_ip(reader, trusted_proxies.is_empty()),
         trusted_proxies,
-        http2_disabled: reader.flag("http.http2.disabled", false),
+        http2_disabled: reader.flag("http.http2.disabled", true),
         drain_secs: drain_secs(reader),
         limits: server::Limits {
             connections: reader.count("limits.connections", 1_024, 1..=1_000_000),

@@ -58,7 +58,8 @@ http:
   #trusted_proxies: []
   # How long a stop waits for transfers.
   #draintimeout: 10s
-  #http2: {disabled: false}
+  # HTTP/2 puts all transfers of a client on one connection: with large layers that is slower.
+  #http2: {disabled: true}
 
 # Certificates from an authority of our own. For your own ones: http.tls.certificate and http.tls.key instead.
 tls:

@@ -283,6 +283,7 @@ async fn no_log_holds_a_secret_even_at_trace() {
         let environment = [
             ("BOATHOUSE_ADMIN_PASSWORD", PASSWORD),
             ("BOATHOUSE_LOG", "trace"),
+            ("REGISTRY_HTTP_HTTP2_DISABLED", "false"),
         ];
         Program::start(&directory.path().join(log), arguments, &environment)
     };

@@ -58,5 +58,13 @@ same "the other tag stays" 1 "$(crane ls "$REGISTRY/team/app" | paste -sd ' ')"
 check "delete by digest" crane delete "$REGISTRY/team/app@$digest"
 refused "what was deleted is unknown" 'MANIFEST_UNKNOWN|404' crane digest "$REGISTRY/team/app:1"
 same "the other repository keeps it" "$digest" "$(crane digest "$REGISTRY/other/app:1")"
+stop_server
+sed -i 's/^  #http2: {disabled: true}/  http2: {disabled: false}/' "$DIR/boathouse.yml"
+start_server "$W/home"
+same "HTTP/2 is switched on" 2 "$(curl -s --http2 --cacert "$CA" -o /dev/null -w '%{http_version}' "$URL/healthz")"
+check "push over HTTP/2" crane push "$W/image" "$REGISTRY/team/http2:1"
+check "pull over HTTP/2" pull_image team/http2:1 "$W/back-http2"
+same_content "image pulled over HTTP/2" "$W/image" "$W/back-http2"
+
 check "logout" crane auth logout "$REGISTRY"
 refused "pull after logout" 'UNAUTHORIZED|authentication required' pull_image other/app:1 "$W/stolen"

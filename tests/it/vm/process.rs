@@ -104,6 +104,7 @@ impl Drop for Process {
 fn spawn(directory: &Path, address: SocketAddr) -> Child {
     let log = File::create(directory.join("log")).expect("a log");
     Command::new(env!("CARGO_BIN_EXE_boathouse"))
+        .env("REGISTRY_HTTP_HTTP2_DISABLED", "false")
         .args(["up", "--addr", &address.to_string(), "--dir"])
         .arg(directory)
         .env("BOATHOUSE_ADMIN_PASSWORD", PASSWORD)
