@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::nursery::Nursery;
 use super::volume::Temporary;
 use crate::layout::{self, Key, Prefix};
 use crate::store::Condition;
@@ -26,6 +27,8 @@ pub(super) enum Change {
     /// All that is put into a directory which must appear whole.
     Whole {
         directory: Prefix,
+        /// Where the files lie as they will in the directory, if that was missing when they came.
+        nursery: Option<Nursery>,
         placements: Vec<Placement>,
     },
 }
@@ -35,6 +38,13 @@ pub(super) struct Placement {
     pub(super) file: Temporary,
     pub(super) key: Key,
     pub(super) condition: Condition,
+}
+
+impl Placement {
+    /// Whether it needs something to be there, which must not have changed.
+    pub(super) fn replaces(&self) -> bool {
+        matches!(self.condition, Condition::Match(_))
+    }
 }
 
 /// Puts together what must appear together, at the place of the last of it; a removal in between ends the togetherness.
@@ -64,6 +74,7 @@ pub(super) fn gather_whole_directories(phase: Phase) -> Phase {
         placements.push(placement);
         gathered.push(Change::Whole {
             directory: whole,
+            nursery: None,
             placements,
         });
     }

@@ -180,6 +180,51 @@ async fn at_every_moment_of_a_tag_move_the_tag_is_whole() {
 }
 
 #[tokio::test]
+async fn a_tag_that_was_removed_in_the_same_step_is_built_anew() {
+    let bench = bench();
+    let tag = tag("v1");
+    bench.store.apply(put_manifest(&tag, "old")).await.unwrap();
+    // There when the bytes are written, and gone when they get their names.
+    let mut steps = vec![Step::RemoveTree(tag_directory(&name(), &tag))];
+    steps.extend(put_manifest(&tag, "new"));
+    bench.store.apply(steps).await.unwrap();
+    let cuts = bench.disk.take_cuts();
+    cuts.iter().for_each(check_all_that_is_visible_is_whole);
+    let durable = cuts.last().unwrap().durable();
+    assert_eq!(
+        durable[current(&tag).as_str()],
+        digest("new").to_string().into_bytes()
+    );
+    let old = Place::TagIndex(name(), tag, digest("old")).key();
+    assert!(!durable.contains_key(old.as_str()), "came back");
+}
+
+#[tokio::test]
+async fn a_new_tag_that_cannot_be_synced_is_not_shown() {
+    let bench = bench();
+    let tag = tag("v1");
+    *bench.disk.refused_directory.lock().unwrap() = Some("/current");
+    bench
+        .store
+        .apply(put_manifest(&tag, "text"))
+        .await
+        .unwrap_err();
+    let cut = bench.disk.cut_now();
+    assert!(!cut.visible().contains_key(current(&tag).as_str()));
+    let left = std::fs::read_dir(bench.root.path().join("boathouse/tmp")).unwrap();
+    assert_eq!(left.count(), 0, "left in tmp");
+    *bench.disk.refused_directory.lock().unwrap() = None;
+    bench.store.apply(put_manifest(&tag, "text")).await.unwrap();
+    assert!(
+        bench
+            .disk
+            .cut_now()
+            .durable()
+            .contains_key(current(&tag).as_str())
+    );
+}
+
+#[tokio::test]
 async fn requests_that_share_groups_keep_their_barriers() {
     let bench = bench();
     let tasks: Vec<_> = (0..24)
@@ -197,6 +242,9 @@ async fn requests_that_share_groups_keep_their_barriers() {
     }
     let cuts = bench.disk.take_cuts();
     cuts.iter().for_each(check_all_that_is_visible_is_whole);
+    // Also where a tag was new to several requests, and only one of them could show its directory.
+    let left = std::fs::read_dir(bench.root.path().join("boathouse/tmp")).unwrap();
+    assert_eq!(left.count(), 0, "left in tmp");
     let durable = cuts.last().unwrap().durable();
     for number in 0..24 {
         let manifest = Place::BlobData(digest(&format!("m{number}"))).key();

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::change::{Change, Placement};
-use super::nursery;
+use super::disk::Reach;
+use super::nursery::Nursery;
 use super::syncing::sync_directories;
 use super::volume::{Corner, Volume, is_absent, meta_of};
-use crate::layout::Key;
+use crate::layout::{Key, Prefix};
 use crate::store::{Condition, StoreError};
 
 /// How many directories are remembered as durable: about 10 MB of paths. Beyond that all are forgotten, which only costs
@@ -101,31 +102,15 @@ impl Publisher {
             }
             Change::Whole {
                 directory,
+                nursery,
                 placements,
-            } => {
-                let path = self.volume.directory(&directory);
-                if path.exists() {
-                    self.show_above(&path, changed).map_err(|source| {
-                        StoreError::from_io(format!("write {directory}"), source)
-                    })?;
-                    return placements
-                        .iter()
-                        .try_for_each(|placement| self.place(placement, changed));
-                }
-                let is_match =
-                    |placement: &Placement| matches!(placement.condition, Condition::Match(_));
-                if placements.iter().any(is_match) {
-                    return Err(StoreError::Conflict);
-                }
-                self.place_whole(&path, &placements, changed)
-                    .map_err(|source| StoreError::from_io(format!("write {directory}"), source))
-            }
+            } => self.place_whole(&directory, nursery, placements, changed),
         }
     }
 
     /// Syncs directories, and tells which could not be, by position.
     pub(super) fn sync(&self, directories: &[&Path]) -> Vec<(usize, io::Error)> {
-        sync_directories(&self.volume, directories)
+        sync_directories(&self.volume, directories, Reach::Medium)
     }
 
     /// Remembers what is durable now, after all directories of a phase were synced.
@@ -250,22 +235,34 @@ impl Publisher {
         Ok(())
     }
 
-    /// Gives a directory that was built out of sight its name.
+    /// Gives a directory that was built out of sight its name. Where something has the name, each file gets its own.
     fn place_whole(
         &mut self,
-        target: &Path,
-        placements: &[Placement],
+        directory: &Prefix,
+        nursery: Option<Nursery>,
+        mut placements: Vec<Placement>,
         changed: &mut Changed,
-    ) -> io::Result<()> {
-        let nursery = self.volume.new_path(Corner::Temporary);
+    ) -> Result<(), StoreError> {
+        let failed = |source| StoreError::from_io(format!("write {directory}"), source);
+        let target = self.volume.directory(directory);
+        if target.exists() {
+            self.show_above(&target, changed).map_err(failed)?;
+            return placements
+                .iter()
+                .try_for_each(|placement| self.place(placement, changed));
+        }
+        if placements.iter().any(Placement::replaces) {
+            return Err(StoreError::Conflict);
+        }
+        let nursery = match nursery {
+            Some(nursery) => nursery,
+            // It was there when the files came.
+            None => Nursery::fill(&self.volume, &target, &mut placements).map_err(failed)?,
+        };
         let disk = Arc::clone(&self.volume.disk);
-        let rename = || disk.rename(&nursery, target);
-        let placed = nursery::fill(&self.volume, &nursery, target, placements)
-            .and_then(|()| self.below_parents(target, changed, &rename));
-        placed.inspect_err(|_| {
-            // What cannot be removed now is removed at the next start.
-            let _ = self.volume.disk.remove_tree(&nursery);
-        })
+        let rename = || disk.rename(&nursery.path, &target);
+        self.below_parents(&target, changed, &rename)
+            .map_err(failed)
     }
 
     /// Gives the directory above a new time before something in `directory` is replaced. By itself it would keep its time,

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::change::{Change, Phase, Placement, gather_whole_directories};
+use super::nursery::Nursery;
 use super::session::Sessions;
 use super::upload::{FileUpload, Received};
 use super::volume::Volume;
@@ -84,10 +85,34 @@ pub(super) fn stage(
             Incoming::Step(Step::RemoveTree(prefix)) => phase.push(Change::RemoveTree(prefix)),
             // `receive` has turned every Finish into an upload.
             Incoming::Step(Step::Barrier | Step::Finish { .. }) => {
-                phases.push(gather_whole_directories(std::mem::take(&mut phase)));
+                phases.push(prepare(volume, std::mem::take(&mut phase))?);
             }
         }
     }
-    phases.push(gather_whole_directories(phase));
+    phases.push(prepare(volume, phase)?);
     Ok((phases, sessions))
+}
+
+/// Puts what must appear together into a directory that is synced here, beside other requests, and not in the committer.
+fn prepare(volume: &Volume, phase: Phase) -> Result<Phase, StoreError> {
+    let mut phase = gather_whole_directories(phase);
+    for change in &mut phase {
+        if let Change::Whole {
+            directory,
+            nursery,
+            placements,
+        } = change
+            && !placements.iter().any(Placement::replaces)
+        {
+            let target = volume.directory(directory);
+            if !target.exists() {
+                let filled = Nursery::fill(volume, &target, placements);
+                *nursery =
+                    Some(filled.map_err(|source| {
+                        StoreError::from_io(format!("write {directory}"), source)
+                    })?);
+            }
+        }
+    }
+    Ok(phase)
 }

@@ -1,4 +1,4 @@
-//! Syncs the directories that a phase has changed.
+//! Syncs the directories that have changed.
 //!
 //! Must not know why they changed. Invariant: a directory without a failure is durable when [`sync_directories`] returns.
 
@@ -15,9 +15,13 @@ use super::volume::{Volume, is_absent};
 /// come together; a request alone changes about six directories.
 const SYNCS_MAX: usize = 8;
 
-/// Syncs each directory once, and tells which could not be, by position.
-pub(super) fn sync_directories(volume: &Volume, directories: &[&Path]) -> Vec<(usize, io::Error)> {
-    // The last one comes after the others, and reaches through the drive's cache for all of them.
+/// Syncs each directory once, and tells which could not be, by position. The last one comes after the others, so that its
+/// `reach` is that of all.
+pub(super) fn sync_directories(
+    volume: &Volume,
+    directories: &[&Path],
+    reach: Reach,
+) -> Vec<(usize, io::Error)> {
     let Some((last, others)) = directories.split_last() else {
         return Vec::new();
     };
@@ -47,7 +51,7 @@ pub(super) fn sync_directories(volume: &Volume, directories: &[&Path]) -> Vec<(u
     let mut failures = failures
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
-    if let Err(error) = sync(volume, last, Reach::Medium) {
+    if let Err(error) = sync(volume, last, reach) {
         failures.push((others.len(), error));
     }
     failures

@@ -72,7 +72,7 @@ impl Volume {
         fs::create_dir_all(&blobs)?;
         let below = blobs.ancestors().take_while(|above| *above != self.root);
         let directories: Vec<&Path> = below.chain([&*self.root]).collect();
-        if let Some((_, error)) = sync_directories(self, &directories).pop() {
+        if let Some((_, error)) = sync_directories(self, &directories, Reach::Medium).pop() {
             return Err(error);
         }
         // The root's own name. The directory above may be closed to us, and then somebody else has made this one.
