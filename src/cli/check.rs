@@ -3,29 +3,41 @@
 //! Must not start or write anything. Invariant: what is in force goes to stdout, talk to stderr, and no secret to either.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::installation::{self, Where};
 use crate::config;
 
 /// Checks configuration files and shows what is in force.
 #[derive(Debug, clap::Args)]
 pub struct Check {
-    /// A configuration file; may be given several times
-    #[arg(long = "config", value_name = "FILE", required = true)]
-    pub config: Vec<PathBuf>,
+    #[command(flatten)]
+    place: Where,
 }
 
 impl Check {
+    /// Of these files.
+    pub fn of(config: Vec<PathBuf>) -> Self {
+        let place = Where { dir: None, config };
+        Self { place }
+    }
+
     /// Exit code 0 if the files are fine, 1 if not.
     pub fn run(
         &self,
         environment: &BTreeMap<String, String>,
         out: &mut dyn Write,
         talk: &mut dyn Write,
-    ) -> io::Result<ExitCode> {
-        match config::load(&self.config, environment) {
+    ) -> anyhow::Result<ExitCode> {
+        let files = installation::config_files(&self.place)?;
+        if self.place.config.is_empty() {
+            for file in &files {
+                writeln!(talk, "note: this is of {}", file.display())?;
+            }
+        }
+        match config::load(&files, environment) {
             Ok(loaded) => {
                 for key in &loaded.in_force {
                     writeln!(out, "{key}")?;

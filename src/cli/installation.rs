@@ -39,7 +39,8 @@ impl Installation {
     }
 }
 
-fn config_files(place: &Where) -> anyhow::Result<Vec<PathBuf>> {
+/// The files that were named, or else those of the installation that is looked for.
+pub(super) fn config_files(place: &Where) -> anyhow::Result<Vec<PathBuf>> {
     if !place.config.is_empty() {
         return Ok(place.config.clone());
     }

@@ -39,7 +39,6 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use assemble::Start;
@@ -159,9 +158,7 @@ pub fn main() -> ExitCode {
 
 fn run_check(check: &check::Check) -> anyhow::Result<ExitCode> {
     let (mut out, mut talk) = (io::stdout().lock(), io::stderr().lock());
-    check
-        .run(&environment(), &mut out, &mut talk)
-        .context("cannot write the result")
+    check.run(&environment(), &mut out, &mut talk)
 }
 
 /// The variables of this process; a name or value that is not UTF-8 is none of ours.
@@ -205,6 +202,7 @@ mod tests {
             "boathouse up",
             "boathouse up --dir d --addr [::1]:5443 --host a --host 10.0.0.5 --new-ca",
             "boathouse serve --config a.yml --config b.yml",
+            "boathouse check",
             "boathouse check --config a.yml",
             "boathouse serve --config a.yml --log-format json",
             "boathouse completions bash",

@@ -121,9 +121,7 @@ async fn the_file_is_read_again_when_it_changes() {
 
 /// Exit code and talk of `check`.
 fn check(directory: &Path) -> (bool, String) {
-    let check = Check {
-        config: vec![directory.join("config.yml")],
-    };
+    let check = Check::of(vec![directory.join("config.yml")]);
     let (mut out, mut talk) = (Vec::new(), Vec::new());
     let code = check.run(&BTreeMap::new(), &mut out, &mut talk).unwrap();
     let shown = String::from_utf8(out).unwrap() + &String::from_utf8(talk).unwrap();

@@ -46,7 +46,7 @@ impl Curve {
                 "blob | push, MB/s | server CPU-s/GB | pull, MB/s | server CPU-s/GB | peak memory MiB"
             }
             Self::Tags => {
-                "tags | manifest GET by tag, 16 at a time, /s | first page of 100, ms | last page of 100, ms | new tag, 16 at a time, /s"
+                "tags | manifest GET by tag, 16 at a time, /s | first page of 100, ms | last page of 100, ms | tag moved, 16 at a time, /s"
             }
             Self::Blobs => {
                 "blobs | blob HEAD, 16 at a time, /s | push of 4 KiB, 16 at a time, /s | memory MiB"

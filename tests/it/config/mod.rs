@@ -1,0 +1,158 @@
+//! Configuration files as people write them: what is taken, what is refused, and what the message says.
+
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "the helpers of tests are tests too"
+)]
+
+mod mistakes;
+mod template;
+mod users_file;
+mod variables;
+mod warnings;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use boathouse::auth::{self, RuleText, User};
+use boathouse::cli::check::Check;
+use boathouse::config::{
+    self, ConfigErrors, InForce, Loaded, Place, Signing, Template, UsersFile, UsersFileError,
+};
+use boathouse::{registry, tls};
+use proptest::prelude::*;
+
+const STORAGE: &str = "storage: {filesystem: {rootdirectory: /srv/images}}\n";
+
+/// Loads texts as files `0.yml`, `1.yml`, …
+fn load_with(texts: &[&str], environment: &[(&str, &str)]) -> Result<Loaded, ConfigErrors> {
+    let directory = tempfile::tempdir().expect("a directory");
+    let files: Vec<PathBuf> = texts
+        .iter()
+        .enumerate()
+        .map(|(position, text)| {
+            let path = directory.path().join(format!("{position}.yml"));
+            fs::write(&path, text).expect("written");
+            path
+        })
+        .collect();
+    let environment = environment
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    config::load(&files, &environment)
+}
+
+fn load(text: &str) -> Result<Loaded, ConfigErrors> {
+    load_with(&[text, STORAGE], &[])
+}
+
+fn taken(text: &str) -> Loaded {
+    load(text).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+/// All messages, with the directory cut off.
+fn refused(text: &str) -> String {
+    let errors = load(text).expect_err("refused").to_string();
+    let name = errors.find("0.yml").unwrap_or(0);
+    errors[name..].to_owned()
+}
+
+#[test]
+fn the_config_of_the_registry_image_is_taken_with_notes() {
+    let loaded = load_with(
+        &["version: 0.1\nlog:\n  fields:\n    service: registry\nstorage:\n  cache:\n    blobdescriptor: inmemory\n  \
+           filesystem:\n    rootdirectory: /var/lib/registry\nhttp:\n  addr: :5000\n  headers:\n    \
+           X-Content-Type-Options: [nosniff]\nhealth:\n  storagedriver:\n    enabled: true\n    interval: 10s\n    \
+           threshold: 3\n"],
+        &[],
+    )
+    .expect("taken");
+    let config = loaded.config;
+    assert_eq!(config.server.address, ":5000");
+    assert_eq!(
+        config.server.headers,
+        [("X-Content-Type-Options".to_owned(), "nosniff".to_owned())]
+    );
+    assert_eq!(config.root_directory, Path::new("/var/lib/registry"));
+    assert_eq!(config.tls, tls::Settings::None);
+    assert!(!config.auth.required);
+    assert_eq!(loaded.notes.len(), 3, "{:?}", loaded.notes);
+    assert_eq!(loaded.warnings.len(), 2, "{:?}", loaded.warnings);
+}
+
+#[test]
+fn absent_keys_mean_what_they_mean_to_distribution() {
+    let config = taken("http: {addr: 'localhost:5000'}\n").config;
+    assert!(!config.registry.deletes_enabled);
+    assert!(!config.registry.readonly);
+    assert_eq!(config.registry.references, registry::References::Strict);
+    assert!(config.secret.is_none());
+    assert!(!config.auth.required);
+    assert_eq!(config.auth.signing, Signing::None);
+    assert_eq!(config.state_directory, Path::new("/srv/images/boathouse"));
+}
+
+#[test]
+fn loopback_needs_no_warning() {
+    for address in ["127.0.0.1:5000", "'[::1]:5000'", "'localhost:5000'"] {
+        let loaded = taken(&format!("http: {{addr: {address}}}\n"));
+        assert_eq!(loaded.warnings, Vec::<String>::new(), "{address}");
+    }
+}
+
+#[test]
+fn any_of_our_keys_turns_authentication_on() {
+    for text in [
+        "users: {}\nacl: []\n",
+        "token: {expiration: 60}\nusers: {}\nacl: []\n",
+    ] {
+        let auth = taken(text).config.auth;
+        assert!(auth.required);
+        assert_eq!(auth.signing, Signing::Own);
+        assert_eq!(auth.issuer, "boathouse");
+    }
+    assert!(taken("auth: none\n").notes.len() == 1);
+}
+
+#[test]
+fn plain_scalars_keep_their_text() {
+    let config = taken("http: {secret: 0123}\nusers: {0x10: {}, yes: {}, 007: {}}\nacl: [{match: {account: 1e3}, actions: []}]\n").config;
+    assert_eq!(config.secret.expect("set").expose(), "0123");
+    let names: Vec<&String> = config.auth.users.keys().collect();
+    assert_eq!(names, ["007", "0x10", "yes"]);
+    assert_eq!(config.auth.acl[0].text().account.as_deref(), Some("1e3"));
+}
+
+#[test]
+fn files_and_documents_merge() {
+    let loaded = load_with(
+        &[
+            "http: {addr: ':1'}\n---\nhttp: {prefix: /x/}\nusers: {amy: {}}\n",
+            "users: {bob: {}}\nacl: []\n",
+            STORAGE,
+        ],
+        &[],
+    )
+    .expect("taken");
+    assert_eq!(loaded.config.server.address, ":1");
+    assert_eq!(loaded.config.server.prefix, "/x/");
+    assert_eq!(loaded.config.auth.users.len(), 2);
+    let errors = load_with(&[STORAGE, STORAGE], &[])
+        .expect_err("twice")
+        .to_string();
+    assert!(
+        errors.contains("1.yml:1: storage.filesystem.rootdirectory: given twice, also at"),
+        "{errors}"
+    );
+    assert!(errors.contains("0.yml:1"), "{errors}");
+}
+
+#[test]
+fn anchors_and_merge_keys_are_yamls_own() {
+    let config = taken("users:\n  a: &a {labels: {team: [red]}}\n  b:\n    <<: *a\n    password: $2y$x\n  c: *a\nacl: []\n").config;
+    assert_eq!(config.auth.users["b"].labels["team"], ["red"]);
+    assert_eq!(config.auth.users["c"], config.auth.users["a"]);
+}

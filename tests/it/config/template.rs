@@ -1,0 +1,125 @@
+//! What `up` writes at first, and what `check` shows.
+
+use super::*;
+use crate::program::ran;
+
+fn template(hosts: &[&str]) -> Template {
+    Template {
+        address: "[::]:5443".to_owned(),
+        hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+        root_directory: "/srv/a b/\"data\"".into(),
+        ca_certificate: "/srv/ca.crt".into(),
+        keys_directory: "/srv/keys".into(),
+        users_file: "/srv/users.yml".into(),
+        state_directory: "/srv/state".into(),
+    }
+}
+
+#[test]
+fn the_template_reads_back() {
+    let text = template(&["lab.local", "192.0.2.7"]).render();
+    let config = load_with(&[&text], &[])
+        .unwrap_or_else(|errors| panic!("{errors}"))
+        .config;
+    assert_eq!(config.server.address, "[::]:5443");
+    assert_eq!(config.root_directory, Path::new("/srv/a b/\"data\""));
+    assert_eq!(config.state_directory, Path::new("/srv/state"));
+    assert!(config.auth.required);
+    assert_eq!(
+        config.tls,
+        tls::Settings::Automatic {
+            ca_certificate: "/srv/ca.crt".into(),
+            keys_directory: "/srv/keys".into(),
+            hosts: vec!["lab.local".to_owned(), "192.0.2.7".to_owned()],
+        }
+    );
+}
+
+#[test]
+fn uncommenting_every_default_changes_nothing() {
+    let text = template(&[]).render();
+    let uncommented: String = text
+        .lines()
+        .map(|line| {
+            let indent = line.len() - line.trim_start().len();
+            match line.trim_start().strip_prefix('#') {
+                Some(key) if !key.starts_with(' ') => format!("{}{key}\n", &line[..indent]),
+                _ => format!("{line}\n"),
+            }
+        })
+        .collect();
+    assert!(
+        uncommented
+            .lines()
+            .filter(|line| !line.contains('#'))
+            .count()
+            > 50
+    );
+    let load = |text: &str| load_with(&[text], &[]).unwrap_or_else(|errors| panic!("{errors}"));
+    let (plain, full) = (load(&text), load(&uncommented));
+    assert_eq!(format!("{:?}", plain.config), format!("{:?}", full.config));
+    assert_eq!(plain.warnings.len(), full.warnings.len());
+}
+
+#[test]
+fn check_shows_what_is_in_force() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("c.yml");
+    let check = Check::of(vec![file.clone()]);
+    let run = |text: &str| {
+        fs::write(&file, text).expect("written");
+        let (mut out, mut talk) = (Vec::new(), Vec::new());
+        let code = check
+            .run(&BTreeMap::new(), &mut out, &mut talk)
+            .expect("written");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        (format!("{code:?}"), text(out), text(talk))
+    };
+    let (code, out, talk) = run(&format!("{STORAGE}redis: {{addr: x}}\n"));
+    assert!(code.contains("(0)"), "{code}");
+    assert!(
+        out.contains("storage.filesystem.rootdirectory: /srv/images  # ")
+            && out.contains("c.yml:1\n"),
+        "{out}"
+    );
+    assert!(
+        out.contains("limits.connections: 1024  # default\n"),
+        "{out}"
+    );
+    assert!(
+        talk.contains("note: ")
+            && talk.contains("redis has no effect")
+            && talk.contains("warning: "),
+        "{talk}"
+    );
+    let (code, out, talk) = run("http: {}\n");
+    assert!(
+        code.contains("(1)") && out.is_empty() && talk.starts_with("error: storage: no storage"),
+        "{code}{out}{talk}"
+    );
+}
+
+#[test]
+fn check_finds_what_up_has_set_up() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let place = directory.path().to_str().expect("UTF-8");
+    let nothing = ran(&["check", "--dir", place], &[], "");
+    assert_eq!(nothing.code, Some(1));
+    assert!(
+        nothing.talk.contains("hint: name the installation"),
+        "{}",
+        nothing.talk
+    );
+    let file = directory.path().join("boathouse.yml");
+    fs::write(&file, STORAGE.to_owned() + "http: {addr: 'localhost:1'}\n").expect("written");
+    let found = ran(&["check", "--dir", place], &[], "");
+    assert_eq!(found.code, Some(0), "{}", found.talk);
+    assert!(
+        found
+            .talk
+            .contains(&format!("note: this is of {}", file.display())),
+        "{}",
+        found.talk
+    );
+    assert!(found.out.contains("localhost:1"), "{}", found.out);
+}

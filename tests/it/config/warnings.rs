@@ -1,0 +1,111 @@
+//! What is taken, and seldom meant.
+
+use super::*;
+
+#[test]
+fn warnings_name_what_is_seldom_meant() {
+    let loaded = taken(
+        "http: {addr: 'localhost:1'}\nserver: {real_ip_header: X-Real-IP}\nusers: {amy: {}, bob: {password: plain}, '': {}}\nacl: []\n",
+    );
+    assert_eq!(loaded.warnings.len(), 3, "{:?}", loaded.warnings);
+    assert!(!format!("{:?}", loaded.warnings).contains("plain\""));
+    for (proxies, warnings) in [("[]", 1), ("[10.0.0.1]", 0)] {
+        let loaded = taken(&format!(
+            "http: {{addr: 'localhost:1', trusted_proxies: {proxies}}}\nserver: {{real_ip_header: X-Real-IP}}\n"
+        ));
+        assert_eq!(loaded.warnings.len(), warnings, "{:?}", loaded.warnings);
+    }
+}
+
+#[test]
+fn a_revocation_of_nobody_and_a_short_secret_are_warned_of() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("users.yml");
+    fs::write(&path, "revoked: {bbo: 2026-01-01T00:00:00Z}\n").expect("written");
+    for (secret, warnings) in [("fifteen-letters", 2), ("sixteen-letters-", 1)] {
+        let loaded = taken(&format!(
+            "http: {{addr: 'localhost:1', secret: {secret}}}\nusers: {{bob: {{password: $2y$x}}}}\nacl: []\nusers_file: {}\n",
+            path.display()
+        ));
+        assert_eq!(loaded.warnings.len(), warnings, "{:?}", loaded.warnings);
+        assert!(
+            loaded
+                .warnings
+                .iter()
+                .any(|text| text.contains("revoked.bbo: there is no such user"))
+        );
+        assert!(!format!("{:?}", loaded.warnings).contains(secret));
+    }
+}
+
+#[test]
+fn named_certificates_and_keys_are_looked_at() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let write =
+        |name: &str, text: &str| fs::write(directory.path().join(name), text).expect("written");
+    for name in ["a", "b"] {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let certificate = rcgen::CertificateParams::new([name.to_owned()])
+            .and_then(|parameters| parameters.self_signed(&key))
+            .expect("a certificate");
+        write(&format!("{name}.crt"), &certificate.pem());
+        write(&format!("{name}.key"), &key.serialize_pem());
+    }
+    write("empty", "");
+    let load = |text: &str| load(&text.replace('@', &format!("{}/", directory.path().display())));
+    let refused = |text: &str| load(text).expect_err("refused").to_string();
+
+    let config = load("http: {tls: {certificate: @a.crt, key: @a.key}}\n")
+        .expect("taken")
+        .config;
+    assert!(matches!(config.tls, tls::Settings::Files { .. }));
+    let config = load("server: {certificate: @a.crt, key: @a.key}\nusers: {}\nacl: []\n")
+        .expect("taken")
+        .config;
+    let settings = config.auth_settings(auth::Secret([7; 32]), None);
+    assert!(
+        settings
+            .token
+            .signing
+            .expect("a key")
+            .key_pem
+            .contains("PRIVATE KEY")
+    );
+    assert!(!format!("{config:?}").contains("PRIVATE KEY"));
+    let foreign = "auth: {token: {realm: x, service: y, issuer: z, rootcertbundle: @a.crt}}\n";
+    let config = load(foreign).expect("taken").config;
+    assert_eq!(config.auth.signing, Signing::None);
+    assert_eq!(
+        config
+            .auth_settings(auth::Secret([7; 32]), None)
+            .token
+            .trusted_certificates_pem
+            .len(),
+        1
+    );
+
+    assert!(
+        refused("http: {tls: {certificate: @a.crt, key: @b.key}}\n")
+            .contains("http.tls.key: not the key of the certificate")
+    );
+    assert!(
+        refused("http: {tls: {certificate: @no.crt, key: @a.key}}\n").contains("cannot be opened")
+    );
+    assert!(
+        refused(&foreign.replace("a.crt", "empty"))
+            .contains("auth.token.rootcertbundle: the file holds no certificate")
+    );
+    assert!(
+        refused("token: {certificate: @a.crt}\nusers: {}\nacl: []\n")
+            .contains("token.certificate: given without token.key")
+    );
+}
+
+#[test]
+fn a_malformed_glob_is_a_warning() {
+    let loaded = taken(
+        "http: {addr: 'localhost:1'}\nusers: {}\nacl: [{match: {name: '[a'}, actions: []}]\n",
+    );
+    assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
+    assert!(loaded.warnings[0].contains("0.yml:3: acl[]: a pattern of this rule is malformed"));
+}

@@ -1,0 +1,113 @@
+//! What the old registry, or a person, does to the files is listed after the next look.
+
+use super::*;
+
+#[tokio::test]
+async fn what_changed_while_the_registry_was_down_is_seen_after_the_start() {
+    let lab = Lab::new();
+    let registry = lab.start().await;
+    let (_, image) = registry.push_image("kept", "old", b"layer").await;
+    registry.push_image("kept", "gone", b"layer").await;
+    registry.push_image("removed", "v1", b"layer").await;
+    lab.stop(registry).await;
+
+    copy_tree(&lab.path("kept"), &lab.path("a/added"));
+    tag_by_hand(&lab.path("kept"), "new", &image);
+    fs::remove_dir_all(lab.path("kept/_manifests/tags/gone")).unwrap();
+    fs::remove_dir_all(lab.path("removed")).unwrap();
+
+    // Before the index was compared, and after.
+    let registry = lab.start_unread();
+    for when in ["unread", "read"] {
+        assert_eq!(tags(&registry, "kept").await, ["new", "old"], "{when}");
+        let added = tags(&registry, "a/added").await;
+        assert_eq!(added, ["gone", "old"], "{when}");
+        assert!(tags(&registry, "removed").await.is_empty(), "{when}");
+        assert_eq!(catalog(&registry).await, ["a/added", "kept"], "{when}");
+        registry.registry.read_everything().await.unwrap();
+    }
+    lab.expect_fresh("after changes while it was down").await;
+}
+
+#[tokio::test]
+async fn what_the_old_registry_deletes_and_pushes_again_is_listed() {
+    let lab = Lab::new();
+    let registry = lab.start().await;
+    let (_, subject) = registry.push_image("a", "v1", b"layer").await;
+    let about = push_manifest(&registry, "a", &referrer_of(&subject)).await;
+    let found = referrers(&registry, "a", &subject).await;
+    assert_eq!(found, [about.to_string()]);
+    lab.stop(registry).await;
+
+    let link = revision_link(&lab.path("a"), &about);
+    let layers = lab.path("a/_layers/sha256");
+    let layer_link = layers.join(digest("layer").hex()).join("link");
+    fs::remove_file(&link).unwrap();
+    fs::remove_file(&layer_link).unwrap();
+    // It deletes the tags of a manifest with it; without that no list differs, and nothing is read again.
+    fs::remove_dir_all(lab.path("a/_manifests/tags/v1")).unwrap();
+    let registry = lab.start().await;
+    assert!(referrers(&registry, "a", &subject).await.is_empty());
+    lab.expect_fresh("after the old registry deleted").await;
+    lab.stop(registry).await;
+    assert!(
+        !link.parent().unwrap().exists() && !layer_link.parent().unwrap().exists(),
+        "directories without a link stay, in which a new link would not be noticed"
+    );
+
+    fs::create_dir_all(link.parent().unwrap()).unwrap();
+    fs::write(&link, about.to_string()).unwrap();
+    fs::create_dir_all(layer_link.parent().unwrap()).unwrap();
+    fs::write(&layer_link, digest("layer").to_string()).unwrap();
+    let registry = lab.start().await;
+    let found = referrers(&registry, "a", &subject).await;
+    assert_eq!(found, [about.to_string()], "pushed again, and not listed");
+    lab.expect_fresh("after the old registry pushed again")
+        .await;
+}
+
+#[tokio::test]
+async fn a_tag_that_the_old_registry_began_and_finished_later_is_listed() {
+    let lab = Lab::new();
+    let registry = lab.start().await;
+    let (_, image) = registry.push_image("a", "v1", b"layer").await;
+    lab.stop(registry).await;
+
+    // Killed before `current` was written, or cut off from power after it was.
+    let tag_directories = lab.path("a/_manifests/tags");
+    fs::create_dir_all(tag_directories.join("half/index")).unwrap();
+    fs::create_dir_all(tag_directories.join("torn/current")).unwrap();
+    fs::write(tag_directories.join("torn/current/link"), "").unwrap();
+    let registry = lab.start().await;
+    assert!(!tags(&registry, "a").await.contains(&"half".to_owned()));
+    lab.stop(registry).await;
+
+    for tag in ["half", "torn"] {
+        tag_by_hand(&lab.path("a"), tag, &image);
+    }
+    let registry = lab.start().await;
+    assert_eq!(tags(&registry, "a").await, ["half", "torn", "v1"]);
+}
+
+#[tokio::test]
+async fn a_tag_that_was_moved_by_a_process_that_died_is_read_again() {
+    let lab = Lab::new();
+    let registry = lab.start().await;
+    let (_, first) = registry.push_image("a", "v1", b"first").await;
+    let (_, second) = registry.push_image("a", "v2", b"second").await;
+    assert_eq!(tags(&registry, "a").await, ["v1", "v2"]);
+    lab.stop(registry).await;
+    let stamp = lab.index.stamp(&name("a")).await.unwrap();
+    assert!(stamp.is_some(), "it would be read again in any case");
+
+    // To a manifest that is there already, so that nothing else changes; the index never hears of it.
+    let tag: Tag = "v1".parse().unwrap();
+    let current = Place::TagCurrent(name("a"), tag.clone()).key();
+    let steps = vec![Step::put(current, second.to_string())];
+    lab.store.apply(steps).await.unwrap();
+    let pointed = async || lab.index.tags(&name("a"), None, 1).await.unwrap();
+    assert_eq!(pointed().await, [(tag.clone(), first)]);
+    let registry = lab.start().await;
+    assert_eq!(pointed().await, [(tag, second)]);
+    registry.stop().await;
+}
