@@ -21,9 +21,10 @@ use crate::store::Upload;
 /// How long a finished session is remembered, so that a client that lost the answer may finish again.
 const REMEMBERED: Duration = Duration::from_hours(1);
 
-/// How long a client may say nothing before another request for its session takes over. A client that has lost its
-/// connection without a word (sleep, another network) comes back at once, and the stall limit is far away.
-const SILENCE: Duration = Duration::from_secs(2);
+/// How long a request waits for another one that receives bytes of its session. A client that comes back after a broken
+/// connection is often quicker than the registry, which still reads what the broken one has left; and one that was lost
+/// without a word (sleep, another network) would hold the session until the stall limit, which is far away.
+const OVERLAP: Duration = Duration::from_secs(2);
 
 /// How many ended sessions are remembered at most: 10,000 of about 200 bytes; the oldest is forgotten first.
 const REMEMBERED_MAX: usize = 10_000;
@@ -131,32 +132,43 @@ impl Sessions {
     }
 
     /// Starts work on a session: whoever holds the returned value is the only one. Waits for one who is finding out how
-    /// far the session is, or finishing it; takes over from one whose client has fallen silent, as one does whose
-    /// connection was lost; refuses beside one who is receiving.
+    /// far the session is, or finishing it, and for a while for one who is receiving; then takes over if its client has
+    /// said nothing meanwhile, as one does whose connection was lost, and else is refused.
     pub(super) async fn enter(&self, id: UploadId) -> Result<Taken<'_>, UploadBusy> {
+        let mut told_before = None;
         loop {
             let mut other = match self.try_enter(id) {
-                Ok(entered) => return Ok(entered),
+                Ok((mut entered, kept)) => {
+                    entered.told_before = told_before;
+                    return Ok((entered, kept));
+                }
                 Err(other) => other,
             };
-            let before = *other.progress.borrow_and_update();
-            if !matches!(before, Progress::Receiving { .. }) {
+            told_before = told_before.or_else(|| other.told_bytes());
+            if !other.is_receiving() {
                 // An error says that it has left, which is a change as well.
                 let _ = other.progress.changed().await;
                 continue;
             }
-            let changed = tokio::select! {
-                changed = other.progress.changed() => Some(changed.is_ok()),
-                () = self.clock.sleep(SILENCE) => None,
-            };
-            match (changed, *other.progress.borrow()) {
-                (Some(true), Progress::Receiving { offset_bytes }) => {
-                    return Err(UploadBusy { offset_bytes });
+            let mut overlap = self.clock.sleep(OVERLAP);
+            let mut goes_on = false;
+            while other.is_receiving() {
+                tokio::select! {
+                    changed = other.progress.changed() => match changed {
+                        Ok(()) => goes_on = true,
+                        Err(_) => break,
+                    },
+                    () = &mut overlap => {
+                        let offset_bytes = other.progress.borrow().offset_bytes();
+                        if let Some(offset_bytes) = offset_bytes.filter(|_| goes_on) {
+                            return Err(UploadBusy { offset_bytes });
+                        }
+                        other.cancel.cancel();
+                        while other.progress.changed().await.is_ok() {}
+                        break;
+                    }
                 }
-                (Some(_), _) => continue,
-                (None, _) => other.cancel.cancel(),
             }
-            while other.progress.changed().await.is_ok() {}
         }
     }
 
@@ -189,7 +201,9 @@ impl Sessions {
         };
         let (progress, others) = watch::channel(Progress::Unknown);
         let cancel = CancellationToken::new();
-        let told_bytes = Arc::default();
+        let told_bytes = Arc::new(AtomicU64::new(
+            kept.as_ref().map_or(0, |kept| kept.told_bytes),
+        ));
         let busy = Busy {
             progress: others,
             cancel: cancel.clone(),
@@ -202,6 +216,7 @@ impl Sessions {
             progress,
             cancel,
             told_bytes,
+            told_before: None,
         };
         if let Some(kept) = &kept {
             entered.tell(Progress::Receiving {
@@ -252,6 +267,21 @@ struct Busy {
     told_bytes: Arc<AtomicU64>,
 }
 
+impl Busy {
+    fn is_receiving(&mut self) -> bool {
+        matches!(
+            *self.progress.borrow_and_update(),
+            Progress::Receiving { .. }
+        )
+    }
+
+    /// What the client was told of the session, as far as that is known.
+    fn told_bytes(&self) -> Option<u64> {
+        let is_known = self.progress.borrow().offset_bytes().is_some();
+        is_known.then(|| self.told_bytes.load(Ordering::Relaxed))
+    }
+}
+
 /// How far a request is with a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
@@ -296,14 +326,28 @@ pub(super) struct Entered<'a> {
     id: UploadId,
     progress: watch::Sender<Progress>,
     cancel: CancellationToken,
-    /// What others were told meanwhile.
+    /// What the client was told at the beginning, or others meanwhile.
     told_bytes: Arc<AtomicU64>,
+    told_before: Option<u64>,
 }
 
 impl Entered<'_> {
     /// Lets others see how far the work is.
     pub(super) fn tell(&self, progress: Progress) {
         self.progress.send_replace(progress);
+    }
+
+    /// Takes up an upload that was not kept open: its client is taken to know all of it.
+    pub(super) fn resumed(&self, kept: &Kept) {
+        self.told_bytes
+            .fetch_max(kept.told_bytes, Ordering::Relaxed);
+    }
+
+    /// Whether the client was told something after it had sent this request, which waited. Then it has sent another one
+    /// since, and does not wait for the answer to this one.
+    pub(super) fn is_overtaken(&self, kept: &Kept) -> bool {
+        self.told_before
+            .is_some_and(|told_bytes| told_bytes != kept.told_bytes)
     }
 
     /// Resolves when another request wants to go on in the place of this one, whose client says nothing.
@@ -333,123 +377,4 @@ impl Drop for Entered<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::ManualClock;
-    use crate::oci::Algorithm;
-
-    fn owner(account: &str) -> Owner {
-        Owner {
-            account: account.into(),
-            generation: "g".into(),
-        }
-    }
-
-    fn sessions(clock: &ManualClock) -> Sessions {
-        Sessions::new(b"secret", 2, Arc::new(clock.clone()))
-    }
-
-    #[test]
-    fn a_session_is_its_owners_in_its_repository_only() {
-        let clock = ManualClock::at_unix_secs(0);
-        let sessions = sessions(&clock);
-        let name: RepositoryName = "a/b".parse().unwrap();
-        let id = sessions.issue(&name, &owner("ann")).unwrap();
-        assert!(sessions.is_genuine(id, &name, &owner("ann")));
-        assert!(!sessions.is_genuine(id, &"a/c".parse().unwrap(), &owner("ann")));
-        assert!(!sessions.is_genuine(id, &name, &owner("bob")));
-        let revoked = Owner {
-            generation: "h".into(),
-            ..owner("ann")
-        };
-        assert!(!sessions.is_genuine(id, &name, &revoked));
-        let other = Sessions::new(b"other", 2, Arc::new(clock.clone()));
-        assert!(!other.is_genuine(id, &name, &owner("ann")));
-    }
-
-    #[tokio::test]
-    async fn one_at_a_time_while_bytes_come() {
-        let clock = ManualClock::at_unix_secs(0);
-        let sessions = sessions(&clock);
-        let id = UploadId::from_parts(1, 2);
-        let (entered, _) = sessions.enter(id).await.ok().unwrap();
-        entered.tell(Progress::Receiving { offset_bytes: 7 });
-        assert_eq!(sessions.progress(id).await, Some(7));
-        let asks = async { sessions.enter(id).await.err() };
-        let goes_on = async {
-            tokio::task::yield_now().await;
-            entered.tell(Progress::Receiving { offset_bytes: 8 });
-        };
-        let (answer, ()) = tokio::join!(asks, goes_on);
-        assert_eq!(answer, Some(UploadBusy { offset_bytes: 8 }));
-        drop(entered);
-        assert!(sessions.enter(id).await.is_ok());
-        assert_eq!(sessions.progress(id).await, None);
-    }
-
-    #[tokio::test]
-    async fn a_silent_client_is_taken_over_from() {
-        let clock = ManualClock::at_unix_secs(0);
-        let sessions = sessions(&clock);
-        let id = UploadId::from_parts(1, 2);
-        let (entered, _) = sessions.enter(id).await.ok().unwrap();
-        entered.tell(Progress::Receiving { offset_bytes: 7 });
-        let gives_way = async {
-            entered.taken_over().await;
-            drop(entered);
-        };
-        let time_passes = async {
-            for _ in 0..SILENCE.as_secs() {
-                tokio::task::yield_now().await;
-                clock.advance(Duration::from_secs(1));
-            }
-        };
-        let (entered, (), ()) = tokio::join!(sessions.enter(id), gives_way, time_passes);
-        assert!(entered.is_ok());
-    }
-
-    #[tokio::test]
-    async fn what_is_not_known_yet_or_being_finished_is_waited_for() {
-        let clock = ManualClock::at_unix_secs(0);
-        let sessions = sessions(&clock);
-        let id = UploadId::from_parts(1, 2);
-        let (entered, _) = sessions.enter(id).await.ok().unwrap();
-        let finds_out_and_finishes = async {
-            tokio::task::yield_now().await;
-            entered.tell(Progress::Finishing { offset_bytes: 9 });
-            tokio::task::yield_now().await;
-            drop(entered);
-        };
-        let both = async { tokio::join!(sessions.progress(id), sessions.enter(id)) };
-        let ((offset_bytes, entered), ()) = tokio::join!(both, finds_out_and_finishes);
-        assert_eq!(offset_bytes, Some(9));
-        assert!(entered.is_ok());
-    }
-
-    #[test]
-    fn an_end_is_remembered_for_an_hour() {
-        let clock = ManualClock::at_unix_secs(0);
-        let sessions = sessions(&clock);
-        let id = UploadId::from_parts(1, 2);
-        let ended = Ended::Finished(Digest::of(Algorithm::Sha256, b""));
-        sessions.remember(id, ended.clone());
-        clock.advance(Duration::from_secs(3_599));
-        assert_eq!(sessions.ended(id), Some(ended));
-        clock.advance(Duration::from_secs(1));
-        assert_eq!(sessions.ended(id), None);
-    }
-
-    #[test]
-    fn the_oldest_end_is_forgotten_when_there_are_too_many() {
-        let clock = ManualClock::at_unix_secs(0);
-        let sessions = sessions(&clock);
-        for number in 0..=REMEMBERED_MAX as u64 {
-            sessions.remember(UploadId::from_parts(number, 0), Ended::Cancelled);
-        }
-        assert_eq!(sessions.ended(UploadId::from_parts(0, 0)), None);
-        assert_eq!(
-            sessions.ended(UploadId::from_parts(1, 0)),
-            Some(Ended::Cancelled)
-        );
-    }
-}
+mod tests;

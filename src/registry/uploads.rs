@@ -261,6 +261,7 @@ impl Registry {
                 None => return Err(RegistryError::UploadInvalid),
             },
         };
+        entered.resumed(&kept);
         let offset_bytes = kept.upload.offset_bytes();
         entered.tell(Progress::Receiving { offset_bytes });
         Ok((entered, kept))
@@ -268,7 +269,8 @@ impl Registry {
 
     /// Takes up a session to append a chunk where its client takes it to stand. After a broken request that may be before
     /// what has arrived: whoever was told of nothing sends all of it again (HTTP clients repeat a PUT by themselves), and
-    /// whoever was told of a part, and does not say where the next one belongs, is told first.
+    /// whoever was told of a part, and does not say where the next one belongs, is told first. A request that another one
+    /// has overtaken is what a broken connection has left, and belongs nowhere.
     async fn enter_to_receive(
         &self,
         name: &RepositoryName,
@@ -278,6 +280,10 @@ impl Registry {
     ) -> Result<(Entered<'_>, Kept), RegistryError> {
         let (entered, kept) = self.enter_upload(name, id, owner).await?;
         let offset_bytes = kept.upload.offset_bytes();
+        if !is_placed && entered.is_overtaken(&kept) {
+            entered.leave(kept);
+            return Err(RegistryError::OutOfOrder { offset_bytes });
+        }
         if is_placed || kept.told_bytes == offset_bytes {
             return Ok((entered, kept));
         }

@@ -51,6 +51,8 @@ async fn bad_input_07_two_chunks_at_once() {
             () = tokio::time::sleep(std::time::Duration::from_millis(1)) => {
                 first.write_all(&bytes[sent..=sent]).await.unwrap();
                 sent += 1;
+                // It is waited for, for a while, in case it is what a broken connection has left.
+                registry.clock.advance(std::time::Duration::from_millis(20));
             }
         }
     };

@@ -52,6 +52,7 @@ impl Lab {
     /// to the data.
     pub(super) async fn restart(self, meanwhile: impl FnOnce(&TempDir)) -> Self {
         let clock = self.registry.clock.clone();
+        let old = Arc::downgrade(&self.registry.registry);
         let time_passes = async {
             loop {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -62,6 +63,10 @@ impl Lab {
             directory = self.registry.stop() => directory,
             () = time_passes => unreachable!("it never ends"),
         };
+        // What was begun goes on to its end, where a process would end with all that it has begun.
+        while old.strong_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         meanwhile(&directory);
         let mut options = options(&self.keys);
         options.server.address = self.site.host();
