@@ -50,14 +50,14 @@ pub(super) struct Settling(BTreeSet<PathBuf>);
 
 impl Settling {
     /// Adds what the next request of the phase has changed.
-    pub(super) fn add(&mut self, mut changed: Changed) {
+    pub(super) fn add(&mut self, changed: Changed) {
         if changed.has_lost_track {
             self.0.clear();
         }
         for path in &changed.removed {
             forget_below(&mut self.0, path);
         }
-        self.0.append(&mut changed.settling);
+        self.0.extend(changed.settling);
     }
 }
 
@@ -114,11 +114,12 @@ impl Publisher {
     }
 
     /// Remembers what is durable now, after all directories of a phase were synced.
-    pub(super) fn settle(&mut self, mut settling: Settling) {
+    pub(super) fn settle(&mut self, settling: Settling) {
         if self.settled.len() > SETTLED_DIRECTORIES_MAX {
             self.settled.clear();
         }
-        self.settled.append(&mut settling.0);
+        // Not `append`, which builds the whole set anew.
+        self.settled.extend(settling.0);
     }
 
     fn place(&mut self, placement: &Placement, changed: &mut Changed) -> Result<(), StoreError> {
