@@ -3,9 +3,11 @@
 //! Must not start or write anything. Invariant: what is in force goes to stdout, talk to stderr, and no secret to either.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+use anyhow::Context as _;
 
 use super::installation::{self, Where};
 use crate::config;
@@ -18,26 +20,31 @@ pub struct Check {
 }
 
 impl Check {
-    /// Of these files.
-    pub fn of(config: Vec<PathBuf>) -> Self {
-        let place = Where { dir: None, config };
-        Self { place }
-    }
-
     /// Exit code 0 if the files are fine, 1 if not.
-    pub fn run(
+    pub(super) fn run(
         &self,
         environment: &BTreeMap<String, String>,
         out: &mut dyn Write,
         talk: &mut dyn Write,
     ) -> anyhow::Result<ExitCode> {
         let files = installation::config_files(&self.place)?;
+        self.show(&files, environment, out, talk)
+            .context("cannot write the result")
+    }
+
+    fn show(
+        &self,
+        files: &[PathBuf],
+        environment: &BTreeMap<String, String>,
+        out: &mut dyn Write,
+        talk: &mut dyn Write,
+    ) -> io::Result<ExitCode> {
         if self.place.config.is_empty() {
-            for file in &files {
+            for file in files {
                 writeln!(talk, "note: this is of {}", file.display())?;
             }
         }
-        match config::load(&files, environment) {
+        match config::load(files, environment) {
             Ok(loaded) => {
                 for key in &loaded.in_force {
                     writeln!(out, "{key}")?;

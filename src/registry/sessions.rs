@@ -145,30 +145,22 @@ impl Sessions {
                 Err(other) => other,
             };
             told_before = told_before.or_else(|| other.told_bytes());
-            if !other.is_receiving() {
+            let Some(before_bytes) = other.receiving_at() else {
                 // An error says that it has left, which is a change as well.
                 let _ = other.progress.changed().await;
                 continue;
+            };
+            tokio::select! {
+                _ = other.progress.wait_for(|progress| !progress.is_receiving()) => continue,
+                () = self.clock.sleep(OVERLAP) => {}
             }
-            let mut overlap = self.clock.sleep(OVERLAP);
-            let mut goes_on = false;
-            while other.is_receiving() {
-                tokio::select! {
-                    changed = other.progress.changed() => match changed {
-                        Ok(()) => goes_on = true,
-                        Err(_) => break,
-                    },
-                    () = &mut overlap => {
-                        let offset_bytes = other.progress.borrow().offset_bytes();
-                        if let Some(offset_bytes) = offset_bytes.filter(|_| goes_on) {
-                            return Err(UploadBusy { offset_bytes });
-                        }
-                        other.cancel.cancel();
-                        while other.progress.changed().await.is_ok() {}
-                        break;
-                    }
-                }
+            if let Some(offset_bytes) = other.receiving_at()
+                && offset_bytes != before_bytes
+            {
+                return Err(UploadBusy { offset_bytes });
             }
+            other.cancel.cancel();
+            while other.progress.changed().await.is_ok() {}
         }
     }
 
@@ -201,9 +193,7 @@ impl Sessions {
         };
         let (progress, others) = watch::channel(Progress::Unknown);
         let cancel = CancellationToken::new();
-        let told_bytes = Arc::new(AtomicU64::new(
-            kept.as_ref().map_or(0, |kept| kept.told_bytes),
-        ));
+        let told_bytes = Arc::default();
         let busy = Busy {
             progress: others,
             cancel: cancel.clone(),
@@ -219,9 +209,7 @@ impl Sessions {
             told_before: None,
         };
         if let Some(kept) = &kept {
-            entered.tell(Progress::Receiving {
-                offset_bytes: kept.upload.offset_bytes(),
-            });
+            entered.take_up(kept);
         }
         Ok((entered, kept))
     }
@@ -268,11 +256,10 @@ struct Busy {
 }
 
 impl Busy {
-    fn is_receiving(&mut self) -> bool {
-        matches!(
-            *self.progress.borrow_and_update(),
-            Progress::Receiving { .. }
-        )
+    /// How far it is, if it takes in bytes; what changes from now on is a change.
+    fn receiving_at(&mut self) -> Option<u64> {
+        let progress = *self.progress.borrow_and_update();
+        progress.offset_bytes().filter(|_| progress.is_receiving())
     }
 
     /// What the client was told of the session, as far as that is known.
@@ -300,6 +287,10 @@ pub(super) enum Progress {
 }
 
 impl Progress {
+    fn is_receiving(&self) -> bool {
+        matches!(self, Self::Receiving { .. })
+    }
+
     fn offset_bytes(self) -> Option<u64> {
         match self {
             Self::Unknown => None,
@@ -328,6 +319,7 @@ pub(super) struct Entered<'a> {
     cancel: CancellationToken,
     /// What the client was told at the beginning, or others meanwhile.
     told_bytes: Arc<AtomicU64>,
+    /// What the client had been told when this request came and had to wait.
     told_before: Option<u64>,
 }
 
@@ -337,10 +329,12 @@ impl Entered<'_> {
         self.progress.send_replace(progress);
     }
 
-    /// Takes up an upload that was not kept open: its client is taken to know all of it.
-    pub(super) fn resumed(&self, kept: &Kept) {
+    /// Lets others see the upload that the work is on, and what its client was told of it.
+    pub(super) fn take_up(&self, kept: &Kept) {
         self.told_bytes
             .fetch_max(kept.told_bytes, Ordering::Relaxed);
+        let offset_bytes = kept.upload.offset_bytes();
+        self.tell(Progress::Receiving { offset_bytes });
     }
 
     /// Whether the client was told something after it had sent this request, which waited. Then it has sent another one

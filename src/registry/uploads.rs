@@ -254,16 +254,17 @@ impl Registry {
                 .await?
             {
                 // What its client was told is not known any more.
-                Some(upload) => Kept::told(upload),
+                Some(upload) => {
+                    let kept = Kept::told(upload);
+                    entered.take_up(&kept);
+                    kept
+                }
                 None if self.sessions.ended(id) == Some(Ended::Cancelled) => {
                     return Err(RegistryError::UploadUnknown);
                 }
                 None => return Err(RegistryError::UploadInvalid),
             },
         };
-        entered.resumed(&kept);
-        let offset_bytes = kept.upload.offset_bytes();
-        entered.tell(Progress::Receiving { offset_bytes });
         Ok((entered, kept))
     }
 
@@ -294,8 +295,9 @@ impl Registry {
         kept.upload.abort().await?;
         let directory = upload_directory(name, id);
         let opened = self.store.open_upload(&directory, None, None, None).await?;
-        entered.tell(Progress::Receiving { offset_bytes: 0 });
-        Ok((entered, Kept::told(opened)))
+        let kept = Kept::told(opened);
+        entered.take_up(&kept);
+        Ok((entered, kept))
     }
 }
 

@@ -5,11 +5,11 @@ use std::fs;
 use std::path::Path;
 
 use boathouse::auth::Secret;
-use boathouse::cli::check::Check;
 use boathouse::config;
 use http::StatusCode;
 use tempfile::TempDir;
 
+use crate::program::ran;
 use crate::support::{Options, TestRegistry};
 
 /// A hash of the least cost, as `htpasswd -B` writes it.
@@ -121,11 +121,9 @@ async fn the_file_is_read_again_when_it_changes() {
 
 /// Exit code and talk of `check`.
 fn check(directory: &Path) -> (bool, String) {
-    let check = Check::of(vec![directory.join("config.yml")]);
-    let (mut out, mut talk) = (Vec::new(), Vec::new());
-    let code = check.run(&BTreeMap::new(), &mut out, &mut talk).unwrap();
-    let shown = String::from_utf8(out).unwrap() + &String::from_utf8(talk).unwrap();
-    (format!("{code:?}").contains("(0)"), shown)
+    let file = directory.join("config.yml");
+    let ran = ran(&["check", "--config", file.to_str().unwrap()], &[], "");
+    (ran.code == Some(0), ran.out + &ran.talk)
 }
 
 #[tokio::test]

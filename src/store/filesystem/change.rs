@@ -40,13 +40,6 @@ pub(super) struct Placement {
     pub(super) condition: Condition,
 }
 
-impl Placement {
-    /// Whether it needs something to be there, which must not have changed.
-    pub(super) fn replaces(&self) -> bool {
-        matches!(self.condition, Condition::Match(_))
-    }
-}
-
 /// Puts together what must appear together, at the place of the last of it; a removal in between ends the togetherness.
 pub(super) fn gather_whole_directories(phase: Phase) -> Phase {
     let mut gathered: Phase = Vec::with_capacity(phase.len());

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::recorder::{Cut, RecordingDisk};
+use super::tests::left_in;
 use super::{FilesystemStore, Settings};
 use crate::clock::ManualClock;
 use crate::layout::{Key, Place, UploadId, tag_directory, upload_directory};
@@ -211,8 +212,7 @@ async fn a_new_tag_that_cannot_be_synced_is_not_shown() {
         .unwrap_err();
     let cut = bench.disk.cut_now();
     assert!(!cut.visible().contains_key(current(&tag).as_str()));
-    let left = std::fs::read_dir(bench.root.path().join("boathouse/tmp")).unwrap();
-    assert_eq!(left.count(), 0, "left in tmp");
+    assert_eq!(left_in(bench.root.path(), "tmp"), 0, "left in tmp");
     *bench.disk.refused_directory.lock().unwrap() = None;
     bench.store.apply(put_manifest(&tag, "text")).await.unwrap();
     assert!(
@@ -243,8 +243,7 @@ async fn requests_that_share_groups_keep_their_barriers() {
     let cuts = bench.disk.take_cuts();
     cuts.iter().for_each(check_all_that_is_visible_is_whole);
     // Also where a tag was new to several requests, and only one of them could show its directory.
-    let left = std::fs::read_dir(bench.root.path().join("boathouse/tmp")).unwrap();
-    assert_eq!(left.count(), 0, "left in tmp");
+    assert_eq!(left_in(bench.root.path(), "tmp"), 0, "left in tmp");
     let durable = cuts.last().unwrap().durable();
     for number in 0..24 {
         let manifest = Place::BlobData(digest(&format!("m{number}"))).key();

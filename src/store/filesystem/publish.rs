@@ -252,7 +252,8 @@ impl Publisher {
                 .iter()
                 .try_for_each(|placement| self.place(placement, changed));
         }
-        if placements.iter().any(Placement::replaces) {
+        let is_match = |placement: &Placement| matches!(placement.condition, Condition::Match(_));
+        if placements.iter().any(is_match) {
             return Err(StoreError::Conflict);
         }
         let nursery = match nursery {

@@ -97,21 +97,19 @@ pub(super) fn stage(
 fn prepare(volume: &Volume, phase: Phase) -> Result<Phase, StoreError> {
     let mut phase = gather_whole_directories(phase);
     for change in &mut phase {
-        if let Change::Whole {
+        let Change::Whole {
             directory,
             nursery,
             placements,
         } = change
-            && !placements.iter().any(Placement::replaces)
-        {
-            let target = volume.directory(directory);
-            if !target.exists() {
-                let filled = Nursery::fill(volume, &target, placements);
-                *nursery =
-                    Some(filled.map_err(|source| {
-                        StoreError::from_io(format!("write {directory}"), source)
-                    })?);
-            }
+        else {
+            continue;
+        };
+        let target = volume.directory(directory);
+        if !target.exists() {
+            let filled = Nursery::fill(volume, &target, placements);
+            let failed = |source| StoreError::from_io(format!("write {directory}"), source);
+            *nursery = Some(filled.map_err(failed)?);
         }
     }
     Ok(phase)

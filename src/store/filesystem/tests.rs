@@ -58,7 +58,7 @@ fn sha256(bytes: &[u8]) -> Digest {
     Digest::of(Algorithm::Sha256, bytes)
 }
 
-fn left_in(root: &Path, corner: &str) -> usize {
+pub(super) fn left_in(root: &Path, corner: &str) -> usize {
     let corner = root.join("boathouse").join(corner);
     fs::read_dir(corner).unwrap().count()
 }
@@ -72,11 +72,8 @@ async fn conforms() {
         let store = open(&base.path().join(number), Some("this-boot"));
         let docker = store.volume.root().join("docker");
         // The committer makes them beside us, and would make one where we have just removed the others.
-        while fs::read_dir(docker.join("registry/v2/blobs/sha256"))
-            .unwrap()
-            .count()
-            < 256
-        {
+        let blobs = store.volume.blob_directories_parent();
+        while fs::read_dir(&blobs).unwrap().count() < 256 {
             std::thread::yield_now();
         }
         // The checks list all there is, also directories.

@@ -111,7 +111,7 @@ impl Volume {
     }
 
     /// `…/blobs/sha256`, three levels above the data of any blob.
-    fn blob_directories_parent(&self) -> PathBuf {
+    pub(super) fn blob_directories_parent(&self) -> PathBuf {
         let blob = Place::BlobData(Digest::of(Algorithm::Sha256, b""));
         let data = self.path(&blob.key());
         data.ancestors().nth(3).unwrap_or(&self.root).to_owned()

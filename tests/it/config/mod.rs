@@ -17,7 +17,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use boathouse::auth::{self, RuleText, User};
-use boathouse::cli::check::Check;
 use boathouse::config::{
     self, ConfigErrors, InForce, Loaded, Place, Signing, Template, UsersFile, UsersFileError,
 };

@@ -65,15 +65,14 @@ fn uncommenting_every_default_changes_nothing() {
 fn check_shows_what_is_in_force() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("c.yml");
-    let check = Check::of(vec![file.clone()]);
     let run = |text: &str| {
         fs::write(&file, text).expect("written");
-        let (mut out, mut talk) = (Vec::new(), Vec::new());
-        let code = check
-            .run(&BTreeMap::new(), &mut out, &mut talk)
-            .expect("written");
-        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-        (format!("{code:?}"), text(out), text(talk))
+        let ran = ran(
+            &["check", "--config", file.to_str().expect("UTF-8")],
+            &[],
+            "",
+        );
+        (format!("{:?}", ran.code), ran.out, ran.talk)
     };
     let (code, out, talk) = run(&format!("{STORAGE}redis: {{addr: x}}\n"));
     assert!(code.contains("(0)"), "{code}");
