@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use boathouse::server::Route;
+use boathouse::server::{RequestPath, Route};
 use libfuzzer_sys::fuzz_target;
 
 // As in a request line: a method, a space, a path, perhaps `?` and a query.
@@ -14,7 +14,8 @@ fuzz_target!(|text: &str| {
         return;
     };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    if let Ok(route) = Route::parse(&method, path, query) {
+    let path = RequestPath::decode(path);
+    if let Ok(route) = Route::parse(&method, &path, query) {
         assert!(!route.label().is_empty());
         let access = format!("{:?}", route.access());
         assert!(!access.contains(".."), "{access}");

@@ -123,6 +123,18 @@ fn prefix(reader: &mut Reader<'_>) -> String {
     prefix
 }
 
+/// Headers that frame a message or belong to its connection: a configured one would break every answer.
+const FRAMING_HEADERS: [&str; 8] = [
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
 fn headers(reader: &mut Reader<'_>) -> Vec<(String, String)> {
     let mut headers = Vec::new();
     let entries = reader
@@ -132,6 +144,14 @@ fn headers(reader: &mut Reader<'_>) -> Vec<(String, String)> {
         let key = format!("http.headers.{}", entry.key);
         let values = super::accounts::texts(&entry.value, &key, &mut reader.errors);
         reader.remember(&key, "(set)");
+        if FRAMING_HEADERS.contains(&entry.key.to_ascii_lowercase().as_str()) {
+            reader.refuse(
+                &key,
+                "cannot be configured: it is part of how each answer is sent",
+                "remove it",
+            );
+            continue;
+        }
         for value in values {
             let is_header = http::HeaderName::try_from(entry.key.as_str()).is_ok()
                 && http::HeaderValue::try_from(value.as_str()).is_ok();

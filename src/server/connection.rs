@@ -226,7 +226,11 @@ async fn serve_http<S>(
         let request = request.map(|incoming| RequestBody::new(incoming, Arc::clone(&was_refused)));
         async move {
             Ok::<_, Infallible>(match speaks {
-                Speaks::PlainByMistake => plain_http_error(&request).response(),
+                Speaks::PlainByMistake => {
+                    let mut answer = plain_http_error(&request).response();
+                    state.add_configured_headers(&mut answer);
+                    answer
+                }
                 Speaks::Tls | Speaks::Plain => {
                     let is_tls = speaks == Speaks::Tls;
                     state.answer(request, peer, is_tls, in_use).await
@@ -278,6 +282,9 @@ fn builder(settings: &Settings, speaks: Speaks) -> auto::Builder<TokioExecutor> 
     builder
         .http1()
         .timer(TokioTimer::new())
+        // As distribution and every Go server write them: scripts look for `Docker-Content-Digest:`. The library knows names
+        // in lower case only.
+        .title_case_headers(true)
         .max_buf_size(HTTP1_BUFFER_BYTES)
         .header_read_timeout(Duration::from_secs(settings.limits.header_secs));
     builder

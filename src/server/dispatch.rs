@@ -6,9 +6,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
+use http::header::{
+    ALLOW, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT, X_CONTENT_TYPE_OPTIONS,
+};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use hyper::Request;
 use hyper::body::Body as _;
 use tracing::Instrument as _;
@@ -20,7 +22,7 @@ use super::origin::Reading;
 use super::outgoing::ResponseBody;
 use super::pressure::Pressure;
 use super::request_id::{self, RequestId};
-use super::route::Route;
+use super::route::{RequestPath, Route, Takes};
 use super::{
     ServerError, Services, Settings, blobs, listings, manifests, origin, response, token, uploads,
 };
@@ -31,7 +33,8 @@ pub(super) struct State {
     pub(super) services: Services,
     pub(super) settings: Settings,
     pub(super) pressure: Pressure,
-    extra_headers: Vec<(HeaderName, HeaderValue)>,
+    /// `http.headers`; a name may have several values.
+    configured_headers: HeaderMap,
 }
 
 /// A request that may do what it asks.
@@ -44,14 +47,15 @@ pub(super) struct Allowed {
 
 impl State {
     pub(super) fn new(services: Services, settings: Settings, pressure: Pressure) -> Self {
-        let header =
-            |(name, value): &(String, String)| Some((name.parse().ok()?, value.parse().ok()?));
-        let extra_headers = settings.headers.iter().filter_map(header).collect();
+        let header = |(name, value): &(String, String)| {
+            Some((name.parse::<HeaderName>().ok()?, value.parse().ok()?))
+        };
+        let configured_headers = settings.headers.iter().filter_map(header).collect();
         Self {
             services,
             settings,
             pressure,
-            extra_headers,
+            configured_headers,
         }
     }
 
@@ -79,7 +83,7 @@ impl State {
         in_use: InUse,
     ) -> Response<ResponseBody> {
         let (head, body) = request.into_parts();
-        let path = self.local_path(head.uri.path()).to_owned();
+        let path = RequestPath::decode(head.uri.path()).below(&self.settings.prefix);
         let query = head.uri.query().unwrap_or_default();
         let route = check_host(&head).and_then(|()| Ok(Route::parse(&head.method, &path, query)?));
         let mut reading = origin::read(&self.settings, peer, is_tls, &head.headers, &head.uri);
@@ -97,7 +101,7 @@ impl State {
             id: id.clone(),
             client: reading.origin.client,
             method: method.clone(),
-            path: access_log::shown(&path),
+            path: access_log::shown(path.as_str()),
             route: route.as_ref().map_or("unknown", Route::label),
             account: String::new(),
             user_agent: user_agent.to_owned(),
@@ -115,6 +119,9 @@ impl State {
         };
         let mut answer =
             handled.unwrap_or_else(|error: ServerError| span.in_scope(|| error.response()));
+        if method == Method::OPTIONS || answer.status() == StatusCode::METHOD_NOT_ALLOWED {
+            self.set_allow(&mut answer, &path, &method);
+        }
         self.finish(&mut answer, &method, &id);
         line.status = answer.status().as_u16();
         let now = self.services.clock.elapsed();
@@ -130,6 +137,7 @@ impl State {
         account: &mut String,
     ) -> Result<Response<ResponseBody>, ServerError> {
         match route {
+            Route::Options => return Ok(response::empty(StatusCode::NO_CONTENT)),
             Route::Health => return Ok(response::bytes(StatusCode::OK, "text/plain", "ok\n")),
             Route::Ready => return self.ready().await,
             Route::AuthorityCertificate => return self.authority_certificate(),
@@ -176,7 +184,8 @@ impl State {
         request: Allowed,
     ) -> Result<Response<ResponseBody>, ServerError> {
         match route {
-            Route::Health
+            Route::Options
+            | Route::Health
             | Route::Ready
             | Route::AuthorityCertificate
             | Route::Token
@@ -202,6 +211,7 @@ impl State {
             Route::ManifestRead(name, reference) => {
                 manifests::read(self, &request, &name, &reference).await
             }
+            Route::ManifestNowhere(_) => Err(ServerError::NoSuchReference),
             Route::ManifestPut(name, reference, tags) => {
                 manifests::put(self, request, &name, &reference, &tags).await
             }
@@ -219,14 +229,10 @@ impl State {
         );
         let id_header = HeaderName::from_static(request_id::HEADER);
         response::set(answer, id_header, id.as_str());
+        self.add_configured_headers(answer);
         // Nobody's browser should guess that a blob is a page.
-        answer.headers_mut().insert(
-            "x-content-type-options",
-            HeaderValue::from_static("nosniff"),
-        );
-        for (name, value) in &self.extra_headers {
-            answer.headers_mut().insert(name, value.clone());
-        }
+        let options = answer.headers_mut().entry(X_CONTENT_TYPE_OPTIONS);
+        options.or_insert(HeaderValue::from_static("nosniff"));
         // RFC 9110 section 8.6: neither of these may say how long a body would be that they cannot have.
         let has_no_length = matches!(
             answer.status(),
@@ -243,12 +249,35 @@ impl State {
         }
     }
 
-    fn local_path<'a>(&self, path: &'a str) -> &'a str {
-        match path.strip_prefix(self.settings.prefix.trim_end_matches('/')) {
-            Some(local) if local.starts_with('/') => local,
-            // Health is asked at the root by whoever watches the machine, and never below a prefix only.
-            _ => path,
+    /// `http.headers`, with every value of a list, as distribution adds them: what an answer says of itself stays.
+    pub(super) fn add_configured_headers(&self, answer: &mut Response<ResponseBody>) {
+        let headers = answer.headers_mut();
+        for name in self.configured_headers.keys() {
+            if headers.contains_key(name) {
+                continue;
+            }
+            for value in self.configured_headers.get_all(name) {
+                headers.append(name, value.clone());
+            }
         }
+    }
+
+    /// `Allow`, which an answer to OPTIONS and a 405 carry (RFC 9110 sections 9.3.7 and 15.5.6). OPTIONS itself is named to
+    /// those who ask by it; in a 405 the list is that of distribution.
+    fn set_allow(&self, answer: &mut Response<ResponseBody>, path: &RequestPath, method: &Method) {
+        let registry = self.services.registry.settings();
+        let takes = Takes {
+            writes: !registry.readonly,
+            deletes: registry.deletes_enabled,
+        };
+        let mut methods = path.methods(takes);
+        if *method == Method::OPTIONS {
+            if !methods.is_empty() {
+                methods.push_str(", ");
+            }
+            methods.push_str("OPTIONS");
+        }
+        response::set(answer, ALLOW, &methods);
     }
 
     async fn ready(&self) -> Result<Response<ResponseBody>, ServerError> {

@@ -5,7 +5,7 @@
 
 use std::error::Error;
 
-use http::header::{ALLOW, HeaderName, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{HeaderName, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
@@ -32,6 +32,9 @@ pub(super) enum ServerError {
     /// The operation did not work out.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// A manifest is read under a name that can be neither a tag nor a digest.
+    #[error("no manifest can have this name: it is neither a tag nor a digest")]
+    NoSuchReference,
     /// A header cannot be understood.
     #[error("{0}")]
     BadHeader(&'static str),
@@ -125,7 +128,7 @@ impl ServerError {
         match self {
             Self::Route(error) => match error {
                 RouteError::NotFound => (StatusCode::NOT_FOUND, Code::NameUnknown),
-                RouteError::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported),
+                RouteError::Method => (StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported),
                 RouteError::Name(_) => (StatusCode::BAD_REQUEST, Code::NameInvalid),
                 RouteError::Digest(_) => (StatusCode::BAD_REQUEST, Code::DigestInvalid),
                 RouteError::Tag(_) => (StatusCode::BAD_REQUEST, Code::ManifestInvalid),
@@ -151,6 +154,7 @@ impl ServerError {
                 TokenRefusal::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown),
             },
             Self::Registry(error) => registry_status_and_code(error),
+            Self::NoSuchReference => (StatusCode::NOT_FOUND, Code::ManifestUnknown),
             Self::BadHeader(_) | Self::PlainHttp { .. } => {
                 (StatusCode::BAD_REQUEST, Code::Unsupported)
             }
@@ -184,7 +188,6 @@ impl ServerError {
     fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
         let value = |text: &str| HeaderValue::from_str(text).ok();
         let header = match self {
-            Self::Route(RouteError::Method(allowed)) => (ALLOW, value(allowed)),
             Self::Refusal(Refusal::Unauthorized { challenge, .. })
             | Self::Token(TokenRefusal::Unauthorized { challenge }) => {
                 (WWW_AUTHENTICATE, value(challenge))

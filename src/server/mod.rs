@@ -27,7 +27,7 @@ mod uploads;
 use std::sync::Arc;
 
 pub use self::connection::{BindError, Server};
-pub use self::route::{Route, RouteError, UploadStart};
+pub use self::route::{RequestPath, Route, RouteError, Takes, UploadStart};
 
 use self::error::ServerError;
 use crate::auth::Auth;

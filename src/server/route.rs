@@ -2,7 +2,8 @@
 //!
 //! Source: distribution-spec "Endpoints"; distribution's token endpoint and catalog. Pure; must not know who asks. Invariant:
 //! [`Route::access`] is one exhaustive match, so an endpoint without an access rule does not compile; and no text of a
-//! request gets further than this file without having become a type.
+//! request gets further than this file without having become a type. A path is decoded once, before anything is read from
+//! it, so rules, links and logs see the same name.
 
 use http::Method;
 use percent_encoding::percent_decode_str;
@@ -19,9 +20,148 @@ use crate::registry::PageRequest;
 /// durable.
 const TAGS_MAX: usize = 32;
 
+/// The path of a request with its percent-escapes decoded once: `team%2Fapp` is `team/app`, as in distribution. What is
+/// escaped twice stays escaped, and no name, tag or digest may contain a `%`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestPath(String);
+
+impl RequestPath {
+    /// Decodes the path of a request line. Bytes that are not UTF-8 become U+FFFD, which no name, tag or digest contains.
+    pub fn decode(raw: &str) -> Self {
+        Self(percent_decode_str(raw).decode_utf8_lossy().into_owned())
+    }
+
+    /// The path below `prefix` (`http.prefix`, which ends with a slash); a path outside it stays as it is: whoever watches
+    /// the machine asks for its health at the root.
+    #[must_use]
+    pub fn below(self, prefix: &str) -> Self {
+        match self.0.strip_prefix(prefix.trim_end_matches('/')) {
+            Some(local) if local.starts_with('/') => Self(local.to_owned()),
+            _ => self,
+        }
+    }
+
+    /// The decoded text. Only the grammars of names, tags and digests make it safe to use.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The methods that the path has, as `Allow` lists them; empty if nothing is there. `OPTIONS`, which every path has, is
+    /// left out, as in distribution. Names in the path may be malformed: a browser asks for the methods before it sends
+    /// the request whose answer says so.
+    pub fn methods(&self, takes: Takes) -> String {
+        let everything: Methods = (&["GET", "HEAD"], &["POST", "PUT", "PATCH"], &["DELETE"]);
+        let (always, writes, deletes) = match self.as_str() {
+            // RFC 9110 section 9.3.7: the server as a whole.
+            "*" => everything,
+            path => Endpoint::at(path, &self.segments()).methods(),
+        };
+        let writes = writes.iter().filter(|_| takes.writes);
+        let deletes = deletes.iter().filter(|_| takes.writes && takes.deletes);
+        let all: Vec<&str> = always
+            .iter()
+            .chain(writes)
+            .chain(deletes)
+            .copied()
+            .collect();
+        all.join(", ")
+    }
+
+    /// The segments below `/v2/`; none elsewhere.
+    fn segments(&self) -> Vec<&str> {
+        let below = self.0.strip_prefix("/v2/");
+        below.map_or_else(Vec::new, |below| below.split('/').collect())
+    }
+}
+
+/// What the registry takes, by its configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Takes {
+    /// It is not read-only.
+    pub writes: bool,
+    /// Blobs and manifests may be deleted.
+    pub deletes: bool,
+}
+
+/// The methods that a path always has, that write, and that delete what is stored.
+type Methods = (
+    &'static [&'static str],
+    &'static [&'static str],
+    &'static [&'static str],
+);
+
+/// What is at a path, with its fields as they were sent.
+enum Endpoint<'a> {
+    Health,
+    Ready,
+    AuthorityCertificate,
+    Token,
+    BaseRedirect,
+    Base,
+    Catalog,
+    Tags(&'a [&'a str]),
+    Referrers(&'a [&'a str], &'a str),
+    Manifest(&'a [&'a str], &'a str),
+    Uploads(&'a [&'a str]),
+    Session(&'a [&'a str], &'a str),
+    Blob(&'a [&'a str], &'a str),
+    Nothing,
+}
+
+impl<'a> Endpoint<'a> {
+    /// What is at `path`, of which `segments` are below `/v2/`.
+    fn at(path: &str, segments: &'a [&'a str]) -> Self {
+        // Names contain slashes, so what follows them is matched from the right.
+        match segments {
+            [] => match path {
+                "/" | "/healthz" => Self::Health,
+                "/readyz" => Self::Ready,
+                "/ca.crt" => Self::AuthorityCertificate,
+                "/v2" => Self::BaseRedirect,
+                "/token" | "/auth" | "/auth/token" => Self::Token,
+                _ => Self::Nothing,
+            },
+            [""] => Self::Base,
+            ["_catalog"] => Self::Catalog,
+            [name @ .., "tags", "list"] => Self::Tags(name),
+            [name @ .., "referrers", digest] => Self::Referrers(name, digest),
+            [name @ .., "manifests", reference] => Self::Manifest(name, reference),
+            [name @ .., "blobs", "uploads"] | [name @ .., "blobs", "uploads", ""] => {
+                Self::Uploads(name)
+            }
+            [name @ .., "blobs", "uploads", id] => Self::Session(name, id),
+            [name @ .., "blobs", digest] => Self::Blob(name, digest),
+            _ => Self::Nothing,
+        }
+    }
+
+    fn methods(&self) -> Methods {
+        match self {
+            Self::Health
+            | Self::Ready
+            | Self::AuthorityCertificate
+            | Self::BaseRedirect
+            | Self::Base
+            | Self::Catalog
+            | Self::Tags(_)
+            | Self::Referrers(..) => (&["GET", "HEAD"], &[], &[]),
+            Self::Token => (&["GET", "HEAD", "POST"], &[], &[]),
+            Self::Manifest(..) => (&["GET", "HEAD"], &["PUT"], &["DELETE"]),
+            Self::Uploads(_) => (&[], &["POST"], &[]),
+            // Cancelling an upload deletes nothing that is stored.
+            Self::Session(..) => (&["GET", "HEAD"], &["PATCH", "PUT", "DELETE"], &[]),
+            Self::Blob(..) => (&["GET", "HEAD"], &[], &["DELETE"]),
+            Self::Nothing => (&[], &[], &[]),
+        }
+    }
+}
+
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
+    /// `OPTIONS` of anything: which methods are there. A browser asks it before a request to another site, and sends no
+    /// credentials with it (Fetch standard); some load balancers ask it to see whether the process is alive.
+    Options,
     /// `GET /`, `GET /healthz`: is the process alive?
     Health,
     /// `GET /readyz`: can it serve?
@@ -56,6 +196,9 @@ pub enum Route {
     UploadCancel(RepositoryName, UploadId),
     /// `GET|HEAD manifests/<reference>` (end-3).
     ManifestRead(RepositoryName, Reference),
+    /// `GET|HEAD manifests/<text>` where the text is neither a tag nor a digest: nothing can be stored under it, so the
+    /// answer is that of a manifest that is not there (end-3, and the specification's suites).
+    ManifestNowhere(RepositoryName),
     /// `PUT manifests/<reference>?tag=` (end-7).
     ManifestPut(RepositoryName, Reference, Vec<Tag>),
     /// `DELETE manifests/<reference>` (end-9).
@@ -75,52 +218,78 @@ pub enum UploadStart {
 
 impl Route {
     /// What `method` on `path` with `query` asks for.
-    pub fn parse(method: &Method, path: &str, query: &str) -> Result<Self, RouteError> {
-        let Some(path) = path.strip_prefix("/v2/") else {
-            return parse_outside(method, path);
-        };
-        let segments: Vec<String> = path.split('/').map(decode).collect::<Result<_, _>>()?;
-        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    pub fn parse(method: &Method, path: &RequestPath, query: &str) -> Result<Self, RouteError> {
+        if *method == Method::OPTIONS {
+            return Ok(Self::Options);
+        }
+        let segments = path.segments();
+        let endpoint = Endpoint::at(path.as_str(), &segments);
         let query = Query::parse(query);
-        // Names contain slashes, so what follows them is matched from the right.
-        match segments.as_slice() {
-            [""] => reading(method, Self::Base),
-            ["_catalog"] => reading(method, Self::Catalog(query.page()?)),
-            [name @ .., "tags", "list"] => {
-                reading(method, Self::Tags(parse_name(name)?, query.page()?))
+        let not_allowed = RouteError::Method;
+        let is_read = matches!(*method, Method::GET | Method::HEAD);
+        let reading = |route| if is_read { Ok(route) } else { Err(not_allowed) };
+        match endpoint {
+            Endpoint::Health => reading(Self::Health),
+            Endpoint::Ready => reading(Self::Ready),
+            Endpoint::AuthorityCertificate => reading(Self::AuthorityCertificate),
+            Endpoint::BaseRedirect => reading(Self::BaseRedirect),
+            Endpoint::Base => reading(Self::Base),
+            Endpoint::Token if is_read || *method == Method::POST => Ok(Self::Token),
+            Endpoint::Token => Err(not_allowed),
+            Endpoint::Catalog => reading(Self::Catalog(query.page()?)),
+            Endpoint::Tags(name) => reading(Self::Tags(parse_name(name)?, query.page()?)),
+            Endpoint::Referrers(name, digest) => {
+                let artifact_type = query.filled("artifactType").map(Into::into);
+                let (name, digest) = (parse_name(name)?, digest.parse()?);
+                reading(Self::Referrers(name, digest, artifact_type))
             }
-            [name @ .., "referrers", digest] => {
-                let artifact_type = query.one("artifactType").filter(|text| !text.is_empty());
-                reading(
-                    method,
-                    Self::Referrers(
-                        parse_name(name)?,
-                        digest.parse()?,
-                        artifact_type.map(Into::into),
-                    ),
-                )
-            }
-            [name @ .., "manifests", reference] => {
-                parse_manifest(method, parse_name(name)?, reference.parse()?, &query)
-            }
-            [name @ .., "blobs", "uploads"] | [name @ .., "blobs", "uploads", ""] => {
+            Endpoint::Manifest(name, reference) => {
+                let (name, reference) = (parse_name(name)?, reference.parse::<Reference>());
                 match *method {
-                    Method::POST => Ok(Self::UploadBegin(parse_name(name)?, query.upload_start()?)),
-                    _ => Err(RouteError::Method("POST")),
+                    Method::GET | Method::HEAD => Ok(match reference {
+                        Ok(reference) => Self::ManifestRead(name, reference),
+                        Err(_) => Self::ManifestNowhere(name),
+                    }),
+                    Method::PUT => Ok(Self::ManifestPut(name, reference?, query.tags()?)),
+                    Method::DELETE => Ok(Self::ManifestDelete(name, reference?)),
+                    _ => Err(not_allowed),
                 }
             }
-            [name @ .., "blobs", "uploads", id] => {
-                parse_session(method, parse_name(name)?, id, &query)
+            Endpoint::Uploads(name) => match *method {
+                Method::POST => Ok(Self::UploadBegin(parse_name(name)?, query.upload_start()?)),
+                _ => Err(not_allowed),
+            },
+            Endpoint::Session(name, id) => {
+                let name = parse_name(name)?;
+                let id: UploadId = id.parse().map_err(|_| RouteError::Upload)?;
+                match *method {
+                    Method::PATCH => Ok(Self::UploadAppend(name, id)),
+                    Method::PUT => match query.one("digest") {
+                        Some(digest) => Ok(Self::UploadFinish(name, id, digest.parse()?)),
+                        None => Err(RouteError::Digest(DigestError::Malformed)),
+                    },
+                    Method::GET | Method::HEAD => Ok(Self::UploadStatus(name, id)),
+                    Method::DELETE => Ok(Self::UploadCancel(name, id)),
+                    _ => Err(not_allowed),
+                }
             }
-            [name @ .., "blobs", digest] => parse_blob(method, parse_name(name)?, digest.parse()?),
-            _ => Err(RouteError::NotFound),
+            Endpoint::Blob(name, digest) => {
+                let (name, digest) = (parse_name(name)?, digest.parse()?);
+                match *method {
+                    Method::GET | Method::HEAD => Ok(Self::BlobRead(name, digest)),
+                    Method::DELETE => Ok(Self::BlobDelete(name, digest)),
+                    _ => Err(not_allowed),
+                }
+            }
+            Endpoint::Nothing => Err(RouteError::NotFound),
         }
     }
 
     /// What the caller must be allowed to do.
     pub fn access(&self) -> Access {
         match self {
-            Self::Health
+            Self::Options
+            | Self::Health
             | Self::Ready
             | Self::AuthorityCertificate
             | Self::Token
@@ -130,7 +299,8 @@ impl Route {
             Self::Tags(name, _)
             | Self::Referrers(name, ..)
             | Self::BlobRead(name, _)
-            | Self::ManifestRead(name, _) => Access::Pull(name.clone()),
+            | Self::ManifestRead(name, _)
+            | Self::ManifestNowhere(name) => Access::Pull(name.clone()),
             Self::UploadBegin(name, _) | Self::ManifestPut(name, ..) => Access::Push(name.clone()),
             Self::UploadStatus(name, _) => Access::Session(name.clone(), SessionUse::Status),
             Self::UploadAppend(name, _)
@@ -145,6 +315,7 @@ impl Route {
     /// A name for logs and metrics.
     pub fn label(&self) -> &'static str {
         match self {
+            Self::Options => "options",
             Self::Health => "health",
             Self::Ready => "ready",
             Self::AuthorityCertificate => "authority-certificate",
@@ -162,6 +333,7 @@ impl Route {
             Self::UploadStatus(..) => "upload-status",
             Self::UploadCancel(..) => "upload-cancel",
             Self::ManifestRead(..) => "manifest-read",
+            Self::ManifestNowhere(_) => "manifest-nowhere",
             Self::ManifestPut(..) => "manifest-put",
             Self::ManifestDelete(..) => "manifest-delete",
         }
@@ -174,81 +346,6 @@ impl Route {
             Access::Public | Access::Any | Access::Catalog | Access::Pull(_) => false,
             Access::Push(_) | Access::Delete(_) | Access::Session(..) => true,
         }
-    }
-}
-
-/// What lies outside the registry's API.
-fn parse_outside(method: &Method, path: &str) -> Result<Route, RouteError> {
-    match path {
-        "/" | "/healthz" => reading(method, Route::Health),
-        "/readyz" => reading(method, Route::Ready),
-        "/ca.crt" => reading(method, Route::AuthorityCertificate),
-        "/v2" => reading(method, Route::BaseRedirect),
-        "/token" | "/auth" | "/auth/token" => match *method {
-            Method::GET | Method::HEAD | Method::POST => Ok(Route::Token),
-            _ => Err(RouteError::Method("GET, HEAD, POST")),
-        },
-        _ => Err(RouteError::NotFound),
-    }
-}
-
-fn parse_manifest(
-    method: &Method,
-    name: RepositoryName,
-    reference: Reference,
-    query: &Query,
-) -> Result<Route, RouteError> {
-    match *method {
-        Method::GET | Method::HEAD => Ok(Route::ManifestRead(name, reference)),
-        Method::PUT => Ok(Route::ManifestPut(name, reference, query.tags()?)),
-        Method::DELETE => Ok(Route::ManifestDelete(name, reference)),
-        _ => Err(RouteError::Method("GET, HEAD, PUT, DELETE")),
-    }
-}
-
-fn parse_blob(method: &Method, name: RepositoryName, digest: Digest) -> Result<Route, RouteError> {
-    match *method {
-        Method::GET | Method::HEAD => Ok(Route::BlobRead(name, digest)),
-        Method::DELETE => Ok(Route::BlobDelete(name, digest)),
-        _ => Err(RouteError::Method("GET, HEAD, DELETE")),
-    }
-}
-
-fn parse_session(
-    method: &Method,
-    name: RepositoryName,
-    id: &str,
-    query: &Query,
-) -> Result<Route, RouteError> {
-    let id: UploadId = id.parse().map_err(|_| RouteError::Upload)?;
-    match *method {
-        Method::PATCH => Ok(Route::UploadAppend(name, id)),
-        Method::PUT => match query.one("digest") {
-            Some(digest) => Ok(Route::UploadFinish(name, id, digest.parse()?)),
-            None => Err(RouteError::Digest(DigestError::Malformed)),
-        },
-        Method::GET | Method::HEAD => Ok(Route::UploadStatus(name, id)),
-        Method::DELETE => Ok(Route::UploadCancel(name, id)),
-        _ => Err(RouteError::Method("GET, HEAD, PATCH, PUT, DELETE")),
-    }
-}
-
-fn reading(method: &Method, route: Route) -> Result<Route, RouteError> {
-    match *method {
-        Method::GET | Method::HEAD => Ok(route),
-        _ => Err(RouteError::Method("GET, HEAD")),
-    }
-}
-
-/// Decodes a segment once. A slash that comes out of it would end up in a name as if it had been there all along.
-fn decode(segment: &str) -> Result<String, RouteError> {
-    let text = percent_decode_str(segment)
-        .decode_utf8()
-        .map_err(|_| RouteError::Name(NameError::Malformed))?;
-    if text.contains('/') {
-        Err(RouteError::Name(NameError::Malformed))
-    } else {
-        Ok(text.into_owned())
     }
 }
 
@@ -285,16 +382,22 @@ impl Query {
         self.all(name).next()
     }
 
+    /// A parameter for which an empty value means the same as none, as in distribution: clients send `?n=&last=` for the
+    /// first page.
+    fn filled(&self, name: &'static str) -> Option<&str> {
+        self.one(name).filter(|text| !text.is_empty())
+    }
+
     fn page(&self) -> Result<PageRequest, RouteError> {
         // A number too large for us asks for all there is; anything else that is no number is a mistake.
-        let count = self.one("n").map(|text| {
-            let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let count = self.filled("n").map(|text| {
+            let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
             let count = text.parse::<usize>().unwrap_or(usize::MAX);
             is_number.then_some(count).ok_or(RouteError::PageCount)
         });
         Ok(PageRequest {
             count: count.transpose()?,
-            last: self.one("last").map(Into::into),
+            last: self.filled("last").map(Into::into),
         })
     }
 
@@ -313,11 +416,7 @@ impl Query {
     fn upload_start(&self) -> Result<UploadStart, RouteError> {
         if let Some(digest) = self.one("mount") {
             // A `from` that names nothing is a repository that does not have the blob.
-            let from = self
-                .one("from")
-                .filter(|text| !text.is_empty())
-                .map(str::parse)
-                .transpose();
+            let from = self.filled("from").map(str::parse).transpose();
             return match from {
                 Ok(from) => Ok(UploadStart::Mount(digest.parse()?, from)),
                 Err(_) => Ok(UploadStart::Session(None)),
@@ -338,9 +437,9 @@ pub enum RouteError {
     /// No such path.
     #[error("there is nothing at this path")]
     NotFound,
-    /// The path is there, the method is not; these are.
-    #[error("this method is not for this path; allowed: {0}")]
-    Method(&'static str),
+    /// The path is there, the method is not.
+    #[error("this path does not take this method; the header `Allow` lists those that it takes")]
+    Method,
     /// The repository's name.
     #[error(transparent)]
     Name(#[from] NameError),

@@ -6,6 +6,12 @@ use super::*;
 
 const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
+/// A registry that takes all that there is.
+const ALL: Takes = Takes {
+    writes: true,
+    deletes: true,
+};
+
 fn name(text: &str) -> RepositoryName {
     text.parse().unwrap()
 }
@@ -16,7 +22,7 @@ fn digest() -> Digest {
 
 fn parse(method: &str, uri: &str) -> Result<Route, RouteError> {
     let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
-    Route::parse(&method.parse().unwrap(), path, query)
+    Route::parse(&method.parse().unwrap(), &RequestPath::decode(path), query)
 }
 
 /// One request for each endpoint, and what it must need. The match below makes a new endpoint fail to compile here.
@@ -29,6 +35,7 @@ fn endpoints() -> Vec<(&'static str, String, Access)> {
     );
     let session = |usage| Access::Session(name("a/b"), usage);
     vec![
+        ("OPTIONS", "/v2/a/b/manifests/v1".into(), Access::Public),
         ("GET", "/healthz".into(), Access::Public),
         ("GET", "/".into(), Access::Public),
         ("GET", "/readyz".into(), Access::Public),
@@ -46,7 +53,8 @@ fn endpoints() -> Vec<(&'static str, String, Access)> {
             pull.clone(),
         ),
         ("HEAD", format!("/v2/a/b/blobs/sha256:{HEX}"), pull.clone()),
-        ("GET", "/v2/a/b/manifests/v1".into(), pull),
+        ("GET", "/v2/a/b/manifests/v1".into(), pull.clone()),
+        ("GET", "/v2/a/b/manifests/.v1".into(), pull),
         ("POST", "/v2/a/b/blobs/uploads/".into(), push.clone()),
         ("PUT", "/v2/a/b/manifests/v1".into(), push),
         (
@@ -94,11 +102,12 @@ fn every_endpoint_needs_what_the_table_says() {
 fn all_labels() -> Vec<&'static str> {
     let (n, d, id) = (name("a"), digest(), UploadId::from_parts(0, 0));
     let reference = Reference::Digest(d.clone());
-    let first = Route::Health;
+    let first = Route::Options;
     let mut labels = vec![first.label()];
     let mut current = first;
     loop {
         current = match current {
+            Route::Options => Route::Health,
             Route::Health => Route::Ready,
             Route::Ready => Route::AuthorityCertificate,
             Route::AuthorityCertificate => Route::Token,
@@ -115,7 +124,10 @@ fn all_labels() -> Vec<&'static str> {
             Route::UploadFinish(..) => Route::UploadStatus(n.clone(), id),
             Route::UploadStatus(..) => Route::UploadCancel(n.clone(), id),
             Route::UploadCancel(..) => Route::ManifestRead(n.clone(), reference.clone()),
-            Route::ManifestRead(..) => Route::ManifestPut(n.clone(), reference.clone(), Vec::new()),
+            Route::ManifestRead(..) => Route::ManifestNowhere(n.clone()),
+            Route::ManifestNowhere(_) => {
+                Route::ManifestPut(n.clone(), reference.clone(), Vec::new())
+            }
             Route::ManifestPut(..) => Route::ManifestDelete(n.clone(), reference.clone()),
             Route::ManifestDelete(..) => return labels,
         };
@@ -155,11 +167,11 @@ fn what_is_wrong_is_told() {
             RouteError::Name(NameError::Malformed),
         ),
         ("GET", "/v2/tags/list".into(), RouteError::NotFound),
-        ("POST", "/v2/".into(), RouteError::Method("GET, HEAD")),
+        ("POST", "/v2/".into(), RouteError::Method),
         (
             "PUT",
             format!("/v2/a/blobs/sha256:{HEX}"),
-            RouteError::Method("GET, HEAD, DELETE"),
+            RouteError::Method,
         ),
         (
             "GET",
@@ -178,7 +190,22 @@ fn what_is_wrong_is_told() {
         ),
         (
             "GET",
-            "/v2/a%2fb/tags/list".into(),
+            "/v2/a%252fb/tags/list".into(),
+            RouteError::Name(NameError::Malformed),
+        ),
+        (
+            "GET",
+            "/v2/a%ff/tags/list".into(),
+            RouteError::Name(NameError::Malformed),
+        ),
+        (
+            "GET",
+            "/v2/a%00/tags/list".into(),
+            RouteError::Name(NameError::Malformed),
+        ),
+        (
+            "GET",
+            "/v2/a%2f..%2fb/tags/list".into(),
             RouteError::Name(NameError::Malformed),
         ),
         (
@@ -192,12 +219,12 @@ fn what_is_wrong_is_told() {
             RouteError::Digest(DigestError::Malformed),
         ),
         (
-            "GET",
+            "PUT",
             "/v2/a/manifests/sha256:bad".into(),
             RouteError::Digest(DigestError::Malformed),
         ),
         (
-            "GET",
+            "DELETE",
             "/v2/a/manifests/.a".into(),
             RouteError::Tag(TagError),
         ),
@@ -218,6 +245,131 @@ fn what_is_wrong_is_told() {
     for (method, uri, error) in cases {
         assert_eq!(parse(method, &uri), Err(error), "{method} {uri}");
     }
+}
+
+#[test]
+fn an_escaped_slash_is_a_slash_and_nothing_is_decoded_twice() {
+    let tags = Ok(Route::Tags(name("a/b"), PageRequest::default()));
+    for path in [
+        "/v2/a%2Fb/tags/list",
+        "/v2/a%2fb/tags%2Flist",
+        "/v2%2f%61/b/tags/%6cist",
+    ] {
+        assert_eq!(parse("GET", path), tags, "{path}");
+    }
+    let twice = parse("GET", "/v2/a%252Fb/tags/list");
+    assert_eq!(twice, Err(RouteError::Name(NameError::Malformed)));
+}
+
+#[test]
+fn a_prefix_is_taken_off_after_decoding() {
+    let below = |raw: &str| RequestPath::decode(raw).below("/reg/").as_str().to_owned();
+    assert_eq!(below("/reg/v2/a"), "/v2/a");
+    assert_eq!(below("/reg%2Fv2/a"), "/v2/a");
+    assert_eq!(below("/region/v2/"), "/region/v2/");
+    assert_eq!(below("/healthz"), "/healthz");
+}
+
+#[test]
+fn a_manifest_is_read_nowhere_under_what_is_no_reference() {
+    let long = "a".repeat(129);
+    for reference in [
+        ".INVALID_MANIFEST_NAME",
+        "-a",
+        "",
+        "a+b",
+        "a%20b",
+        "%2E%2E",
+        "%00",
+        "%ff",
+        "%252F",
+        &long,
+        "sha256:abc",
+        "sha256:",
+        "md5:00",
+        ":",
+        "a:b",
+    ] {
+        for method in ["GET", "HEAD"] {
+            let route = parse(method, &format!("/v2/a/manifests/{reference}"));
+            let nowhere = Ok(Route::ManifestNowhere(name("a")));
+            assert_eq!(route, nowhere, "{method} {reference:?}");
+        }
+        for method in ["PUT", "DELETE"] {
+            let route = parse(method, &format!("/v2/a/manifests/{reference}"));
+            let is_refused = matches!(route, Err(RouteError::Tag(_) | RouteError::Digest(_)));
+            assert!(is_refused, "{method} {reference:?}: {route:?}");
+        }
+    }
+}
+
+#[test]
+fn an_empty_page_or_filter_is_absent() {
+    let first_page = Ok(Route::Catalog(PageRequest::default()));
+    assert_eq!(parse("GET", "/v2/_catalog?n=&last="), first_page);
+    let uri = format!("/v2/a/blobs/uploads/?mount=sha256:{HEX}&from=");
+    let mount = UploadStart::Mount(digest(), None);
+    assert_eq!(
+        parse("POST", &uri),
+        Ok(Route::UploadBegin(name("a"), mount))
+    );
+    // A digest that is named must be one.
+    let uri = "/v2/a/blobs/uploads/?mount=";
+    assert_eq!(
+        parse("POST", uri),
+        Err(RouteError::Digest(DigestError::Malformed))
+    );
+}
+
+#[test]
+fn every_method_that_a_path_lists_is_taken_there_and_no_other() {
+    let id = UploadId::from_parts(1, 2);
+    let paths = [
+        "/".to_owned(),
+        "/readyz".into(),
+        "/ca.crt".into(),
+        "/token".into(),
+        "/v2".into(),
+        "/v2/".into(),
+        "/v2/_catalog".into(),
+        "/v2/a/tags/list".into(),
+        format!("/v2/a/referrers/sha256:{HEX}"),
+        format!("/v2/a/blobs/sha256:{HEX}"),
+        "/v2/a/manifests/v1".into(),
+        "/v2/a/blobs/uploads/".into(),
+        format!("/v2/a/blobs/uploads/{id}"),
+        "/nowhere".into(),
+    ];
+    for path in paths {
+        let methods = RequestPath::decode(&path).methods(ALL);
+        for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "BREW"] {
+            let is_listed = methods.split(", ").any(|listed| listed == method);
+            let route = parse(method, &format!("{path}?digest=sha256:{HEX}"));
+            assert_eq!(route.is_ok(), is_listed, "{method} {path}: {route:?}");
+        }
+        assert_eq!(parse("OPTIONS", &path), Ok(Route::Options), "{path}");
+    }
+    // The names in a path may be anything.
+    let odd = RequestPath::decode("/v2/A/..%2f/manifests/.x");
+    assert_eq!(odd.methods(ALL), "GET, HEAD, PUT, DELETE");
+    // And what the registry does not take, no path has.
+    let methods = |path: &str, writes, deletes| {
+        let path = RequestPath::decode(path);
+        path.methods(Takes { writes, deletes })
+    };
+    let session = format!("/v2/a/blobs/uploads/{id}");
+    assert_eq!(methods("/v2/a/manifests/v1", true, false), "GET, HEAD, PUT");
+    assert_eq!(methods("/v2/a/manifests/v1", false, true), "GET, HEAD");
+    assert_eq!(
+        methods(&session, true, false),
+        "GET, HEAD, PATCH, PUT, DELETE"
+    );
+    assert_eq!(methods(&session, false, false), "GET, HEAD");
+    assert_eq!(methods("/token", false, false), "GET, HEAD, POST");
+    assert_eq!(
+        methods("*", true, true),
+        "GET, HEAD, POST, PUT, PATCH, DELETE"
+    );
 }
 
 #[test]
@@ -259,8 +411,11 @@ fn an_upload_begins_in_three_ways() {
 
 proptest! {
     #[test]
-    fn any_text_is_a_route_or_an_error(method in "GET|HEAD|PUT|POST|PATCH|DELETE|X", path: String, query: String) {
-        let _ = Route::parse(&method.parse().unwrap(), &path, &query);
-        let _ = Route::parse(&method.parse().unwrap(), &format!("/v2/{path}"), &query);
+    fn any_text_is_a_route_or_an_error(method in "GET|HEAD|PUT|POST|PATCH|DELETE|OPTIONS|X", path: String, query: String) {
+        for path in [path.clone(), format!("/v2/{path}")] {
+            let path = RequestPath::decode(&path);
+            let _ = path.methods(ALL);
+            let _ = Route::parse(&method.parse().unwrap(), &path, &query);
+        }
     }
 }

@@ -57,9 +57,12 @@ pub(crate) fn guarded() -> Vec<(Method, String, Option<&'static str>)> {
         (Method::GET, format!("/v2/ann/app/blobs/{digest}"), pull),
         (Method::HEAD, format!("/v2/ann/app/blobs/{digest}"), pull),
         (Method::GET, "/v2/ann/app/manifests/v1".into(), pull),
+        (Method::GET, "/v2/ann/app/manifests/.INVALID".into(), pull),
+        (Method::GET, "/v2/ann%2Fapp/manifests/v1".into(), pull),
         (Method::GET, session.into(), pull),
         (Method::POST, "/v2/ann/app/blobs/uploads/".into(), push),
         (Method::PUT, "/v2/ann/app/manifests/v1".into(), push),
+        (Method::PUT, "/v2/ann%2Fapp/manifests/v1".into(), push),
         (Method::PATCH, session.into(), push),
         (Method::PUT, format!("{session}?digest={digest}"), push),
         (Method::DELETE, session.into(), push),
@@ -69,6 +72,11 @@ pub(crate) fn guarded() -> Vec<(Method, String, Option<&'static str>)> {
             delete,
         ),
         (Method::DELETE, "/v2/ann/app/manifests/v1".into(), delete),
+        (
+            Method::DELETE,
+            "/v2/%61nn%2fapp/manifests/v1".into(),
+            delete,
+        ),
     ]
 }
 

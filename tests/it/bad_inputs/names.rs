@@ -63,8 +63,10 @@ async fn bad_input_16_a_way_out_of_the_store() {
             assert!(answer.json()["errors"][0]["code"].is_string(), "{line}");
         }
     }
-    // A slash in disguise does not name the repository that a slash would.
+    // An encoded slash is a slash, once: what is encoded twice names nothing.
     let answer = ask(&registry, "GET /v2/a%2Fb/manifests/v1", &[], b"").await;
+    answer.expect(StatusCode::OK);
+    let answer = ask(&registry, "GET /v2/a%252Fb/manifests/v1", &[], b"").await;
     answer.expect_error(400, "NAME_INVALID");
     let line = format!("PUT /v2/a/b/manifests/v1?tag={}", "..%2f..%2fx");
     let answer = ask(&registry, &line, &[IS_MANIFEST], manifest.as_bytes()).await;
@@ -117,14 +119,26 @@ async fn bad_input_18_a_name_that_is_too_long() {
     }
 }
 
+/// Reading under a name that no manifest can have is reading what is not there.
+async fn is_read_nowhere(registry: &TestRegistry, reference: &str) {
+    let line = format!("GET /v2/a/manifests/{reference}");
+    let answer = ask(registry, &line, &[], b"").await;
+    answer.expect_error(404, "MANIFEST_UNKNOWN");
+    let line = format!("HEAD /v2/a/manifests/{reference}");
+    let answer = ask(registry, &line, &[], b"").await;
+    assert_eq!(answer.status, StatusCode::NOT_FOUND, "{line}");
+}
+
 #[tokio::test]
 async fn bad_input_19_what_is_no_tag() {
     let registry = TestRegistry::open();
     let (manifest, _) = registry.push_image("a", "v1", b"layer").await;
     let before = stored(&registry);
     let long = "a".repeat(129);
-    // With a colon it is meant to be a digest.
+    // With a colon it is meant to be a digest. What cannot be written under is read as what is not there.
     for (tag, code) in [
+        (".INVALID_MANIFEST_NAME", "MANIFEST_INVALID"),
+        ("%ff", "MANIFEST_INVALID"),
         ("a:b", "DIGEST_INVALID"),
         (&long, "MANIFEST_INVALID"),
         (".a", "MANIFEST_INVALID"),
@@ -134,11 +148,12 @@ async fn bad_input_19_what_is_no_tag() {
         ("%C3%A4", "MANIFEST_INVALID"),
         ("", "MANIFEST_INVALID"),
     ] {
-        for method in ["PUT", "GET", "DELETE"] {
+        for method in ["PUT", "DELETE"] {
             let line = format!("{method} /v2/a/manifests/{tag}");
             let answer = ask(&registry, &line, &[IS_MANIFEST], manifest.as_bytes()).await;
             answer.expect_error(400, code);
         }
+        is_read_nowhere(&registry, tag).await;
     }
     unchanged(&registry, &before);
 }
@@ -198,11 +213,12 @@ async fn bad_input_22_a_manifest_of_no_digest() {
     let (manifest, _) = registry.push_image("a", "v1", b"layer").await;
     let before = stored(&registry);
     for bad in ["sha256:bad", "sha256:", "md5:00"] {
-        for method in ["PUT", "GET", "DELETE"] {
+        for method in ["PUT", "DELETE"] {
             let line = format!("{method} /v2/a/manifests/{bad}");
             let answer = ask(&registry, &line, &[IS_MANIFEST], manifest.as_bytes()).await;
             answer.expect_error(400, "DIGEST_INVALID");
         }
+        is_read_nowhere(&registry, bad).await;
     }
     unchanged(&registry, &before);
 }
@@ -219,7 +235,10 @@ async fn bad_input_37_pages_that_cannot_be() {
         put.expect(StatusCode::CREATED);
     }
     for path in ["/v2/a/tags/list", "/v2/_catalog"] {
-        for n in ["-1", "x", "", "1.5", "+1", "0x1", "1%20"] {
+        // An empty one is absent, as in distribution.
+        let empty = ask(&registry, &format!("GET {path}?n=&last="), &[], b"").await;
+        empty.expect(StatusCode::OK);
+        for n in ["-1", "x", "1.5", "+1", "0x1", "1%20"] {
             let answer = ask(&registry, &format!("GET {path}?n={n}"), &[], b"").await;
             answer.expect_error(400, "UNSUPPORTED");
         }

@@ -53,6 +53,10 @@ const MISTAKES: &[(&str, &str)] = &[
         "http: {addr: nonsense}\n",
         "0.yml:1: http.addr: must be an address and a port\n",
     ),
+    (
+        "http: {headers: {Content-length: ['5']}}\n",
+        "0.yml:1: http.headers.Content-length: cannot be configured",
+    ),
     ("acl: {}\n", "0.yml:1: acl: must be a list, not a map"),
     (
         "acl: [x]\nusers: {}\n",

@@ -60,6 +60,16 @@ fn refused(text: &str) -> String {
 }
 
 #[test]
+fn every_value_of_a_header_is_kept() {
+    let text = "http: {headers: {Access-Control-Allow-Methods: [HEAD, GET], X-One: [a]}}\n";
+    let headers = taken(text).config.server.headers;
+    let of = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let methods = "Access-Control-Allow-Methods";
+    let expected = [of(methods, "HEAD"), of(methods, "GET"), of("X-One", "a")];
+    assert_eq!(headers, expected);
+}
+
+#[test]
 fn the_config_of_the_registry_image_is_taken_with_notes() {
     let loaded = load_with(
         &["version: 0.1\nlog:\n  fields:\n    service: registry\nstorage:\n  cache:\n    blobdescriptor: inmemory\n  \

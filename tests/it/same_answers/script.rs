@@ -84,7 +84,21 @@ pub(super) async fn run(client: &mut Client) -> Vec<(&'static str, Option<Answer
         b"",
     )
     .await;
+    s.ask(
+        "tags of no repository, slash encoded",
+        "GET /v2/team%2Fapp/tags/list",
+        &[],
+        b"",
+    )
+    .await;
     s.ask("bad name", "GET /v2/A/tags/list", &[], b"").await;
+    s.ask(
+        "slash encoded twice",
+        "GET /v2/team%252Fapp/tags/list",
+        &[],
+        b"",
+    )
+    .await;
     s.ask("bad digest", "GET /v2/a/blobs/sha256:x", &[], b"")
         .await;
     s.ask("bad tag", "GET /v2/a/manifests/-v1", &accept, b"")
@@ -363,6 +377,8 @@ pub(super) async fn run(client: &mut Client) -> Vec<(&'static str, Option<Answer
         b"",
     )
     .await;
+    s.ask("blob, OPTIONS", &format!("OPTIONS {blob}"), &[], b"")
+        .await;
     s.ask("manifest, POST", "POST /v2/a/manifests/v1", &[], b"")
         .await;
 
@@ -396,6 +412,8 @@ pub(super) async fn run(client: &mut Client) -> Vec<(&'static str, Option<Answer
     s.ask("catalog, a page", "GET /v2/_catalog?n=1", &[], b"")
         .await;
     s.ask("catalog, the rest", "GET /v2/_catalog?n=1&last=a", &[], b"")
+        .await;
+    s.ask("catalog, empty page", "GET /v2/_catalog?n=&last=", &[], b"")
         .await;
     s.ask("catalog, nothing", "GET /v2/_catalog?n=0", &[], b"")
         .await;
