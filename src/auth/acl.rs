@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::pattern::{Capture, Captured, Field, Fields, Pattern, PatternError};
+use super::pattern::{Capture, Captured, EmptyValue, Field, Fields, Pattern, PatternError};
 
 /// A rule as it stands in a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,6 +68,13 @@ pub enum Unmet {
     Ip,
     /// `labels`, this one
     Label(String),
+    /// A pattern that an empty value keeps from matching
+    Empty {
+        /// The key of the pattern: `name`, `labels.team`, …
+        key: String,
+        /// The placeholder with the empty value, as written.
+        placeholder: String,
+    },
 }
 
 impl Rule {
@@ -79,11 +86,16 @@ impl Rule {
             .filter_map(|text| text.as_deref())
             .flat_map(Capture::find_in)
             .collect();
+        let empty_value = if text.actions.is_empty() {
+            EmptyValue::IsText
+        } else {
+            EmptyValue::MatchesNothing
+        };
         let read = |field: Field, pattern: &Option<String>| {
             let Some(pattern) = pattern else {
                 return Ok(None);
             };
-            Pattern::parse(pattern, &captures)
+            Pattern::parse(pattern, &captures, empty_value)
                 .map(Some)
                 .map_err(|error| RuleError::Pattern {
                     key: field.key().to_owned(),
@@ -98,11 +110,12 @@ impl Rule {
         ];
         let mut labels = BTreeMap::new();
         for (label, pattern) in &text.labels {
-            let pattern =
-                Pattern::parse(pattern, &captures).map_err(|error| RuleError::Pattern {
+            let pattern = Pattern::parse(pattern, &captures, empty_value).map_err(|error| {
+                RuleError::Pattern {
                     key: format!("labels.{label}"),
                     error,
-                })?;
+                }
+            })?;
             labels.insert(label.clone(), pattern);
         }
         let ip = match &text.ip {
@@ -145,14 +158,21 @@ impl Rule {
                 pattern.matches(text, &question.fields, &captured, question.labels)
             })
         };
+        let empty = |key: &str, pattern: &Pattern, labels| {
+            let placeholder = pattern.empty_placeholder(&question.fields, &captured, labels)?;
+            let key = key.to_owned();
+            Some(Unmet::Empty { key, placeholder })
+        };
         let mut fields = Field::ALL.into_iter().zip(&self.patterns);
-        if let Some((field, _)) = fields.find(|(field, pattern)| !field_matches(*field, pattern)) {
-            return Some(match field {
+        if let Some((field, pattern)) = fields.find(|(field, text)| !field_matches(*field, text)) {
+            let pattern = pattern.as_ref();
+            let by_empty = pattern.and_then(|text| empty(field.key(), text, question.labels));
+            return Some(by_empty.unwrap_or(match field {
                 Field::Account => Unmet::Account,
                 Field::Type => Unmet::Type,
                 Field::Name => Unmet::Name,
                 Field::Service => Unmet::Service,
-            });
+            }));
         }
         let client = question.client.to_canonical();
         if self.ip.is_some_and(|network| !network.contains(&client)) {
@@ -171,7 +191,26 @@ impl Rule {
         let mut labels = self.labels.iter();
         labels
             .find(|(label, pattern)| !label_matches(label, pattern))
-            .map(|(label, _)| Unmet::Label(label.clone()))
+            .map(|(label, pattern)| {
+                empty(&format!("labels.{label}"), pattern, &no_labels)
+                    .unwrap_or_else(|| Unmet::Label(label.clone()))
+            })
+    }
+
+    /// The first pattern that matches nothing for this question because of an empty value: its key, and the placeholder.
+    pub(super) fn empty_placeholder(&self, question: &Question<'_>) -> Option<(String, String)> {
+        let captured = self.captured(&question.fields);
+        let no_labels = BTreeMap::new();
+        let fields = Field::ALL.into_iter().zip(&self.patterns);
+        let fields = fields.filter_map(|(field, pattern)| {
+            Some((field.key().to_owned(), pattern.as_ref()?, question.labels))
+        });
+        let labels = self.labels.iter();
+        let labels = labels.map(|(label, text)| (format!("labels.{label}"), text, &no_labels));
+        fields.chain(labels).find_map(|(key, pattern, labels)| {
+            let placeholder = pattern.empty_placeholder(&question.fields, &captured, labels)?;
+            Some((key, placeholder))
+        })
     }
 
     /// Whether the pattern of one field, if it has no placeholder, matches this text.
@@ -325,6 +364,119 @@ mod tests {
         };
         assert!(matches(capture.clone(), "bob@lab", "bob/x", "192.0.2.1"));
         assert!(!matches(capture, "*@lab", "bob/x", "192.0.2.1"));
+    }
+
+    /// Whether a rule that grants something, with this text in `field`, decides about a caller whose values are all empty.
+    fn matches_the_empty(field: &str, pattern: &str, actions: &[&str]) -> bool {
+        let mut text = RuleText {
+            actions: actions.iter().map(|&action| action.to_owned()).collect(),
+            ..RuleText::default()
+        };
+        match field {
+            "account" => text.account = Some(pattern.to_owned()),
+            "type" => text.r#type = Some(pattern.to_owned()),
+            "name" => text.name = Some(pattern.to_owned()),
+            "service" => text.service = Some(pattern.to_owned()),
+            label => {
+                text.labels.insert(label.to_owned(), pattern.to_owned());
+            }
+        }
+        let labels = BTreeMap::from([
+            ("x".to_owned(), vec![String::new()]),
+            ("none".to_owned(), Vec::new()),
+            ("team".to_owned(), vec!["red".to_owned()]),
+        ]);
+        let question = Question {
+            fields: Fields {
+                account: "",
+                resource_type: "repository",
+                name: "team/app",
+                service: "",
+            },
+            client: [192, 0, 2, 1].into(),
+            labels: &labels,
+        };
+        Rule::parse(text).expect("a rule").matches(&question)
+    }
+
+    #[test]
+    fn an_empty_value_matches_nothing() {
+        let patterns = [
+            "/${account}/",
+            "/${service}/",
+            "/${labels:x}/",
+            "/${labels:none}/",
+            "/^${account}/",
+            "/${account}$/",
+            "/^${account}$/",
+            "/(?i)${account}/",
+            "/(${account})/",
+            "/^(?:${account}|${service})/",
+            "/${account}${service}${labels:x}/",
+            "/${account}.*/",
+            "/${account}|${service}/",
+            "/^${account}?$/",
+            "/^${account}*/",
+            "/${account}?/",
+            "/${account}*./",
+            "/y?${account}*/",
+            "/.+${account}{0}/",
+            "/[^${account}]/",
+            "/[^${account}!]/",
+            "/\\b${account}\\b/",
+            "/${account}\\/?/",
+            "${account}",
+            "${account}*",
+            "*${service}",
+            "${account}*/${labels:x}*",
+            "*${labels:x}*/*",
+            "${account}team/app",
+        ];
+        for field in ["account", "type", "name", "service", "team"] {
+            for pattern in patterns {
+                // Label placeholders are not filled in the pattern of a label.
+                if field == "team" && pattern.contains("${labels") {
+                    continue;
+                }
+                let is_wider = matches_the_empty(field, pattern, &["pull"]);
+                assert!(!is_wider, "an empty value opened {field}: {pattern}");
+            }
+        }
+        // What does not depend on the value matches as before.
+        for pattern in ["/^(${account}|team)\\/app$/", "/^team${account}?|^team/"] {
+            assert!(matches_the_empty("name", pattern, &["pull"]), "{pattern}");
+        }
+        let captured = RuleText {
+            account: Some("/^(.*)$/".to_owned()),
+            actions: vec!["pull".to_owned()],
+            ..on_name("/${account:1}/")
+        };
+        assert!(!matches(captured.clone(), "", "team/app", "192.0.2.1"));
+        assert!(matches(captured, "team", "team/app", "192.0.2.1"));
+        // A part of a name may be optional, and what is left must still open nothing more.
+        for (pattern, name, expected) in [
+            ("${account:1}${account:2}/*", "bob/x", true),
+            ("/^${account:1}${account:2}\\//", "bob/x", true),
+            ("/^${account:1}\\/|${account:2}/", "team/app", false),
+            ("${account:2}*", "app", false),
+        ] {
+            let optional = RuleText {
+                account: Some("/^([a-z]+)(-[a-z]+)?@/".to_owned()),
+                actions: vec!["pull".to_owned()],
+                ..on_name(pattern)
+            };
+            let outcome = matches(optional, "bob@lab", name, "192.0.2.1");
+            assert_eq!(outcome, expected, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn a_rule_that_denies_still_denies_an_empty_value() {
+        for pattern in ["/^${account}/", "${account}team/*", "/${service}.*/"] {
+            assert!(matches_the_empty("name", pattern, &[]), "{pattern}");
+        }
+        // As in docker_auth, where it becomes the glob `//`.
+        assert!(!matches_the_empty("name", "/${account}/", &[]));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::acl::{Question, Rule, RuleText, decide};
+use super::acl::{Question, Rule, RuleText, Unmet, decide};
 use super::grant::everything_below;
 use super::pattern::{Field, Fields};
 use super::settings::User;
@@ -50,6 +50,15 @@ pub enum MistakeKind {
     PushWithoutPull,
     /// `*` beside other actions.
     StarAmongOthers,
+    /// A placeholder has an empty value for somebody, and matches nothing then.
+    EmptyValue {
+        /// The key of the pattern.
+        key: String,
+        /// As written.
+        placeholder: String,
+        /// For whom it is empty.
+        caller: String,
+    },
 }
 
 impl fmt::Display for Mistake {
@@ -81,6 +90,14 @@ impl fmt::Display for Mistake {
             MistakeKind::StarAmongOthers => out.write_str(
                 "`*` beside other actions is not a wildcard; `[\"*\"]` alone grants everything",
             ),
+            MistakeKind::EmptyValue {
+                key,
+                placeholder,
+                caller,
+            } => write!(
+                out,
+                "{key}: `{placeholder}` is empty for {caller}, and an empty value matches nothing"
+            ),
         }
     }
 }
@@ -103,6 +120,9 @@ pub fn mistakes(rules: &[Rule], users: &BTreeMap<String, User>, from: usize) -> 
         }
         if text.actions.len() > 1 && has("*") {
             say(MistakeKind::StarAmongOthers);
+        }
+        if let Some(kind) = empty_value(rule, users) {
+            say(kind);
         }
         let earlier = rules.iter().take(position);
         if let Some(account) = text
@@ -250,6 +270,46 @@ fn one_level(rules: &[Rule], rule: &Rule, users: &BTreeMap<String, User>) -> Opt
         pattern: pattern.to_owned(),
         missed,
         instead: everything_below(&below),
+    })
+}
+
+/// A placeholder that is empty for an account that this rule may be about, or for clients that name no service.
+fn empty_value(rule: &Rule, users: &BTreeMap<String, User>) -> Option<MistakeKind> {
+    let no_labels = BTreeMap::new();
+    let ask = |account: &str, service: &str, labels| {
+        let question = Question {
+            fields: Fields {
+                account,
+                resource_type: REPOSITORY,
+                name: "a",
+                service,
+            },
+            client: sample_client(rule.text()),
+            labels,
+        };
+        let is_about = rule.unmet(&question) != Some(Unmet::Account);
+        rule.empty_placeholder(&question).filter(|_| is_about)
+    };
+    let said = |(key, placeholder), caller| MistakeKind::EmptyValue {
+        key,
+        placeholder,
+        caller,
+    };
+    let of_account = users.iter().take(SAMPLES_MAX).find_map(|(name, user)| {
+        let found = ask(name, "a", &user.labels)?;
+        let caller = match name.as_str() {
+            "" => "anonymous callers".to_owned(),
+            name => format!("`{name}`"),
+        };
+        Some(said(found, caller))
+    });
+    of_account.or_else(|| {
+        let mut accounts = users.keys().take(SAMPLES_MAX);
+        let found = accounts.find_map(|name| {
+            let account = Some(name.as_str()).filter(|name| !name.is_empty());
+            ask(account.unwrap_or("a"), "", &no_labels)
+        })?;
+        Some(said(found, "clients that name no service".to_owned()))
     })
 }
 
@@ -441,5 +501,45 @@ mod tests {
         ];
         let expected = expected.map(|(place, kind)| (place.to_owned(), kind));
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_placeholder_that_is_empty_for_somebody_is_told() {
+        let told = |pattern: &str, account: Option<&str>, actions: &[&str]| {
+            let parsed = Rule::parse(rule(account, Some(pattern), actions)).expect("a rule");
+            let mut users = BTreeMap::from([("ann", ""), ("", "")].map(|(name, label)| {
+                let labels = BTreeMap::from([("team".to_owned(), vec![label.to_owned()])]);
+                let user = User {
+                    labels,
+                    ..User::default()
+                };
+                (name.to_owned(), user)
+            }));
+            users.insert("bob".to_owned(), User::default());
+            let found = mistakes(&[parsed], &users, 0).into_iter();
+            let callers = found.filter_map(|found| match found.kind {
+                MistakeKind::EmptyValue { caller, .. } => Some(caller),
+                _ => None,
+            });
+            callers.collect::<Vec<String>>().join(", ")
+        };
+        for (pattern, account, actions, expected) in [
+            ("/${account}/", None, ALL, "anonymous callers"),
+            ("${account}/*", Some("*"), ALL, "anonymous callers"),
+            ("/${account}/", Some("/.+/"), ALL, ""),
+            ("/${account}/", Some("ann"), ALL, ""),
+            ("/^${account}/", None, &[], ""),
+            (
+                "/${service}/",
+                Some("bob"),
+                PULL,
+                "clients that name no service",
+            ),
+            ("/${labels:team}/", Some("ann"), PULL, "`ann`"),
+            ("/${labels:team}/", Some("bob"), PULL, ""),
+            ("/^app/", None, PULL, ""),
+        ] {
+            assert_eq!(told(pattern, account, actions), expected, "{pattern}");
+        }
     }
 }

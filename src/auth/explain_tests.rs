@@ -80,6 +80,20 @@ fn the_rule_and_what_was_passed_over_are_named() {
 }
 
 #[test]
+fn an_empty_value_is_named_as_the_reason() {
+    let mut lab = Lab::new();
+    lab.reload(|accounts| accounts.acl = vec![rule("*", "/${account}/", &["*"])]);
+    let pull = Access::Pull(name("team/app"));
+    let explained = lab.auth.explain("", &pull, &lab.origin);
+    assert!(!explained.is_allowed && explained.decisive.is_none());
+    let unmet = Unmet::Empty {
+        key: "name".to_owned(),
+        placeholder: "${account}".to_owned(),
+    };
+    assert_eq!(explained.passed_over[0].1, unmet);
+}
+
+#[test]
 fn an_account_that_cannot_log_in_may_nothing() {
     let mut lab = Lab::new();
     lab.reload(|accounts| {

@@ -1,7 +1,8 @@
 //! Patterns of an ACL rule: a glob, or a regular expression between slashes, with placeholders.
 //!
-//! Must not know rules' order or actions. Invariant: the kind of matcher is fixed when the rule is read, and whatever is
-//! substituted stands for itself, letter by letter; a request can never bring a pattern of its own.
+//! Must not know rules' order or actions. Invariants: the kind of matcher is fixed when the rule is read; whatever is
+//! substituted stands for itself, letter by letter, so a request can never bring a pattern of its own; an empty value never
+//! makes a pattern match more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +27,10 @@ const COMPILED_LENGTH_MAX: usize = 1_024;
 /// Stand-ins for placeholders while an expression is translated: private-use characters that no rule contains.
 const STAND_IN_FIRST: u32 = 0xF_0000;
 const STAND_IN_LAST: u32 = 0xF_00FF;
+
+/// An expression that matches nothing, also with any repeat behind it (that binds to the last `\z`). Inside a class the regex
+/// crate refuses it, and then the whole expression matches nothing.
+const MATCHES_NOTHING: &str = r"\z.\z";
 
 /// The four texts of a request that rules match and placeholders name.
 #[derive(Debug, Clone, Copy)]
@@ -157,11 +162,23 @@ fn capture_end(text: &str) -> Option<(&str, &str)> {
 /// Values of captures for one request, by the text of the placeholder.
 pub(super) type Captured = BTreeMap<String, String>;
 
+/// What an empty value means where a placeholder is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EmptyValue {
+    /// Nothing matches there: for rules that grant. `/${account}/` of the anonymous caller would match every name otherwise,
+    /// and `${account}*` every name of one level.
+    MatchesNothing,
+    /// It is the empty text, as `docker_auth` reads it: for rules that deny. Where such a rule did not match, a later one
+    /// could grant.
+    IsText,
+}
+
 /// A pattern, read once. Without a placeholder it is compiled then; with one, what it becomes for a request is compiled when
 /// it is first needed and kept for a while.
 #[derive(Debug, Clone)]
 pub(super) struct Pattern {
     matcher: Matcher,
+    empty_value: EmptyValue,
 }
 
 #[derive(Debug, Clone)]
@@ -216,7 +233,11 @@ enum Piece {
 
 impl Pattern {
     /// Reads a pattern; `captures` are those of the whole rule.
-    pub(super) fn parse(text: &str, captures: &BTreeSet<Capture>) -> Result<Self, PatternError> {
+    pub(super) fn parse(
+        text: &str,
+        captures: &BTreeSet<Capture>,
+        empty_value: EmptyValue,
+    ) -> Result<Self, PatternError> {
         let expression = text
             .strip_prefix('/')
             .and_then(|text| text.strip_suffix('/'))
@@ -238,7 +259,10 @@ impl Pattern {
                 Matcher::GlobTemplate(pieces)
             }
         };
-        Ok(Self { matcher })
+        Ok(Self {
+            matcher,
+            empty_value,
+        })
     }
 
     /// Whether this is a glob that can never match.
@@ -260,12 +284,23 @@ impl Pattern {
             Matcher::GlobTemplate(pieces) => (pieces, None),
             Matcher::RegexTemplate(pieces, compiled) => (pieces, Some(compiled)),
         };
-        let matches_with = |chosen: &BTreeMap<&str, &str>| {
-            let pattern = fill(pieces, compiled.is_some(), fields, captured, chosen);
-            match compiled {
-                Some(compiled) => compiled.is_match(pattern, text),
-                None => Glob::new(&pattern).matches(text),
+        let values = Values {
+            fields,
+            captured,
+            empty_value: self.empty_value,
+        };
+        let matches_with = |chosen: &BTreeMap<&str, &str>| match compiled {
+            Some(compiled) => {
+                let expression = values.fill_expression(pieces, chosen);
+                // `/${account}/` that became `//` matches nothing in any rule: docker_auth reads a glob there.
+                let is_open = expression.is_empty()
+                    || (values.may_open(pieces, chosen)
+                        && compiled.is_match(expression.clone(), ""));
+                !is_open && compiled.is_match(expression, text)
             }
+            None => values
+                .fill_glob(pieces, chosen)
+                .is_some_and(|glob| Glob::new(&glob).matches(text)),
         };
         let sets: BTreeMap<&str, &[String]> = pieces
             .iter()
@@ -276,6 +311,41 @@ impl Pattern {
             .collect();
         matches_with(&BTreeMap::new())
             || (!sets.is_empty() && combinations(&sets).any(|chosen| matches_with(&chosen)))
+    }
+
+    /// The first placeholder whose value is empty, so that what it is in matches nothing; for explanations.
+    pub(super) fn empty_placeholder(
+        &self,
+        fields: &Fields<'_>,
+        captured: &Captured,
+        labels: &BTreeMap<String, Vec<String>>,
+    ) -> Option<String> {
+        let (Matcher::GlobTemplate(pieces) | Matcher::RegexTemplate(pieces, _)) = &self.matcher
+        else {
+            return None;
+        };
+        let values = Values {
+            fields,
+            captured,
+            empty_value: self.empty_value,
+        };
+        // The longest of a label's values: it is empty if all are, and if there is none.
+        let longest = |values: &'_ Vec<String>| {
+            let longest = values.iter().max_by_key(|value| value.len());
+            longest.cloned().unwrap_or_default()
+        };
+        let longest: BTreeMap<&str, String> = labels
+            .iter()
+            .map(|(label, values)| (label.as_str(), longest(values)))
+            .collect();
+        let chosen = longest
+            .iter()
+            .map(|(&label, value)| (label, value.as_str()));
+        let chosen = chosen.collect();
+        let mut pieces_of_it = pieces.iter();
+        pieces_of_it
+            .find(|piece| values.is_nothing(piece, pieces, &chosen))
+            .map(Piece::as_written)
     }
 
     /// The text of group `group` where `text` matches this expression; of a glob or a template, nothing.
@@ -406,40 +476,95 @@ fn translate_pieces(pieces: &[Piece]) -> Result<Vec<Piece>, PatternError> {
     Ok(filled)
 }
 
-/// The pattern with every placeholder replaced by its quoted value; one without a value stands for its own text.
-fn fill(
-    pieces: &[Piece],
-    is_regex: bool,
-    fields: &Fields<'_>,
-    captured: &Captured,
-    chosen: &BTreeMap<&str, &str>,
-) -> String {
-    let mut pattern = String::new();
-    for piece in pieces {
-        let (value, literal) = match piece {
-            Piece::Text(text) => {
-                pattern.push_str(text);
-                continue;
-            }
-            Piece::Field(field) => (Some(field.of(fields)), String::new()),
-            Piece::Capture(text) => (captured.get(text).map(String::as_str), text.clone()),
-            Piece::Label(label) => (
-                chosen.get(label.as_str()).copied(),
-                format!("${{labels:{label}}}"),
-            ),
-        };
-        match (value, is_regex) {
-            (Some(value), true) => pattern.push_str(&regex::escape(value)),
-            (Some(value), false) => pattern.push_str(&quote_for_glob(value)),
-            // To Go the `$` of an unknown placeholder is the end of the text, so that it matches nothing.
-            (None, true) => {
-                pattern.push('$');
-                pattern.push_str(&regex::escape(literal.get(1..).unwrap_or_default()));
-            }
-            (None, false) => pattern.push_str(&literal),
+impl Piece {
+    /// How it is written in a rule.
+    fn as_written(&self) -> String {
+        match self {
+            Self::Text(text) | Self::Capture(text) => text.clone(),
+            Self::Field(field) => format!("${{{}}}", field.key()),
+            Self::Label(label) => format!("${{labels:{label}}}"),
         }
     }
-    pattern
+}
+
+/// What placeholders stand for in a request, but for labels: these are chosen one combination after the other.
+struct Values<'a> {
+    fields: &'a Fields<'a>,
+    captured: &'a Captured,
+    empty_value: EmptyValue,
+}
+
+impl<'a> Values<'a> {
+    /// The value of a placeholder; none: it stands for its own text.
+    fn of(&self, piece: &Piece, chosen: &BTreeMap<&str, &'a str>) -> Option<&'a str> {
+        match piece {
+            Piece::Text(_) => None,
+            Piece::Field(field) => Some(field.of(self.fields)),
+            Piece::Capture(text) => self.captured.get(text).map(String::as_str),
+            Piece::Label(label) => chosen.get(label.as_str()).copied(),
+        }
+    }
+
+    /// Whether this placeholder has an empty value with which nothing matches. A captured part may be optional: beside
+    /// another value, an empty one is the empty text.
+    fn is_nothing(
+        &self,
+        piece: &Piece,
+        pieces: &[Piece],
+        chosen: &BTreeMap<&str, &'a str>,
+    ) -> bool {
+        let has_value = |other: &Piece| {
+            self.of(other, chosen)
+                .is_some_and(|value| !value.is_empty())
+        };
+        let is_optional = matches!(piece, Piece::Capture(_)) && pieces.iter().any(has_value);
+        self.of(piece, chosen) == Some("")
+            && self.empty_value == EmptyValue::MatchesNothing
+            && !is_optional
+    }
+
+    /// Whether an empty value may have left an expression that matches everything: it matches the empty text then.
+    fn may_open(&self, pieces: &[Piece], chosen: &BTreeMap<&str, &'a str>) -> bool {
+        self.empty_value == EmptyValue::MatchesNothing
+            && pieces
+                .iter()
+                .any(|piece| self.of(piece, chosen) == Some(""))
+    }
+
+    /// An expression with every placeholder replaced by its quoted value.
+    fn fill_expression(&self, pieces: &[Piece], chosen: &BTreeMap<&str, &'a str>) -> String {
+        let mut expression = String::new();
+        for piece in pieces {
+            match (piece, self.of(piece, chosen)) {
+                (Piece::Text(text), _) => expression.push_str(text),
+                (piece, Some(_)) if self.is_nothing(piece, pieces, chosen) => {
+                    expression.push_str(MATCHES_NOTHING);
+                }
+                (_, Some(value)) => expression.push_str(&regex::escape(value)),
+                // To Go the `$` of an unknown placeholder is the end of the text, so that it matches nothing.
+                (placeholder, None) => {
+                    let written = placeholder.as_written();
+                    expression.push('$');
+                    expression.push_str(&regex::escape(written.get(1..).unwrap_or_default()));
+                }
+            }
+        }
+        expression
+    }
+
+    /// A glob with every placeholder replaced by its quoted value; none if one that is empty makes it match nothing.
+    fn fill_glob(&self, pieces: &[Piece], chosen: &BTreeMap<&str, &'a str>) -> Option<String> {
+        let mut glob = String::new();
+        for piece in pieces {
+            match (piece, self.of(piece, chosen)) {
+                (Piece::Text(text), _) => glob.push_str(text),
+                (piece, Some(_)) if self.is_nothing(piece, pieces, chosen) => return None,
+                (_, Some(value)) => glob.push_str(&quote_for_glob(value)),
+                (placeholder, None) => glob.push_str(&placeholder.as_written()),
+            }
+        }
+        Some(glob)
+    }
 }
 
 fn quote_for_glob(value: &str) -> String {
@@ -476,7 +601,12 @@ mod tests {
 
     #[test]
     fn a_template_is_compiled_once_for_an_account() {
-        let pattern = Pattern::parse("/^${account}/.+$/", &BTreeSet::new()).expect("a pattern");
+        let pattern = Pattern::parse(
+            "/^${account}/.+$/",
+            &BTreeSet::new(),
+            EmptyValue::MatchesNothing,
+        )
+        .expect("a pattern");
         // A rule is copied with each reload's settings; the copies may share.
         let pattern = pattern.clone();
         for number in 0..1_000 {

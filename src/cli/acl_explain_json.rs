@@ -63,6 +63,7 @@ fn unmet_key(unmet: &Unmet) -> String {
         Unmet::Service => "service".to_owned(),
         Unmet::Ip => "ip".to_owned(),
         Unmet::Label(label) => format!("labels.{label}"),
+        Unmet::Empty { key, .. } => key.clone(),
     }
 }
 

@@ -140,6 +140,9 @@ impl Report<'_> {
                 "the account has no label `{label}` that matches `{}`",
                 rule.labels.get(label).map_or("", String::as_str)
             ),
+            Unmet::Empty { key, placeholder } => {
+                format!("{key}: `{placeholder}` is empty here, and an empty value matches nothing")
+            }
         }
     }
 }

@@ -323,7 +323,8 @@ impl Command<'_> {
                 MistakeKind::Shadowed { .. }
                 | MistakeKind::NoSuchAccount(_)
                 | MistakeKind::PushWithoutPull
-                | MistakeKind::StarAmongOthers => writeln!(self.talk, "warning: {mistake}")?,
+                | MistakeKind::StarAmongOthers
+                | MistakeKind::EmptyValue { .. } => writeln!(self.talk, "warning: {mistake}")?,
             }
         }
         Ok(())

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use boathouse::oci::{Algorithm, Digest};
 use http::{Method, StatusCode};
 
@@ -131,6 +133,33 @@ async fn every_endpoint_asks_who_is_calling() {
                 .await;
             assert_eq!(denied.status, StatusCode::FORBIDDEN, "{what}");
         }
+    }
+}
+
+/// `/${account}/` of the anonymous caller is the empty expression, which matches every name.
+#[tokio::test]
+async fn a_rule_that_an_empty_value_fills_opens_nothing() {
+    for pattern in [
+        "/${account}/",
+        "/^${account}/",
+        "${account}*",
+        "/${service}/",
+    ] {
+        let mut options = Options::default();
+        let all: &[&str] = &["*"];
+        with_users(&mut options, &["ann", ""], &[("*", pattern, all)]);
+        let registry = TestRegistry::start(options);
+        let call = registry.get("/token?service=&scope=repository:app:pull,push,delete");
+        let answer = call.send().await.expect(StatusCode::OK).json();
+        let payload = answer["token"].as_str().unwrap().split('.').nth(1).unwrap();
+        let claims = URL_SAFE_NO_PAD.decode(payload).expect("base64url");
+        let claims: serde_json::Value = serde_json::from_slice(&claims).expect("JSON");
+        let actions = claims["access"][0]["actions"].as_array().unwrap();
+        assert!(actions.is_empty(), "an empty value opened {pattern}");
+        let anonymous = token(&registry, "", "repository:app:pull,push,delete").await;
+        let begun = registry.post("/v2/app/blobs/uploads/").bearer(&anonymous);
+        let status = begun.send().await.status;
+        assert_eq!(status, StatusCode::UNAUTHORIZED, "{pattern}");
     }
 }
 
