@@ -196,7 +196,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::super::acl::{Question, decide};
-    use super::super::pattern::Fields;
+    use super::super::placeholder::Fields;
     use super::*;
 
     fn allows(grant: &Grant, owner: &str, account: &str, name: &str, action: &str) -> bool {

@@ -6,7 +6,7 @@
 use super::access::{Origin, TokenAnswer, TokenRefusal};
 use super::challenge;
 use super::passwords::Verdict;
-use super::pattern::Fields;
+use super::placeholder::Fields;
 use super::refresh;
 use super::request::{self, Credentials, Login, TokenRequest, Unreadable};
 use super::service::Auth;

@@ -7,6 +7,10 @@
 mod access;
 mod acl;
 mod acl_mistakes;
+#[cfg(test)]
+mod acl_mistakes_tests;
+#[cfg(test)]
+mod acl_tests;
 mod bounded;
 mod challenge;
 mod explain;
@@ -23,6 +27,7 @@ mod keys;
 mod live_users_tests;
 mod passwords;
 mod pattern;
+mod placeholder;
 mod refresh;
 #[cfg(test)]
 mod refresh_tests;
@@ -42,7 +47,8 @@ pub use acl_mistakes::{Mistake, MistakeKind, mistakes};
 pub use explain::{Explanation, Standing};
 pub use go_regex::RegexError;
 pub use grant::{Grant, GrantError, exactly};
-pub use pattern::{Fields, PatternError};
+pub use pattern::PatternError;
+pub use placeholder::Fields;
 pub use request::TokenRequest;
 pub use service::Auth;
 pub use settings::{

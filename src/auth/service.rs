@@ -13,7 +13,7 @@ use super::acl::{self, Question, Rule};
 use super::challenge;
 use super::keyed_hash::KeyedHash;
 use super::passwords::{Passwords, Verdict};
-use super::pattern::Fields;
+use super::placeholder::Fields;
 use super::refresh::RefreshTokens;
 use super::request::{self, Login};
 use super::settings::{Accounts, Authentication, LiveUsers, Scheme, Settings, TokenSettings, User};
