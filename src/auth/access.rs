@@ -19,6 +19,22 @@ pub struct Origin {
     pub host: String,
 }
 
+impl Origin {
+    /// The address that the client used, `scheme://host[:port]`; `None` if its Host is none.
+    pub fn base_url(&self) -> Option<String> {
+        let scheme = if self.is_https { "https" } else { "http" };
+        let is_usable = !self.host.is_empty() && is_host(&self.host);
+        is_usable.then(|| format!("{scheme}://{}", self.host))
+    }
+}
+
+/// Whether a text can stand as a host, with or without a port, in an address that we give. RFC 3986 allows more; container
+/// names with `_` are in use as hosts.
+pub fn is_host(text: &str) -> bool {
+    let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || b".:[]-_".contains(&byte);
+    text.bytes().all(is_safe)
+}
+
 /// What a route asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Access {

@@ -44,13 +44,10 @@ fn realm(settings: &TokenSettings, origin: &Origin) -> Result<String, Refusal> {
     if let Some(host) = &settings.external_host {
         return Ok(format!("{}{TOKEN_PATH}", host.trim_end_matches('/')));
     }
-    let is_plain =
-        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b':' | b'[' | b']' | b'-');
-    if origin.host.is_empty() || !origin.host.bytes().all(is_plain) {
-        return Err(Refusal::Malformed("the Host header is no host"));
-    }
-    let scheme = if origin.is_https { "https" } else { "http" };
-    Ok(format!("{scheme}://{}{TOKEN_PATH}", origin.host))
+    let base = origin
+        .base_url()
+        .ok_or(Refusal::Malformed("the Host header is no host"))?;
+    Ok(format!("{base}{TOKEN_PATH}"))
 }
 
 /// A quoted string; control characters, which no header may hold, become spaces.

@@ -41,7 +41,7 @@ mod token;
 mod users;
 mod verifier;
 
-pub use access::{Access, Caller, Origin, Refusal, SessionUse, TokenAnswer, TokenRefusal};
+pub use access::{Access, Caller, Origin, Refusal, SessionUse, TokenAnswer, TokenRefusal, is_host};
 pub use acl::{Question, Rule, RuleError, RuleText, Unmet, decide};
 pub use acl_mistakes::{Mistake, MistakeKind, mistakes};
 pub use explain::{Explanation, Standing};

@@ -83,10 +83,7 @@ pub(super) const DISTRIBUTION: &[Key] = &[
     ("http.prefix", Built),
     ("http.secret", Built),
     ("http.headers.*", Built),
-    (
-        "http.relativeurls",
-        Harmless("`Location` is always relative here"),
-    ),
+    ("http.relativeurls", Built),
     ("http.draintimeout", Built),
     ("http.http2.disabled", Built),
     ("http.h2c.enabled", NotYet(OFF)),

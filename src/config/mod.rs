@@ -180,8 +180,8 @@ fn sections(reader: &mut Reader<'_>) -> Config {
     version(reader);
     let telemetry = sections::telemetry(reader);
     let (root_directory, state_directory) = sections::directories(reader);
-    let server = sections::server(reader);
     let external_host = sections::external_host(reader);
+    let server = sections::server(reader, external_host.as_deref());
     let tls = sections::tls(reader, &state_directory);
     let secret = reader.secret("http.secret");
     if secret

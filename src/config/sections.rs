@@ -52,13 +52,15 @@ pub(super) fn telemetry(reader: &mut Reader<'_>) -> telemetry::Settings {
     }
 }
 
-pub(super) fn server(reader: &mut Reader<'_>) -> server::Settings {
+/// `external_host` is `http.host`.
+pub(super) fn server(reader: &mut Reader<'_>, external_host: Option<&str>) -> server::Settings {
     let (address, prefix, headers) = (address(reader), prefix(reader), headers(reader));
     let trusted_proxies = trusted_proxies(reader);
     server::Settings {
         address,
         prefix,
         headers,
+        locations: locations(reader, external_host),
         real_ip: real_ip(reader, trusted_proxies.is_empty()),
         trusted_proxies,
         http2_disabled: reader.flag("http.http2.disabled", true),
@@ -87,6 +89,26 @@ fn address(reader: &mut Reader<'_>) -> String {
         );
     }
     address
+}
+
+/// `http.relativeurls`, which distribution reads where there is no `http.host`. Its default there is false; a relative
+/// `Location` is right behind every proxy, so only a false that somebody wrote makes it absolute.
+fn locations(reader: &mut Reader<'_>, external_host: Option<&str>) -> server::Locations {
+    const KEY: &str = "http.relativeurls";
+    let is_relative = reader.flag(KEY, external_host.is_none());
+    match external_host {
+        Some(host) => {
+            if is_relative {
+                reader.warn(
+                    KEY,
+                    "has no effect beside http.host, with which `Location` begins",
+                );
+            }
+            server::Locations::Host(host.to_owned())
+        }
+        None if is_relative => server::Locations::Relative,
+        None => server::Locations::Requested,
+    }
 }
 
 /// `http.host`: this registry's own address.

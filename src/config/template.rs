@@ -54,7 +54,7 @@ http:
   #prefix: ""
   # Answers carry these too: {Name: [value]}
   #headers: {}
-  # Proxies whose X-Forwarded-* headers are believed: [192.0.2.7, 10.0.0.0/8]
+  # Proxies whose Forwarded and X-Forwarded-* headers are believed: [192.0.2.7, 10.0.0.0/8]
   #trusted_proxies: []
   # How long a stop waits for transfers.
   #draintimeout: 10s

@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::header::{
-    ALLOW, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, USER_AGENT,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
@@ -24,9 +25,10 @@ use super::pressure::Pressure;
 use super::request_id::{self, RequestId};
 use super::route::{RequestPath, Route, Takes};
 use super::{
-    ServerError, Services, Settings, blobs, listings, manifests, origin, response, token, uploads,
+    Locations, ServerError, Services, Settings, blobs, listings, manifests, origin, response,
+    token, uploads,
 };
-use crate::auth::{Access, Caller, Origin};
+use crate::auth::{Access, Caller, Origin, is_host};
 
 /// All that a request needs, shared by all connections.
 pub(super) struct State {
@@ -72,6 +74,18 @@ impl State {
     /// The path of something below `/v2/`, as the client sees it.
     pub(super) fn path(&self, below: &str) -> String {
         format!("{}v2/{below}", self.settings.prefix)
+    }
+
+    /// The value of `Location` for something below `/v2/`: relative unless `http.host` or `http.relativeurls: false` ask for
+    /// an absolute one, since a relative one is right behind every proxy. `Link` is always relative, as in distribution.
+    pub(super) fn location(&self, origin: &Origin, below: &str) -> String {
+        let path = self.path(below);
+        let base = match &self.settings.locations {
+            Locations::Relative => None,
+            Locations::Requested => origin.base_url(),
+            Locations::Host(address) => Some(address.clone()),
+        };
+        base.unwrap_or_default() + &path
     }
 
     /// Answers a request; every answer passes through here.
@@ -141,7 +155,7 @@ impl State {
             Route::Health => return Ok(response::bytes(StatusCode::OK, "text/plain", "ok\n")),
             Route::Ready => return self.ready().await,
             Route::AuthorityCertificate => return self.authority_certificate(),
-            Route::BaseRedirect => return Ok(self.base_redirect()),
+            Route::BaseRedirect => return Ok(self.base_redirect(&reading.origin)),
             Route::Token => return token::answer(self, &head, body, reading).await,
             _ => {}
         }
@@ -299,9 +313,9 @@ impl State {
         ))
     }
 
-    fn base_redirect(&self) -> Response<ResponseBody> {
+    fn base_redirect(&self, origin: &Origin) -> Response<ResponseBody> {
         let mut answer = response::empty(StatusCode::MOVED_PERMANENTLY);
-        response::set_location(&mut answer, &self.path(""));
+        response::set(&mut answer, LOCATION, &self.location(origin, ""));
         answer
     }
 }
@@ -312,10 +326,7 @@ fn check_host(head: &Parts) -> Result<(), ServerError> {
     let is_missing = match (hosts.next(), hosts.next()) {
         (None, _) => head.version == Version::HTTP_11,
         (Some(_), Some(_)) => return Err(ServerError::BadHeader("more than one Host header")),
-        (Some(host), None) => {
-            let is_safe = |byte: &u8| byte.is_ascii_alphanumeric() || b".:[]-_".contains(byte);
-            !host.as_bytes().iter().all(is_safe)
-        }
+        (Some(host), None) => !host.to_str().is_ok_and(is_host),
     };
     if is_missing {
         return Err(ServerError::BadHeader("no usable Host header"));

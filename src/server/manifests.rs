@@ -3,6 +3,7 @@
 //! Source: distribution-spec end-3, end-7, end-9. Must not know how they are kept. Invariant: the stored bytes are served
 //! whatever a client says it accepts: hiding them helps nobody (distribution answers 404 there).
 
+use http::header::LOCATION;
 use http::{Response, StatusCode};
 
 use super::blobs::is_known;
@@ -58,10 +59,8 @@ pub(super) async fn put(
         )
         .await?;
     let mut answer = response::empty(StatusCode::CREATED);
-    response::set_location(
-        &mut answer,
-        &state.path(&format!("{name}/manifests/{}", pushed.digest)),
-    );
+    let location = state.location(&origin, &format!("{name}/manifests/{}", pushed.digest));
+    response::set(&mut answer, LOCATION, &location);
     response::set(
         &mut answer,
         response::CONTENT_DIGEST,

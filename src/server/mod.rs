@@ -11,6 +11,7 @@ mod connection;
 pub mod control;
 mod dispatch;
 mod error;
+mod forwarded;
 mod incoming;
 mod listings;
 mod manifests;
@@ -57,7 +58,9 @@ pub struct Settings {
     pub prefix: String,
     /// `http.headers`: added to every answer.
     pub headers: Vec<(String, String)>,
-    /// `http.trusted_proxies`: whose `X-Forwarded-*` are believed.
+    /// `http.host` and `http.relativeurls`: what `Location` begins with.
+    pub locations: Locations,
+    /// `http.trusted_proxies`: whose `Forwarded` and `X-Forwarded-*` are believed.
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// `server.real_ip_header` and `server.real_ip_pos`, as `docker_auth` has them.
     pub real_ip: Option<RealIp>,
@@ -67,6 +70,17 @@ pub struct Settings {
     pub drain_secs: u64,
     /// `limits`
     pub limits: Limits,
+}
+
+/// What `Location` begins with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Locations {
+    /// Nothing: it is relative to the address that the client used.
+    Relative,
+    /// The scheme and host that the client used (`http.relativeurls: false`).
+    Requested,
+    /// This address (`http.host`): `scheme://host[:port]`.
+    Host(String),
 }
 
 /// Which header tells the client's address, and which of its comma-separated values.
@@ -102,6 +116,7 @@ impl Settings {
             address: "127.0.0.1:0".into(),
             prefix: "/".into(),
             headers: Vec::new(),
+            locations: Locations::Relative,
             trusted_proxies: Vec::new(),
             real_ip: None,
             http2_disabled: false,

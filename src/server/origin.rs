@@ -1,6 +1,6 @@
 //! Where a request comes from: its client's address, scheme and host.
 //!
-//! Source: distribution's and `docker_auth`'s reading of `X-Forwarded-*`; DESIGN D5. Must not know what is asked. Invariant:
+//! Source: RFC 7239; distribution's and `docker_auth`'s reading of `X-Forwarded-*`; DESIGN D5. Must not know what is asked. Invariant:
 //! what a client says of itself in a header counts only when a trusted proxy has passed it on; a header that the config names
 //! counts from everybody only while it names no trusted proxies.
 
@@ -10,6 +10,7 @@ use http::HeaderMap;
 use http::header::HOST;
 use hyper::Uri;
 
+use super::forwarded::{self, Element};
 use super::request_id::{self, RequestId};
 use super::{RealIp, ServerError, Settings};
 use crate::auth::Origin;
@@ -44,19 +45,31 @@ pub(super) fn read(
             None
         }
     };
+    let standard = if is_proxied {
+        forwarded::elements(headers)
+    } else {
+        Vec::new()
+    };
+    // The standard header comes first, as in distribution; its first element is of the proxy that the client asked.
+    let asked = standard.first();
     // HTTP/2 names the host in the request's target.
     let named = uri
         .authority()
         .map(|authority| authority.as_str().to_owned());
-    let host = forwarded("x-forwarded-host")
+    let host = asked
+        .and_then(|element| element.host.clone())
+        .or_else(|| forwarded("x-forwarded-host"))
         .or_else(|| first_value(headers, HOST.as_str()))
         .or(named);
-    let is_https = match forwarded("x-forwarded-proto").as_deref() {
+    let scheme = asked
+        .and_then(|element| element.scheme.clone())
+        .or_else(|| forwarded("x-forwarded-proto"));
+    let is_https = match scheme.as_deref() {
         Some(scheme) => scheme.eq_ignore_ascii_case("https"),
         None => is_tls,
     };
     let mut client = if is_proxied {
-        behind_proxies(settings, headers).unwrap_or(peer)
+        behind_proxies(settings, headers, &standard).unwrap_or(peer)
     } else {
         peer
     };
@@ -80,16 +93,26 @@ pub(super) fn read(
     }
 }
 
-/// The last address in `X-Forwarded-For` that is no trusted proxy: what stands before it is what the client claims.
-fn behind_proxies(settings: &Settings, headers: &HeaderMap) -> Option<IpAddr> {
+/// The last address in `X-Forwarded-For`, else in `Forwarded`, that is no trusted proxy: what stands before it is what the
+/// client claims. `Forwarded` comes last here, because proxies that set the one pass the other on as the client sent it, and
+/// rules with `ip` must not go by that.
+fn behind_proxies(
+    settings: &Settings,
+    headers: &HeaderMap,
+    standard: &[Element],
+) -> Option<IpAddr> {
     let values = headers
         .get_all("x-forwarded-for")
         .iter()
         .filter_map(|value| value.to_str().ok());
-    let addresses: Vec<&str> = values
+    let mut addresses: Vec<&str> = values
         .flat_map(|text| text.split(','))
         .map(str::trim)
         .collect();
+    if addresses.is_empty() {
+        let clients = standard.iter().map(|element| element.client.as_deref());
+        addresses = clients.map(Option::unwrap_or_default).collect();
+    }
     for text in addresses.into_iter().rev() {
         let address = parse_address(text)?.to_canonical();
         if !settings
@@ -186,6 +209,37 @@ mod tests {
             ("outer.example", true)
         );
         assert_eq!(proxied.client.to_string(), "192.0.2.7");
+    }
+
+    #[test]
+    fn the_standard_header_comes_before_the_others() {
+        let trusted = ["10.0.0.0/8"];
+        let standard =
+            r#"for="[2001:db8::7]:1";host="reg.example:8443";proto=https, for=10.0.0.1;host=no"#;
+        let of = |trusted: &[&str], more: &[(&'static str, &str)]| {
+            let pairs = [&[("host", "inner"), ("forwarded", standard)], more].concat();
+            let origin = origin(trusted, &pairs);
+            (origin.base_url().unwrap(), origin.client.to_string())
+        };
+        let told = |url: &str, client: &str| (url.to_owned(), client.to_owned());
+        let url = "https://reg.example:8443";
+        assert_eq!(of(&[], &[]), told("http://inner", "10.0.0.9"));
+        assert_eq!(of(&trusted, &[]), told(url, "2001:db8::7"));
+        let both = [
+            ("x-forwarded-host", "other"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-for", "192.0.2.7"),
+        ];
+        // The address is the one exception: a client can have put in what its proxy did not set.
+        assert_eq!(of(&trusted, &both), told(url, "192.0.2.7"));
+        // What the standard header does not say, the others may.
+        let part = [
+            ("host", "inner"),
+            ("forwarded", "for=192.0.2.1"),
+            ("x-forwarded-proto", "https"),
+        ];
+        let origin = origin(&trusted, &part);
+        assert_eq!(origin.base_url().unwrap(), "https://inner");
     }
 
     #[test]

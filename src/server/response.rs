@@ -3,7 +3,7 @@
 //! Must not know which endpoint answers. Invariant: every header value is built from types or checked text, so that nothing
 //! a client sent can break out of a header.
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
@@ -77,11 +77,6 @@ pub(super) fn set_digest(answer: &mut Response<ResponseBody>, digest: &Digest) {
     let digest = digest.to_string();
     set(answer, http::header::ETAG, &format!("\"{digest}\""));
     set(answer, CONTENT_DIGEST, &digest);
-}
-
-/// `Location`, always relative to the host that the client used (DESIGN D5).
-pub(super) fn set_location(answer: &mut Response<ResponseBody>, path: &str) {
-    set(answer, LOCATION, path);
 }
 
 /// How far a session is, as the specification has it: the position of the last byte; `0-0` while there is none.

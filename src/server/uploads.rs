@@ -3,7 +3,7 @@
 //! Source: distribution-spec end-4 to end-6, end-11, end-13, end-14. Must not know how bytes are kept. Invariant: every
 //! answer about a session says where it is and how far it is.
 
-use http::header::{CONTENT_RANGE, RANGE};
+use http::header::{CONTENT_RANGE, LOCATION, RANGE};
 use http::request::Parts;
 use http::{Response, StatusCode};
 
@@ -11,6 +11,7 @@ use super::dispatch::{Allowed, State, content_length};
 use super::incoming::RequestBody;
 use super::outgoing::ResponseBody;
 use super::{ServerError, UploadStart, response};
+use crate::auth::Origin;
 use crate::layout::UploadId;
 use crate::oci::range::Sent;
 use crate::oci::{Algorithm, Digest, RepositoryName};
@@ -25,11 +26,13 @@ pub(super) async fn begin(
     let registry = &state.services.registry;
     let owner = owner(&request);
     match start {
-        UploadStart::Session(algorithm) => open_session(state, name, &owner, algorithm).await,
+        UploadStart::Session(algorithm) => {
+            open_session(state, &request.origin, name, &owner, algorithm).await
+        }
         UploadStart::Whole(digest) => {
             let chunk = chunk(state, &request.head, request.body, None);
             registry.upload_whole(name, &owner, &digest, chunk).await?;
-            Ok(created(state, name, &digest))
+            Ok(created(state, &request.origin, name, &digest))
         }
         UploadStart::Mount(digest, from) => {
             let viewer = state.services.auth.viewer(&request.caller, &request.origin);
@@ -37,15 +40,23 @@ pub(super) async fn begin(
                 .mount_blob(name, &digest, from.as_ref(), &viewer)
                 .await?
             {
-                return Ok(created(state, name, &digest));
+                return Ok(created(state, &request.origin, name, &digest));
             }
-            open_session(state, name, &owner, Some(digest.algorithm())).await
+            open_session(
+                state,
+                &request.origin,
+                name,
+                &owner,
+                Some(digest.algorithm()),
+            )
+            .await
         }
     }
 }
 
 async fn open_session(
     state: &State,
+    origin: &Origin,
     name: &RepositoryName,
     owner: &Owner,
     algorithm: Option<Algorithm>,
@@ -55,7 +66,7 @@ async fn open_session(
         .registry
         .begin_upload(name, owner, algorithm)
         .await?;
-    Ok(progress(state, StatusCode::ACCEPTED, name, id, 0))
+    Ok(progress(state, origin, StatusCode::ACCEPTED, name, id, 0))
 }
 
 pub(super) async fn append(
@@ -64,14 +75,21 @@ pub(super) async fn append(
     name: &RepositoryName,
     id: UploadId,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let owner = owner(&request);
+    let (owner, origin) = (owner(&request), request.origin.clone());
     let chunk = sent_chunk(state, request)?;
     let offset = state
         .services
         .registry
         .append_upload(name, id, &owner, chunk)
         .await?;
-    Ok(progress(state, StatusCode::ACCEPTED, name, id, offset))
+    Ok(progress(
+        state,
+        &origin,
+        StatusCode::ACCEPTED,
+        name,
+        id,
+        offset,
+    ))
 }
 
 pub(super) async fn finish(
@@ -81,14 +99,14 @@ pub(super) async fn finish(
     id: UploadId,
     digest: &Digest,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let owner = owner(&request);
+    let (owner, origin) = (owner(&request), request.origin.clone());
     let chunk = sent_chunk(state, request)?;
     state
         .services
         .registry
         .finish_upload(name, id, &owner, digest, chunk)
         .await?;
-    Ok(created(state, name, digest))
+    Ok(created(state, &origin, name, digest))
 }
 
 pub(super) async fn status(
@@ -102,7 +120,14 @@ pub(super) async fn status(
         .registry
         .upload_offset(name, id, &owner(request))
         .await?;
-    Ok(progress(state, StatusCode::NO_CONTENT, name, id, offset))
+    Ok(progress(
+        state,
+        &request.origin,
+        StatusCode::NO_CONTENT,
+        name,
+        id,
+        offset,
+    ))
 }
 
 pub(super) async fn cancel(
@@ -151,9 +176,15 @@ fn chunk(state: &State, head: &Parts, body: RequestBody, sent: Option<Sent>) -> 
 }
 
 /// 201: the blob is there.
-fn created(state: &State, name: &RepositoryName, digest: &Digest) -> Response<ResponseBody> {
+fn created(
+    state: &State,
+    origin: &Origin,
+    name: &RepositoryName,
+    digest: &Digest,
+) -> Response<ResponseBody> {
     let mut answer = response::empty(StatusCode::CREATED);
-    response::set_location(&mut answer, &state.path(&format!("{name}/blobs/{digest}")));
+    let location = state.location(origin, &format!("{name}/blobs/{digest}"));
+    response::set(&mut answer, LOCATION, &location);
     response::set(&mut answer, response::CONTENT_DIGEST, &digest.to_string());
     answer
 }
@@ -161,16 +192,15 @@ fn created(state: &State, name: &RepositoryName, digest: &Digest) -> Response<Re
 /// 202 or 204: where the session is, and how far.
 fn progress(
     state: &State,
+    origin: &Origin,
     status: StatusCode,
     name: &RepositoryName,
     id: UploadId,
     offset_bytes: u64,
 ) -> Response<ResponseBody> {
     let mut answer = response::empty(status);
-    response::set_location(
-        &mut answer,
-        &state.path(&format!("{name}/blobs/uploads/{id}")),
-    );
+    let location = state.location(origin, &format!("{name}/blobs/uploads/{id}"));
+    response::set(&mut answer, LOCATION, &location);
     response::set(&mut answer, RANGE, &response::upload_range(offset_bytes));
     response::set(&mut answer, response::UPLOAD_UUID, &id.to_string());
     answer

@@ -8,6 +8,7 @@
 )]
 
 mod access;
+mod addresses;
 mod at_once;
 mod bad_inputs;
 mod blobs;

@@ -20,6 +20,7 @@ use boathouse::auth::{self, RuleText, User};
 use boathouse::config::{
     self, ConfigErrors, InForce, Loaded, Place, Signing, Template, UsersFile, UsersFileError,
 };
+use boathouse::server::Locations;
 use boathouse::{registry, tls};
 use proptest::prelude::*;
 
@@ -57,6 +58,32 @@ fn refused(text: &str) -> String {
     let errors = load(text).expect_err("refused").to_string();
     let name = errors.find("0.yml").unwrap_or(0);
     errors[name..].to_owned()
+}
+
+#[test]
+fn a_location_is_absolute_where_a_file_asks_for_it() {
+    let locations = |text: &str| taken(text).config.server.locations;
+    let host = || Locations::Host("https://lab.example".to_owned());
+    assert_eq!(locations("http: {addr: ':1'}\n"), Locations::Relative);
+    assert_eq!(
+        locations("http: {relativeurls: true}\n"),
+        Locations::Relative
+    );
+    assert_eq!(
+        locations("http: {relativeurls: false}\n"),
+        Locations::Requested
+    );
+    assert_eq!(locations("http: {host: 'https://lab.example'}\n"), host());
+    for relative in ["true", "false"] {
+        let text = format!("http: {{host: 'https://lab.example', relativeurls: {relative}}}\n");
+        assert_eq!(locations(&text), host());
+    }
+    let both = taken("http: {host: 'https://lab.example', relativeurls: true}\n");
+    let warned = both
+        .warnings
+        .iter()
+        .any(|text| text.contains("http.relativeurls"));
+    assert!(warned, "{:?}", both.warnings);
 }
 
 #[test]
