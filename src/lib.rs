@@ -2,8 +2,8 @@
 //!
 //! One strict order of modules; each names only modules to its right, and a test in `tests/it/layers.rs` enforces it:
 //!
-//! `cli > config > server > ui > webhooks > tls > registry > auth > index > store > layout > oci > telemetry > clock >
-//! durable_file > platform`
+//! `cli > config > server > ui > webhooks > tls > registry > auth > index > store > layout > oci > telemetry > heartbeat >
+//! clock > durable_file > platform`
 //!
 //! `docs/architecture.md` tells what each is for and how a request travels through them.
 
@@ -12,6 +12,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod durable_file;
+pub mod heartbeat;
 pub mod index;
 pub mod layout;
 pub mod oci;

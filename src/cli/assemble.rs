@@ -121,8 +121,13 @@ async fn run(
     )?;
     let index_keeper = Arc::clone(&registry);
     let index_keeper = tokio::spawn(async move { index_keeper.keep_index().await });
+    let watcher = Arc::clone(&registry);
+    let watcher = tokio::spawn(async move { watcher.keep_watch().await });
     let sweeper = Arc::clone(&registry);
     let sweeper = tokio::spawn(async move { sweeper.keep_tombstones().await });
+    if let Some(tls) = &tls {
+        registry.watch(tls.heartbeat());
+    }
     let keeper = tls
         .clone()
         .map(|tls| tokio::spawn(async move { tls.keep_fresh().await }));
@@ -154,6 +159,7 @@ async fn run(
     if let Some(keeper) = keeper {
         keeper.abort();
     }
+    watcher.abort();
     sweeper.abort();
     index_keeper.abort();
     registry.close_index().await;
@@ -168,7 +174,7 @@ fn hear_commands(
     reload: &Arc<Reload>,
     clock: &Arc<dyn Clock>,
 ) -> Option<tokio::task::JoinHandle<()>> {
-    let socket = match ControlSocket::bind(path) {
+    let socket = match ControlSocket::bind(path, Arc::clone(clock)) {
         Ok(socket) => socket,
         Err(error) => {
             tracing::warn!(
@@ -187,6 +193,7 @@ fn hear_commands(
         }
         done
     };
+    registry.watch(socket.heartbeat());
     let control = Control::new(Arc::clone(registry), Box::new(reload), Arc::clone(clock));
     Some(tokio::spawn(async move {
         socket.run(Arc::new(control)).await;

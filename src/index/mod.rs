@@ -54,8 +54,9 @@ use self::ledger::Ledger;
 use self::opening::{Files, Memory, Source};
 use self::queue::{Job, Replacement};
 use self::records::Event;
-use self::writer::{Shared, Writer};
+use self::writer::{Running, Shared, Writer};
 use crate::clock::Clock;
+use crate::heartbeat::Heartbeat;
 use crate::oci::{Digest, RepositoryName, Tag};
 
 /// The longest page: what one answer holds in memory, and for how long one look keeps a rebuild from swapping the database.
@@ -88,9 +89,8 @@ impl Index {
         Self::open_on(settings, clock, Arc::new(RealDisk))
     }
 
-    /// As [`Index::open`], but returns when the lock is taken: the database is opened by the index's own thread, however long
-    /// that takes, and the index is being checked ([`Health::Checking`]) until then. Where the machine refuses it is out of
-    /// order ([`Health::Degraded`]) and tried again.
+    /// As [`Index::open`], but returns when the lock is taken: the index's own thread opens the database; until then it is
+    /// [`Health::Checking`]. Where the machine refuses, it is [`Health::Degraded`] and tried again.
     pub fn open_beside(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self, IndexError> {
         Self::open_beside_on(settings, clock, Arc::new(RealDisk))
     }
@@ -109,7 +109,7 @@ impl Index {
         })
     }
 
-    /// An index that lives as long as the value; complete from the start ([`Health::Healthy`]).
+    /// An index in memory; complete from the start ([`Health::Healthy`]).
     pub fn in_memory(clock: Arc<dyn Clock>) -> Self {
         Self::start(Box::new(Memory), None, Arc::clone(&clock)).unwrap_or_else(|error| {
             // No thread to be had: it answers as one that is out of order.
@@ -158,9 +158,10 @@ impl Index {
         directory: Option<PathBuf>,
         work: impl FnOnce() + Send + 'static,
     ) -> Result<Self, IndexError> {
+        let running = Running::begin(Arc::clone(&shared));
         let writer = std::thread::Builder::new()
             .name("index-writer".to_owned())
-            .spawn(work)
+            .spawn(move || running.during(work))
             .map_err(|source| IndexError::Io {
                 doing: "start the thread of the index".to_owned(),
                 source,
@@ -422,6 +423,11 @@ impl Index {
         self.shared.health().clone()
     }
 
+    /// Of the thread that writes.
+    pub fn heartbeat(&self) -> Arc<Heartbeat> {
+        Arc::clone(&self.shared.heartbeat)
+    }
+
     /// Figures about the index itself.
     pub fn statistics(&self) -> Statistics {
         let (queued, dropped_batches, unread_repositories) = self.shared.queue.figures();
@@ -446,8 +452,7 @@ impl Index {
         counted.await.ok().flatten()
     }
 
-    /// Settles, then closes the database and notes that it was closed in order; later records are dropped. Dropping the
-    /// index does the same, and blocks.
+    /// Settles, then closes the database in order; later records are dropped. Dropping the index does the same, and blocks.
     pub async fn close(&self) {
         self.shared.queue.close();
         let writer = self.writer.lock();

@@ -240,6 +240,23 @@ impl Queue {
         (queued, inner.dropped_batches, unread)
     }
 
+    /// Closes it, and lets go of what waits: whoever waits for that hears that it will not come.
+    pub(super) fn abandon(&self) {
+        let mut inner = self.lock();
+        inner.is_closing = true;
+        let items = std::mem::take(&mut inner.items);
+        let jobs = std::mem::take(&mut inner.jobs);
+        inner.queued_events = 0;
+        for item in &items {
+            if let Item::Events(name, _) = item {
+                inner.mark_unread(name);
+            }
+        }
+        drop(inner);
+        // With the guard released: a re-read that is dropped takes the lock.
+        drop((items, jobs));
+    }
+
     pub(super) fn close(&self) {
         self.lock().is_closing = true;
         self.wake.notify_one();

@@ -8,6 +8,7 @@ use super::queue::QUEUED_EVENTS_MAX;
 use super::recorder::RecordingDisk;
 use super::*;
 use crate::clock::ManualClock;
+use crate::heartbeat::{Pulse, STILL_AFTER};
 use crate::oci::Algorithm;
 
 fn clock() -> Arc<ManualClock> {
@@ -368,4 +369,75 @@ async fn nothing_is_written_where_nothing_changes() {
     index.record(&name("a"), vec![tag("t", 1)]);
     index.settle().await;
     assert_eq!(disk.file_syncs.load(Ordering::Relaxed), syncs);
+}
+
+#[tokio::test]
+async fn a_writer_that_hangs_shows_and_one_that_rests_does_not() {
+    let (disk, clock) = (RecordingDisk::new(), clock());
+    let (index, _directory) = on_disk(&disk, &clock);
+    index.settle().await;
+    let heartbeat = index.heartbeat();
+    clock.advance(STILL_AFTER);
+    // It rests a moment after it has answered.
+    for _ in 0..400 {
+        if heartbeat.pulse() == Pulse::Well {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    assert_eq!(heartbeat.pulse(), Pulse::Well);
+    let held = disk.gate.lock().unwrap();
+    index.record(&name("a"), vec![Fact::Known]);
+    while !matches!(heartbeat.pulse(), Pulse::Still(_)) {
+        clock.advance(STILL_AFTER);
+        std::thread::sleep(Duration::from_millis(25));
+    }
+    drop(held);
+    index.settle().await;
+    assert_eq!(heartbeat.pulse(), Pulse::Well);
+}
+
+/// Opens once, and panics when it is to begin anew.
+struct Fragile(Memory);
+
+impl Source for Fragile {
+    fn open(&mut self) -> Result<opening::Opened, IndexError> {
+        self.0.open()
+    }
+
+    fn set_aside(&mut self, _why: &str) -> Result<(), IndexError> {
+        panic!("on purpose")
+    }
+
+    fn closed(&mut self, books: &ledger::Books) -> Result<(), IndexError> {
+        self.0.closed(books)
+    }
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_writer_that_has_panicked() {
+    let clock = clock();
+    let index = Index::start(Box::new(Fragile(Memory)), None, clock).unwrap();
+    index.start_over("a test says so");
+    until(&index, |health| matches!(health, Health::Degraded { .. })).await;
+    index.settle().await;
+    let reread = index.reread(&name("a"));
+    let replaced = index.replace_repository(reread, vec![Fact::Known], None);
+    assert!(matches!(
+        replaced.await,
+        Err(IndexError::Unavailable { .. })
+    ));
+    index.record(&name("a"), vec![Fact::Known]);
+    assert!(
+        index.is_unread(&name("a")),
+        "lists must come from the store"
+    );
+    let heartbeat = index.heartbeat();
+    for _ in 0..400 {
+        if heartbeat.has_ended() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    assert!(matches!(heartbeat.pulse(), Pulse::Still(standing) if standing.has_ended));
 }

@@ -18,6 +18,7 @@ use super::opening::{Opened, Source};
 use super::queue::{Item, Job, Queue, Taken, closed};
 use super::records::{self, Event};
 use crate::clock::Clock;
+use crate::heartbeat::{Beating, Heartbeat};
 use crate::oci::RepositoryName;
 
 /// Operations in one transaction of what is recorded; sled's transactions hold up readers while they are carried out.
@@ -30,6 +31,10 @@ const COMMIT_TIMES_MAX: usize = 1_024;
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_mins(1);
 
+/// How long opening the database, or looking at everything in it, may take: a minute for the first, and some minutes for
+/// the largest index on a slow disk.
+const OPENING_PATIENCE: Duration = Duration::from_mins(10);
+
 /// How often the clock is looked at while the database is shut.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -40,6 +45,8 @@ pub(super) struct Shared {
     pub(super) ledger: RwLock<Option<Ledger>>,
     health: Mutex<Health>,
     pub(super) clock: Arc<dyn Clock>,
+    /// Of the writer's thread.
+    pub(super) heartbeat: Arc<Heartbeat>,
     pub(super) commits: AtomicU64,
     /// How long the last commits took, the newest first.
     times: Mutex<VecDeque<Duration>>,
@@ -54,6 +61,7 @@ impl Shared {
             queue: Arc::new(Queue::new()),
             ledger: RwLock::new(None),
             health: Mutex::new(Health::Checking),
+            heartbeat: Heartbeat::new("the writer of the index", Arc::clone(&clock)),
             clock,
             commits: AtomicU64::new(0),
             times: Mutex::default(),
@@ -151,7 +159,7 @@ impl Writer {
 
     /// Opens the database first.
     pub(super) fn open_and_run(mut self) {
-        match self.source.open() {
+        match self.open() {
             Ok(opened) => self.install(opened),
             Err(error) => self.degrade(&error, PAUSE_MIN),
         }
@@ -168,7 +176,11 @@ impl Writer {
             } else {
                 Some(LOOK_EVERY)
             };
+            if wait != Some(Duration::ZERO) {
+                self.shared.heartbeat.rest();
+            }
             let taken = self.shared.queue.take(wait, is_open);
+            self.shared.heartbeat.beat();
             let is_end = taken.is_end && self.work.is_empty();
             self.step(taken);
             if is_end {
@@ -197,6 +209,7 @@ impl Writer {
             }
             self.fail(error);
         }
+        self.shared.heartbeat.beat();
         for item in taken.items {
             if let Item::Settle(answer) = item {
                 // Whoever waited may have gone away.
@@ -260,7 +273,7 @@ impl Writer {
             .with_ledger(|ledger| ledger.amend(|books| books.is_complete = true));
         let reopened = done.and_then(|()| {
             self.shut()?;
-            self.source.open()
+            self.open()
         });
         match reopened {
             Ok(opened) => {
@@ -273,6 +286,11 @@ impl Writer {
                 Err(IndexError::Unavailable { reason })
             }
         }
+    }
+
+    fn open(&mut self) -> Result<Opened, IndexError> {
+        self.shared.heartbeat.beat_before(OPENING_PATIENCE);
+        self.source.open()
     }
 
     fn install(&mut self, opened: Opened) {
@@ -305,6 +323,7 @@ impl Writer {
         if !std::mem::take(&mut self.is_unclean) {
             return;
         }
+        self.shared.heartbeat.beat_before(OPENING_PATIENCE);
         if let Err(error) = self.shared.with_ledger(Ledger::verify) {
             self.fail(error);
             return;
@@ -334,6 +353,7 @@ impl Writer {
         }
         let error = match error {
             IndexError::Damaged { what } => {
+                self.shared.heartbeat.beat_before(OPENING_PATIENCE);
                 self.shared.quarantines.fetch_add(1, Ordering::Relaxed);
                 let opened = self
                     .source
@@ -369,7 +389,7 @@ impl Writer {
     }
 
     fn reopen(&mut self, pause: Duration) {
-        match self.source.open() {
+        match self.open() {
             Ok(opened) => {
                 tracing::info!("the index could be opened again");
                 self.install(opened);
@@ -394,6 +414,42 @@ impl Writer {
         }
         *self.shared.health() = Health::Degraded {
             reason: closed().to_string(),
+            since: self.shared.clock.now(),
+        };
+    }
+}
+
+/// The thread of the writer, as others see it.
+pub(super) struct Running {
+    shared: Arc<Shared>,
+    _beating: Beating,
+}
+
+impl Running {
+    pub(super) fn begin(shared: Arc<Shared>) -> Self {
+        let beating = shared.heartbeat.begin();
+        Self {
+            shared,
+            _beating: beating,
+        }
+    }
+
+    /// Does all of the thread's work.
+    pub(super) fn during(self, work: impl FnOnce()) {
+        work();
+        drop(self);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        // Nobody will write what waits, so nobody may wait for it, and lists come from the store.
+        self.shared.queue.abandon();
+        *self.shared.health() = Health::Degraded {
+            reason: "its thread has panicked; hint: restart the server".to_owned(),
             since: self.shared.clock.now(),
         };
     }

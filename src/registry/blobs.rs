@@ -119,7 +119,8 @@ impl Registry {
         viewer: &Viewer<'_>,
     ) -> Result<bool, RegistryError> {
         self.check_writable()?;
-        let _lock = self.digest_locks.exclusive([digest]).await;
+        let turn = self.lists.turn(name).await?;
+        let _lock = self.digest_locks.exclusive([digest]).await?;
         let target = match from {
             Some(from) if viewer.may_pull(from) => self.mountable_in(from, digest).await?,
             Some(_) => None,
@@ -132,7 +133,7 @@ impl Registry {
             return Ok(false);
         };
         let link = Place::LayerLink(name.clone(), digest.clone());
-        let change = self.lists.change(name).await;
+        let change = turn.begin();
         self.store.apply(vec![put_link(&link, &target)]).await?;
         change.made(vec![Fact::Layer(digest.clone())]);
         Ok(true)
@@ -224,12 +225,13 @@ impl Registry {
         digest: &Digest,
     ) -> Result<(), RegistryError> {
         self.check_deletable()?;
-        let _lock = self.digest_locks.exclusive([digest]).await;
+        let turn = self.lists.turn(name).await?;
+        let _lock = self.digest_locks.exclusive([digest]).await?;
         let link = Place::LayerLink(name.clone(), digest.clone()).key();
         if self.find(&link).await?.is_none() {
             return Err(RegistryError::BlobUnknown(digest.clone()));
         }
-        let change = self.lists.change(name).await;
+        let change = turn.begin();
         let removal = || Step::RemoveTree(layer_directory(name, digest));
         let tombstone = self.put_tombstone(name, digest);
         let steps = vec![tombstone, Step::Barrier, removal()];

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
 
-use super::locks::ShardLocks;
+use super::locks::{NameLocks, WaitedTooLong};
+use crate::clock::Clock;
 use crate::index::{Fact, Forget, Index};
 use crate::oci::RepositoryName;
 
@@ -21,7 +22,7 @@ const WAITING_MAX: usize = 65_536;
 /// Who is changing what.
 pub(super) struct Changes {
     index: Arc<Index>,
-    locks: ShardLocks,
+    locks: NameLocks,
     waiting: Mutex<Waiting>,
     /// [`WAITING_MAX`], but in tests.
     pub(super) waiting_max: usize,
@@ -38,6 +39,13 @@ pub(super) struct Waiting {
     pub(super) is_all_in_doubt: bool,
 }
 
+/// The right to change a repository, which is not quiet as long as this lives.
+pub(super) struct Turn<'a> {
+    changes: &'a Changes,
+    name: RepositoryName,
+    shared: Vec<OwnedRwLockReadGuard<()>>,
+}
+
 /// A change under way. Dropped without being told what happened, the repository is read again.
 pub(super) struct Change<'a> {
     changes: &'a Changes,
@@ -47,29 +55,33 @@ pub(super) struct Change<'a> {
 }
 
 impl Changes {
-    pub(super) fn new(index: Arc<Index>) -> Self {
+    pub(super) fn new(index: Arc<Index>, clock: Arc<dyn Clock>) -> Self {
         Self {
             index,
-            locks: ShardLocks::new(),
+            locks: NameLocks::new(clock),
             waiting: Mutex::default(),
             waiting_max: WAITING_MAX,
         }
     }
 
-    /// Announces a change of `name`, before the store is touched.
-    pub(super) async fn begin(&self, name: &RepositoryName) -> Change<'_> {
-        let shared = self.locks.shared([name]).await;
-        Change {
+    /// Waits until `name` may be changed; nothing is announced yet. Digests are locked after this, not before.
+    pub(super) async fn turn(&self, name: &RepositoryName) -> Result<Turn<'_>, WaitedTooLong> {
+        let shared = self.locks.shared([name]).await?;
+        Ok(Turn {
             changes: self,
             name: name.clone(),
-            is_told: false,
-            _shared: shared,
-        }
+            shared,
+        })
     }
 
-    /// Keeps changes of `name` from beginning, once those under way have ended.
-    pub(super) async fn quiet(&self, name: &RepositoryName) -> Vec<OwnedRwLockWriteGuard<()>> {
-        self.locks.exclusive([name]).await
+    /// Keeps changes of `name` from beginning, once those under way have ended, however long that takes.
+    pub(super) async fn quiet(&self, name: &RepositoryName) -> OwnedRwLockWriteGuard<()> {
+        self.locks.exclusive_at_last(name).await
+    }
+
+    /// The locks of repositories, to see how long somebody waits for one.
+    pub(super) fn locks(&self) -> &NameLocks {
+        &self.locks
     }
 
     /// Takes what waits for a stamp, and what must be read again.
@@ -104,6 +116,18 @@ impl Changes {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         // Sets of names stay whole whoever panics.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<'a> Turn<'a> {
+    /// Announces the change, right before the store is touched.
+    pub(super) fn begin(self) -> Change<'a> {
+        Change {
+            changes: self.changes,
+            name: self.name,
+            is_told: false,
+            _shared: self.shared,
+        }
     }
 }
 

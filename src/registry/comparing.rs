@@ -1,7 +1,8 @@
 //! Whether the index says what the store says, and filling it anew.
 //!
 //! Must not know who asks. Invariants: what is compared is read from the store by the same code that fills the index, and
-//! from the index through its questions; a difference is told only if it is still there while nothing changes.
+//! from the index through its questions; a difference is told only if it is still there while nothing changes; comparing
+//! changes nothing in the store.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -86,6 +87,9 @@ impl Registry {
     async fn until_read(&self, tell: Tell<'_>) -> Result<(), IndexedError> {
         while !self.lists.is_complete() {
             self.check_order()?;
+            if self.watched.index_keeper.has_ended() {
+                return Err(unavailable("its keeper has ended; restart the server"));
+            }
             if let Health::Rebuilding { done, total } = self.lists.index.health() {
                 tell(Progress { done, total });
             } else if self.lists.has_given_up() {
@@ -155,7 +159,7 @@ impl Registry {
     async fn differences(&self, name: &RepositoryName) -> Result<Found, IndexedError> {
         let index = &self.lists.index;
         index.settle().await;
-        let in_store = self.read_repository(name).await?.facts;
+        let in_store = self.read_repository(name, &|| {}).await?.facts;
         let in_store: BTreeSet<String> = in_store.iter().filter_map(text_of).collect();
         let in_index = facts_in(index, name).await?;
         let in_index: BTreeSet<String> = in_index.iter().filter_map(text_of).collect();

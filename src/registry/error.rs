@@ -3,6 +3,7 @@
 //! Must not know statuses or codes of HTTP: `server/error.rs` is the only map to those. Invariant: the text of every
 //! variant is fit for the client; what only the operator may see is in the source.
 
+use super::locks::WaitedTooLong;
 use crate::oci::{Digest, ManifestError, Reference, RepositoryName, Tag};
 use crate::store::StoreError;
 
@@ -79,12 +80,21 @@ pub enum RegistryError {
     /// `storage.maintenance.readonly` is on.
     #[error("this registry is read-only")]
     Readonly,
+    /// Others kept what the operation needs for themselves for too long.
+    #[error("others were changing the same things for too long; send it again")]
+    Busy,
     /// The body did not arrive whole.
     #[error(transparent)]
     Body(#[from] BodyError),
     /// The store could not do it.
     #[error("the store failed")]
     Store(#[from] StoreError),
+}
+
+impl From<WaitedTooLong> for RegistryError {
+    fn from(_: WaitedTooLong) -> Self {
+        Self::Busy
+    }
 }
 
 /// Why a body ended before its end.

@@ -30,23 +30,36 @@ const CLOSE_TIME: Duration = Duration::from_secs(2);
 /// memory meanwhile.
 const READ_AT_ONCE: usize = 4;
 
+/// How long the keeper may wait with nothing read: for requests that change a repository and wait for each other, and for
+/// the index to take in what was read. Both show by themselves when they stand still.
+const KEEPER_PATIENCE: Duration = Duration::from_mins(5);
+
 /// How often a long reading says how far it is.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(5);
 
 impl Registry {
     /// Brings the index up to the store, and keeps it there; never returns.
     pub async fn keep_index(&self) {
+        let heartbeat = &self.watched.index_keeper;
+        let _beating = heartbeat.begin();
         let mut next_try = Some(self.clock.elapsed());
         loop {
+            self.keeper_moves();
             if next_try.is_some_and(|next_try| next_try <= self.clock.elapsed()) {
                 next_try = self.try_everything().await;
             }
+            heartbeat.rest_for(STAMP_PAUSE);
             tokio::select! {
                 () = self.clock.sleep(STAMP_PAUSE) => {}
                 () = self.lists.wake.notified() => {}
             }
+            self.keeper_moves();
             next_try = self.catch_up().await.or(next_try);
         }
+    }
+
+    fn keeper_moves(&self) {
+        self.watched.index_keeper.beat_before(KEEPER_PATIENCE);
     }
 
     /// Reads everything, and tells when to try again if that did not work out.
@@ -67,6 +80,7 @@ impl Registry {
         }
         let waiting = self.lists.take_waiting();
         for name in waiting.reread {
+            self.keeper_moves();
             if let Err(error) = self.read_again(&name, None).await {
                 tracing::warn!(error = %error, repository = %name, "cannot read the repository for the index");
             }
@@ -78,6 +92,7 @@ impl Registry {
             next_try = self.try_everything().await;
         }
         for name in waiting.stamp {
+            self.keeper_moves();
             if let Err(error) = self.stamp(&name).await {
                 tracing::warn!(error = %error, repository = %name, "cannot stamp the repository");
             }
@@ -140,6 +155,7 @@ impl Registry {
         });
         let mut reads = reads.buffer_unordered(READ_AT_ONCE).enumerate();
         while let Some((done, (name, read))) = reads.next().await {
+            self.keeper_moves();
             match read {
                 Ok(true) => loaded.push(name),
                 Ok(false) => {}
@@ -226,7 +242,13 @@ impl Registry {
             let _quiet = self.lists.changes.quiet(name).await;
             self.look(name).await?
         };
-        let Reading { facts, is_dangling } = self.read_repository(name).await?;
+        let Reading {
+            facts,
+            is_dangling,
+            unlinked,
+        } = self.read_repository(name, &|| self.keeper_moves()).await?;
+        // Before the stamp is written down, which would vouch for what is left lying there.
+        self.sweep_unlinked(unlinked).await?;
         if is_dangling {
             lock(&self.lists.dangling).insert(name.clone());
         } else {

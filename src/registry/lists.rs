@@ -11,8 +11,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::Registry;
-use super::changes::{Change, Changes, Waiting};
+use super::changes::{Changes, Turn, Waiting};
 use super::keeper::IndexedError;
+use super::locks::WaitedTooLong;
+use crate::clock::Clock;
 use crate::index::{Health, Index, IndexError, PAGE_MAX};
 use crate::oci::{Digest, RepositoryName, Tag};
 
@@ -38,9 +40,9 @@ pub(super) struct Lists {
 }
 
 impl Lists {
-    pub(super) fn new(index: Arc<Index>) -> Self {
+    pub(super) fn new(index: Arc<Index>, clock: Arc<dyn Clock>) -> Self {
         Self {
-            changes: Changes::new(Arc::clone(&index)),
+            changes: Changes::new(Arc::clone(&index), clock),
             quarantines: AtomicU64::new(index.statistics().quarantines),
             index,
             read: Mutex::default(),
@@ -51,9 +53,9 @@ impl Lists {
         }
     }
 
-    /// Announces a change of `name`, before the store is touched.
-    pub(super) async fn change(&self, name: &RepositoryName) -> Change<'_> {
-        self.changes.begin(name).await
+    /// Waits until `name` may be changed.
+    pub(super) async fn turn(&self, name: &RepositoryName) -> Result<Turn<'_>, WaitedTooLong> {
+        self.changes.turn(name).await
     }
 
     /// Whether the catalog may come from the index.

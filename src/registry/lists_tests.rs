@@ -109,7 +109,7 @@ async fn no_doubt_is_forgotten_however_many_there_are() {
     }
     // Two changes do more than they tell.
     for changed in [&kept, &new] {
-        let change = registry.lists.change(changed).await;
+        let change = registry.lists.turn(changed).await.unwrap().begin();
         tag(changed, "v2").await;
         drop(change);
     }

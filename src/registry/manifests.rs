@@ -123,17 +123,19 @@ impl Registry {
         };
         // A tag that another one may be taken for must not come up between the look and the push.
         let (_tags_may_move, _no_tag_moves) = if self.settings.case_insensitive {
-            (Vec::new(), self.tag_locks.exclusive([name]).await)
+            (Vec::new(), self.tag_locks.exclusive([name]).await?)
         } else {
-            (self.tag_locks.shared([name]).await, Vec::new())
+            (self.tag_locks.shared([name]).await?, Vec::new())
         };
         self.check_tag_case(name, &tags).await?;
         let referenced = manifest
             .blobs()
             .chain(manifest.children())
             .map(|descriptor| &descriptor.digest);
+        let turn = self.lists.turn(name).await?;
         // Only from who deletes: manifests of one base image are put beside each other.
-        let _nothing_goes = self.digest_locks.shared(referenced.chain([&digest])).await;
+        let digests = referenced.chain([&digest]);
+        let _nothing_goes = self.digest_locks.shared(digests).await?;
         let missing_links = self.check_references(name, &manifest, viewer).await?;
         let keeper = self
             .keeper_link(name, &digest, &missing_links, &manifest)
@@ -154,7 +156,7 @@ impl Registry {
                 .map(|link| Fact::Layer(link.path)),
         );
         facts.extend(tags.into_iter().map(|tag| Fact::Tag(tag, digest.clone())));
-        let change = self.lists.change(name).await;
+        let change = turn.begin();
         self.store.apply(steps).await?;
         change.made(facts);
         Ok(PushedManifest {
@@ -225,18 +227,26 @@ impl Registry {
         reference: &Reference,
     ) -> Result<(), RegistryError> {
         self.check_deletable()?;
-        let _no_tag_moves = self.tag_locks.exclusive([name]).await;
+        let _no_tag_moves = self.tag_locks.exclusive([name]).await?;
         let unknown = || RegistryError::ManifestUnknown(reference.clone());
         let digest = self.resolve(name, reference).await?.ok_or_else(unknown)?;
-        let _lock = self.digest_locks.exclusive([&digest]).await;
+        let is_there = async || {
+            let revision = Place::RevisionLink(name.clone(), digest.clone()).key();
+            self.read_link(&revision).await?.ok_or_else(unknown)
+        };
         let (tags, revision) = match reference {
             Reference::Tag(tag) => (vec![tag.clone()], None),
             Reference::Digest(_) => {
-                let revision = Place::RevisionLink(name.clone(), digest.clone()).key();
-                self.read_link(&revision).await?.ok_or_else(unknown)?;
+                is_there().await?;
+                // No tag moves meanwhile, and other repositories do not wait for a look through thousands of tags.
                 (self.tags_at(name, &digest).await?, Some(digest.clone()))
             }
         };
+        let turn = self.lists.turn(name).await?;
+        let _lock = self.digest_locks.exclusive([&digest]).await?;
+        if revision.is_some() {
+            is_there().await?;
+        }
         let directories = tags.iter().map(|tag| layout::tag_directory(name, tag));
         let mut steps: Vec<Step> = directories.map(Step::RemoveTree).collect();
         let mut gone: Vec<Forget> = tags.into_iter().map(Forget::Tag).collect();
@@ -245,7 +255,7 @@ impl Registry {
             steps.extend([Step::Barrier, Step::RemoveTree(directory)]);
             gone.push(Forget::Revision(digest));
         }
-        let change = self.lists.change(name).await;
+        let change = turn.begin();
         self.store.apply(steps).await?;
         change.removed(gone);
         Ok(())

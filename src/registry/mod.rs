@@ -16,10 +16,13 @@ mod lists;
 mod locks;
 mod manifest_cache;
 mod manifests;
+mod readiness;
 mod references;
 mod referrers;
 mod rereading;
 mod sessions;
+#[cfg(test)]
+mod standing_tests;
 mod status;
 mod tombstones;
 mod uploads;
@@ -36,6 +39,7 @@ pub use self::error::{BodyError, RegistryError};
 pub use self::keeper::IndexedError;
 pub use self::listings::{Page, PageRequest};
 pub use self::manifests::{PushedManifest, StoredManifest};
+pub use self::readiness::{Readiness, Trouble};
 pub use self::referrers::Referrer;
 pub use self::sessions::Owner;
 pub use self::status::{IndexStatus, Status};
@@ -43,8 +47,9 @@ pub use self::uploads::Chunk;
 pub use self::usage::{Subject, Usage};
 
 use self::lists::Lists;
-use self::locks::ShardLocks;
+use self::locks::NameLocks;
 use self::manifest_cache::ManifestCache;
+use self::readiness::Watched;
 use self::sessions::Sessions;
 use crate::clock::Clock;
 use crate::index::Index;
@@ -61,10 +66,11 @@ pub struct Registry {
     clock: Arc<dyn Clock>,
     lists: Lists,
     manifests: ManifestCache,
-    /// Held from the check that everything referenced exists to the revision link: one shard per digest.
-    digest_locks: ShardLocks,
-    /// Keeps a tag from moving while the manifest it pointed at is deleted: one shard per repository.
-    tag_locks: ShardLocks,
+    /// By digest, held from the check that everything referenced exists to the revision link.
+    digest_locks: NameLocks,
+    /// By repository: keeps a tag from moving while the manifest it pointed at is deleted.
+    tag_locks: NameLocks,
+    watched: Watched,
 }
 
 impl Registry {
@@ -80,28 +86,20 @@ impl Registry {
         let open_uploads = settings.limits.open_uploads;
         Self {
             sessions: Sessions::new(secret, open_uploads, Arc::clone(&clock)),
-            lists: Lists::new(index),
+            lists: Lists::new(index, Arc::clone(&clock)),
             manifests: ManifestCache::default(),
             store,
             settings,
+            digest_locks: NameLocks::new(Arc::clone(&clock)),
+            tag_locks: NameLocks::new(Arc::clone(&clock)),
+            watched: Watched::new(&clock),
             clock,
-            digest_locks: ShardLocks::new(),
-            tag_locks: ShardLocks::new(),
         }
     }
 
     /// What the config decided.
     pub fn settings(&self) -> &Settings {
         &self.settings
-    }
-
-    /// Whether the store answers; for readiness.
-    pub async fn check_store(&self) -> Result<(), RegistryError> {
-        let everything = crate::layout::Prefix::everything();
-        self.store
-            .list(&everything, None, crate::store::Depth::One, 1)
-            .await?;
-        Ok(())
     }
 
     fn check_writable(&self) -> Result<(), RegistryError> {

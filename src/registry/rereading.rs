@@ -1,7 +1,7 @@
 //! Reading a repository from the store for the index, and telling whether that is needed.
 //!
-//! Design: DESIGN D3, `docs/storage-layout.md`. Must not know how the index keeps what it is told. Invariant: what is told
-//! was read after the stamp that it is kept under.
+//! Design: DESIGN D3, `docs/storage-layout.md`. Must not know how the index keeps what it is told. Invariants: what is told
+//! was read after the stamp that it is kept under; reading takes no lock and changes nothing.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -33,6 +33,15 @@ pub(super) struct Reading {
     pub(super) facts: Vec<Fact>,
     /// Whether some link to a manifest leads nowhere.
     pub(super) is_dangling: bool,
+    /// Directories of digests in which no link was found.
+    pub(super) unlinked: Vec<Unlinked>,
+}
+
+/// A digest's directory in a repository, and the link that belongs in it.
+pub(super) struct Unlinked {
+    digest: Digest,
+    link: Place,
+    directory: Prefix,
 }
 
 impl Look {
@@ -86,16 +95,19 @@ impl Registry {
         Ok(Some(Look { stamp, newest }))
     }
 
-    /// Everything that the index should know of the repository; nothing if there is no such repository.
+    /// Everything that the index should know of the repository; nothing if there is no such repository. `moved` hears of
+    /// each part that was read.
     pub(super) async fn read_repository(
         &self,
         name: &RepositoryName,
+        moved: &(dyn Fn() + Sync),
     ) -> Result<Reading, RegistryError> {
         if !self.repository_exists(name).await? {
             return Ok(Reading::default());
         }
         let mut facts = vec![Fact::Known];
         let tags = self.tag_directories(name).await?;
+        moved();
         let current = |tag: &Tag| Place::TagCurrent(name.clone(), tag.clone()).key();
         let links: Vec<Key> = tags.iter().map(current).collect();
         for (tag, digest) in tags.into_iter().zip(self.read_links(&links).await?) {
@@ -104,82 +116,105 @@ impl Registry {
             let digest = digest.unwrap_or_else(|| Digest::of(Algorithm::Sha256, b""));
             facts.push(Fact::Tag(tag, digest));
         }
-        let mut is_dangling = false;
+        let mut reading = Reading {
+            facts,
+            ..Reading::default()
+        };
         for algorithm in Algorithm::ALL {
-            facts.extend(self.read_layers(name, algorithm).await?);
-            let revisions = self.read_revisions(name, algorithm).await?;
-            facts.extend(revisions.facts);
-            is_dangling |= revisions.is_dangling;
+            moved();
+            self.read_layers(name, algorithm, &mut reading).await?;
+            moved();
+            self.read_revisions(name, algorithm, moved, &mut reading)
+                .await?;
         }
-        Ok(Reading { facts, is_dangling })
+        Ok(reading)
     }
 
     async fn read_layers(
         &self,
         name: &RepositoryName,
         algorithm: Algorithm,
-    ) -> Result<Vec<Fact>, RegistryError> {
-        let mut facts = Vec::new();
+        reading: &mut Reading,
+    ) -> Result<(), RegistryError> {
         let directory = layout::layer_links_directory(name, algorithm);
         let digests = self.digest_directories(&directory, algorithm).await?;
         let link = |digest: &Digest| Place::LayerLink(name.clone(), digest.clone());
         let links: Vec<Key> = digests.iter().map(|digest| link(digest).key()).collect();
         for (digest, meta) in digests.into_iter().zip(self.linked_each(&links).await?) {
-            if let Some(meta) = meta {
-                facts.extend([
-                    Fact::Layer(digest.clone()),
-                    Fact::Size(digest, meta.size_bytes),
-                ]);
-            } else {
-                let directory = layout::layer_directory(name, &digest);
-                self.sweep_unlinked(&digest, &link(&digest), directory)
-                    .await?;
-            }
+            let Some(meta) = meta else {
+                let link = link(&digest);
+                if self.find(&link.key()).await?.is_none() {
+                    let directory = layout::layer_directory(name, &digest);
+                    reading.unlinked.push(Unlinked {
+                        digest,
+                        link,
+                        directory,
+                    });
+                }
+                continue;
+            };
+            reading.facts.extend([
+                Fact::Layer(digest.clone()),
+                Fact::Size(digest, meta.size_bytes),
+            ]);
         }
-        Ok(facts)
+        Ok(())
     }
 
     async fn read_revisions(
         &self,
         name: &RepositoryName,
         algorithm: Algorithm,
-    ) -> Result<Reading, RegistryError> {
-        let mut reading = Reading::default();
+        moved: &(dyn Fn() + Sync),
+        reading: &mut Reading,
+    ) -> Result<(), RegistryError> {
         let directory = layout::revisions_directory(name, algorithm);
         let digests = self.digest_directories(&directory, algorithm).await?;
         let facts = &mut reading.facts;
         let mut read = |digest: &Digest, meta: Meta, bytes: Option<Bytes>| {
+            moved();
             facts.extend(facts_of_revision(digest, meta.size_bytes, bytes.as_deref()));
         };
         for digest in self.each_manifest(name, &digests, &mut read).await? {
             let link = Place::RevisionLink(name.clone(), digest.clone());
-            let directory = layout::revision_directory(name, &digest);
-            if !self.sweep_unlinked(&digest, &link, directory).await? {
-                // It may have been pushed just now.
-                let absent = self.each_manifest(name, &[digest], &mut read).await?;
-                reading.is_dangling |= !absent.is_empty();
+            if self.find(&link.key()).await?.is_none() {
+                let directory = layout::revision_directory(name, &digest);
+                reading.unlinked.push(Unlinked {
+                    digest,
+                    link,
+                    directory,
+                });
+                continue;
             }
+            // It may have been pushed just now.
+            let absent = self.each_manifest(name, &[digest], &mut read).await?;
+            reading.is_dangling |= !absent.is_empty();
         }
-        Ok(reading)
+        Ok(())
     }
 
-    /// Removes a digest's directory that holds no link: the old registry deletes the link alone, and when it links the same
-    /// again in the same directory, no directory time would tell. The lock keeps a push of the digest away meanwhile.
-    /// `false` if there is a link.
-    async fn sweep_unlinked(
+    /// Removes directories that hold no link: the old registry deletes the link alone, and when it links the same again in
+    /// the same directory, no directory time would tell. The lock keeps a push of the digest away meanwhile, so it is
+    /// called with no lock at all: what is pushed is no loss, for the index hears of it by itself.
+    pub(super) async fn sweep_unlinked(
         &self,
-        digest: &Digest,
-        link: &Place,
-        directory: Prefix,
-    ) -> Result<bool, RegistryError> {
-        let _lock = self.digest_locks.exclusive([digest]).await;
-        if self.find(&link.key()).await?.is_some() {
-            return Ok(false);
+        unlinked: Vec<Unlinked>,
+    ) -> Result<(), RegistryError> {
+        if self.settings.readonly {
+            return Ok(());
         }
-        if !self.settings.readonly {
-            self.store.apply(vec![Step::RemoveTree(directory)]).await?;
+        for Unlinked {
+            digest,
+            link,
+            directory,
+        } in unlinked
+        {
+            let _lock = self.digest_locks.exclusive_at_last(&digest).await;
+            if self.find(&link.key()).await?.is_none() {
+                self.store.apply(vec![Step::RemoveTree(directory)]).await?;
+            }
         }
-        Ok(true)
+        Ok(())
     }
 
     async fn digest_directories(

@@ -21,6 +21,9 @@ const DAY_SECS: u64 = 24 * 60 * 60;
 /// How often days that are over are looked for.
 const SWEEP_PAUSE: Duration = Duration::from_hours(1);
 
+/// How long one sweep may take: it names the days, and renames those that are over out of sight.
+const SWEEP_PATIENCE: Duration = Duration::from_mins(5);
+
 impl Registry {
     /// Writes down that `name` deletes the blob now.
     pub(super) fn put_tombstone(&self, name: &RepositoryName, digest: &Digest) -> Step {
@@ -63,10 +66,14 @@ impl Registry {
 
     /// Sweeps now and then; never returns.
     pub async fn keep_tombstones(&self) {
+        let heartbeat = &self.watched.sweeper;
+        let _beating = heartbeat.begin();
         loop {
+            heartbeat.beat_before(SWEEP_PATIENCE);
             if let Err(error) = self.sweep_tombstones().await {
                 tracing::warn!(error = %error, "cannot forget old deletions of blobs");
             }
+            heartbeat.rest_for(SWEEP_PAUSE);
             self.clock.sleep(SWEEP_PAUSE).await;
         }
     }

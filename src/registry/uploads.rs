@@ -186,8 +186,9 @@ impl Registry {
         let key = Place::BlobData(digest.clone()).key();
         let link = put_link(&Place::LayerLink(name.clone(), digest.clone()), digest);
         // Keeps the sweep of empty link directories away while this one is filled.
-        let _lock = self.digest_locks.exclusive([digest]).await;
-        let change = self.lists.change(name).await;
+        let turn = self.lists.turn(name).await?;
+        let _lock = self.digest_locks.exclusive([digest]).await?;
+        let change = turn.begin();
         self.store
             .apply(vec![Step::Finish { upload, key }, link])
             .await?;

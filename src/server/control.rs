@@ -17,6 +17,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
+use crate::heartbeat::Heartbeat;
 use crate::oci::{RepositoryName, Tag};
 use crate::platform;
 use crate::registry::{
@@ -170,11 +171,12 @@ fn subject(repository: Option<&str>, tag: Option<&str>) -> Result<Subject, Strin
 pub struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
+    heartbeat: Arc<Heartbeat>,
 }
 
 impl ControlSocket {
     /// Listens at `path`. Whatever lies there belongs to a process that has ended: the data are locked by this one.
-    pub fn bind(path: &Path) -> io::Result<Self> {
+    pub fn bind(path: &Path, clock: Arc<dyn Clock>) -> io::Result<Self> {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -184,11 +186,20 @@ impl ControlSocket {
         Ok(Self {
             listener,
             path: path.to_owned(),
+            heartbeat: Heartbeat::new("the socket of commands", clock),
         })
+    }
+
+    /// Of [`ControlSocket::run`].
+    pub fn heartbeat(&self) -> Arc<Heartbeat> {
+        Arc::clone(&self.heartbeat)
     }
 
     /// Answers; never returns.
     pub async fn run(&self, control: Arc<Control>) {
+        let _beating = self.heartbeat.begin();
+        // Commands may come at any time, or not: it shows only where it ends.
+        self.heartbeat.rest();
         let places = Arc::new(Semaphore::new(CLIENTS_MAX));
         loop {
             // The semaphore is never closed.

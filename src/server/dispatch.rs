@@ -153,7 +153,7 @@ impl State {
         match route {
             Route::Options => return Ok(response::empty(StatusCode::NO_CONTENT)),
             Route::Health => return Ok(response::bytes(StatusCode::OK, "text/plain", "ok\n")),
-            Route::Ready => return self.ready().await,
+            Route::Ready => return Ok(self.ready().await),
             Route::AuthorityCertificate => return self.authority_certificate(),
             Route::BaseRedirect => return Ok(self.base_redirect(&reading.origin)),
             Route::Token => return token::answer(self, &head, body, reading).await,
@@ -294,9 +294,21 @@ impl State {
         response::set(answer, ALLOW, &methods);
     }
 
-    async fn ready(&self) -> Result<Response<ResponseBody>, ServerError> {
-        self.services.registry.check_store().await?;
-        Ok(response::bytes(StatusCode::OK, "text/plain", "ready\n"))
+    async fn ready(&self) -> Response<ResponseBody> {
+        let readiness = self.services.registry.readiness().await;
+        let (status, first) = if readiness.still.is_empty() {
+            (StatusCode::OK, "ready")
+        } else {
+            (StatusCode::SERVICE_UNAVAILABLE, "not ready")
+        };
+        let still = readiness.still.iter().map(|what| format!("still: {what}"));
+        let degraded = readiness.degraded.iter();
+        let degraded = degraded.map(|what| format!("degraded: {what}"));
+        let lines = std::iter::once(first.to_owned())
+            .chain(still)
+            .chain(degraded);
+        let text: String = lines.map(|line| line + "\n").collect();
+        response::bytes(status, "text/plain", text)
     }
 
     fn authority_certificate(&self) -> Result<Response<ResponseBody>, ServerError> {

@@ -17,6 +17,9 @@ use crate::oci::Digest;
 use crate::registry::{BodyError, RegistryError};
 use crate::store::StoreError;
 
+/// When to come again after others were busy with the same things for minutes.
+const BUSY_SECS: u64 = 10;
+
 /// Why a request is not answered as it hoped.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ServerError {
@@ -177,6 +180,7 @@ impl ServerError {
             Self::Registry(RegistryError::Store(StoreError::Full)) => {
                 "no space left on this registry; hint: free some, then send it again".to_owned()
             }
+            Self::Registry(error @ RegistryError::Busy) => error.to_string(),
             _ if status.is_server_error() => "the registry failed; its log tells why".to_owned(),
             Self::Registry(RegistryError::DeletesDisabled) => {
                 format!("{self}; hint: set `storage.delete.enabled: true`")
@@ -195,6 +199,9 @@ impl ServerError {
             Self::Refusal(Refusal::TooManyFailures { retry_after_secs })
             | Self::Token(TokenRefusal::TooManyFailures { retry_after_secs }) => {
                 (RETRY_AFTER, Some(HeaderValue::from(*retry_after_secs)))
+            }
+            Self::Registry(RegistryError::Busy) => {
+                (RETRY_AFTER, Some(HeaderValue::from(BUSY_SECS)))
             }
             // Tells the client where to go on (distribution-spec "Pushing a blob in chunks").
             Self::Registry(
@@ -239,7 +246,7 @@ fn registry_status_and_code(error: &RegistryError) -> (StatusCode, Code) {
         RegistryError::Store(StoreError::Full) => {
             (StatusCode::INSUFFICIENT_STORAGE, Code::Unavailable)
         }
-        RegistryError::Store(StoreError::Conflict) => {
+        RegistryError::Busy | RegistryError::Store(StoreError::Conflict) => {
             (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable)
         }
         RegistryError::Store(StoreError::NotFound | StoreError::Io { .. }) => {

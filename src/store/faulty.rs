@@ -11,9 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::heartbeat::Heartbeat;
 use crate::layout::{Key, Prefix};
 use crate::oci::{Algorithm, Digest};
-use crate::store::{ByteStream, Depth, Entry, Meta, ObjectStore, Step, StoreError, Upload};
+use crate::store::{
+    ByteStream, Constraint, Depth, Entry, Meta, ObjectStore, Step, StoreError, Upload,
+};
 
 /// What can be made to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,6 +166,14 @@ impl ObjectStore for FaultyStore {
     async fn apply(&self, steps: Vec<Step>) -> Result<(), StoreError> {
         self.faults.check(Operation::Apply)?;
         self.inner.apply(steps).await
+    }
+
+    async fn constraint(&self) -> Result<Option<Constraint>, StoreError> {
+        self.inner.constraint().await
+    }
+
+    fn heartbeats(&self) -> Vec<Arc<Heartbeat>> {
+        self.inner.heartbeats()
     }
 
     async fn open_upload(

@@ -15,6 +15,7 @@ pub mod state_directory;
 use std::any::Any;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -22,6 +23,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt as _;
 use futures_util::stream::BoxStream;
 
+use crate::heartbeat::Heartbeat;
 use crate::layout::{Key, Prefix};
 use crate::oci::{Algorithm, Digest};
 
@@ -97,6 +99,16 @@ pub trait ObjectStore: Send + Sync {
 
     /// Carries out `steps` in order; durable on return. On an error, a front part of them may have happened.
     async fn apply(&self, steps: Vec<Step>) -> Result<(), StoreError>;
+
+    /// What keeps it from taking what is written now, as far as that can be told without writing.
+    async fn constraint(&self) -> Result<Option<Constraint>, StoreError> {
+        Ok(None)
+    }
+
+    /// What moves in it.
+    fn heartbeats(&self) -> Vec<Arc<Heartbeat>> {
+        Vec::new()
+    }
 
     /// Begins an upload session in the directory `prefix`. The algorithm that the client announced is computed while
     /// receiving (sha256 always is); `final_key` and `length` help a store that can write to the final place at once.
@@ -182,6 +194,15 @@ pub enum Condition {
     Absent,
     /// The key holds what [`Meta::version`] told of.
     Match(Version),
+}
+
+/// Why a store takes nothing that is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Constraint {
+    /// No room is left.
+    Full,
+    /// It can only be read.
+    ReadOnly,
 }
 
 /// How deep [`ObjectStore::list`] looks.

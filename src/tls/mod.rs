@@ -29,6 +29,7 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 use crate::clock::Clock;
+use crate::heartbeat::Heartbeat;
 use automatic::Automatic;
 pub use error::TlsError;
 use machine::Machine;
@@ -95,6 +96,7 @@ struct State {
     served: Arc<Served>,
     /// One change at a time: a reload and the hourly look may meet.
     changing: Mutex<()>,
+    heartbeat: Arc<Heartbeat>,
 }
 
 enum Source {
@@ -175,6 +177,7 @@ impl Tls {
         let config = server_config(minimum, &provider, served.clone())?;
         let state = State {
             source,
+            heartbeat: Heartbeat::new("the renewal of certificates", Arc::clone(&clock)),
             clock,
             machine,
             provider,
@@ -219,10 +222,19 @@ impl Tls {
         self.state.change()
     }
 
+    /// Of [`Tls::keep_fresh`].
+    pub fn heartbeat(&self) -> Arc<Heartbeat> {
+        Arc::clone(&self.state.heartbeat)
+    }
+
     /// Hourly: renews or remakes the leaf when due. Never returns.
     pub async fn keep_fresh(&self) {
+        let heartbeat = &self.state.heartbeat;
+        let _beating = heartbeat.begin();
         loop {
+            heartbeat.rest_for(LOOKED_AT_EVERY);
             self.state.clock.sleep(LOOKED_AT_EVERY).await;
+            heartbeat.beat();
             // The user's files change when the user says so (SIGHUP), not while a script is half-way through them.
             if let Source::Automatic(_) = self.state.source {
                 let state = self.state.clone();

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Left to right: a module names itself and modules to its right.
-const ORDER: [&str; 16] = [
+const ORDER: [&str; 17] = [
     "cli",
     "config",
     "server",
@@ -21,6 +21,7 @@ const ORDER: [&str; 16] = [
     "layout",
     "oci",
     "telemetry",
+    "heartbeat",
     "clock",
     "durable_file",
     "platform",

@@ -31,6 +31,7 @@ mod oracle;
 mod program;
 mod progress;
 mod random;
+mod readiness;
 mod same_answers;
 mod scale;
 mod secrecy;

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::change::{Phase, start_phases};
 use super::publish::{Changed, Publisher, Settling};
 use super::volume::Volume;
+use crate::heartbeat::Heartbeat;
 use crate::store::StoreError;
 
 /// How many requests may wait: more than there are connections by default, so that it bounds memory and not speed.
@@ -33,16 +34,22 @@ struct Request {
 /// The way to the thread, which ends when this is dropped.
 pub(super) struct Committer {
     queue: mpsc::Sender<Request>,
+    pub(super) heartbeat: Arc<Heartbeat>,
 }
 
 impl Committer {
     pub(super) fn start(volume: Arc<Volume>) -> Result<Self, StoreError> {
         let (queue, waiting) = mpsc::channel(QUEUED_REQUESTS_MAX);
+        let heartbeat = Heartbeat::new("the committer of the store", Arc::clone(&volume.clock));
+        let beats = Arc::clone(&heartbeat);
         std::thread::Builder::new()
             .name("store-committer".to_owned())
-            .spawn(move || run(&mut Publisher::new(volume), waiting))
+            .spawn(move || {
+                let _beating = beats.begin();
+                run(&mut Publisher::new(volume), waiting, &beats);
+            })
             .map_err(|source| StoreError::from_io("start the committer's thread", source))?;
-        Ok(Self { queue })
+        Ok(Self { queue, heartbeat })
     }
 
     /// Carries out `phases` and makes them durable; gives back the paths that are to be removed.
@@ -58,16 +65,19 @@ impl Committer {
     }
 }
 
-fn run(publisher: &mut Publisher, mut waiting: mpsc::Receiver<Request>) {
+fn run(publisher: &mut Publisher, mut waiting: mpsc::Receiver<Request>, heartbeat: &Heartbeat) {
     publisher.prepare();
+    heartbeat.rest();
     while let Some(first) = waiting.blocking_recv() {
+        heartbeat.beat();
         let mut group = vec![first];
         while group.len() < GROUP_REQUESTS_MAX
             && let Ok(request) = waiting.try_recv()
         {
             group.push(request);
         }
-        commit_group(publisher, group);
+        commit_group(publisher, group, heartbeat);
+        heartbeat.rest();
     }
 }
 
@@ -81,7 +91,7 @@ struct Member {
     failure: Option<StoreError>,
 }
 
-fn commit_group(publisher: &mut Publisher, group: Vec<Request>) {
+fn commit_group(publisher: &mut Publisher, group: Vec<Request>, heartbeat: &Heartbeat) {
     let phases: Vec<&[Phase]> = group.iter().map(|request| &*request.phases).collect();
     let starts = start_phases(&phases);
     let mut members: Vec<Member> = starts
@@ -97,7 +107,7 @@ fn commit_group(publisher: &mut Publisher, group: Vec<Request>) {
         .collect();
     let mut number = 0;
     while !members.is_empty() {
-        run_phase(publisher, &mut members, number);
+        run_phase(publisher, &mut members, number, heartbeat);
         let (ended, going_on) = members
             .into_iter()
             .partition(|member| member.failure.is_some() || member.phases.len() == 0);
@@ -108,7 +118,12 @@ fn commit_group(publisher: &mut Publisher, group: Vec<Request>) {
 }
 
 /// Carries out one phase of all members and makes it durable.
-fn run_phase(publisher: &mut Publisher, members: &mut [Member], number: usize) {
+fn run_phase(
+    publisher: &mut Publisher,
+    members: &mut [Member],
+    number: usize,
+    heartbeat: &Heartbeat,
+) {
     let mut settling = Settling::default();
     // Which members changed a directory, by their position.
     let mut changers: BTreeMap<PathBuf, Vec<usize>> = BTreeMap::new();
@@ -123,6 +138,7 @@ fn run_phase(publisher: &mut Publisher, members: &mut [Member], number: usize) {
             .unwrap_or_default()
             .into_iter()
             .try_for_each(|change| publisher.publish(change, &mut changed));
+        heartbeat.beat();
         member.failure = result.err();
         member.trash.append(&mut changed.trash);
         for directory in std::mem::take(&mut changed.directories) {
@@ -131,7 +147,7 @@ fn run_phase(publisher: &mut Publisher, members: &mut [Member], number: usize) {
         settling.add(changed);
     }
     let directories: Vec<&Path> = changers.keys().map(PathBuf::as_path).collect();
-    let failures = publisher.sync(&directories);
+    let failures = publisher.sync(&directories, &|| heartbeat.beat());
     if failures.is_empty() {
         publisher.settle(settling);
     }

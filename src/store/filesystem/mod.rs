@@ -25,6 +25,7 @@ mod syncing;
 mod tests;
 mod upload;
 mod volume;
+mod watched_disk;
 
 use std::fs::{self, File};
 use std::io;
@@ -33,6 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use rustix::fs::StatVfsMountFlags;
 use tokio::sync::Semaphore;
 
 use self::buffers::Buffers;
@@ -42,10 +44,12 @@ use self::reading::MustWait;
 use self::session::Sessions;
 use self::volume::{Volume, is_absent};
 use crate::clock::Clock;
+use crate::heartbeat::Heartbeat;
 use crate::layout::{Key, Prefix};
 use crate::oci::Algorithm;
 use crate::store::{
-    ByteStream, Depth, Entry, Gathered, Meta, ObjectStore, Small, Step, StoreError, Upload,
+    ByteStream, Constraint, Depth, Entry, Gathered, Meta, ObjectStore, Small, Step, StoreError,
+    Upload,
 };
 
 /// How many requests write and sync their bytes at once. File systems join what syncs at the same time; beyond this they
@@ -55,6 +59,9 @@ const STAGING_REQUESTS_MAX: usize = 32;
 /// How many keys are looked at, and read, before a hop to where waiting is allowed, as long as all is in memory: a few
 /// microseconds each, less than the hop.
 const AT_ONCE_MAX: usize = 4;
+
+/// Less room than this, or than a hundredth of the disk if that is less, counts as none: what a push brings does not fit.
+const ROOM_MIN_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Where the store lies, and in which life of the machine.
 #[derive(Debug, Clone)]
@@ -239,6 +246,26 @@ impl ObjectStore for FilesystemStore {
             .await
         });
         task.await.map_err(interrupted)?
+    }
+
+    async fn constraint(&self) -> Result<Option<Constraint>, StoreError> {
+        let root = self.volume.root().to_owned();
+        let volume = blocking(move || rustix::fs::statvfs(&root)).await?;
+        let volume = volume.map_err(|source| {
+            StoreError::from_io("look at the disk of the store", io::Error::from(source))
+        })?;
+        if volume.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            return Ok(Some(Constraint::ReadOnly));
+        }
+        let free_bytes = volume.f_bavail.saturating_mul(volume.f_frsize);
+        let size_bytes = volume.f_blocks.saturating_mul(volume.f_frsize);
+        let is_full = free_bytes < ROOM_MIN_BYTES.min(size_bytes / 100);
+        Ok((is_full || free_bytes == 0).then_some(Constraint::Full))
+    }
+
+    fn heartbeats(&self) -> Vec<Arc<Heartbeat>> {
+        let committer = Arc::clone(&self.committer.heartbeat);
+        vec![committer, Arc::clone(&self.volume.writing)]
     }
 
     async fn open_upload(

@@ -50,7 +50,7 @@ impl Nursery {
         }
         let made: Vec<&Path> = made.iter().map(PathBuf::as_path).collect();
         // The sync of the phase that shows the directory reaches through the drive's cache for this as well.
-        match sync_directories(volume, &made, Reach::Drive)
+        match sync_directories(volume, &made, Reach::Drive, &|| {})
             .into_iter()
             .next()
         {

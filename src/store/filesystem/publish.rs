@@ -108,9 +108,13 @@ impl Publisher {
         }
     }
 
-    /// Syncs directories, and tells which could not be, by position.
-    pub(super) fn sync(&self, directories: &[&Path]) -> Vec<(usize, io::Error)> {
-        sync_directories(&self.volume, directories, Reach::Medium)
+    /// Syncs directories, and tells which could not be, by position; `moved` hears of each that was tried.
+    pub(super) fn sync(
+        &self,
+        directories: &[&Path],
+        moved: &(dyn Fn() + Sync),
+    ) -> Vec<(usize, io::Error)> {
+        sync_directories(&self.volume, directories, Reach::Medium, moved)
     }
 
     /// Remembers what is durable now, after all directories of a phase were synced.

@@ -24,6 +24,8 @@ pub(super) struct RecordingDisk {
     pub(super) refuses_file_syncs: AtomicBool,
     /// Directories whose path contains this cannot be synced.
     pub(super) refused_directory: Mutex<Option<&'static str>>,
+    /// Whoever holds this holds up every sync of a directory.
+    pub(super) gate: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -58,6 +60,7 @@ impl RecordingDisk {
             room_bytes: AtomicU64::new(u64::MAX),
             refuses_file_syncs: AtomicBool::new(false),
             refused_directory: Mutex::default(),
+            gate: Mutex::default(),
         }
     }
 
@@ -211,6 +214,7 @@ impl Disk for RecordingDisk {
         if !path.starts_with(&self.root) {
             return Ok(());
         }
+        drop(self.gate.lock().unwrap());
         let refused = *self.refused_directory.lock().unwrap();
         if refused.is_some_and(|text| path.to_str().unwrap().ends_with(text)) {
             return Err(io::Error::other("the disk is broken"));

@@ -63,7 +63,9 @@ impl Sessions {
             hashers.push(Hasher::new(Algorithm::Sha512));
         }
         let place = Arc::clone(&session);
+        let writing = Arc::clone(&sessions.volume.writing);
         let file = blocking(move || {
+            let _under_way = writing.enter();
             fs::create_dir_all(&place.directory)?;
             fs::write(place.directory.join("startedat"), started_at)?;
             OpenOptions::new()

@@ -16,11 +16,12 @@ use super::volume::{Volume, is_absent};
 const SYNCS_MAX: usize = 8;
 
 /// Syncs each directory once, and tells which could not be, by position. The last one comes after the others, so that its
-/// `reach` is that of all.
+/// `reach` is that of all. `moved` hears of each.
 pub(super) fn sync_directories(
     volume: &Volume,
     directories: &[&Path],
     reach: Reach,
+    moved: &(dyn Fn() + Sync),
 ) -> Vec<(usize, io::Error)> {
     let Some((last, others)) = directories.split_last() else {
         return Vec::new();
@@ -37,6 +38,7 @@ pub(super) fn sync_directories(
                 let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
                 failures.push((position, error));
             }
+            moved();
         }
     };
     thread::scope(|scope| {

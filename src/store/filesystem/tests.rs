@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use super::recorder::RecordingDisk;
 use super::{FilesystemStore, Settings, checkpoint};
 use crate::clock::ManualClock;
+use crate::heartbeat::{Pulse, STILL_AFTER};
 use crate::layout::{Key, Place, Prefix};
 use crate::oci::{Algorithm, Digest};
 use crate::store::{Depth, ObjectStore, Step, StoreError, Upload, conformance};
@@ -383,4 +384,70 @@ async fn a_long_upload_is_written_back_while_it_arrives() {
     store.apply(vec![finish]).await.unwrap();
     let meta = store.head(&key("blob")).await.unwrap();
     assert_eq!(meta.size_bytes, 70_000_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_does_not_answer_shows() {
+    let root = tempfile::tempdir().unwrap();
+    let disk = Arc::new(RecordingDisk::new(root.path()));
+    let clock = ManualClock::at_unix_secs(1_700_000_000);
+    let shared = Arc::new(clock.clone());
+    let store = FilesystemStore::open_on(Settings::at(root.path()), shared, disk.clone());
+    let store = Arc::new(store.unwrap());
+    store
+        .apply(vec![Step::put(key("a/before"), "1")])
+        .await
+        .unwrap();
+    let pulses = || -> Vec<Pulse> { store.heartbeats().iter().map(|beat| beat.pulse()).collect() };
+    clock.advance(STILL_AFTER);
+    assert_eq!(pulses(), [Pulse::Well, Pulse::Well], "an idle store");
+
+    let held = disk.gate.lock().unwrap();
+    let applies = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { store.apply(vec![Step::put(key("a/after"), "2")]).await }
+    });
+    let shown = root.path().join("a/after");
+    // The name is changed before the directory is synced, which is held.
+    while !shown.exists() {
+        std::thread::yield_now();
+    }
+    let names = ["the committer of the store", "writing to the store's disk"];
+    let still = |pulse: Pulse| match pulse {
+        Pulse::Still(standing) if !standing.has_ended => Some(standing.name),
+        _ => None,
+    };
+    // The call may just be on its way to the gate, which is a move.
+    while !pulses().into_iter().filter_map(still).eq(names) {
+        clock.advance(STILL_AFTER);
+        std::thread::yield_now();
+    }
+    drop(held);
+    applies.await.unwrap().unwrap();
+    assert_eq!(pulses(), [Pulse::Well, Pulse::Well]);
+}
+
+#[tokio::test]
+async fn a_committer_that_has_panicked_fails_what_is_written_and_shows() {
+    let (_root, disk, store) = on_recorder();
+    let poison = std::thread::spawn({
+        let disk = Arc::clone(&disk);
+        move || {
+            let _held = disk.gate.lock().unwrap();
+            panic!("on purpose: who syncs after this panics too");
+        }
+    });
+    assert!(poison.join().is_err());
+    let put = || store.apply(vec![Step::put(key("a/b"), "1")]);
+    assert!(put().await.is_err());
+    assert!(
+        put().await.is_err(),
+        "nobody waits for a thread that has ended"
+    );
+    let committer = store.heartbeats().remove(0);
+    // The thread answers before it has ended.
+    while !committer.has_ended() {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(committer.pulse(), Pulse::Still(standing) if standing.has_ended));
 }

@@ -17,7 +17,9 @@ use bytes::Bytes;
 
 use super::disk::{Disk, Reach};
 use super::syncing::sync_directories;
+use super::watched_disk::WatchedDisk;
 use crate::clock::Clock;
+use crate::heartbeat::Heartbeat;
 use crate::layout::{Key, OWN_DIRECTORY, Place, Prefix};
 use crate::oci::{Algorithm, Digest};
 use crate::store::{Meta, StoreError, Version};
@@ -37,6 +39,8 @@ pub(super) struct Volume {
     pub(super) clock: Arc<dyn Clock>,
     names: AtomicU64,
     last_stamp: Mutex<SystemTime>,
+    /// Of all calls that write.
+    pub(super) writing: Arc<Heartbeat>,
 }
 
 impl Volume {
@@ -46,10 +50,12 @@ impl Volume {
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
+        let writing = Heartbeat::new("writing to the store's disk", Arc::clone(&clock));
         let volume = Self {
             root,
-            disk,
+            disk: Arc::new(WatchedDisk::new(disk, Arc::clone(&writing))),
             clock,
+            writing,
             names: AtomicU64::new(0),
             last_stamp: Mutex::new(UNIX_EPOCH),
         };
@@ -72,7 +78,8 @@ impl Volume {
         fs::create_dir_all(&blobs)?;
         let below = blobs.ancestors().take_while(|above| *above != self.root);
         let directories: Vec<&Path> = below.chain([&*self.root]).collect();
-        if let Some((_, error)) = sync_directories(self, &directories, Reach::Medium).pop() {
+        if let Some((_, error)) = sync_directories(self, &directories, Reach::Medium, &|| {}).pop()
+        {
             return Err(error);
         }
         // The root's own name. The directory above may be closed to us, and then somebody else has made this one.

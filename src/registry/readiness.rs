@@ -1,0 +1,262 @@
+//! Whether the registry can serve: what stands still, and what works with less than it should.
+//!
+//! Must not know how the answer is given, and writes nothing. Invariants: an answer comes within [`PROBE_TIME`], also from
+//! a store that does not answer; whatever only slows, or keeps from pushing what can still be pulled, is degraded and no
+//! reason to be taken out of service.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::Registry;
+use crate::clock::Clock;
+use crate::heartbeat::{Heartbeat, Pulse, SLOW_AFTER, STILL_AFTER, Standing};
+use crate::index::Health;
+use crate::layout::Prefix;
+use crate::store::{Constraint, Depth, ObjectStore, StoreError};
+
+/// How long an answer waits for the store: who asks mostly gives a second.
+const PROBE_TIME: Duration = Duration::from_millis(500);
+
+/// How often somebody looks whether something stands still, to have it in the log: often enough to name it before
+/// whatever watches from outside ends this process.
+const WATCH_PAUSE: Duration = Duration::from_secs(10);
+
+/// What moves and how it is asked.
+pub(super) struct Watched {
+    /// Loops of others, beside those of the store and the index.
+    others: Mutex<Vec<Arc<Heartbeat>>>,
+    pub(super) index_keeper: Arc<Heartbeat>,
+    pub(super) sweeper: Arc<Heartbeat>,
+    probe: Mutex<Option<Probe>>,
+}
+
+/// A look at the store that was begun; one at a time, for one that is not answered holds a thread.
+#[derive(Clone)]
+struct Probe {
+    began: Duration,
+    answer: watch::Receiver<Option<Seen>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Seen {
+    Answers(Option<Constraint>),
+    Failed,
+}
+
+/// Whether it can serve.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// What stands still; nothing if it can serve.
+    pub still: Vec<Trouble>,
+    /// What works with less than it should.
+    pub degraded: Vec<Trouble>,
+}
+
+/// One thing that is not as it should be; says nothing that only the operator may see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// Nothing moves.
+    Standing(Standing),
+    /// The store has not answered for so many seconds.
+    Silent(u64),
+    /// The store cannot be read.
+    Unreadable,
+    /// The store takes nothing.
+    Constrained(Constraint),
+    /// `storage.maintenance.readonly`
+    Readonly,
+    /// A request has waited for so many seconds for others that change the same.
+    Waiting(u64),
+    /// The index is being opened and checked.
+    IndexChecking,
+    /// The index is being filled: repositories done, and of how many.
+    IndexFilling(u64, Option<u64>),
+    /// The index is out of order.
+    IndexOutOfOrder,
+    /// The index has not been compared with the whole store yet, or not all of that could be read.
+    IndexIncomplete,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Standing(standing) => write!(formatter, "{standing}"),
+            Self::Silent(secs) => write!(formatter, "the store has not answered for {secs} s"),
+            Self::Unreadable => formatter.write_str("the store cannot be read"),
+            Self::Constrained(Constraint::Full) => {
+                formatter.write_str("the store's disk is full; pulls and deletes work")
+            }
+            Self::Constrained(Constraint::ReadOnly) => {
+                formatter.write_str("the store's disk is read-only; pulls work")
+            }
+            Self::Readonly => formatter.write_str("read-only by its config"),
+            Self::Waiting(secs) => write!(
+                formatter,
+                "slow: a request has waited {secs} s for others that change the same"
+            ),
+            Self::IndexChecking => {
+                formatter.write_str("the index is being checked; lists come from the store")
+            }
+            Self::IndexFilling(done, Some(total)) => write!(
+                formatter,
+                "the index is being filled, {done} of {total} repositories; lists come from the store"
+            ),
+            Self::IndexFilling(_, None) => {
+                formatter.write_str("the index is being filled; lists come from the store")
+            }
+            Self::IndexOutOfOrder => {
+                formatter.write_str("the index is out of order; lists come from the store")
+            }
+            Self::IndexIncomplete => {
+                formatter.write_str("the index is not up to the store; lists come from the store")
+            }
+        }
+    }
+}
+
+impl Watched {
+    pub(super) fn new(clock: &Arc<dyn Clock>) -> Self {
+        Self {
+            others: Mutex::default(),
+            index_keeper: Heartbeat::new("the keeper of the index", Arc::clone(clock)),
+            sweeper: Heartbeat::new("the sweeper of tombstones", Arc::clone(clock)),
+            probe: Mutex::default(),
+        }
+    }
+
+    fn others(&self) -> MutexGuard<'_, Vec<Arc<Heartbeat>>> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The look at the store that is under way, or a new one.
+    fn probe(&self, store: &Arc<dyn ObjectStore>, now: Duration) -> Probe {
+        let mut present = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(probe) = &*present
+            && probe.answer.borrow().is_none()
+            // One whose task was dropped never ends.
+            && probe.answer.has_changed().is_ok()
+        {
+            return probe.clone();
+        }
+        let (told, answer) = watch::channel(None);
+        let store = Arc::clone(store);
+        tokio::spawn(async move {
+            let seen = look(store.as_ref()).await.unwrap_or_else(|error| {
+                tracing::error!(error = %error, "the store cannot be read");
+                Seen::Failed
+            });
+            told.send_replace(Some(seen));
+        });
+        let probe = Probe { began: now, answer };
+        *present = Some(probe.clone());
+        probe
+    }
+}
+
+async fn look(store: &dyn ObjectStore) -> Result<Seen, StoreError> {
+    let everything = Prefix::everything();
+    store.list(&everything, None, Depth::One, 1).await?;
+    Ok(Seen::Answers(store.constraint().await?))
+}
+
+impl Registry {
+    /// Has a loop of others count in [`Registry::readiness`].
+    pub fn watch(&self, heartbeat: Arc<Heartbeat>) {
+        self.watched.others().push(heartbeat);
+    }
+
+    /// Whether it can serve.
+    pub async fn readiness(&self) -> Readiness {
+        let mut readiness = Readiness::default();
+        self.look_at_store(&mut readiness).await;
+        let own = [&self.watched.index_keeper, &self.watched.sweeper];
+        let mut heartbeats = self.store.heartbeats();
+        heartbeats.push(self.lists.index.heartbeat());
+        heartbeats.extend(own.map(Arc::clone));
+        heartbeats.extend(self.watched.others().iter().map(Arc::clone));
+        for heartbeat in heartbeats {
+            match heartbeat.pulse() {
+                Pulse::Well => {}
+                Pulse::Slow(standing) => readiness.degraded.push(Trouble::Standing(standing)),
+                Pulse::Still(standing) => readiness.still.push(Trouble::Standing(standing)),
+            }
+        }
+        let locks = [
+            &self.digest_locks,
+            &self.tag_locks,
+            self.lists.changes.locks(),
+        ];
+        let longest = locks.iter().filter_map(|locks| locks.longest_wait()).max();
+        if let Some(longest) = longest.filter(|longest| *longest >= SLOW_AFTER) {
+            readiness.degraded.push(Trouble::Waiting(longest.as_secs()));
+        }
+        if self.settings.readonly {
+            readiness.degraded.push(Trouble::Readonly);
+        }
+        readiness.degraded.extend(self.index_trouble());
+        readiness
+    }
+
+    async fn look_at_store(&self, readiness: &mut Readiness) {
+        let mut probe = self.watched.probe(&self.store, self.clock.elapsed());
+        let seen = tokio::select! {
+            seen = probe.answer.wait_for(Option::is_some) => {
+                // Without an answer its task has panicked.
+                Some(seen.ok().and_then(|seen| seen.clone()).unwrap_or(Seen::Failed))
+            }
+            () = self.clock.sleep(PROBE_TIME) => None,
+        };
+        match seen {
+            Some(Seen::Answers(None)) => {}
+            Some(Seen::Answers(Some(constraint))) => {
+                readiness.degraded.push(Trouble::Constrained(constraint));
+            }
+            Some(Seen::Failed) => readiness.still.push(Trouble::Unreadable),
+            None => {
+                let silent = self.clock.elapsed().saturating_sub(probe.began);
+                let trouble = Trouble::Silent(silent.as_secs());
+                if silent >= STILL_AFTER {
+                    readiness.still.push(trouble);
+                } else {
+                    readiness.degraded.push(trouble);
+                }
+            }
+        }
+    }
+
+    fn index_trouble(&self) -> Option<Trouble> {
+        match self.lists.index.health() {
+            Health::Healthy if self.lists.is_complete() => None,
+            Health::Healthy => Some(Trouble::IndexIncomplete),
+            Health::Checking => Some(Trouble::IndexChecking),
+            Health::Rebuilding { done, total } => Some(Trouble::IndexFilling(done, total)),
+            Health::Degraded { .. } => Some(Trouble::IndexOutOfOrder),
+        }
+    }
+
+    /// Has in the log what stands still, when it begins and when it ends; never returns.
+    pub async fn keep_watch(&self) {
+        let mut stood = false;
+        loop {
+            self.clock.sleep(WATCH_PAUSE).await;
+            let still = self.readiness().await.still;
+            if !still.is_empty() && !stood {
+                let still: Vec<String> = still.iter().map(ToString::to_string).collect();
+                tracing::error!(
+                    "{}; requests that need it wait, and /readyz says 503",
+                    still.join("; ")
+                );
+            } else if still.is_empty() && stood {
+                tracing::info!("all moves again");
+            }
+            stood = !still.is_empty();
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "readiness_tests.rs"]
+mod tests;

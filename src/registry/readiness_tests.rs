@@ -1,0 +1,230 @@
+//! Tests of `readiness`: stores that do not answer, loops that end, and what is only degraded.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::index::Index;
+use crate::layout::Key;
+use crate::oci::Algorithm;
+use crate::registry::{IndexedError, Limits, References, Settings};
+use crate::store::memory::MemoryStore;
+use crate::store::{ByteStream, Entry, Meta, Step, Upload};
+
+const CALM: u8 = 0;
+const HANGS: u8 = 1;
+const PANICS: u8 = 2;
+const IS_FULL: u8 = 3;
+
+/// A store whose lists do what a broken disk does.
+struct WildStore {
+    inner: MemoryStore,
+    mood: AtomicU8,
+    lists: AtomicUsize,
+    applied: AtomicUsize,
+}
+
+#[async_trait]
+impl ObjectStore for WildStore {
+    async fn get(
+        &self,
+        key: &Key,
+        range: Option<Range<u64>>,
+    ) -> Result<(Meta, ByteStream), StoreError> {
+        self.inner.get(key, range).await
+    }
+    async fn head(&self, key: &Key) -> Result<Meta, StoreError> {
+        self.inner.head(key).await
+    }
+    async fn touch(&self, key: &Key) -> Result<(), StoreError> {
+        self.inner.touch(key).await
+    }
+    async fn presign(&self, key: &Key) -> Result<Option<String>, StoreError> {
+        self.inner.presign(key).await
+    }
+    async fn list(
+        &self,
+        prefix: &Prefix,
+        after: Option<&str>,
+        depth: Depth,
+        limit: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
+        self.lists.fetch_add(1, Ordering::SeqCst);
+        match self.mood.load(Ordering::SeqCst) {
+            HANGS => std::future::pending().await,
+            PANICS => panic!("on purpose"),
+            _ => self.inner.list(prefix, after, depth, limit).await,
+        }
+    }
+    async fn apply(&self, steps: Vec<Step>) -> Result<(), StoreError> {
+        self.applied.fetch_add(1, Ordering::SeqCst);
+        self.inner.apply(steps).await
+    }
+    async fn constraint(&self) -> Result<Option<Constraint>, StoreError> {
+        let is_full = self.mood.load(Ordering::SeqCst) == IS_FULL;
+        Ok(is_full.then_some(Constraint::Full))
+    }
+    async fn open_upload(
+        &self,
+        prefix: &Prefix,
+        algorithm: Option<Algorithm>,
+        final_key: Option<&Key>,
+        length: Option<u64>,
+    ) -> Result<Box<dyn Upload>, StoreError> {
+        self.inner
+            .open_upload(prefix, algorithm, final_key, length)
+            .await
+    }
+    async fn resume_upload(&self, prefix: &Prefix) -> Result<Option<Box<dyn Upload>>, StoreError> {
+        self.inner.resume_upload(prefix).await
+    }
+}
+
+struct Lab {
+    clock: ManualClock,
+    store: Arc<WildStore>,
+    registry: Arc<Registry>,
+}
+
+impl Lab {
+    /// Whose index is up to the store.
+    async fn new(readonly: bool) -> Self {
+        let clock = ManualClock::at_unix_secs(1_800_000_000);
+        let shared: Arc<dyn Clock> = Arc::new(clock.clone());
+        let store = Arc::new(WildStore {
+            inner: MemoryStore::new(Arc::clone(&shared)),
+            mood: AtomicU8::new(CALM),
+            lists: AtomicUsize::new(0),
+            applied: AtomicUsize::new(0),
+        });
+        let settings = Settings {
+            deletes_enabled: true,
+            readonly,
+            references: References::Strict,
+            case_insensitive: false,
+            limits: Limits {
+                manifest_size_bytes: 1_000,
+                mount_probes: 10,
+                list_page: 10,
+                catalog_page: 10,
+                open_uploads: 10,
+                grace_period_secs: 86_400,
+            },
+        };
+        let index = Arc::new(Index::in_memory(Arc::clone(&shared)));
+        let registry = Registry::new(Arc::clone(&store) as _, index, settings, b"s", shared);
+        registry.read_everything().await.unwrap();
+        Self {
+            clock,
+            store,
+            registry: Arc::new(registry),
+        }
+    }
+
+    fn mood(&self, mood: u8) {
+        self.store.mood.store(mood, Ordering::SeqCst);
+    }
+
+    /// The answer, when it is given after the time that it may take.
+    async fn readiness_in_time(&self) -> Readiness {
+        let mut asked = Box::pin(self.registry.readiness());
+        assert!(futures_util::poll!(&mut asked).is_pending());
+        tokio::task::yield_now().await;
+        self.clock.advance(PROBE_TIME);
+        asked.await
+    }
+}
+
+#[tokio::test]
+async fn what_is_well_is_ready_and_what_is_full_or_read_only_is_degraded() {
+    let lab = Lab::new(false).await;
+    assert_eq!(lab.registry.readiness().await, Readiness::default());
+    lab.mood(IS_FULL);
+    let full = lab.registry.readiness().await;
+    assert_eq!(full.still, []);
+    assert_eq!(full.degraded, [Trouble::Constrained(Constraint::Full)]);
+
+    let lab = Lab::new(true).await;
+    let before = lab.store.applied.load(Ordering::SeqCst);
+    let readonly = lab.registry.readiness().await;
+    assert_eq!(readonly.still, []);
+    assert_eq!(readonly.degraded, [Trouble::Readonly]);
+    assert_eq!(
+        lab.store.applied.load(Ordering::SeqCst),
+        before,
+        "whether a read-only store can serve was found out by writing"
+    );
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_answer_is_asked_once_and_named() {
+    let lab = Lab::new(false).await;
+    lab.mood(HANGS);
+    let before = lab.store.lists.load(Ordering::SeqCst);
+    let first = lab.readiness_in_time().await;
+    assert_eq!(first.degraded, [Trouble::Silent(0)]);
+    lab.clock.advance(STILL_AFTER);
+    for _ in 0..3 {
+        let still = lab.readiness_in_time().await.still;
+        assert!(
+            matches!(*still, [Trouble::Silent(secs)] if secs >= STILL_AFTER.as_secs()),
+            "{still:?}"
+        );
+    }
+    let asked = lab.store.lists.load(Ordering::SeqCst) - before;
+    assert_eq!(asked, 1, "each question holds a thread");
+}
+
+#[tokio::test]
+async fn a_keeper_that_has_panicked_is_named_and_nobody_waits_for_it() {
+    let lab = Lab::new(false).await;
+    lab.mood(PANICS);
+    let keeper = Arc::clone(&lab.registry);
+    let keeper = tokio::spawn(async move { keeper.keep_index().await });
+    assert!(keeper.await.unwrap_err().is_panic());
+    lab.mood(CALM);
+    lab.clock.advance(Duration::from_secs(7));
+    let readiness = lab.registry.readiness().await;
+    let told: Vec<String> = readiness.still.iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["the keeper of the index has ended, 7 s ago"]);
+
+    lab.registry.lists.begin_again();
+    let compared = lab.registry.compare_index(&|_| {}).await;
+    assert!(
+        matches!(compared, Err(IndexedError::Index(_))),
+        "{compared:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_store_whose_look_panics_is_not_ready() {
+    let lab = Lab::new(false).await;
+    lab.mood(PANICS);
+    assert_eq!(lab.registry.readiness().await.still, [Trouble::Unreadable]);
+    lab.mood(CALM);
+    assert_eq!(lab.registry.readiness().await, Readiness::default());
+}
+
+#[tokio::test]
+async fn who_waits_for_a_lock_makes_it_slow_and_is_sent_away_in_the_end() {
+    let lab = Lab::new(false).await;
+    let name = "a/b".parse().unwrap();
+    let held = lab.registry.tag_locks.exclusive([&name]).await.unwrap();
+    let reference = crate::oci::Reference::Tag("v1".parse().unwrap());
+    let mut deletes = Box::pin(lab.registry.delete_manifest(&name, &reference));
+    assert!(futures_util::poll!(&mut deletes).is_pending());
+    lab.clock.advance(SLOW_AFTER);
+    let readiness = lab.registry.readiness().await;
+    assert_eq!(readiness.still, []);
+    assert_eq!(readiness.degraded, [Trouble::Waiting(5)]);
+    lab.clock.advance(Duration::from_mins(2));
+    let outcome = deletes.await;
+    assert!(
+        matches!(outcome, Err(crate::registry::RegistryError::Busy)),
+        "{outcome:?}"
+    );
+    drop(held);
+}
