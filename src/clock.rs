@@ -30,6 +30,52 @@ pub trait Clock: Send + Sync {
     }
 }
 
+/// The beginning of the year in which this source was last worked on: what counts where the build names no date of its own.
+const SOURCE_UNIX_SECS: u64 = 1_767_225_600;
+
+/// A moment before which this program did not exist: `SOURCE_DATE_EPOCH` of the build, which makes builds reproducible, but
+/// not before [`SOURCE_UNIX_SECS`] (some builders set it to 0 or 1).
+pub const BUILT_UNIX_SECS: u64 = match option_env!("SOURCE_DATE_EPOCH") {
+    Some(text) => later(decimal(text.as_bytes()), SOURCE_UNIX_SECS),
+    None => SOURCE_UNIX_SECS,
+};
+
+/// A machine without a battery for its clock thinks that it is 1970, or the day of its firmware, until the network tells it the
+/// time. Nothing that is to last may be dated by such a clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the clock of this machine is wrong: it is before the day on which this program was built\nhint: set the clock (for example `timedatectl set-ntp true`), check with `date`, and start again"
+)]
+pub struct ClockIsBehind;
+
+/// Refuses a moment before the build.
+pub fn check_is_set(now_unix_secs: u64) -> Result<(), ClockIsBehind> {
+    if now_unix_secs < BUILT_UNIX_SECS {
+        return Err(ClockIsBehind);
+    }
+    Ok(())
+}
+
+/// The number in the text, or 0 where it holds anything but digits.
+const fn decimal(mut text: &[u8]) -> u64 {
+    let mut number: u64 = 0;
+    while let [digit, rest @ ..] = text {
+        if !digit.is_ascii_digit() {
+            return 0;
+        }
+        // Lossless; `u64::from` is not for constants.
+        number = number
+            .saturating_mul(10)
+            .saturating_add((*digit - b'0') as u64);
+        text = rest;
+    }
+    number
+}
+
+const fn later(one: u64, other: u64) -> u64 {
+    if one > other { one } else { other }
+}
+
 /// The machine's clock.
 #[derive(Debug)]
 pub struct SystemClock {
@@ -146,6 +192,21 @@ impl Clock for ManualClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_before_the_build_is_not_set() {
+        assert_eq!(check_is_set(86_400), Err(ClockIsBehind));
+        assert_eq!(check_is_set(BUILT_UNIX_SECS - 1), Err(ClockIsBehind));
+        assert_eq!(check_is_set(BUILT_UNIX_SECS), Ok(()));
+        assert!(
+            BUILT_UNIX_SECS <= SystemClock::new().unix_secs(),
+            "built in the future"
+        );
+        assert_eq!(
+            (decimal(b"1767225601"), decimal(b"1a"), decimal(b"")),
+            (1_767_225_601, 0, 0)
+        );
+    }
 
     #[tokio::test]
     async fn a_manual_sleep_ends_exactly_when_its_time_has_come() {

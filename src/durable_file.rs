@@ -14,6 +14,12 @@ use crate::platform;
 
 /// A directory that only its owner may enter.
 const PRIVATE_DIRECTORY: u32 = 0o700;
+/// A file that only its owner may open.
+pub const PRIVATE_FILE: u32 = 0o600;
+/// All that others may do.
+const OTHERS: u32 = 0o077;
+/// Set on directories that belong to everybody, such as `/tmp`.
+const STICKY: u32 = 0o1000;
 
 /// Writes `bytes` beside `path`, and gives them its name once they are on disk. One writer at a time: the name beside it is
 /// always the same.
@@ -54,17 +60,71 @@ fn keep_owner(path: &Path, new: &File) -> io::Result<()> {
     }
 }
 
-/// Makes a directory that only its owner may enter, with those above it; one that is there is closed to others.
+/// Makes a directory that only its owner may enter, with those above it (these by the umask); one that is there is closed to
+/// others.
 pub fn make_private_directory(path: &Path) -> io::Result<()> {
-    let mut builder = DirBuilder::new();
-    builder
-        .recursive(true)
-        .mode(PRIVATE_DIRECTORY)
-        .create(path)?;
-    if fs::metadata(path)?.permissions().mode() & 0o077 != 0 {
+    if make_private(path)? & OTHERS != 0 {
         fs::set_permissions(path, Permissions::from_mode(PRIVATE_DIRECTORY))?;
+        note_closed(path, PRIVATE_DIRECTORY);
     }
     Ok(())
+}
+
+/// The same for a directory that may also be shared, or belong to somebody else: such a one is left as it is, with a warning.
+pub fn make_private_directory_if_ours(path: &Path) -> io::Result<()> {
+    let mode = make_private(path)?;
+    if mode & OTHERS == 0 {
+        return Ok(());
+    }
+    let is_ours = fs::metadata(path)?.uid() == platform::effective_user_id();
+    if is_ours && mode & STICKY == 0 {
+        fs::set_permissions(path, Permissions::from_mode(PRIVATE_DIRECTORY))?;
+        note_closed(path, PRIVATE_DIRECTORY);
+    } else {
+        tracing::warn!(path = %path.display(), "other users may enter this directory; hint: give Boathouse one of its own, with mode 0700");
+    }
+    Ok(())
+}
+
+/// Makes the directory if it is missing, and tells its mode.
+fn make_private(path: &Path) -> io::Result<u32> {
+    fs::create_dir_all(directory_of(path))?;
+    match DirBuilder::new().mode(PRIVATE_DIRECTORY).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    Ok(metadata.permissions().mode())
+}
+
+/// Opens the file at `path`, made if it is missing, for a lock. Whoever can open a file can lock it and so keep its owner
+/// waiting: only its owner may, and one that an earlier version left open to others is closed.
+pub fn open_lock(path: &Path) -> io::Result<File> {
+    let lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(PRIVATE_FILE)
+        .open(path)?;
+    if lock.metadata()?.permissions().mode() & OTHERS != 0 {
+        lock.set_permissions(Permissions::from_mode(PRIVATE_FILE))?;
+        note_closed(path, PRIVATE_FILE);
+    }
+    Ok(lock)
+}
+
+/// An earlier version made it for all users of the machine.
+fn note_closed(path: &Path, mode: u32) {
+    tracing::info!(path = %path.display(), mode = %format_args!("{mode:04o}"), "other users could open this; its mode was corrected");
+}
+
+/// Gives a file that root has just made the owner of the one at `path`, so that a server that runs as that user can open it
+/// too. Nobody else can give a file away, and nobody else needs to.
+pub fn give_to_owner_of(path: &Path, new: &File) -> io::Result<()> {
+    keep_owner(path, new)
 }
 
 /// The directory that holds `path`; a bare name lies in the current one.
@@ -110,6 +170,23 @@ mod tests {
         fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
         make_private_directory(&path).unwrap();
         assert_eq!(mode(&path), 0o700);
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        make_private_directory_if_ours(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
+        fs::set_permissions(&path, Permissions::from_mode(0o1777)).unwrap();
+        make_private_directory_if_ours(&path).unwrap();
+        assert_eq!(mode(&path), 0o777, "of everybody: not ours to close");
+    }
+
+    #[test]
+    fn a_lock_is_for_its_owner_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        open_lock(&path).unwrap();
+        assert_eq!(mode(&path), 0o600);
+        fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+        open_lock(&path).unwrap();
+        assert_eq!(mode(&path), 0o600, "of an earlier version");
     }
 
     #[test]

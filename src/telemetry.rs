@@ -1,9 +1,15 @@
 //! Logs: tracing to stderr, as text or JSON.
 //!
-//! Must not know what is logged. Invariant: stdout stays free for data.
+//! Must not know what is logged. Invariants: stdout stays free for data; no failure to write a log stops or slows what logs.
+
+mod writer;
+
+use std::sync::OnceLock;
 
 use tracing::Level;
 use tracing_subscriber::filter::{EnvFilter, ParseError};
+
+use writer::LogWriter;
 
 /// The target of the access log: one line per request, apart from the other levels.
 pub const ACCESS_LOG_TARGET: &str = "boathouse::access";
@@ -13,6 +19,9 @@ const FILTER_VARIABLES: [&str; 2] = ["BOATHOUSE_LOG", "RUST_LOG"];
 
 /// Crates whose debug output drowns ours; a filter variable still shows it.
 const QUIET_CRATES: [&str; 5] = ["h2", "hyper", "hyper_util", "rustls", "sled"];
+
+/// Where the logs of this process go, once they were started.
+static WRITER: OnceLock<LogWriter> = OnceLock::new();
 
 /// What the config decides about logs.
 #[derive(Debug, Clone)]
@@ -36,6 +45,9 @@ pub enum TelemetryError {
         /// What is wrong with it.
         source: ParseError,
     },
+    /// The thread that writes cannot be started.
+    #[error("cannot start the thread that writes the log")]
+    Thread(#[from] std::io::Error),
     /// The program already logs.
     #[error("logging was started twice")]
     AlreadyStarted,
@@ -46,16 +58,44 @@ pub fn start(
     settings: &Settings,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<(), TelemetryError> {
+    let filter = filter(settings, environment)?;
+    let writer = LogWriter::start(std::io::stderr(), |lines| {
+        tracing::warn!(lines, "log lines were lost: stderr could not be written");
+    })?;
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter(settings, environment)?)
-        .with_writer(std::io::stderr);
+        .with_env_filter(filter)
+        .with_writer(writer.clone())
+        // They go to stderr by a macro that panics where it cannot write.
+        .log_internal_errors(false);
     let started = if settings.json {
         tracing::subscriber::set_global_default(subscriber.json().flatten_event(true).finish())
     } else {
         let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
         tracing::subscriber::set_global_default(subscriber.with_ansi(is_terminal).finish())
     };
-    started.map_err(|_| TelemetryError::AlreadyStarted)
+    started.map_err(|_| TelemetryError::AlreadyStarted)?;
+    WRITER
+        .set(writer)
+        .map_err(|_| TelemetryError::AlreadyStarted)
+}
+
+/// Says something to the person who started the program, between the log lines; before logs are started it is not heard.
+pub fn say(text: &str) {
+    if let Some(writer) = WRITER.get() {
+        writer.hand_over(text.as_bytes());
+    }
+}
+
+/// Log lines that were lost since the start, because stderr could not be written or was not read.
+pub fn lost_lines() -> u64 {
+    WRITER.get().map_or(0, LogWriter::lost_lines)
+}
+
+/// Waits for the last lines, for a moment; to be called before the program ends.
+pub fn flush() {
+    if let Some(writer) = WRITER.get() {
+        writer.flush();
+    }
 }
 
 fn filter(

@@ -8,11 +8,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use super::installation::{Installation, Where};
+use super::talk;
 use crate::auth::{Access, Auth, Explanation, Origin, Secret};
 use crate::clock::SystemClock;
 use crate::config::Config;
@@ -89,7 +89,7 @@ pub(super) fn run(arguments: &AclArguments) -> anyhow::Result<ExitCode> {
     } else {
         report.write(&mut out)
     };
-    written.context("cannot write the explanation")?;
+    talk::written(written)?;
     Ok(ExitCode::SUCCESS)
 }
 

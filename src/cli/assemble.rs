@@ -14,10 +14,13 @@ use anyhow::{Context, anyhow};
 use super::LogFormat;
 use super::auth_settings::{self, derived_secret};
 use super::first_run::ADMIN;
+use super::foreign_files;
+use super::missing_parts::{self, Expected};
 use super::port::{self, ListenAddress};
-use super::reload::Reload;
+use super::reload::{self, Reload};
 use super::running;
 use super::signals::Signals;
+use super::talk;
 use super::welcome::{self, Welcome};
 use crate::auth::Auth;
 use crate::clock::{Clock, SystemClock};
@@ -30,7 +33,7 @@ use crate::server::{Server, Services};
 use crate::store::filesystem::{self, FilesystemStore};
 use crate::store::state_directory::StateDirectory;
 use crate::tls::{self, Tls};
-use crate::{platform, telemetry};
+use crate::{durable_file, platform, telemetry};
 
 /// Fewer descriptors than connections (1,024 by default), and clients are turned away.
 const DESCRIPTORS_MIN: u64 = 1_280;
@@ -41,6 +44,8 @@ pub(super) struct Start {
     pub(super) config_files: Vec<PathBuf>,
     /// `--new-ca`
     pub(super) makes_new_authority: bool,
+    /// Which parts of the installation must be there.
+    pub(super) expected: Expected,
     /// Whether a person is told what to do next.
     pub(super) greets: bool,
     /// `--log-format`
@@ -55,7 +60,7 @@ pub(super) fn serve(start: &Start) -> anyhow::Result<ExitCode> {
         Err(errors) => {
             // Each with its own hint beside it.
             for error in &errors {
-                eprintln!("error: {error}");
+                talk::line(format_args!("error: {error}"));
             }
             return Ok(ExitCode::FAILURE);
         }
@@ -94,8 +99,28 @@ async fn run(
     loaded: Loaded,
     environment: BTreeMap<String, String>,
 ) -> anyhow::Result<()> {
+    let control_path = running::socket(&loaded.config);
+    let mark = reload::leave_mark(&loaded.config.auth, &control_path);
+    let loaded = if mark.is_some() {
+        // A command that found no mark a moment ago has changed the file since it was read above.
+        let again = config::load(&start.config_files, &environment);
+        let mut again = again.map_err(|errors| anyhow!("{errors}"))?;
+        again.config.telemetry = loaded.config.telemetry;
+        again
+    } else {
+        loaded
+    };
     let config = &loaded.config;
     let signals = Signals::listen()?;
+    if start.greets {
+        foreign_files::refuse_as_root(&foreign_files::of_config(config))?;
+    }
+    if start.greets {
+        warn_of_another_place(config, start);
+    }
+    missing_parts::refuse(config, start.expected, start.makes_new_authority)?;
+    let is_half_recreated =
+        start.expected == Expected::None && missing_parts::is_half_an_authority(config);
     let state = lock_data(&config.root_directory)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let secret = server_secret(config, &state);
@@ -103,7 +128,7 @@ async fn run(
     let auth_settings = auth_settings::of_config(config, auth_secret, clock.as_ref())?;
     let auth = Arc::new(Auth::new(auth_settings, clock.clone())?);
     let registry = Arc::new(open_registry(config, &state, &secret, &clock)?);
-    if start.makes_new_authority {
+    if start.makes_new_authority || is_half_recreated {
         // Last of all that can fail: a start that comes to nothing must not cost the authority that clients trust.
         port::try_bind(&listen_address(config)?)
             .with_context(|| format!("cannot listen on {}", config.server.address))?;
@@ -118,7 +143,9 @@ async fn run(
             tls: tls.clone(),
             clock: clock.clone(),
         },
-    )?;
+    )
+    .context("cannot serve\nhint: if the address is in use, end the other program (or the other installation with the same config), or change `http.addr`")?;
+    missing_parts::remember(config);
     let index_keeper = Arc::clone(&registry);
     let index_keeper = tokio::spawn(async move { index_keeper.keep_index().await });
     let watcher = Arc::clone(&registry);
@@ -137,11 +164,10 @@ async fn run(
             // Whoever reads these lines is a program: what it may want to know, in its own language.
             welcome.log();
         } else {
-            eprint!("{}", welcome.text());
+            telemetry::say(&welcome.text());
         }
     }
     tracing::info!(address = %config.server.address, "listening");
-    let control_path = running::socket(config);
     let reload = Arc::new(Reload {
         config_files: start.config_files.clone(),
         environment,
@@ -149,6 +175,8 @@ async fn run(
         had_users_file: AtomicBool::new(loaded.config.auth.has_users_file),
         tls,
         auth,
+        control_socket: control_path.clone(),
+        mark: Mutex::new(mark),
         one_at_a_time: Mutex::default(),
     });
     let control = hear_commands(&control_path, &registry, &reload, &clock);
@@ -165,6 +193,23 @@ async fn run(
     registry.close_index().await;
     tracing::info!("ended");
     Ok(())
+}
+
+/// Earlier versions wrote full paths: of an installation that was copied since, the config still leads to the old place.
+fn warn_of_another_place(config: &Config, start: &Start) {
+    let root = &config.root_directory;
+    for file in &start.config_files {
+        let directory = durable_file::directory_of(file);
+        let beside = directory.join("data");
+        if !root.starts_with(directory) && beside.join(OWN_DIRECTORY).exists() {
+            tracing::warn!(
+                served = %root.display(),
+                not_served = %beside.display(),
+                "the paths in the configuration lead outside of its directory, which holds data as well; hint: if this is a \
+                 copy, write its paths relative and add `relative_paths: config_directory`"
+            );
+        }
+    }
 }
 
 /// Answers commands until it is aborted. Without a socket the registry serves all the same.
@@ -187,11 +232,9 @@ fn hear_commands(
     };
     let reload = Arc::clone(reload);
     let reload = move || {
-        let done = reload.run().map_err(|error| format!("{error:#}"));
-        if done.is_ok() {
-            tracing::info!("users, rules and certificates were read again");
-        }
-        done
+        reload.run().map_err(|error| format!("{error:#}"))?;
+        tracing::info!("users, rules and certificates were read again");
+        Ok(reload.mark_id())
     };
     registry.watch(socket.heartbeat());
     let control = Control::new(Arc::clone(registry), Box::new(reload), Arc::clone(clock));
@@ -239,7 +282,7 @@ pub(super) fn open_registry(
         // The secret lies with the data: an index of other data is recognised, and data may move.
         store_id: hex(&derived_secret(state.secret(), "index")?),
     };
-    std::fs::create_dir_all(&config.state_directory)
+    durable_file::make_private_directory_if_ours(&config.state_directory)
         .with_context(|| format!("cannot make {}", config.state_directory.display()))?;
     Ok(Registry::new(
         Arc::new(store),
@@ -328,6 +371,7 @@ mod tests {
         let start = Start {
             config_files: vec![path("config.yml")],
             makes_new_authority: true,
+            expected: Expected::Known,
             greets: false,
             log_format: None,
         };

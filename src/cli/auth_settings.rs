@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use aws_lc_rs::hmac;
 
 use super::token_key;
 use crate::auth::{self, Secret, SigningKeyPem};
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::config::{Config, Signing};
 use crate::store::state_directory::SECRET_BYTES;
 use crate::tls;
@@ -38,11 +38,14 @@ pub(super) fn own_token_key(
     keys_directory: &Path,
     clock: &dyn Clock,
 ) -> anyhow::Result<SigningKeyPem> {
-    token_key::read_or_make(keys_directory, || Ok(auth::make_token_key(clock)?))
+    token_key::read_or_make(keys_directory, || {
+        clock::check_is_set(clock.unix_secs()).context("no key for tokens can be made now")?;
+        Ok(auth::make_token_key(clock)?)
+    })
 }
 
 /// Beside the certificates' keys; without certificates of our own, below the state directory.
-fn keys_directory(config: &Config) -> PathBuf {
+pub(super) fn keys_directory(config: &Config) -> PathBuf {
     match &config.tls {
         tls::Settings::Automatic { keys_directory, .. } => keys_directory.clone(),
         tls::Settings::None | tls::Settings::Files { .. } => config.state_directory.join("keys"),

@@ -7,9 +7,8 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-
 use super::installation::{self, Where};
+use super::talk;
 use crate::config;
 
 /// Checks configuration files and shows what is in force.
@@ -28,8 +27,10 @@ impl Check {
         talk: &mut dyn Write,
     ) -> anyhow::Result<ExitCode> {
         let files = installation::config_files(&self.place)?;
-        self.show(&files, environment, out, talk)
-            .context("cannot write the result")
+        let mut code = ExitCode::SUCCESS;
+        let shown = self.show(&files, environment, out, talk);
+        talk::written(shown.map(|shown| code = shown))?;
+        Ok(code)
     }
 
     fn show(

@@ -10,6 +10,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap_complete::Shell;
 
+use super::talk;
+
 /// `boathouse completions SHELL`
 #[derive(Debug, clap::Args)]
 pub(super) struct Completions {
@@ -33,9 +35,7 @@ impl Completions {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut command, name, &mut script);
         let mut out = io::stdout().lock();
-        out.write_all(&script)
-            .and_then(|()| out.flush())
-            .context("cannot write the script")?;
+        talk::written(out.write_all(&script).and_then(|()| out.flush()))?;
         Ok(ExitCode::SUCCESS)
     }
 }

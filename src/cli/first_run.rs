@@ -15,7 +15,7 @@ use super::password::Password;
 use super::places::Places;
 use super::port::{self, ListenAddress};
 use super::private_file;
-use crate::tls;
+use crate::{durable_file, tls};
 
 /// The first account.
 pub(super) const ADMIN: &str = "admin";
@@ -98,7 +98,12 @@ pub(super) fn complete(
     Ok(())
 }
 
-fn make_admin(places: &Places, request: &Request, workshop: &dyn Workshop) -> anyhow::Result<()> {
+/// Makes the first account, whose password is told or kept for whoever runs this.
+pub(super) fn make_admin(
+    places: &Places,
+    request: &Request,
+    workshop: &dyn Workshop,
+) -> anyhow::Result<()> {
     let password = match &request.password {
         Some(given) => Password::given(given.clone())
             .context("BOATHOUSE_ADMIN_PASSWORD is no password for the admin")?,
@@ -134,7 +139,8 @@ fn make_directories(places: &Places) -> anyhow::Result<()> {
             .with_context(|| format!("cannot make the directory {}", path.display()))
     };
     make(places.config.parent().unwrap_or(Path::new("/")), 0o755)?;
-    make(&places.state_directory, 0o755)?;
+    durable_file::make_private_directory_if_ours(&places.state_directory)
+        .with_context(|| format!("cannot make {}", places.state_directory.display()))?;
     make(&places.keys_directory, 0o700)?;
     // By the umask: another registry, under another user, may read the store.
     make(&places.data, 0o777)

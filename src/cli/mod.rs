@@ -14,7 +14,9 @@ mod client;
 mod completions;
 mod doctor;
 mod first_run;
+mod foreign_files;
 mod installation;
+mod missing_parts;
 mod moment;
 mod password;
 mod person;
@@ -26,6 +28,7 @@ mod reload;
 mod running;
 mod signals;
 mod store_commands;
+mod talk;
 mod token_key;
 mod trust;
 mod up;
@@ -41,7 +44,9 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::telemetry;
 use assemble::Start;
+use missing_parts::Expected;
 
 /// A self-contained home for container images and VM images.
 #[derive(Debug, Parser)]
@@ -95,6 +100,9 @@ struct UpArguments {
     /// Make a new certificate authority; every client must then trust it anew
     #[arg(long)]
     new_ca: bool,
+    /// Start although parts of the installation are missing: make a new authority, new keys, an admin, an empty store
+    #[arg(long)]
+    recreate_missing: bool,
     #[command(flatten)]
     log: LogArguments,
 }
@@ -121,6 +129,9 @@ struct ServeArguments {
     /// A config file; may be repeated, for example for `registry.yml` and `auth_config.yml`
     #[arg(long = "config", value_name = "FILE", required = true)]
     config: Vec<PathBuf>,
+    /// Start although parts of the installation are missing: make a new authority, new keys, an empty store
+    #[arg(long)]
+    recreate_missing: bool,
     #[command(flatten)]
     log: LogArguments,
 }
@@ -133,6 +144,11 @@ pub fn main() -> ExitCode {
         Command::Serve(arguments) => assemble::serve(&Start {
             config_files: arguments.config,
             makes_new_authority: false,
+            expected: if arguments.recreate_missing {
+                Expected::None
+            } else {
+                Expected::Known
+            },
             greets: false,
             log_format: arguments.log.format,
         }),
@@ -147,18 +163,20 @@ pub fn main() -> ExitCode {
         Command::User(arguments) => user::run(&arguments),
         Command::Acl(arguments) => acl_explain::run(&arguments),
     };
-    match result {
+    let code = match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("{}", told(&error));
+            telemetry::flush();
+            talk::line(told(&error));
             ExitCode::FAILURE
         }
-    }
+    };
+    telemetry::flush();
+    code
 }
 
 fn run_check(check: &check::Check) -> anyhow::Result<ExitCode> {
-    let (mut out, mut talk) = (io::stdout().lock(), io::stderr().lock());
-    check.run(&environment(), &mut out, &mut talk)
+    check.run(&environment(), &mut io::stdout().lock(), &mut talk::Talk)
 }
 
 /// The variables of this process; a name or value that is not UTF-8 is none of ours.

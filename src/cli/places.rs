@@ -94,7 +94,9 @@ impl Surroundings<'_> {
     /// server and by commands: with the state, or, where that path is too long for a socket, in the directory for sockets
     /// under a name made from it.
     pub(super) fn control_socket(&self, state_directory: &Path) -> PathBuf {
-        let beside_state = state_directory.join("control.sock");
+        // A mark that names it is read by processes with another working directory.
+        let directory = absolute(state_directory).unwrap_or_else(|_| state_directory.to_owned());
+        let beside_state = directory.join("control.sock");
         let is_short = beside_state.as_os_str().len() <= SOCKET_PATH_BYTES_MAX;
         let runtime = self.runtime_directory().filter(|_| !is_short);
         let Some(runtime) = runtime else {

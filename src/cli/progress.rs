@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::talk;
 use crate::clock::{Clock, SystemClock};
 use crate::registry::Progress;
 
@@ -77,7 +78,10 @@ impl Meter {
                 let total = progress
                     .total
                     .map_or_else(String::new, |total| format!(" of {total}"));
-                eprintln!("{label}: {}{total} repositories", progress.done);
+                talk::line(format_args!(
+                    "{label}: {}{total} repositories",
+                    progress.done
+                ));
             }
         }
     }

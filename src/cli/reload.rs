@@ -5,14 +5,14 @@
 //! tokens are neither read nor made; of two reloads at once the later one's files are in force afterwards.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail};
 
 use crate::auth::Auth;
-use crate::config::{self, AuthConfig, ConfigErrors, InForce, Loaded};
+use crate::config::{self, AuthConfig, ConfigErrors, InForce, Loaded, ServingMark};
 use crate::tls::Tls;
 
 /// Keys that a reload takes up.
@@ -28,6 +28,9 @@ pub(super) struct Reload {
     pub(super) had_users_file: AtomicBool,
     pub(super) tls: Option<Arc<Tls>>,
     pub(super) auth: Arc<Auth>,
+    /// Where this server listens for commands, and the mark that says so beside the users file.
+    pub(super) control_socket: PathBuf,
+    pub(super) mark: Mutex<Option<ServingMark>>,
     /// Held from the reading of the files until they are in force.
     pub(super) one_at_a_time: Mutex<()>,
 }
@@ -35,7 +38,34 @@ pub(super) struct Reload {
 impl Reload {
     /// Reads the files again. An error says what stays as it was.
     pub(super) fn run(&self) -> anyhow::Result<()> {
-        self.run_with(|| config::load_again(&self.config_files, &self.environment))
+        self.run_with(|| {
+            let loaded = config::load_again(&self.config_files, &self.environment)?;
+            if self.renew_mark(&loaded.config.auth) {
+                // What was changed before the mark was there is read too.
+                return config::load_again(&self.config_files, &self.environment);
+            }
+            Ok(loaded)
+        })
+    }
+
+    /// The mark by which commands find this server.
+    pub(super) fn mark_id(&self) -> Option<String> {
+        let mark = self.mark.lock().unwrap_or_else(PoisonError::into_inner);
+        mark.as_ref().map(|mark| mark.id().to_owned())
+    }
+
+    /// The users file may be another one now, or the same behind another link. Tells whether there is a new mark.
+    fn renew_mark(&self, auth: &AuthConfig) -> bool {
+        let mut mark = self.mark.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_there = match (&auth.users_file, mark.as_ref()) {
+            (Some(file), Some(mark)) => mark.is_beside(file),
+            (None, _) => true,
+            (Some(_), None) => false,
+        };
+        if !is_there {
+            *mark = leave_mark(auth, &self.control_socket);
+        }
+        !is_there && mark.is_some()
     }
 
     fn run_with(&self, load: impl FnOnce() -> Result<Loaded, ConfigErrors>) -> anyhow::Result<()> {
@@ -80,6 +110,23 @@ impl Reload {
                 )
             }
             Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// Leaves the mark by which commands find this server, if it reads a users file.
+pub(super) fn leave_mark(auth: &AuthConfig, control_socket: &Path) -> Option<ServingMark> {
+    let file = auth.users_file.as_deref()?;
+    match ServingMark::leave(file, control_socket) {
+        Ok(mark) => Some(mark),
+        Err(error) => {
+            tracing::warn!(
+                %error,
+                users_file = %file.display(),
+                "cannot write beside the users file, so commands that change accounts may not find this server; hint: let \
+                 Boathouse's user write in that directory, or send SIGHUP after each change"
+            );
+            None
         }
     }
 }
@@ -168,6 +215,8 @@ mod tests {
                 had_users_file: AtomicBool::new(loaded.config.auth.has_users_file),
                 tls: tls.map(Arc::new),
                 auth: Arc::new(Auth::new(settings, clock).unwrap()),
+                control_socket: directory.path().join("control.sock"),
+                mark: Mutex::default(),
                 one_at_a_time: Mutex::default(),
             };
             Self { directory, reload }

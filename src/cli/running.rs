@@ -6,26 +6,38 @@
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 
 use super::assemble;
 use super::installation::Installation;
 use super::places::Surroundings;
 use super::progress::Meter;
+use super::talk;
 use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
+use crate::config::{Config, ServingMark, ServingServer};
 use crate::layout::OWN_DIRECTORY;
 use crate::platform;
 use crate::server::control::{Answer, Control, Request};
 use crate::store::state_directory::StateDirectory;
 
+/// A running server answers whether it is there within this time, whatever it does.
+const CONNECT_SECS: u64 = 5;
+/// Reading a few files again.
+const RELOAD_SECS: u64 = 15;
+/// Counting reads the index, which may be cold; there is no progress to see meanwhile.
+const COUNT_SECS: u64 = 600;
+/// A server leaves its mark a moment before it listens.
+const START_ATTEMPTS: u32 = 12;
+const START_PAUSE: Duration = Duration::from_millis(250);
+
 /// What became of a change that a running server should know of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Told {
-    /// It goes by it.
+    /// Every server that reads the file has loaded it.
     Reloaded,
     /// There is none.
     NotRunning,
@@ -36,27 +48,102 @@ pub(super) fn socket(config: &Config) -> PathBuf {
     Surroundings::here().control_socket(&config.state_directory)
 }
 
-/// Has a running server read users, rules and certificates again. One that cannot be reached is not taken for none.
+/// Has every running server that reads this users file read it again. An error unless that is certain, or it is certain that
+/// there is none: the configuration as this process sees it does not say where a server listens that was started with another
+/// working directory or environment, so its mark beside the users file does.
 pub(super) fn reload(installation: &Installation) -> anyhow::Result<Told> {
-    let quiet = Meter::quiet();
-    match ask(installation, &Request::Reload, &quiet)? {
-        None => {
-            let config = &installation.loaded.config;
-            let data = config.root_directory.join(OWN_DIRECTORY);
-            if StateDirectory::is_in_use(&data)
-                .context("cannot tell whether a server is running")?
-            {
-                bail!(
-                    "a server uses {}, and does not listen at {}\nhint: it may be starting; its log says whether it could not listen there",
-                    config.root_directory.display(),
-                    socket(config).display()
-                );
-            }
-            Ok(Told::NotRunning)
+    let auth = &installation.loaded.config.auth;
+    let file = auth.users_file.as_deref().context("no `users_file`")?;
+    let looking = || {
+        format!(
+            "cannot see whether a server reads {}\nhint: run this as the user that Boathouse runs as, or as root",
+            file.display()
+        )
+    };
+    let mut attempts = 0;
+    loop {
+        let servers = ServingMark::servers(file).with_context(looking)?;
+        if servers.is_empty() {
+            return reload_unmarked(installation, file);
         }
-        Some(Answer::Reloaded) => Ok(Told::Reloaded),
-        Some(answer) => Err(unexpected(answer)),
+        let unreachable = servers
+            .iter()
+            .find_map(|server| reload_marked(server, file).err());
+        match unreachable {
+            None => return Ok(Told::Reloaded),
+            // It may be starting, or have just ended.
+            Some(Refusal::NobodyListens(_)) if attempts < START_ATTEMPTS => {
+                attempts += 1;
+                std::thread::sleep(START_PAUSE);
+            }
+            Some(Refusal::NobodyListens(error) | Refusal::Other(error)) => return Err(error),
+        }
     }
+}
+
+/// Why a marked server has not loaded the file.
+enum Refusal {
+    /// Nobody is where its mark says.
+    NobodyListens(anyhow::Error),
+    /// Anything else.
+    Other(anyhow::Error),
+}
+
+fn reload_marked(server: &ServingServer, file: &Path) -> Result<(), Refusal> {
+    let path = &server.socket;
+    let quiet = Meter::quiet();
+    match ask(path, &Request::Reload, &quiet) {
+        Ok(None) => Err(Refusal::NobodyListens(anyhow!(
+            "a server reads {}, and does not listen at {}\nhint: it may run in a container, or its log says why it could not listen there",
+            file.display(),
+            path.display()
+        ))),
+        Ok(Some(Answer::Reloaded { mark })) if mark.as_ref() == Some(&server.id) => Ok(()),
+        Ok(Some(Answer::Reloaded { .. })) => Err(Refusal::Other(anyhow!(
+            "a server reads {}, and another one answers at {}\nhint: give each server its own state_directory",
+            file.display(),
+            path.display()
+        ))),
+        Ok(Some(answer)) => Err(Refusal::Other(unexpected(answer))),
+        Err(error) => Err(Refusal::Other(error)),
+    }
+}
+
+/// Where no server has left a mark: one of an earlier version, one that may not write there, or none.
+fn reload_unmarked(installation: &Installation, file: &Path) -> anyhow::Result<Told> {
+    let config = &installation.loaded.config;
+    let path = socket(config);
+    match ask(&path, &Request::Reload, &Meter::quiet())? {
+        Some(Answer::Reloaded { mark: None }) => return Ok(Told::Reloaded),
+        Some(Answer::Reloaded { mark: Some(_) }) => bail!(
+            "the server at {} reads another file of users than {}\nhint: name every config file that the server was given, in the same order",
+            path.display(),
+            file.display()
+        ),
+        Some(answer) => return Err(unexpected(answer)),
+        None => {}
+    }
+    let data = config.root_directory.join(OWN_DIRECTORY);
+    if StateDirectory::is_in_use(&data).context("cannot tell whether a server is running")? {
+        bail!(
+            "a server uses {}, and does not listen at {}\nhint: it may be starting; its log says whether it could not listen there",
+            config.root_directory.display(),
+            path.display()
+        );
+    }
+    // The lock of these data is free, so nobody serves them; without it, and where a server could not leave a mark, there may
+    // be one that this command cannot see.
+    let is_certain = data.join("lock").exists()
+        || ServingMark::could_be_left(file).context("cannot tell whether a server is running")?;
+    if !is_certain {
+        bail!(
+            "no server listens at {}, but one that was started with another working directory or environment may read {}\n\
+             hint: let Boathouse's user write in the directory of that file, so that commands find it",
+            path.display(),
+            file.display()
+        );
+    }
+    Ok(Told::NotRunning)
 }
 
 /// The answer of the running server or, if there is none, our own.
@@ -65,9 +152,18 @@ pub(super) fn ask_or_do(
     request: &Request,
     meter: &Meter,
 ) -> anyhow::Result<Answer> {
-    let answer = match ask(installation, request, meter)? {
-        Some(answer) => answer,
-        None => do_it(&installation.loaded.config, request, meter)?,
+    let config = &installation.loaded.config;
+    let path = socket(config);
+    let answer = if let Some(answer) = ask(&path, request, meter)? {
+        answer
+    } else {
+        refuse_other_data(config, &path)?;
+        let root = config.root_directory.display();
+        talk::line(format_args!(
+            "note: no server listens at {}; using the data in {root}",
+            path.display()
+        ));
+        do_it(config, request, meter)?
     };
     meter.end();
     Ok(answer)
@@ -87,16 +183,37 @@ pub(super) fn unexpected(answer: Answer) -> anyhow::Error {
     }
 }
 
-/// `None` if no instance is running.
-fn ask(
-    installation: &Installation,
-    request: &Request,
-    meter: &Meter,
-) -> anyhow::Result<Option<Answer>> {
-    let path = socket(&installation.loaded.config);
-    let mut stream = match UnixStream::connect(&path) {
+/// Data at which no server has ever been are not those of a server that runs with the same users file: this process only sees
+/// another directory under the configured name.
+fn refuse_other_data(config: &Config, path: &Path) -> anyhow::Result<()> {
+    let data = config.root_directory.join(OWN_DIRECTORY);
+    let Some(file) = config.auth.users_file.as_deref() else {
+        return Ok(());
+    };
+    if data.join("lock").exists() {
+        return Ok(());
+    }
+    // Without a directory there is no mark, and without marks nothing to refuse.
+    let servers = ServingMark::servers(file).unwrap_or_default();
+    match servers.first() {
+        None => Ok(()),
+        Some(server) => bail!(
+            "no server listens at {}, but one that reads {} listens at {}\nhint: run this with the working directory, the REGISTRY_ variables and the config files of that server",
+            path.display(),
+            file.display(),
+            server.socket.display()
+        ),
+    }
+}
+
+/// `None` if nobody listens at `path`. Waits for nobody for ever.
+fn ask(path: &Path, request: &Request, meter: &Meter) -> anyhow::Result<Option<Answer>> {
+    let mut stream = match connect(path) {
         Ok(stream) => stream,
         Err(error) if is_nobody(&error) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            return Err(silent(path, CONNECT_SECS));
+        }
         Err(error) => {
             return Err(error).with_context(|| {
                 format!(
@@ -106,12 +223,24 @@ fn ask(
             });
         }
     };
+    let answer_secs = match request {
+        Request::Reload => RELOAD_SECS,
+        Request::Status | Request::Rebuild | Request::Compare | Request::Usage { .. } => COUNT_SECS,
+    };
+    stream.set_write_timeout(Some(Duration::from_secs(CONNECT_SECS)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(answer_secs)))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    let lost = || format!("the server at {} went away", path.display());
-    stream.write_all(&line).with_context(lost)?;
+    let lost = |error: io::Error| match error.kind() {
+        // How Unix calls a socket's time limit.
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => silent(path, answer_secs),
+        _ => {
+            anyhow::Error::new(error).context(format!("the server at {} went away", path.display()))
+        }
+    };
+    stream.write_all(&line).map_err(lost)?;
     for line in BufReader::new(stream).lines() {
-        let line = line.with_context(lost)?;
+        let line = line.map_err(lost)?;
         let answer = serde_json::from_str(&line)
             .context("the running server is of another version\nhint: restart it")?;
         match answer {
@@ -119,7 +248,30 @@ fn ask(
             answer => return Ok(Some(answer)),
         }
     }
-    bail!("{}\nhint: its log says why", lost())
+    bail!(
+        "the server at {} went away\nhint: its log says why",
+        path.display()
+    )
+}
+
+/// Connects within a time limit: a server that is stopped takes no more connections than fit into its queue.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let (sender, receiver) = mpsc::channel();
+    let path = path.to_owned();
+    std::thread::spawn(move || {
+        // Nobody listens after the time limit.
+        let _ = sender.send(UnixStream::connect(path));
+    });
+    receiver
+        .recv_timeout(Duration::from_secs(CONNECT_SECS))
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+fn silent(path: &Path, secs: u64) -> anyhow::Error {
+    anyhow!(
+        "the server at {} does not answer within {secs} s\nhint: its log may say why; a server that is stopped or stuck must be restarted",
+        path.display()
+    )
 }
 
 /// Nothing lies there, or only what a killed server left.
@@ -160,7 +312,7 @@ async fn do_here(config: &Config, request: &Request, meter: &Meter) -> anyhow::R
     }
     let keeper = Arc::clone(&registry);
     let keeper = tokio::spawn(async move { keeper.keep_index().await });
-    let reload = Box::new(|| Ok(()));
+    let reload = Box::new(|| Ok(None));
     let control = Control::new(Arc::clone(&registry), reload, clock);
     let answer = control
         .carry_out(request, &|progress| meter.tell(progress))

@@ -7,13 +7,13 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use anyhow::Context;
 use indicatif::HumanBytes;
 use serde::Serialize;
 
 use super::installation::{Installation, Where};
 use super::progress::Meter;
 use super::running::{ask_or_do, unexpected};
+use super::talk;
 use crate::registry::{Comparison, Filled, Status, Usage};
 use crate::server::control::{Answer, Request};
 
@@ -117,7 +117,7 @@ fn print(data: &impl Serialize, is_json: bool, text: String) -> anyhow::Result<E
         text
     };
     let written = io::stdout().lock().write_all(text.as_bytes());
-    written.context("cannot write the result")?;
+    talk::written(written)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -130,6 +130,7 @@ fn status_text(status: &Status) -> String {
         logical_bytes,
         stored_bytes,
         lists_from_index,
+        log_lines_lost,
         index,
     } = status;
     let mut text = format!(
@@ -174,6 +175,12 @@ fn status_text(status: &Status) -> String {
     }
     for fact in facts {
         let _ = writeln!(text, "              {fact}");
+    }
+    if *log_lines_lost > 0 {
+        let _ = writeln!(
+            text,
+            "log           {log_lines_lost} lines were lost since the start: stderr could not be written"
+        );
     }
     text
 }

@@ -12,12 +12,16 @@ use super::UpArguments;
 use super::assemble::{self, Start};
 use super::auth_settings;
 use super::first_run::{self, ADMIN, FirstConfig, Request, Workshop};
+use super::foreign_files;
+use super::missing_parts::Expected;
 use super::password;
 use super::places::{Places, Surroundings};
 use super::port::{self, ListenAddress};
+use super::talk;
 use crate::auth::{RuleText, User};
 use crate::clock::SystemClock;
-use crate::config::{Template, UsersFile};
+use crate::config::{self, Template, UsersFile};
+use crate::durable_file;
 use crate::tls::{self, Tls};
 
 /// Sets the first admin's password.
@@ -40,20 +44,52 @@ pub(super) fn run(arguments: &UpArguments) -> anyhow::Result<ExitCode> {
         password,
         is_terminal: io::stderr().is_terminal(),
     };
+    let is_first = !places.config.exists();
+    if is_first {
+        let paths = [
+            places.ca_certificate.clone(),
+            places.keys_directory.join("ca.key"),
+            places.users.clone(),
+            places.config.clone(),
+        ];
+        foreign_files::refuse_as_root(&paths)?;
+    } else if arguments.recreate_missing {
+        recreate_admin(&places, &request)?;
+    }
     // Two first runs at once would each make an authority; only one of them gets past the lock.
-    let alone = if places.config.exists() {
-        None
-    } else {
-        Some(assemble::lock_data(&places.data)?)
-    };
+    let alone = is_first
+        .then(|| assemble::lock_data(&places.data))
+        .transpose()?;
     first_run::complete(&places, &request, &RealWorkshop)?;
     drop(alone);
     assemble::serve(&Start {
         config_files: vec![places.config],
         makes_new_authority: arguments.new_ca,
+        expected: if is_first || arguments.recreate_missing {
+            Expected::None
+        } else {
+            Expected::All
+        },
         greets: true,
         log_format: arguments.log.format,
     })
+}
+
+/// Makes another admin where the configured file of users is missing.
+fn recreate_admin(places: &Places, request: &Request) -> anyhow::Result<()> {
+    let files = [places.config.clone()];
+    let loaded = config::load_again(&files, &super::environment());
+    let auth = loaded.map_err(|errors| anyhow!("{errors}"))?.config.auth;
+    match auth.users_file {
+        Some(users) if !users.exists() && !auth.places.contains_key(ADMIN) => {
+            let places = Places {
+                users,
+                ..places.clone()
+            };
+            first_run::make_admin(&places, request, &RealWorkshop)
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// The first run on a real machine.
@@ -103,6 +139,7 @@ impl Workshop for RealWorkshop {
     fn config_text(&self, first: &FirstConfig<'_>) -> String {
         let places = first.places;
         let template = Template {
+            directory: durable_file::directory_of(&places.config).to_owned(),
             address: first.address.to_string(),
             hosts: first.hosts.to_vec(),
             root_directory: places.data.clone(),
@@ -115,6 +152,6 @@ impl Workshop for RealWorkshop {
     }
 
     fn tell(&self, line: &str) {
-        eprintln!("{line}");
+        talk::line(line);
     }
 }

@@ -14,6 +14,7 @@ use super::installation::{Installation, Where};
 use super::moment::{self, Expiry};
 use super::password::{self, Password};
 use super::running::{self, Told};
+use super::talk::{self, Talk};
 use super::user_changes::{self, Addition, ChangeError};
 use super::user_list;
 use crate::auth::{Grant, MistakeKind};
@@ -95,10 +96,10 @@ struct PasswdArguments {
 pub(super) fn run(arguments: &UserArguments) -> anyhow::Result<ExitCode> {
     let installation = Installation::find(&arguments.place)?;
     let now_unix_secs = SystemClock::new().unix_secs();
-    let (mut out, mut talk) = (io::stdout().lock(), io::stderr().lock());
+    let (mut out, mut talk) = (io::stdout().lock(), Talk);
     if let Action::List { json } = arguments.action {
-        user_list::write(&installation.loaded, now_unix_secs, json, &mut out)
-            .context("cannot write the list")?;
+        let written = user_list::write(&installation.loaded, now_unix_secs, json, &mut out);
+        talk::written(written)?;
         return Ok(ExitCode::SUCCESS);
     }
     let is_terminal = io::stdout().is_terminal();
@@ -266,10 +267,15 @@ impl Command<'_> {
                 "there is no `users_file`, and commands write accounts nowhere else\nhint: add `users_file: /full/path/users.yml` to {config}, and restart the server"
             );
         };
-        if file.is_relative() {
+        if self
+            .loaded
+            .by_working_directory
+            .iter()
+            .any(|key| key == "users_file")
+        {
             let file = file.display();
             bail!(
-                "`users_file: {file}` is another file to a server that was started in another directory\nhint: write its full path into the configuration, and restart the server"
+                "`users_file` is a relative path, here {file}, and another file to a server that was started in another directory; nothing was changed\nhint: write its full path into the configuration, and restart the server"
             );
         }
         Ok(file)

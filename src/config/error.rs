@@ -39,6 +39,11 @@ impl Place {
         }
     }
 
+    /// Whether this is somewhere in the source `other`.
+    pub(super) fn is_in(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+
     /// From what `Display` makes of a place.
     pub(super) fn written(text: &str) -> Self {
         let (source, line) = match text.rsplit_once(':') {

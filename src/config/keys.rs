@@ -193,6 +193,7 @@ pub(super) const OURS: &[Key] = &[
     ("tls.keys_directory", Built),
     ("users_file", Built),
     ("state_directory", Built),
+    ("relative_paths", Built),
     ("http.trusted_proxies", Built),
     ("validation.manifests.references", Built),
     ("token.refresh_tokens", Built),

@@ -16,7 +16,9 @@ mod known;
 mod node;
 mod pem;
 mod reader;
+mod relative;
 mod sections;
+mod serving_mark;
 mod template;
 mod users_file;
 mod yaml;
@@ -29,6 +31,7 @@ pub use authentication::{AuthConfig, Signing};
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use htpasswd::HtpasswdFile;
 pub use reader::{InForce, Secret};
+pub use serving_mark::{ServingMark, ServingServer};
 pub use template::Template;
 pub use users_file::{UsersFile, UsersFileError};
 
@@ -83,7 +86,9 @@ pub struct Loaded {
     pub config: Config,
     /// Every key in force, in the order of the sections.
     pub in_force: Vec<InForce>,
-    /// Keys that have no effect here.
+    /// Keys with a relative path that starts at the working directory, so that it is another one to other processes.
+    pub by_working_directory: Vec<String>,
+    /// Keys that have no effect here, and what was chosen where there was a choice.
     pub notes: Vec<String>,
     /// What is allowed and probably not meant.
     pub warnings: Vec<String>,
@@ -115,14 +120,16 @@ fn read_and_check(
     let mut errors = ConfigErrors::default();
     let mut warnings = environment::apply(&mut tree, environment, &mut errors);
     expand_short_forms(&mut tree);
-    let notes = known::check(&tree, keys::CONFIG, &mut errors);
-    let mut reader = Reader::new(&tree, looks_at_certificates);
+    let mut notes = known::check(&tree, keys::CONFIG, &mut errors);
+    let mut reader = Reader::new(&tree, files, looks_at_certificates);
     let config = sections(&mut reader);
     errors.append(reader.errors);
     warnings.append(&mut reader.warnings);
+    notes.append(&mut reader.notes);
     errors.or(Loaded {
         config,
         in_force: reader.in_force,
+        by_working_directory: reader.by_working_directory,
         notes,
         warnings,
     })

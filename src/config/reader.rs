@@ -6,10 +6,11 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::error::{ConfigError, ConfigErrors, Place};
 use super::node::{Node, Value};
+use super::relative::{Chosen, RelativePaths, choose};
 
 /// A value that is never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -56,18 +57,36 @@ pub(super) struct Reader<'a> {
     pub(super) looks_at_certificates: bool,
     pub(super) errors: ConfigErrors,
     pub(super) warnings: Vec<String>,
+    pub(super) notes: Vec<String>,
     pub(super) in_force: Vec<InForce>,
+    pub(super) by_working_directory: Vec<String>,
+    files: &'a [PathBuf],
+    relative_paths: RelativePaths,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(tree: &'a Node, looks_at_certificates: bool) -> Self {
-        Self {
+    pub(super) fn new(tree: &'a Node, files: &'a [PathBuf], looks_at_certificates: bool) -> Self {
+        let mut reader = Self {
             tree,
             looks_at_certificates,
             errors: ConfigErrors::default(),
             warnings: Vec::new(),
+            notes: Vec::new(),
             in_force: Vec::new(),
-        }
+            by_working_directory: Vec::new(),
+            files,
+            relative_paths: RelativePaths::Unclear,
+        };
+        // Before any path is read.
+        reader.relative_paths = reader.choice(
+            "relative_paths",
+            RelativePaths::Unclear,
+            &[
+                ("config_directory", RelativePaths::ConfigDirectory),
+                ("working_directory", RelativePaths::WorkingDirectory),
+            ],
+        );
+        reader
     }
 
     /// The node at `key`; a null counts as absent.
@@ -134,19 +153,80 @@ impl<'a> Reader<'a> {
         value
     }
 
+    /// The path at `key`, absolute.
     pub(super) fn path_if_set(&mut self, key: &str) -> Option<PathBuf> {
-        self.text_if_set(key)
+        let text = self.scalar(key).map(|(text, _)| text);
+        let path = text
             .filter(|text| !text.is_empty())
-            .map(PathBuf::from)
+            .map(|text| self.absolute(key, Path::new(text)));
+        let told = path.as_ref().map_or_else(
+            || "(none)".to_owned(),
+            |path| shown(&path.display().to_string()),
+        );
+        self.remember(key, told);
+        path
     }
 
+    /// The path at `key`, absolute.
     pub(super) fn path(&mut self, key: &str, default: PathBuf) -> PathBuf {
         let value = match self.scalar(key) {
-            Some((text, _)) if !text.is_empty() => PathBuf::from(text),
+            Some((text, _)) if !text.is_empty() => self.absolute(key, Path::new(text)),
             _ => default,
         };
         self.remember(key, shown(&value.display().to_string()));
         value
+    }
+
+    /// Where a path leads that may be relative.
+    fn absolute(&mut self, key: &str, path: &Path) -> PathBuf {
+        if path.is_absolute() {
+            return path.to_owned();
+        }
+        // A variable lies in no directory.
+        let file = self.files.iter().find(|file| {
+            self.place(key)
+                .is_some_and(|place| place.is_in(&Place::file(file)))
+        });
+        let chosen = match choose(path, file.map(PathBuf::as_path), self.relative_paths) {
+            Ok(chosen) => chosen,
+            Err(error) => {
+                self.refuse(
+                    key,
+                    &format!("this relative path cannot be used: {error}"),
+                    "write the full path",
+                );
+                return path.to_owned();
+            }
+        };
+        match chosen {
+            Chosen::One(path) => path,
+            Chosen::ByWorkingDirectory(path) => {
+                self.by_working_directory.push(key.to_owned());
+                path
+            }
+            Chosen::Neither { working, config } => {
+                self.by_working_directory.push(key.to_owned());
+                self.notes.push(format!(
+                    "{key}: neither {} nor {} exists; it is {}, in the working directory",
+                    working.display(),
+                    config.display(),
+                    working.display()
+                ));
+                working
+            }
+            Chosen::Both { working, config } => {
+                self.refuse(
+                    key,
+                    &format!(
+                        "this relative path means two places: {} and {}",
+                        config.display(),
+                        working.display()
+                    ),
+                    "write the full path, or `relative_paths: config_directory` or `working_directory` for all of them",
+                );
+                config
+            }
+        }
     }
 
     pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {

@@ -3,13 +3,15 @@
 //! Must not touch the file system. Invariants: our own reader takes it; every key that is shown as a comment stands there with
 //! its default, and un-commenting it changes nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::users_file::quoted;
 
 /// What the first run decides.
 #[derive(Debug, Clone)]
 pub struct Template {
+    /// Where the file will lie, absolute: what lies below it is written relative to it.
+    pub directory: PathBuf,
     /// `http.addr`
     pub address: String,
     /// `tls.hosts`: names and addresses beside those found on this machine.
@@ -30,7 +32,14 @@ impl Template {
     /// The text of the file.
     pub fn render(&self) -> String {
         let hosts: Vec<String> = self.hosts.iter().map(|host| quoted(host)).collect();
-        let path = |path: &PathBuf| quoted(&path.to_string_lossy());
+        let path = |path: &PathBuf| {
+            let written = match path.strip_prefix(&self.directory) {
+                Ok(below) if below.as_os_str().is_empty() => Path::new("."),
+                Ok(below) => below,
+                Err(_) => path,
+            };
+            quoted(&written.to_string_lossy())
+        };
         TEXT.replace("@ADDRESS@", &quoted(&self.address))
             .replace("@HOSTS@", &hosts.join(", "))
             .replace("@ROOT@", &path(&self.root_directory))
@@ -44,6 +53,9 @@ impl Template {
 const TEXT: &str = r#"# Boathouse. Keys behind `#` have the value shown, which is the default.
 # After a change: `boathouse check --config THIS_FILE`, then SIGHUP for users, rules and certificates, or a restart.
 # The keys of a registry's config.yml and of docker_auth's auth_config.yml have the same names and meanings here.
+
+# Relative paths start at the directory of this file, which can therefore be moved or copied as a whole.
+relative_paths: config_directory
 
 http:
   # HOST:PORT; without HOST every address of this machine, IPv4 and IPv6.

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -15,9 +16,13 @@ use time::format_description::well_known::Rfc3339;
 use super::accounts;
 use super::error::{ConfigError, ConfigErrors, Place};
 use super::node::Node;
-use super::{keys, known, yaml};
+use super::{keys, known, serving_mark, yaml};
 use crate::auth::{RuleText, User};
 use crate::durable_file;
+
+/// A change takes milliseconds; who waits longer waits for a process that is stuck.
+const LOCK_ATTEMPTS_MAX: u32 = 200;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a `users_file` holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -41,6 +46,15 @@ pub enum UsersFileError {
         "{path}: this change cannot be written\nhint: shorten the name or the pattern (1,000 characters are safe)"
     )]
     Unwritable {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another command holds the lock and does not end.
+    #[error(
+        "{path}: another command has been changing this file for {} s; nothing was changed\nhint: end that command (`fuser {path}.lock` shows its process id), then run this one again",
+        LOCK_PAUSE.as_millis() * u128::from(LOCK_ATTEMPTS_MAX) / 1_000
+    )]
+    Busy {
         /// The file.
         path: PathBuf,
     },
@@ -165,12 +179,9 @@ impl UsersFile {
             }
         };
         // A link stays one, and leads to the new content.
-        let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let real = serving_mark::real(path).map_err(failed("find"))?;
         let path = real.as_path();
-        // The directory is locked, not the file: the rename replaces the file, and a lock would stay with the old one.
-        let directory = File::open(durable_file::directory_of(path))
-            .map_err(failed("open the directory of"))?;
-        directory.lock().map_err(failed("lock"))?;
+        let _alone = Self::lock(path)?;
         let mut content = Self::read(path).map_err(UsersFileError::from)?;
         let result = change(&mut content)?;
         let text = content.render();
@@ -180,6 +191,29 @@ impl UsersFile {
         }
         durable_file::replace(path, text.as_bytes(), 0o600).map_err(failed("write"))?;
         Ok(result)
+    }
+
+    /// Keeps other changes of the file at `path` out. The lock is a file of its own: the rename replaces the file of users, and a
+    /// lock would stay with the old one; a lock on the directory could be held by whoever may read it.
+    fn lock(path: &Path) -> Result<File, UsersFileError> {
+        let failed = |source| UsersFileError::Io {
+            path: path.to_owned(),
+            action: "lock",
+            source,
+        };
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".lock");
+        let lock = durable_file::open_lock(&path.with_file_name(name)).map_err(failed)?;
+        durable_file::give_to_owner_of(path, &lock).map_err(failed)?;
+        for _ in 0..LOCK_ATTEMPTS_MAX {
+            match lock.try_lock() {
+                Ok(()) => return Ok(lock),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
+            }
+        }
+        let path = path.to_owned();
+        Err(UsersFileError::Busy { path })
     }
 
     /// Equal but for the places of the rules, which change with every edit.

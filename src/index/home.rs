@@ -3,13 +3,14 @@
 //! Must not know what is in the database. Invariant: nothing is written before the lock is held; each file here is whole or
 //! absent after a power cut; of the databases set aside, the newest is kept.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::IndexError;
 use super::disk::Disk;
+use crate::durable_file;
 
 pub(super) struct Home {
     /// The database's directory.
@@ -44,11 +45,7 @@ impl Home {
             move |source| IndexError::Io { doing, source }
         };
         fs::create_dir_all(&parent).map_err(failed("make the directory of"))?;
-        let lock = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(parent.join(format!("{name}.lock")))
+        let lock = durable_file::open_lock(&parent.join(format!("{name}.lock")))
             .map_err(failed("open"))?;
         match lock.try_lock() {
             Ok(()) => {}

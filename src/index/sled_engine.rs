@@ -19,6 +19,7 @@ use sled::transaction::{ConflictableTransactionError, TransactionError, Transact
 use super::IndexError;
 use super::disk::Disk;
 use super::engine::{Engine, Op, Pair, SCAN_MAX, Tree, check_sizes};
+use crate::durable_file;
 
 #[cfg(not(panic = "unwind"))]
 compile_error!(
@@ -180,6 +181,12 @@ impl Drop for SledEngine {
 }
 
 fn open_here(directory: &Path, disk: Arc<dyn Disk>) -> Result<SledEngine, IndexError> {
+    // sled makes its files readable to everybody.
+    match durable_file::make_private_directory_if_ours(directory) {
+        // sled says so itself, and the index is set aside.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {}
+        made => made.map_err(|source| from_io(directory, "make", source))?,
+    }
     let mut attempts = 0;
     let database = loop {
         let config = sled::Config::new()

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{IndexedError, Registry};
 use crate::index::{Health, Index, IndexError, PAGE_MAX, Revision};
 use crate::oci::{Digest, RepositoryName};
+use crate::telemetry;
 
 /// How much there is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +29,9 @@ pub struct Status {
     pub stored_bytes: u64,
     /// Whether lists come from the index; if not, from the store.
     pub lists_from_index: bool,
+    /// Log lines of the server that were lost since its start, because they could not be written.
+    #[serde(default)]
+    pub log_lines_lost: u64,
     /// The index.
     pub index: IndexStatus,
 }
@@ -75,6 +79,7 @@ impl Registry {
             logical_bytes,
             stored_bytes,
             lists_from_index: self.lists.is_complete(),
+            log_lines_lost: telemetry::lost_lines(),
             index: self.index_status().await,
         })
     }

@@ -67,7 +67,11 @@ pub enum Answer {
     /// Not the end yet.
     Progress(Progress),
     /// To [`Request::Reload`].
-    Reloaded,
+    Reloaded {
+        /// The id of the mark by which commands find the servers that read a users file; a server may have none.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        mark: Option<String>,
+    },
     /// To [`Request::Status`].
     Status(Box<Status>),
     /// To [`Request::Rebuild`].
@@ -89,8 +93,8 @@ pub enum Answer {
     },
 }
 
-/// What reads the files again; an error says what stays as it was.
-pub type Reload = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+/// What reads the files again, and tells this server's mark; an error says what stays as it was.
+pub type Reload = Box<dyn Fn() -> Result<Option<String>, String> + Send + Sync>;
 
 /// Carries out requests.
 pub struct Control {
@@ -119,7 +123,7 @@ impl Control {
         let answer = match request {
             Request::Reload => {
                 return match (self.reload)() {
-                    Ok(()) => Answer::Reloaded,
+                    Ok(mark) => Answer::Reloaded { mark },
                     Err(what) => failed(what, None),
                 };
             }
@@ -175,8 +179,15 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Listens at `path`. Whatever lies there belongs to a process that has ended: the data are locked by this one.
+    /// Listens at `path`. A server on other data that was given the same state directory keeps its socket: commands for it
+    /// would be answered here. Anything else there was left by a process that has ended.
     pub fn bind(path: &Path, clock: Arc<dyn Clock>) -> io::Result<Self> {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another server listens there: give each its own state_directory",
+            ));
+        }
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

@@ -4,9 +4,8 @@
 //! it is held for as long as the value lives; a secret, once there, is never replaced.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::durable_file;
@@ -14,9 +13,6 @@ use crate::store::StoreError;
 
 /// The length of the secret: that of the output of the hash it keys.
 pub const SECRET_BYTES: usize = 32;
-
-/// Readable by its owner alone. The lock too: whoever can open it can hold it, and so keep the instance from starting.
-const PRIVATE: u32 = 0o600;
 
 /// A locked state directory.
 pub struct StateDirectory {
@@ -34,23 +30,14 @@ impl StateDirectory {
             let doing = format!("{doing} {}", path.display());
             move |source| StateDirectoryError::Store(StoreError::from_io(doing, source))
         };
-        fs::create_dir_all(&path).map_err(failed("make the directory"))?;
-        let lock = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(PRIVATE)
-            .open(path.join("lock"))
-            .map_err(failed("open the lock in"))?;
+        durable_file::make_private_directory_if_ours(&path)
+            .map_err(failed("make the directory"))?;
+        let lock =
+            durable_file::open_lock(&path.join("lock")).map_err(failed("open the lock in"))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(StateDirectoryError::InUse { path }),
             Err(TryLockError::Error(source)) => return Err(failed("lock")(source)),
-        }
-        let metadata = lock.metadata().map_err(failed("look at the lock in"))?;
-        if metadata.permissions().mode() & 0o077 != 0 {
-            lock.set_permissions(Permissions::from_mode(PRIVATE))
-                .map_err(failed("close to others the lock in"))?;
         }
         let secret = match fs::read(path.join("secret")) {
             Ok(bytes) => {
@@ -117,7 +104,11 @@ impl fmt::Debug for StateDirectory {
 fn make_secret(directory: &Path) -> io::Result<[u8; SECRET_BYTES]> {
     let mut secret = [0; SECRET_BYTES];
     getrandom::fill(&mut secret).map_err(io::Error::other)?;
-    durable_file::replace(&directory.join("secret"), &secret, PRIVATE)?;
+    durable_file::replace(
+        &directory.join("secret"),
+        &secret,
+        durable_file::PRIVATE_FILE,
+    )?;
     Ok(secret)
 }
 
@@ -160,6 +151,7 @@ impl StateDirectoryError {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
@@ -176,10 +168,15 @@ mod tests {
             let metadata = fs::metadata(path.join(name)).unwrap();
             metadata.permissions().mode() & 0o777
         };
-        assert_eq!((mode("secret"), mode("lock")), (0o600, 0o600));
+        assert_eq!(
+            (mode("secret"), mode("lock"), mode(".")),
+            (0o600, 0o600, 0o700)
+        );
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
         fs::set_permissions(path.join("lock"), Permissions::from_mode(0o666)).unwrap();
         StateDirectory::open(&path).unwrap();
-        assert_eq!(mode("lock"), 0o600, "of an earlier version");
+        let modes = (mode("lock"), mode("."));
+        assert_eq!(modes, (0o600, 0o700), "of an earlier version");
     }
 
     #[test]

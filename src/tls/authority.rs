@@ -27,7 +27,7 @@ use super::files::{self, PRIVATE, PUBLIC};
 use super::leaf::parse;
 use super::machine::Machine;
 use super::names::{Constraints, HostName};
-use crate::durable_file;
+use crate::{clock, durable_file};
 
 /// Longer than any machine serves: trust is laid by hand on every client, and is not to be laid twice.
 const LIFETIME: Duration = Duration::days(20 * 365);
@@ -66,6 +66,7 @@ impl Authority {
         if place.certificate.exists() {
             return Ok(false);
         }
+        clock::check_is_set(u64::try_from(now.unix_timestamp()).unwrap_or(0))?;
         if !place.key.exists() {
             let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
             files::write(&place.key, &key.serialize_pem(), PRIVATE)?;
@@ -89,7 +90,7 @@ impl Authority {
         }
         let certificate = files::read_certificates(&place.certificate)?.swap_remove(0);
         let key = read_key(&place.key)?;
-        let (constraints, not_after) = {
+        let (constraints, not_before, not_after) = {
             let parsed = parse(&certificate, &place.certificate)?;
             if parsed.public_key().raw != key.subject_public_key_info() {
                 return Err(TlsError::Mismatch {
@@ -100,9 +101,15 @@ impl Authority {
             }
             (
                 constraints_of(&parsed),
+                parsed.validity().not_before.to_datetime(),
                 parsed.validity().not_after.to_datetime(),
             )
         };
+        if now < not_before {
+            return Err(TlsError::AuthorityNotYetValid {
+                path: place.certificate.clone(),
+            });
+        }
         if not_after <= now {
             return Err(TlsError::AuthorityExpired {
                 path: place.certificate.clone(),

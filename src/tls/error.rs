@@ -5,6 +5,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::clock::ClockIsBehind;
+
 /// Why certificates cannot be read or made.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the fields are those that the message names")]
@@ -49,6 +51,16 @@ pub enum TlsError {
     /// The authority has gone while the program runs.
     #[error("{} has gone\nhint: restore it from a backup, or restart to have another one made (every client must then trust it anew)", path.display())]
     AuthorityGone { path: PathBuf },
+    /// What would be made now would be dated wrongly, and every client would have to trust another one later.
+    #[error("no certificate authority can be made now")]
+    ClockIsBehind(#[from] ClockIsBehind),
+    /// The authority is from the future.
+    #[error(
+        "the certificate authority in {} is not valid yet, so the clock of this machine is wrong\nhint: set the clock (for \
+         example `timedatectl set-ntp true`), check with `date`, and start again",
+        path.display()
+    )]
+    AuthorityNotYetValid { path: PathBuf },
     /// The authority's time is over.
     #[error(
         "the certificate authority in {} has expired\nhint: make a new one with `boathouse up --new-ca` (every client must \

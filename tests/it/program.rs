@@ -18,12 +18,13 @@ pub(crate) struct Program {
 impl Program {
     /// Starts it; what it says on stderr goes into the file `log`.
     pub(crate) fn start(log: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::start_by(log, &mut command(arguments, environment))
+    }
+
+    /// The same for a command that has more to it, such as a working directory.
+    pub(crate) fn start_by(log: &Path, command: &mut Command) -> Self {
         let file = File::create(log).unwrap();
-        let child = command(arguments, environment)
-            .stdout(Stdio::null())
-            .stderr(file)
-            .spawn()
-            .unwrap();
+        let child = command.stdout(Stdio::null()).stderr(file).spawn().unwrap();
         Self {
             child,
             log: log.to_owned(),

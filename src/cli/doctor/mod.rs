@@ -24,6 +24,7 @@ use super::assemble;
 use super::client::{self, Client, Server, Trust};
 use super::installation::{Installation, Where};
 use super::port::ListenAddress;
+use super::talk;
 use super::trust::machine::Machine;
 use crate::clock::{Clock, SystemClock};
 use crate::oci::RepositoryName;
@@ -108,12 +109,11 @@ pub(super) fn run(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
     // Whether it stopped early stands in the report.
     let _ = client::converse(examination.run(&mut report))?;
     let mut out = io::stdout().lock();
-    if arguments.json {
+    talk::written(if arguments.json {
         report.write_json(&mut out)
     } else {
         report.write_text(&mut out)
-    }
-    .context("cannot write the result")?;
+    })?;
     Ok(if report.is_healthy() {
         ExitCode::SUCCESS
     } else {

@@ -29,6 +29,7 @@ use super::installation::{Installation, Where};
 use super::person::{AtTerminal, Person};
 use super::places::{self, Surroundings};
 use super::port::ListenAddress;
+use super::talk;
 use crate::clock::{Clock, SystemClock};
 use crate::durable_file;
 use crate::tls;
@@ -73,12 +74,12 @@ pub(super) fn run(arguments: &TrustArguments) -> anyhow::Result<ExitCode> {
         Some(registry) => there(registry, arguments.fingerprint.as_ref(), &machine, &person)?,
         None => here(arguments)?,
     };
-    eprintln!("The fingerprint of the authority is");
-    eprintln!("  {}", subject.authority.fingerprint());
+    talk::line("The fingerprint of the authority is");
+    talk::line(format_args!("  {}", subject.authority.fingerprint()));
     let mut out = io::stdout().lock();
     let ways = ways(&machine, &subject.names);
     if !arguments.install {
-        print(&ways, &subject, &machine, &mut out).context("cannot write the result")?;
+        talk::written(print(&ways, &subject, &machine, &mut out))?;
         return Ok(ExitCode::SUCCESS);
     }
     let installer = Installer {
@@ -152,8 +153,10 @@ fn compare(
             "the authority of {registry} is not the one that is expected\n  expected {expected}\n  found    {shown}\nhint: nothing was changed; ask whoever runs the registry what `boathouse trust` prints there"
         ),
         None if person.is_there() => {
-            eprintln!("{registry} says that its authority has the fingerprint");
-            eprintln!("  {shown}");
+            talk::line(format_args!(
+                "{registry} says that its authority has the fingerprint"
+            ));
+            talk::line(format_args!("  {shown}"));
             let question = "Is it the one that `boathouse up` or `boathouse trust` prints there?";
             if person.agrees(question)? {
                 return Ok(());
@@ -249,7 +252,7 @@ fn install(
         let error = error.context(format!(
             "{label} could not be told\nhint: by hand: {commands}"
         ));
-        eprintln!("{}", super::told(&error));
+        talk::line(super::told(&error));
     }
     Ok(ExitCode::FAILURE)
 }
@@ -265,10 +268,10 @@ fn agree(
             "nobody is here to agree that this machine is changed\nhint: --yes agrees beforehand; without --install nothing is changed, only printed"
         );
     }
-    eprintln!("To be done on this machine:");
+    talk::line("To be done on this machine:");
     for (way, is_missing) in ways.iter().zip(missing) {
         if *is_missing {
-            eprintln!("  {}", way.line(installer.certificate, true));
+            talk::line(format_args!("  {}", way.line(installer.certificate, true)));
         }
     }
     if person.agrees("Go on?")? {

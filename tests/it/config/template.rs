@@ -5,6 +5,7 @@ use crate::program::ran;
 
 fn template(hosts: &[&str]) -> Template {
     Template {
+        directory: "/etc/boathouse".into(),
         address: "[::]:5443".to_owned(),
         hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
         root_directory: "/srv/a b/\"data\"".into(),

@@ -63,7 +63,21 @@ fn the_users_file_is_replaced_whole_and_private() {
     .expect("written");
     let mode = fs::metadata(&path).expect("there").permissions().mode() & 0o777;
     assert_eq!(mode, 0o600);
-    assert_eq!(fs::read_dir(directory.path()).expect("listed").count(), 1);
+    let mut names: Vec<_> = fs::read_dir(directory.path())
+        .expect("listed")
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["users.yml", "users.yml.lock"]);
+    let lock = fs::metadata(directory.path().join("users.yml.lock")).expect("there");
+    assert_eq!(
+        lock.permissions().mode() & 0o777,
+        0o600,
+        "others may lock it"
+    );
+    // Whoever may read the directory can lock it, and keeps nobody from revoking anything.
+    let foreign = fs::File::open(directory.path()).expect("opened");
+    foreign.try_lock().expect("locked");
 
     let link = directory.path().join("link.yml");
     std::os::unix::fs::symlink("users.yml", &link).expect("a link");

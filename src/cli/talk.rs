@@ -1,0 +1,52 @@
+//! What a command says: talk on stderr, data on stdout.
+//!
+//! Must not know what is said. Invariants: talk that nobody can hear changes nothing (a full disk behind stderr, a reader that
+//! has gone); a reader of data that has seen enough ends the command without a word, any other failure to write data is an
+//! error.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use anyhow::Context as _;
+
+/// One line on stderr.
+pub(super) fn line(line: impl fmt::Display) {
+    // Written at once, so that lines of several threads do not mix.
+    let text = format!("{line}\n");
+    // There is no other place to say it.
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// stderr for those who write talk bit by bit.
+pub(super) struct Talk;
+
+impl Write for Talk {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // As in `line`.
+        let _ = io::stderr().write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What became of data on stdout. A reader that has seen enough (`| head`) is no failure.
+pub(super) fn written(result: io::Result<()>) -> anyhow::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write the result"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_reader_that_has_gone_is_no_error() {
+        let is_fine = |kind: io::ErrorKind| written(Err(kind.into())).is_ok();
+        assert!(is_fine(io::ErrorKind::BrokenPipe) && !is_fine(io::ErrorKind::StorageFull));
+    }
+}

@@ -1,0 +1,207 @@
+//! Logs that cannot be written, or that nobody reads, and talk that nobody hears: lines are lost, and nothing else.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{PipeReader, Read as _};
+use std::net::SocketAddr;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use tempfile::TempDir;
+
+use crate::program::{command, free_address, ran};
+use crate::support::Call;
+
+/// More than a pipe holds and than lines may wait: some 100 bytes each.
+const REQUESTS: usize = 300;
+
+struct Server {
+    child: Child,
+    address: SocketAddr,
+    directory: TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    async fn start(stderr: impl Into<Stdio>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let address = free_address();
+        let config = directory.path().join("c.yml");
+        let data = directory.path().join("data");
+        let text = format!(
+            "http: {{addr: '{address}'}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n",
+            data.display()
+        );
+        fs::write(&config, text).unwrap();
+        let child = command(&["serve", "--config", config.to_str().unwrap()], &[])
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        let mut server = Self {
+            child,
+            address,
+            directory,
+        };
+        for _ in 0..2_000 {
+            if tokio::net::TcpStream::connect(address).await.is_ok() {
+                return server;
+            }
+            assert!(server.child.try_wait().unwrap().is_none(), "it ended");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it does not listen");
+    }
+
+    async fn serves(&self, times: usize) {
+        for _ in 0..times {
+            // The path makes the line long.
+            let path = format!("/v2/{}/tags/list", "long/".repeat(40) + "name");
+            let call = Call::to(self.address, Method::GET, &path);
+            assert_eq!(call.send().await.status, StatusCode::NOT_FOUND);
+        }
+    }
+
+    fn lost_lines(&self) -> u64 {
+        let config = self.directory.path().join("c.yml");
+        let config = config.to_str().unwrap();
+        let out = ran(&["status", "--json", "--config", config], &[], "").fine();
+        let status: serde_json::Value = serde_json::from_str(&out).unwrap();
+        status["log_lines_lost"].as_u64().unwrap()
+    }
+
+    /// Ends it in order; it must not take longer than the wait for a reader that does not read.
+    async fn ends(mut self) {
+        let id = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        for _ in 0..3_000 {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                assert!(status.success(), "{status}");
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it does not end");
+    }
+}
+
+fn full() -> File {
+    OpenOptions::new().write(true).open("/dev/full").unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_full_log_disk_stops_nothing_from_the_start_on() {
+    let server = Server::start(full()).await;
+    server.serves(3).await;
+    assert!(server.lost_lines() >= 3);
+    server.ends().await;
+}
+
+#[tokio::test]
+async fn a_log_reader_that_has_gone_stops_nothing() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let server = Server::start(writer).await;
+    server.serves(1).await;
+    drop(reader);
+    server.serves(3).await;
+    assert!(server.lost_lines() >= 3);
+    server.ends().await;
+}
+
+#[tokio::test]
+async fn a_log_reader_that_does_not_read_stops_nothing_and_hears_later_what_it_missed() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let server = Server::start(writer).await;
+    for _ in 0..40 {
+        server.serves(REQUESTS / 3).await;
+        if server.lost_lines() > 0 {
+            break;
+        }
+    }
+    let lost = server.lost_lines();
+    assert!(lost > 0, "the pipe takes everything");
+    let text = std::thread::spawn(move || read_until(&mut reader, "log lines were lost"));
+    while !text.is_finished() {
+        server.serves(1).await;
+    }
+    let text = text.join().unwrap();
+    assert!(text.contains("log lines were lost"), "{text}");
+    drop(server);
+}
+
+fn read_until(reader: &mut PipeReader, wanted: &str) -> String {
+    let mut text = String::new();
+    let mut buffer = vec![0; 64 * 1024];
+    while !text.contains(wanted) {
+        match reader.read(&mut buffer).unwrap() {
+            0 => break,
+            count => text.push_str(&String::from_utf8_lossy(&buffer[..count])),
+        }
+    }
+    text
+}
+
+#[test]
+fn a_command_whose_reader_has_gone_is_quiet() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("c.yml");
+    fs::write(&config, "storage: {filesystem: {rootdirectory: /srv}}\n").unwrap();
+    let config = config.to_str().unwrap();
+    for line in [
+        &["check", "--config", config][..],
+        &["user", "list", "--config", config],
+        &["completions", "bash"],
+        &[
+            "acl", "explain", "ann", "team/app", "pull", "--config", config,
+        ],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command(line, &[])
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        let talk = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            !talk.contains("error") && !talk.contains("panic"),
+            "{line:?}: {talk}"
+        );
+        assert_eq!(output.status.code(), Some(0), "{line:?}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn talk_that_cannot_be_written_changes_no_exit_code() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().display();
+    let config = directory.path().join("c.yml");
+    let text = format!(
+        "storage: {{filesystem: {{rootdirectory: {place}/data}}}}\nusers_file: {place}/users.yml\nacl: []\n"
+    );
+    fs::write(&config, text).unwrap();
+    let config = config.to_str().unwrap();
+    let code = |line: &[&str]| {
+        let mut command = command(&[line, &["--config", config]].concat(), &[]);
+        let status = command.stdout(Stdio::null()).stderr(full()).status();
+        status.unwrap().code()
+    };
+    assert_eq!(code(&["check"]), Some(0));
+    assert_eq!(code(&["user", "add", "ann"]), Some(0));
+    assert_eq!(code(&["user", "add", "ann"]), Some(1), "there already");
+    assert_eq!(code(&["user", "remove", "ann"]), Some(0));
+    // Data that cannot be written are a failure.
+    let status = command(&["check", "--config", config], &[])
+        .stdout(full())
+        .stderr(Stdio::null())
+        .status();
+    assert_eq!(status.unwrap().code(), Some(1));
+}
