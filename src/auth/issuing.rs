@@ -5,11 +5,10 @@
 
 use super::access::{Origin, TokenAnswer, TokenRefusal};
 use super::challenge;
-use super::passwords::Verdict;
 use super::placeholder::Fields;
 use super::refresh;
 use super::request::{self, Credentials, Login, TokenRequest, Unreadable};
-use super::service::Auth;
+use super::service::{Auth, LoggedIn};
 use super::settings::Authentication;
 use super::token::{self, Audience, BACKDATED_SECS, Claims, OUR_CLAIM_VERSION, OurClaim};
 use super::users::ANONYMOUS;
@@ -100,18 +99,16 @@ impl Auth {
             }
         };
         match self.log_in(&login, origin).await {
-            Verdict::Right => {}
-            Verdict::Wrong => return Err(self.unauthorized()),
-            Verdict::Later { retry_after_secs } => {
-                return Err(TokenRefusal::TooManyFailures { retry_after_secs });
+            LoggedIn::As { generation } => Ok(Shown {
+                generation,
+                account: login.account,
+                by: None,
+            }),
+            LoggedIn::No => Err(self.unauthorized()),
+            LoggedIn::Later { retry_after_secs } => {
+                Err(TokenRefusal::TooManyFailures { retry_after_secs })
             }
         }
-        let generation = self.generation_of(&login.account);
-        Ok(Shown {
-            generation: generation.ok_or_else(|| self.unauthorized())?,
-            account: login.account,
-            by: None,
-        })
     }
 
     /// Nothing slows guesses here: a MAC of 256 bits is not guessed, and costs nothing to check.

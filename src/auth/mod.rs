@@ -85,6 +85,31 @@ impl Viewer<'_> {
     }
 }
 
+/// The right to carry out one request. It is asked for again when the request's body has come and its locks are held:
+/// accounts and rules change meanwhile, and a body can be held open for days.
+pub struct Permit<'a> {
+    viewer: Viewer<'a>,
+    access: &'a Access,
+}
+
+impl<'a> Permit<'a> {
+    /// What the same caller may see elsewhere.
+    pub fn viewer(&self) -> &Viewer<'a> {
+        &self.viewer
+    }
+
+    /// Whether the caller may do now what it was let in for. A token that has expired meanwhile is no reason to refuse: its
+    /// request may have been long.
+    pub fn confirm(&self) -> Result<(), Refusal> {
+        let Viewer {
+            auth,
+            caller,
+            origin,
+        } = &self.viewer;
+        auth.confirm(caller, self.access, origin)
+    }
+}
+
 /// Why authentication cannot be set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SetupError {

@@ -21,7 +21,7 @@ use super::signing::SigningKey;
 use super::token::{OUR_CLAIM_VERSION, OurClaim};
 use super::users::{self, ANONYMOUS, Users};
 use super::verifier::{Genuine, Verifier};
-use super::{SetupError, Viewer};
+use super::{Permit, SetupError, Viewer};
 use crate::clock::Clock;
 use crate::oci::RepositoryName;
 
@@ -30,6 +30,16 @@ const LEEWAY_SECS: u64 = 60;
 
 /// For so long after a token's end its upload sessions go on: the layer of a VM image takes hours on a slow line.
 const SESSION_EXTENSION_SECS: u64 = 24 * 60 * 60;
+
+/// How a login ended.
+pub(super) enum LoggedIn {
+    /// With the right password of an account whose credentials are of this generation.
+    As { generation: String },
+    /// With none.
+    No,
+    /// Not judged: too many failures, or too many waiting.
+    Later { retry_after_secs: u64 },
+}
 
 /// Judges callers.
 pub struct Auth {
@@ -161,25 +171,38 @@ impl Auth {
             return Ok(caller(Identity::Invalid { is_token: false }));
         };
         match self.log_in(&login, origin).await {
-            Verdict::Right => Ok(caller(self.generation_of(&login.account).map_or(
-                Identity::Invalid { is_token: false },
-                |generation| Identity::Basic {
-                    account: login.account,
-                    generation,
-                },
-            ))),
-            Verdict::Wrong => Ok(caller(Identity::Invalid { is_token: false })),
-            Verdict::Later { retry_after_secs } => {
+            LoggedIn::As { generation } => Ok(caller(Identity::Basic {
+                account: login.account,
+                generation,
+            })),
+            LoggedIn::No => Ok(caller(Identity::Invalid { is_token: false })),
+            LoggedIn::Later { retry_after_secs } => {
                 Err(Refusal::TooManyFailures { retry_after_secs })
             }
         }
     }
 
-    pub(super) async fn log_in(&self, login: &Login, origin: &Origin) -> Verdict {
+    /// Checks a password. It is compared with the hash of when it came; if the account has changed by the time that this is
+    /// done (a login may wait in the queue), a right password of before is a wrong one.
+    pub(super) async fn log_in(&self, login: &Login, origin: &Origin) -> LoggedIn {
+        let Login { account, password } = login;
         let now = self.fresh();
-        self.passwords
-            .check(&now.users, &login.account, &login.password, origin.client)
-            .await
+        let user = now.users.find(account, self.clock.unix_secs());
+        let before = user.map(|user| users::generation(&self.hash, account, user));
+        let verdict = self
+            .passwords
+            .check(&now.users, account, password, origin.client)
+            .await;
+        match verdict {
+            Verdict::Right => match self.generation_of(account) {
+                Some(generation) if Some(&generation) == before.as_ref() => {
+                    LoggedIn::As { generation }
+                }
+                _ => LoggedIn::No,
+            },
+            Verdict::Wrong => LoggedIn::No,
+            Verdict::Later { retry_after_secs } => LoggedIn::Later { retry_after_secs },
+        }
     }
 
     pub(super) fn generation_of(&self, account: &str) -> Option<String> {
@@ -223,6 +246,44 @@ impl Auth {
             token: Arc::clone(token),
             generation,
         })
+    }
+
+    /// Whether `caller`, who was let in for `access` when the request came, may still do it. Who was removed, has another
+    /// password or was revoked since is refused like a bad credential; a token may have expired since, but not for longer
+    /// than its upload sessions go on.
+    pub(super) fn confirm(
+        &self,
+        caller: &Caller,
+        access: &Access,
+        origin: &Origin,
+    ) -> Result<(), Refusal> {
+        let now = self.clock.unix_secs();
+        let is_current =
+            |account, generation: &String| self.generation_of(account).as_ref() == Some(generation);
+        let is_over = |token: &Genuine| {
+            now.saturating_sub(token.claims.exp) > SESSION_EXTENSION_SECS
+                || now > token.vouched_until_unix_secs
+        };
+        let still_holds = match &caller.identity {
+            Identity::Open | Identity::Nobody | Identity::Invalid { .. } => true,
+            Identity::Basic {
+                account,
+                generation,
+            } => is_current(account, generation),
+            Identity::Ours { token, generation } => {
+                is_current(&token.claims.sub, generation) && !is_over(token)
+            }
+            Identity::Foreign(token) => !is_over(token),
+        };
+        if still_holds {
+            return self.authorise(caller, access, origin);
+        }
+        let is_token = !matches!(caller.identity, Identity::Basic { .. });
+        let ended = Caller {
+            identity: Identity::Invalid { is_token },
+            expired_secs: 0,
+        };
+        self.authorise(&ended, access, origin)
     }
 
     /// Some clients ask for the host, or for nothing, as service; our own issuer signs that, so it counts under our key.
@@ -400,6 +461,17 @@ impl Auth {
         has_credential
             && caller.expired_secs == 0
             && self.holds(caller, &Access::Push(name.clone()), origin)
+    }
+
+    /// The right of `caller` to what it was let in for, to be confirmed before the store is touched.
+    pub fn permit<'a>(
+        &'a self,
+        caller: &'a Caller,
+        access: &'a Access,
+        origin: &'a Origin,
+    ) -> Permit<'a> {
+        let viewer = self.viewer(caller, origin);
+        Permit { viewer, access }
     }
 
     /// What this caller may see beyond the repository that was asked for (DESIGN D8).

@@ -320,6 +320,39 @@ async fn the_same_login_sent_many_times_at_once_costs_one_bcrypt() {
 }
 
 #[tokio::test]
+async fn a_password_that_changes_while_it_is_compared_opens_nothing() {
+    let mut lab = Lab::new();
+    lab.settings.accounts.users.insert(
+        "alice".to_owned(),
+        User {
+            password_hash: Some(hash_of("another")),
+            ..User::default()
+        },
+    );
+    let login = basic_header("alice:right");
+    let authorization = [login.as_str()];
+    let request = TokenRequest {
+        query: "service=boathouse",
+        form: None,
+        authorization: &authorization,
+        origin: &lab.origin,
+    };
+    // Polled once, each waits for its comparison.
+    let mut token = Box::pin(lab.auth.token(&request));
+    let mut caller = Box::pin(lab.auth.caller(&authorization, &lab.origin));
+    assert!(futures_util::poll!(token.as_mut()).is_pending());
+    assert!(futures_util::poll!(caller.as_mut()).is_pending());
+    lab.auth.reload(lab.settings.accounts.clone());
+    assert!(matches!(
+        token.await,
+        Err(TokenRefusal::Unauthorized { .. })
+    ));
+    let caller = caller.await.expect("a caller");
+    let judged = lab.auth.authorise(&caller, &Access::Any, &lab.origin);
+    assert!(matches!(judged, Err(Refusal::Unauthorized { .. })));
+}
+
+#[tokio::test]
 async fn an_unknown_account_costs_what_a_wrong_password_costs() {
     let lab = Lab::new();
     for credentials in ["alice:wrong", "nobody:wrong"] {

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::links::put_link;
 use super::{Registry, RegistryError};
-use crate::auth::Viewer;
+use crate::auth::{Permit, Viewer};
 use crate::index::{Fact, Forget};
 use crate::layout::{Key, Place, layer_directory};
 use crate::oci::{Digest, RepositoryName};
@@ -116,9 +116,10 @@ impl Registry {
         name: &RepositoryName,
         digest: &Digest,
         from: Option<&RepositoryName>,
-        viewer: &Viewer<'_>,
+        permit: &Permit<'_>,
     ) -> Result<bool, RegistryError> {
         self.check_writable()?;
+        let viewer = permit.viewer();
         let turn = self.lists.turn(name).await?;
         let _lock = self.digest_locks.exclusive([digest]).await?;
         let target = match from {
@@ -133,6 +134,7 @@ impl Registry {
             return Ok(false);
         };
         let link = Place::LayerLink(name.clone(), digest.clone());
+        permit.confirm()?;
         let change = turn.begin();
         self.store.apply(vec![put_link(&link, &target)]).await?;
         change.made(vec![Fact::Layer(digest.clone())]);
@@ -223,6 +225,7 @@ impl Registry {
         &self,
         name: &RepositoryName,
         digest: &Digest,
+        permit: &Permit<'_>,
     ) -> Result<(), RegistryError> {
         self.check_deletable()?;
         let turn = self.lists.turn(name).await?;
@@ -231,6 +234,7 @@ impl Registry {
         if self.find(&link).await?.is_none() {
             return Err(RegistryError::BlobUnknown(digest.clone()));
         }
+        permit.confirm()?;
         let change = turn.begin();
         let removal = || Step::RemoveTree(layer_directory(name, digest));
         let tombstone = self.put_tombstone(name, digest);

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::*;
-use crate::auth::{Auth, Authentication, Caller, Origin};
+use crate::auth::{Access, Auth, Authentication, Caller, Origin, Permit};
 use crate::clock::ManualClock;
 use crate::layout::{Key, Place, Prefix};
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName};
@@ -190,13 +190,18 @@ impl Lab {
     }
 
     async fn push(&self, tag: &str, bytes: &'static [u8]) -> Result<(), RegistryError> {
-        let viewer = self.auth.viewer(&self.caller, &self.origin);
+        let access = Access::Push(self.name.clone());
+        let permit = self.permit(&access);
         let reference = Reference::Tag(tag.parse().unwrap());
         let bytes = Bytes::from_static(bytes);
         self.registry
-            .put_manifest(&self.name, &reference, &[], INDEX, bytes, &viewer)
+            .put_manifest(&self.name, &reference, &[], INDEX, bytes, &permit)
             .await
             .map(drop)
+    }
+
+    fn permit<'a>(&'a self, access: &'a Access) -> Permit<'a> {
+        self.auth.permit(&self.caller, access, &self.origin)
     }
 
     fn cut(&self, cut: Option<Cut>) {
@@ -268,7 +273,12 @@ async fn a_cut_delete_leaves_no_tag_without_its_manifest() {
             .expect("a second tag on the same manifest");
         lab.cut(Some(cut));
         let reference = Reference::Digest(Digest::of(Algorithm::Sha256, BEFORE));
-        let _ = lab.registry.delete_manifest(&lab.name, &reference).await;
+        let access = Access::Delete(lab.name.clone());
+        let permit = lab.permit(&access);
+        let _ = lab
+            .registry
+            .delete_manifest(&lab.name, &reference, &permit)
+            .await;
         for tag in ["v1", "v2"] {
             lab.check_tag(tag, cut).await;
         }
@@ -285,7 +295,9 @@ async fn a_cut_delete_of_a_blob_leaves_its_link_or_its_tombstone() {
         let steps = vec![super::links::put_link(&link, &digest)];
         lab.store.inner.apply(steps).await.expect("nothing is cut");
         lab.cut(Some(cut));
-        match lab.registry.delete_blob(&lab.name, &digest).await {
+        let access = Access::Delete(lab.name.clone());
+        let permit = lab.permit(&access);
+        match lab.registry.delete_blob(&lab.name, &digest, &permit).await {
             Err(RegistryError::Store(StoreError::Io { .. })) => reached += 1,
             _ => continue,
         }

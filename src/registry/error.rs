@@ -4,12 +4,16 @@
 //! variant is fit for the client; what only the operator may see is in the source.
 
 use super::locks::WaitedTooLong;
+use crate::auth::Refusal;
 use crate::oci::{Digest, ManifestError, Reference, RepositoryName, Tag};
 use crate::store::StoreError;
 
 /// Why an operation was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
+    /// The caller may not do this any more: its account, password or rules have changed since the request came.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// The repository holds nothing.
     #[error("repository {0} is not known")]
     NameUnknown(RepositoryName),

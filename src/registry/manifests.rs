@@ -12,7 +12,7 @@ use super::manifest_cache::Content;
 use super::references::MissingLink;
 use super::rereading::facts_of_manifest;
 use super::{Registry, RegistryError};
-use crate::auth::Viewer;
+use crate::auth::Permit;
 use crate::index::{Fact, Forget};
 use crate::layout::{self, Place};
 use crate::oci::{Algorithm, Digest, Manifest, Reference, RepositoryName, Tag};
@@ -101,9 +101,11 @@ impl Registry {
         more_tags: &[Tag],
         content_type: Option<&str>,
         bytes: Bytes,
-        viewer: &Viewer<'_>,
+        permit: &Permit<'_>,
     ) -> Result<PushedManifest, RegistryError> {
         self.check_writable()?;
+        // Before anything is read too: what is missing is nobody's business who may not push any more.
+        permit.confirm()?;
         let manifest = Manifest::parse(&bytes, content_type)?;
         let (digest, tags) = match reference {
             Reference::Tag(tag) => (
@@ -136,7 +138,7 @@ impl Registry {
         // Only from who deletes: manifests of one base image are put beside each other.
         let digests = referenced.chain([&digest]);
         let _nothing_goes = self.digest_locks.shared(digests).await?;
-        let missing_links = self.check_references(name, &manifest, viewer).await?;
+        let missing_links = self.check_references(name, &manifest, permit.viewer()).await?;
         let keeper = self
             .keeper_link(name, &digest, &missing_links, &manifest)
             .await?;
@@ -156,6 +158,7 @@ impl Registry {
                 .map(|link| Fact::Layer(link.path)),
         );
         facts.extend(tags.into_iter().map(|tag| Fact::Tag(tag, digest.clone())));
+        permit.confirm()?;
         let change = turn.begin();
         self.store.apply(steps).await?;
         change.made(facts);
@@ -225,6 +228,7 @@ impl Registry {
         &self,
         name: &RepositoryName,
         reference: &Reference,
+        permit: &Permit<'_>,
     ) -> Result<(), RegistryError> {
         self.check_deletable()?;
         let _no_tag_moves = self.tag_locks.exclusive([name]).await?;
@@ -255,6 +259,7 @@ impl Registry {
             steps.extend([Step::Barrier, Step::RemoveTree(directory)]);
             gone.push(Forget::Revision(digest));
         }
+        permit.confirm()?;
         let change = turn.begin();
         self.store.apply(steps).await?;
         change.removed(gone);

@@ -16,6 +16,8 @@ mod lists;
 mod locks;
 mod manifest_cache;
 mod manifests;
+#[cfg(test)]
+mod permit_tests;
 mod readiness;
 mod references;
 mod referrers;

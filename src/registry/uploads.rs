@@ -9,6 +9,7 @@ use futures_util::StreamExt as _;
 use super::links::put_link;
 use super::sessions::{Ended, Entered, Kept, Owner, Progress, UploadBusy};
 use super::{Body, BodyError, Registry, RegistryError};
+use crate::auth::Permit;
 use crate::index::Fact;
 use crate::layout::{Place, UploadId, upload_directory};
 use crate::oci::range::Sent;
@@ -59,12 +60,15 @@ impl Registry {
         id: UploadId,
         owner: &Owner,
         chunk: Chunk,
+        permit: &Permit<'_>,
     ) -> Result<u64, RegistryError> {
         self.check_writable()?;
         let (entered, mut kept) = self
             .enter_to_receive(name, id, owner, chunk.is_placed())
             .await?;
         let received = receive(&entered, kept.upload.as_mut(), chunk).await;
+        // Bytes of somebody who was removed meanwhile stay like those of a broken request: nobody was told of them.
+        let received = received.and_then(|()| Ok(permit.confirm()?));
         if matches!(received, Ok(()) | Err(RegistryError::OutOfOrder { .. })) {
             kept = Kept::told(kept.upload);
         }
@@ -115,6 +119,7 @@ impl Registry {
         owner: &Owner,
         digest: &Digest,
         chunk: Chunk,
+        permit: &Permit<'_>,
     ) -> Result<(), RegistryError> {
         self.check_writable()?;
         let (entered, mut kept) = match self
@@ -134,7 +139,8 @@ impl Registry {
         }
         let offset_bytes = kept.upload.offset_bytes();
         entered.tell(Progress::Finishing { offset_bytes });
-        self.finish_received(name, id, digest, kept.upload).await
+        self.finish_received(name, id, digest, kept.upload, permit)
+            .await
     }
 
     /// Receives a whole blob in one request (distribution-spec "Single POST").
@@ -144,6 +150,7 @@ impl Registry {
         owner: &Owner,
         digest: &Digest,
         chunk: Chunk,
+        permit: &Permit<'_>,
     ) -> Result<(), RegistryError> {
         self.check_writable()?;
         let id = self.new_upload_id(name, owner)?;
@@ -162,7 +169,7 @@ impl Registry {
             discard(upload).await;
             return Err(error);
         }
-        self.finish_received(name, id, digest, upload).await
+        self.finish_received(name, id, digest, upload, permit).await
     }
 
     async fn finish_received(
@@ -171,6 +178,7 @@ impl Registry {
         id: UploadId,
         digest: &Digest,
         mut upload: Box<dyn Upload>,
+        permit: &Permit<'_>,
     ) -> Result<(), RegistryError> {
         let computed = upload.digest(digest.algorithm()).await?;
         if computed != *digest {
@@ -188,6 +196,11 @@ impl Registry {
         // Keeps the sweep of empty link directories away while this one is filled.
         let turn = self.lists.turn(name).await?;
         let _lock = self.digest_locks.exclusive([digest]).await?;
+        if let Err(refusal) = permit.confirm() {
+            discard(upload).await;
+            self.sessions.remember(id, Ended::Cancelled);
+            return Err(refusal.into());
+        }
         let change = turn.begin();
         self.store
             .apply(vec![Step::Finish { upload, key }, link])

@@ -74,10 +74,13 @@ pub(super) async fn read(
 
 pub(super) async fn delete(
     state: &State,
+    request: &Allowed,
     name: &RepositoryName,
     digest: &Digest,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    state.services.registry.delete_blob(name, digest).await?;
+    let permit = request.permit(state);
+    let registry = &state.services.registry;
+    registry.delete_blob(name, digest, &permit).await?;
     Ok(response::empty(StatusCode::ACCEPTED))
 }
 

@@ -28,7 +28,7 @@ use super::{
     Locations, ServerError, Services, Settings, blobs, listings, manifests, origin, response,
     token, uploads,
 };
-use crate::auth::{Access, Caller, Origin, is_host};
+use crate::auth::{Access, Caller, Origin, Permit, is_host};
 
 /// All that a request needs, shared by all connections.
 pub(super) struct State {
@@ -45,6 +45,16 @@ pub(super) struct Allowed {
     pub(super) body: RequestBody,
     pub(super) origin: Origin,
     pub(super) caller: Caller,
+    /// What it was let in for.
+    pub(super) access: Access,
+}
+
+impl Allowed {
+    /// The caller's right to this request, to be confirmed when its body has come.
+    pub(super) fn permit<'a>(&'a self, state: &'a State) -> Permit<'a> {
+        let auth = &state.services.auth;
+        auth.permit(&self.caller, &self.access, &self.origin)
+    }
 }
 
 impl State {
@@ -160,13 +170,15 @@ impl State {
             _ => {}
         }
         let origin = reading.origin;
-        let caller = self.allowed(&route.access(), &head, &origin).await?;
+        let access = route.access();
+        let caller = self.allowed(&access, &head, &origin).await?;
         caller.account().clone_into(account);
         let request = Allowed {
             head,
             body,
             origin,
             caller,
+            access,
         };
         if !route.runs_to_its_end() {
             return self.dispatch(route, request).await;
@@ -214,7 +226,7 @@ impl State {
                 listings::referrers(self, &name, &subject, artifact_type.as_deref()).await
             }
             Route::BlobRead(name, digest) => blobs::read(self, &request, &name, &digest).await,
-            Route::BlobDelete(name, digest) => blobs::delete(self, &name, &digest).await,
+            Route::BlobDelete(name, digest) => blobs::delete(self, &request, &name, &digest).await,
             Route::UploadBegin(name, start) => uploads::begin(self, request, &name, start).await,
             Route::UploadAppend(name, id) => uploads::append(self, request, &name, id).await,
             Route::UploadFinish(name, id, digest) => {
@@ -230,7 +242,7 @@ impl State {
                 manifests::put(self, request, &name, &reference, &tags).await
             }
             Route::ManifestDelete(name, reference) => {
-                manifests::delete(self, &name, &reference).await
+                manifests::delete(self, &request, &name, &reference).await
             }
         }
     }

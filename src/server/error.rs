@@ -34,7 +34,7 @@ pub(super) enum ServerError {
     Token(#[from] TokenRefusal),
     /// The operation did not work out.
     #[error(transparent)]
-    Registry(#[from] RegistryError),
+    Registry(RegistryError),
     /// A manifest is read under a name that can be neither a tag nor a digest.
     #[error("no manifest can have this name: it is neither a tag nor a digest")]
     NoSuchReference,
@@ -96,6 +96,16 @@ struct ErrorEntry {
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<serde_json::Value>,
+}
+
+impl From<RegistryError> for ServerError {
+    /// A refusal is answered alike, whenever it is found.
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::Refused(refusal) => Self::Refusal(refusal),
+            other => Self::Registry(other),
+        }
+    }
 }
 
 impl ServerError {
@@ -220,6 +230,8 @@ impl ServerError {
 
 fn registry_status_and_code(error: &RegistryError) -> (StatusCode, Code) {
     match error {
+        // `From` has made a refusal of the server's own of it.
+        RegistryError::Refused(_) => (StatusCode::UNAUTHORIZED, Code::Unauthorized),
         RegistryError::NameUnknown(_) => (StatusCode::NOT_FOUND, Code::NameUnknown),
         RegistryError::BlobUnknown(_) => (StatusCode::NOT_FOUND, Code::BlobUnknown),
         RegistryError::ManifestUnknown(_) => (StatusCode::NOT_FOUND, Code::ManifestUnknown),

@@ -41,13 +41,14 @@ pub(super) async fn put(
         body,
         origin,
         caller,
+        access,
     } = request;
     let registry = &state.services.registry;
     let bytes = state
         .patience()
         .collect(body, registry.settings().limits.manifest_size_bytes)
         .await?;
-    let viewer = state.services.auth.viewer(&caller, &origin);
+    let permit = state.services.auth.permit(&caller, &access, &origin);
     let pushed = registry
         .put_manifest(
             name,
@@ -55,7 +56,7 @@ pub(super) async fn put(
             more_tags,
             content_type(&head),
             bytes,
-            &viewer,
+            &permit,
         )
         .await?;
     let mut answer = response::empty(StatusCode::CREATED);
@@ -78,13 +79,14 @@ pub(super) async fn put(
 
 pub(super) async fn delete(
     state: &State,
+    request: &Allowed,
     name: &RepositoryName,
     reference: &Reference,
 ) -> Result<Response<ResponseBody>, ServerError> {
     state
         .services
         .registry
-        .delete_manifest(name, reference)
+        .delete_manifest(name, reference, &request.permit(state))
         .await?;
     Ok(response::empty(StatusCode::ACCEPTED))
 }

@@ -31,13 +31,21 @@ pub(super) async fn begin(
         }
         UploadStart::Whole(digest) => {
             let chunk = chunk(state, &request.head, request.body, None);
+<<<<<<< HEAD
             registry.upload_whole(name, &owner, &digest, chunk).await?;
             Ok(created(state, &request.origin, name, &digest))
+=======
+            let auth = &state.services.auth;
+            let permit = auth.permit(&request.caller, &request.access, &request.origin);
+            registry
+                .upload_whole(name, &owner, &digest, chunk, &permit)
+                .await?;
+            Ok(created(state, name, &digest))
+>>>>>>> 85f83c9 (Whoever was removed while its request's body came, or while it waited for a lock, writes nothing)
         }
         UploadStart::Mount(digest, from) => {
-            let viewer = state.services.auth.viewer(&request.caller, &request.origin);
             if registry
-                .mount_blob(name, &digest, from.as_ref(), &viewer)
+                .mount_blob(name, &digest, from.as_ref(), &request.permit(state))
                 .await?
             {
                 return Ok(created(state, &request.origin, name, &digest));
@@ -75,12 +83,19 @@ pub(super) async fn append(
     name: &RepositoryName,
     id: UploadId,
 ) -> Result<Response<ResponseBody>, ServerError> {
+<<<<<<< HEAD
     let (owner, origin) = (owner(&request), request.origin.clone());
     let chunk = sent_chunk(state, request)?;
+=======
+    let owner = owner(&request);
+    let chunk = sent_chunk(state, &request.head, request.body)?;
+    let auth = &state.services.auth;
+    let permit = auth.permit(&request.caller, &request.access, &request.origin);
+>>>>>>> 85f83c9 (Whoever was removed while its request's body came, or while it waited for a lock, writes nothing)
     let offset = state
         .services
         .registry
-        .append_upload(name, id, &owner, chunk)
+        .append_upload(name, id, &owner, chunk, &permit)
         .await?;
     Ok(progress(
         state,
@@ -99,12 +114,19 @@ pub(super) async fn finish(
     id: UploadId,
     digest: &Digest,
 ) -> Result<Response<ResponseBody>, ServerError> {
+<<<<<<< HEAD
     let (owner, origin) = (owner(&request), request.origin.clone());
     let chunk = sent_chunk(state, request)?;
+=======
+    let owner = owner(&request);
+    let chunk = sent_chunk(state, &request.head, request.body)?;
+    let auth = &state.services.auth;
+    let permit = auth.permit(&request.caller, &request.access, &request.origin);
+>>>>>>> 85f83c9 (Whoever was removed while its request's body came, or while it waited for a lock, writes nothing)
     state
         .services
         .registry
-        .finish_upload(name, id, &owner, digest, chunk)
+        .finish_upload(name, id, &owner, digest, chunk, &permit)
         .await?;
     Ok(created(state, &origin, name, digest))
 }
@@ -153,13 +175,13 @@ fn owner(request: &Allowed) -> Owner {
 }
 
 /// The body with what its headers say of it.
-fn sent_chunk(state: &State, request: Allowed) -> Result<Chunk, ServerError> {
-    let sent = match request.head.headers.get(CONTENT_RANGE) {
+fn sent_chunk(state: &State, head: &Parts, body: RequestBody) -> Result<Chunk, ServerError> {
+    let sent = match head.headers.get(CONTENT_RANGE) {
         // One that is no text is malformed, not absent.
         Some(value) => Some(Sent::parse(value.to_str().unwrap_or_default())?),
         None => None,
     };
-    Ok(chunk(state, &request.head, request.body, sent))
+    Ok(chunk(state, head, body, sent))
 }
 
 fn chunk(state: &State, head: &Parts, body: RequestBody, sent: Option<Sent>) -> Chunk {

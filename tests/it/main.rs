@@ -23,6 +23,7 @@ mod doctor;
 mod encoded_paths;
 mod htpasswd;
 mod index;
+mod late_refusal;
 mod layers;
 mod listings;
 mod logs;
