@@ -7,6 +7,7 @@ use crate::auth::{self, Access, Accounts, Auth, Origin, Rule, RuleText, User};
 use crate::clock::ManualClock;
 use crate::layout::Place;
 use crate::oci::{Algorithm, Digest, Reference};
+use crate::store::Step;
 use crate::store::memory::MemoryStore;
 
 fn accounts() -> Accounts {
@@ -60,7 +61,10 @@ async fn who_is_removed_while_it_waits_for_a_lock_is_refused() {
     };
     let digest = Digest::of(Algorithm::Sha256, b"blob");
     let link = Place::LayerLink(app.clone(), digest.clone());
-    let data = Step::put(Place::BlobData(digest.clone()).key(), "blob".into());
+    let data = Step::put(
+        Place::BlobData(digest.clone()).key(),
+        Bytes::from_static(b"blob"),
+    );
     let steps = vec![data, super::links::put_link(&link, &digest)];
     registry.store.apply(steps).await.expect("stored");
     let manifest = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;

@@ -31,17 +31,12 @@ pub(super) async fn begin(
         }
         UploadStart::Whole(digest) => {
             let chunk = chunk(state, &request.head, request.body, None);
-<<<<<<< HEAD
-            registry.upload_whole(name, &owner, &digest, chunk).await?;
-            Ok(created(state, &request.origin, name, &digest))
-=======
             let auth = &state.services.auth;
             let permit = auth.permit(&request.caller, &request.access, &request.origin);
             registry
                 .upload_whole(name, &owner, &digest, chunk, &permit)
                 .await?;
-            Ok(created(state, name, &digest))
->>>>>>> 85f83c9 (Whoever was removed while its request's body came, or while it waited for a lock, writes nothing)
+            Ok(created(state, &request.origin, name, &digest))
         }
         UploadStart::Mount(digest, from) => {
             if registry
@@ -83,15 +78,10 @@ pub(super) async fn append(
     name: &RepositoryName,
     id: UploadId,
 ) -> Result<Response<ResponseBody>, ServerError> {
-<<<<<<< HEAD
-    let (owner, origin) = (owner(&request), request.origin.clone());
-    let chunk = sent_chunk(state, request)?;
-=======
     let owner = owner(&request);
     let chunk = sent_chunk(state, &request.head, request.body)?;
     let auth = &state.services.auth;
     let permit = auth.permit(&request.caller, &request.access, &request.origin);
->>>>>>> 85f83c9 (Whoever was removed while its request's body came, or while it waited for a lock, writes nothing)
     let offset = state
         .services
         .registry
@@ -99,7 +89,7 @@ pub(super) async fn append(
         .await?;
     Ok(progress(
         state,
-        &origin,
+        &request.origin,
         StatusCode::ACCEPTED,
         name,
         id,
@@ -114,21 +104,16 @@ pub(super) async fn finish(
     id: UploadId,
     digest: &Digest,
 ) -> Result<Response<ResponseBody>, ServerError> {
-<<<<<<< HEAD
-    let (owner, origin) = (owner(&request), request.origin.clone());
-    let chunk = sent_chunk(state, request)?;
-=======
     let owner = owner(&request);
     let chunk = sent_chunk(state, &request.head, request.body)?;
     let auth = &state.services.auth;
     let permit = auth.permit(&request.caller, &request.access, &request.origin);
->>>>>>> 85f83c9 (Whoever was removed while its request's body came, or while it waited for a lock, writes nothing)
     state
         .services
         .registry
         .finish_upload(name, id, &owner, digest, chunk, &permit)
         .await?;
-    Ok(created(state, &origin, name, digest))
+    Ok(created(state, &request.origin, name, digest))
 }
 
 pub(super) async fn status(
