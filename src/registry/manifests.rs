@@ -138,7 +138,9 @@ impl Registry {
         // Only from who deletes: manifests of one base image are put beside each other.
         let digests = referenced.chain([&digest]);
         let _nothing_goes = self.digest_locks.shared(digests).await?;
-        let missing_links = self.check_references(name, &manifest, permit.viewer()).await?;
+        let missing_links = self
+            .check_references(name, &manifest, permit.viewer())
+            .await?;
         let keeper = self
             .keeper_link(name, &digest, &missing_links, &manifest)
             .await?;

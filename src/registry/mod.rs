@@ -17,6 +17,8 @@ mod locks;
 mod manifest_cache;
 mod manifests;
 #[cfg(test)]
+mod open_mode;
+#[cfg(test)]
 mod permit_tests;
 mod readiness;
 mod references;

@@ -84,10 +84,8 @@ async fn who_is_removed_while_it_waits_for_a_lock_is_refused() {
     let Reference::Digest(of_manifest) = &reference else {
         unreachable!("made above")
     };
-    let held = registry
-        .digest_locks
-        .exclusive([&digest, of_manifest])
-        .await;
+    let held = registry.digest_locks.exclusive([&digest, of_manifest]);
+    let held = held.await.expect("the locks");
     let mut mount = Box::pin(registry.mount_blob(other, &digest, Some(app), &may_push));
     let mut blob = Box::pin(registry.delete_blob(app, &digest, &may_delete));
     let mut manifest = Box::pin(registry.delete_manifest(app, &reference, &may_delete));

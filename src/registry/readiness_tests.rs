@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 
+use super::super::open_mode::OpenMode;
 use super::*;
 use crate::clock::ManualClock;
 use crate::index::Index;
@@ -214,7 +215,9 @@ async fn who_waits_for_a_lock_makes_it_slow_and_is_sent_away_in_the_end() {
     let name = "a/b".parse().unwrap();
     let held = lab.registry.tag_locks.exclusive([&name]).await.unwrap();
     let reference = crate::oci::Reference::Tag("v1".parse().unwrap());
-    let mut deletes = Box::pin(lab.registry.delete_manifest(&name, &reference));
+    let open = OpenMode::new().await;
+    let permit = open.permit();
+    let mut deletes = Box::pin(lab.registry.delete_manifest(&name, &reference, &permit));
     assert!(futures_util::poll!(&mut deletes).is_pending());
     lab.clock.advance(SLOW_AFTER);
     let readiness = lab.registry.readiness().await;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 
+use super::open_mode::OpenMode;
 use super::*;
-use crate::auth::{Auth, Authentication, Caller, Origin};
 use crate::clock::SystemClock;
 use crate::layout::Place;
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName};
@@ -24,9 +24,7 @@ const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 struct Lab {
     registry: Registry,
-    auth: Auth,
-    caller: Caller,
-    origin: Origin,
+    open: OpenMode,
     done: AtomicU64,
     _directory: tempfile::TempDir,
 }
@@ -64,23 +62,10 @@ impl Lab {
                 grace_period_secs: 86_400,
             },
         };
-        let open = crate::auth::Settings {
-            authentication: Authentication::Open,
-            ..Default::default()
-        };
-        let auth = Auth::new(open, Arc::clone(&clock)).unwrap();
-        let origin = Origin {
-            client: [127, 0, 0, 1].into(),
-            is_https: false,
-            host: String::new(),
-        };
-        let caller = auth.caller(&[], &origin).await.unwrap();
         let index = Arc::new(Index::in_memory(Arc::clone(&clock)));
         let lab = Self {
             registry: Registry::new(Arc::new(store), index, settings, b"s", clock),
-            auth,
-            caller,
-            origin,
+            open: OpenMode::new().await,
             done: AtomicU64::new(0),
             _directory: directory,
         };
@@ -106,7 +91,8 @@ impl Lab {
             body: futures_util::stream::iter([Ok(bytes)]).boxed(),
         };
         let (name, digest) = (name(repository), digest(number));
-        let pushed = self.registry.upload_whole(&name, &owner, &digest, chunk);
+        let permit = self.open.permit();
+        let pushed = (self.registry).upload_whole(&name, &owner, &digest, chunk, &permit);
         pushed.await.unwrap();
     }
 
@@ -121,7 +107,7 @@ impl Lab {
         let manifest = format!(
             r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{config},"layers":[{layers}]}}"#
         );
-        let viewer = self.auth.viewer(&self.caller, &self.origin);
+        let permit = self.open.permit();
         let reference = Reference::Tag(tag.parse().unwrap());
         let name = name(repository);
         let put = self.registry.put_manifest(
@@ -130,7 +116,7 @@ impl Lab {
             &[],
             Some(OCI_MANIFEST),
             manifest.into(),
-            &viewer,
+            &permit,
         );
         put.await.unwrap().digest
     }
@@ -151,20 +137,24 @@ impl Lab {
             5 => {
                 // What is not there any more was deleted by others.
                 let digest = digest(round * 7);
-                let _ = self.registry.delete_blob(&name(repository), &digest).await;
+                let (name, permit) = (name(repository), self.open.permit());
+                let deleted = self.registry.delete_blob(&name, &digest, &permit);
+                let _ = deleted.await;
             }
             6 => {
                 let pushed = self.push_manifest(repository, round % 3, "gone").await;
                 let reference = Reference::Digest(pushed);
                 let name = name(repository);
-                let _ = self.registry.delete_manifest(&name, &reference).await;
+                let permit = self.open.permit();
+                let deleted = self.registry.delete_manifest(&name, &reference, &permit);
+                let _ = deleted.await;
             }
             _ => {
-                let viewer = self.auth.viewer(&self.caller, &self.origin);
+                let permit = self.open.permit();
                 let (to, from) = (name(repository), name("a"));
                 let from = (!round.is_multiple_of(3)).then_some(&from);
                 let digest = digest(round * 3);
-                let mounted = self.registry.mount_blob(&to, &digest, from, &viewer);
+                let mounted = self.registry.mount_blob(&to, &digest, from, &permit);
                 mounted.await.unwrap();
             }
         }
