@@ -5,48 +5,111 @@
 
 use std::ops::Range;
 
+/// How many ranges one request may ask for; more are answered with the whole content. Clients that read an image lazily
+/// ask for some dozens at once, and each that is left after merging costs a part and an opened file.
+pub const RANGES_MAX: usize = 64;
+
 /// What a `Range` header means for content of some length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Requested {
-    /// All of it: no header, another unit, several ranges, or nothing that can be understood (RFC 9110 lets a server
-    /// ignore those, and one answer to many ranges serves nobody here).
+    /// All of it: no header, another unit, more than [`RANGES_MAX`] ranges, or nothing that can be understood (RFC 9110
+    /// section 14.2 lets a server ignore those).
     Whole,
     /// This part of it.
     Part(Range<u64>),
+    /// These parts of it, two or more. They neither touch nor overlap, and stand in the order in which they were asked for.
+    Parts(Vec<Range<u64>>),
     /// Nothing of it: 416.
     Unsatisfiable,
+}
+
+/// What one of the ranges in a header means.
+enum One {
+    Part(Range<u64>),
+    /// Behind the end, or the last zero bytes.
+    Unsatisfiable,
+    /// It ends before it begins.
+    Reversed,
 }
 
 impl Requested {
     /// Reads the value of a `Range` header for content of `size_bytes`.
     pub fn parse(header: Option<&str>, size_bytes: u64) -> Self {
-        let Some(spec) = header.and_then(|text| text.trim().strip_prefix("bytes=")) else {
+        let ranges = header.and_then(|text| {
+            let (unit, ranges) = text.trim().split_once('=')?;
+            unit.eq_ignore_ascii_case("bytes").then_some(ranges)
+        });
+        let Some(ranges) = ranges else {
             return Self::Whole;
         };
-        let Some((first, last)) = spec.split_once('-') else {
+        // Empty elements of a list mean nothing (RFC 9110 section 5.6.1.2).
+        let ranges = ranges.split(',').map(str::trim);
+        let ranges: Vec<&str> = ranges
+            .filter(|text| !text.is_empty())
+            .take(RANGES_MAX + 1)
+            .collect();
+        if ranges.is_empty() || ranges.len() > RANGES_MAX {
             return Self::Whole;
-        };
-        let (first, last) = (first.trim(), last.trim());
-        match (position(first), position(last)) {
-            (Some(start), end) if last.is_empty() || end.is_some() => {
-                let end = end.map_or(size_bytes, |end| end.saturating_add(1).min(size_bytes));
-                if start < end {
-                    Self::Part(start..end)
-                } else {
-                    Self::Unsatisfiable
-                }
+        }
+        let mut parts = Vec::new();
+        for text in &ranges {
+            match One::parse(text, size_bytes) {
+                Some(One::Part(part)) => parts.push(part),
+                Some(One::Unsatisfiable) => {}
+                // RFC 9110 has the header ignored; the specification's suite wants 416 for a single one.
+                Some(One::Reversed) if ranges.len() == 1 => {}
+                Some(One::Reversed) | None => return Self::Whole,
             }
-            (None, Some(suffix)) if first.is_empty() => {
-                let start = size_bytes.saturating_sub(suffix);
-                if start < size_bytes {
-                    Self::Part(start..size_bytes)
-                } else {
-                    Self::Unsatisfiable
-                }
+        }
+        let mut parts = merged(parts);
+        match parts.pop() {
+            None => Self::Unsatisfiable,
+            Some(only) if parts.is_empty() => Self::Part(only),
+            Some(last) => {
+                parts.push(last);
+                Self::Parts(parts)
             }
-            _ => Self::Whole,
         }
     }
+}
+
+impl One {
+    /// `first-last`, `first-` or `-count`; `None` if it is none of these.
+    fn parse(text: &str, size_bytes: u64) -> Option<Self> {
+        let (first, last) = text.split_once('-')?;
+        let (first, last) = (first.trim(), last.trim());
+        let range = match (position(first), position(last)) {
+            (Some(start), None) if last.is_empty() => start..size_bytes,
+            (Some(start), Some(end)) if start > end => return Some(Self::Reversed),
+            (Some(start), Some(end)) => start..end.saturating_add(1).min(size_bytes),
+            (None, Some(count)) if first.is_empty() => size_bytes.saturating_sub(count)..size_bytes,
+            _ => return None,
+        };
+        Some(if range.is_empty() {
+            Self::Unsatisfiable
+        } else {
+            Self::Part(range)
+        })
+    }
+}
+
+/// The same bytes in parts that neither touch nor overlap, each where the first of its ranges was asked for (RFC 9110 section
+/// 15.3.7.2).
+fn merged(parts: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    let mut placed: Vec<(usize, Range<u64>)> = parts.into_iter().enumerate().collect();
+    placed.sort_by_key(|(_, part)| part.start);
+    let mut merged: Vec<(usize, Range<u64>)> = Vec::new();
+    for (place, part) in placed {
+        match merged.last_mut() {
+            Some((first_place, before)) if part.start <= before.end => {
+                before.end = before.end.max(part.end);
+                *first_place = (*first_place).min(place);
+            }
+            _ => merged.push((place, part)),
+        }
+    }
+    merged.sort_by_key(|(place, _)| *place);
+    merged.into_iter().map(|(_, part)| part).collect()
 }
 
 /// A decimal number; one too large for us is past every end, so the largest stands for it.
@@ -108,7 +171,9 @@ mod tests {
             ("bytes=10000-", Requested::Unsatisfiable),
             ("bytes=-0", Requested::Unsatisfiable),
             ("items=0-1", Requested::Whole),
-            ("bytes=0-0,5-6", Requested::Whole),
+            ("bytes = 0-1", Requested::Whole),
+            ("bytes 0-1", Requested::Whole),
+            ("Bytes=0-1", Requested::Part(0..2)),
             ("bytes=a-b", Requested::Whole),
             ("bytes=-", Requested::Whole),
             ("abc", Requested::Whole),
@@ -121,6 +186,55 @@ mod tests {
             Requested::Unsatisfiable
         );
         assert_eq!(Requested::parse(None, 0), Requested::Whole);
+    }
+
+    #[test]
+    fn several_ranges_are_merged_where_they_touch() {
+        let parts = |parts: &[Range<u64>]| Requested::Parts(parts.to_vec());
+        for (header, expected) in [
+            ("bytes=0-0,5-6", parts(&[0..1, 5..7])),
+            ("bytes= 5-6 ,\t0-0 ", parts(&[5..7, 0..1])),
+            ("bytes=0-0,,5-6,", parts(&[0..1, 5..7])),
+            ("bytes=0-1,-1", parts(&[0..2, 9..10])),
+            ("bytes=0-1,8-", parts(&[0..2, 8..10])),
+            ("bytes=0-1,8-99", parts(&[0..2, 8..10])),
+            // Touching, overlapping, within each other, the same.
+            ("bytes=0-1,2-3", Requested::Part(0..4)),
+            ("bytes=2-3,0-1", Requested::Part(0..4)),
+            ("bytes=0-5,3-8", Requested::Part(0..9)),
+            ("bytes=0-9,3-4", Requested::Part(0..10)),
+            ("bytes=1-1,1-1", Requested::Part(1..2)),
+            ("bytes=0-,-10", Requested::Part(0..10)),
+            ("bytes=8-8,0-0,1-1", parts(&[8..9, 0..2])),
+            ("bytes=4-4,0-0,3-3", parts(&[3..5, 0..1])),
+            // A gap of one byte is a gap.
+            ("bytes=0-0,2-2", parts(&[0..1, 2..3])),
+            // Those that cannot be satisfied are left out, if others can.
+            ("bytes=0-0,50-60", Requested::Part(0..1)),
+            ("bytes=50-60,0-0,5-5,-0", parts(&[0..1, 5..6])),
+            ("bytes=50-60,70-", Requested::Unsatisfiable),
+            ("bytes=-0,-0", Requested::Unsatisfiable),
+            // One that is no range makes the header none.
+            ("bytes=0-0,x", Requested::Whole),
+            ("bytes=0-0,5", Requested::Whole),
+            ("bytes=0-0,6-5", Requested::Whole),
+            ("bytes=0-0,-", Requested::Whole),
+            ("bytes=0-0;5-6", Requested::Whole),
+            ("bytes=0-0,bytes=5-6", Requested::Whole),
+            ("bytes=,", Requested::Whole),
+        ] {
+            assert_eq!(Requested::parse(Some(header), 10), expected, "{header}");
+        }
+        let many = |count: usize| {
+            let ranges: Vec<String> = (0..count).map(|at| format!("{0}-{0}", at * 2)).collect();
+            Requested::parse(Some(&format!("bytes={}", ranges.join(","))), 1_000)
+        };
+        assert!(matches!(many(RANGES_MAX), Requested::Parts(parts) if parts.len() == RANGES_MAX));
+        assert_eq!(many(RANGES_MAX + 1), Requested::Whole);
+        assert_eq!(
+            Requested::parse(Some("bytes=0-0,1-1"), 0),
+            Requested::Unsatisfiable
+        );
     }
 
     #[test]
@@ -147,6 +261,33 @@ mod tests {
         fn parts_lie_within_the_content(header in "bytes=[0-9]{0,21}-[0-9]{0,21}", size: u64) {
             if let Requested::Part(range) = Requested::parse(Some(&header), size) {
                 prop_assert!(range.start < range.end && range.end <= size);
+            }
+        }
+
+        #[test]
+        fn merging_keeps_every_byte_and_no_other(
+            asked in proptest::collection::vec((0_u64..40, 0_u64..40), 1..12), size in 0_u64..40,
+        ) {
+            let texts: Vec<String> = asked
+                .iter()
+                .map(|(first, length)| format!("{first}-{}", first + length))
+                .collect();
+            let parts = match Requested::parse(Some(&format!("bytes={}", texts.join(", "))), size) {
+                Requested::Parts(parts) => parts,
+                Requested::Part(part) => vec![part],
+                Requested::Unsatisfiable => Vec::new(),
+                Requested::Whole => panic!("ignored"),
+            };
+            let is_asked = |byte: u64| {
+                asked.iter().any(|(first, length)| (*first..=first + length).contains(&byte))
+            };
+            for byte in 0..size {
+                let times = parts.iter().filter(|part| part.contains(&byte)).count();
+                prop_assert_eq!(times, usize::from(is_asked(byte)));
+            }
+            for part in &parts {
+                prop_assert!(part.start < part.end && part.end <= size);
+                prop_assert!(!parts.iter().any(|other| other.start == part.end));
             }
         }
 

@@ -3,6 +3,8 @@
 //! Source: distribution-spec end-2 and end-10; RFC 9110 sections 13 and 14. Invariant: a body is as long as its
 //! `Content-Length` says, or breaks off.
 
+use std::sync::Arc;
+
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, IF_NONE_MATCH,
     IF_RANGE,
@@ -12,10 +14,15 @@ use http::request::Parts;
 use http::{Method, Response, StatusCode};
 
 use super::dispatch::{Allowed, State, header_text};
+use super::multipart::Multipart;
 use super::outgoing::ResponseBody;
 use super::{ServerError, response};
 use crate::oci::range::Requested;
 use crate::oci::{Digest, RepositoryName};
+use crate::registry::Blob;
+
+/// A blob is bytes, whatever they mean.
+const MEDIA_TYPE: &str = "application/octet-stream";
 
 /// What a digest names never changes, so it may be kept for as long as anyone likes.
 const KEEP: HeaderValue = HeaderValue::from_static("max-age=31536000");
@@ -44,13 +51,16 @@ pub(super) async fn read(
         answer.headers_mut().remove(CONTENT_LENGTH);
         return Ok(answer);
     }
-    answer.headers_mut().insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("application/octet-stream"),
-    );
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     let size_bytes = blob.size_bytes;
     let range = match requested(&request.head, digest, size_bytes) {
         Requested::Whole => 0..size_bytes,
+        Requested::Parts(ranges) => match Multipart::new(ranges, size_bytes, MEDIA_TYPE) {
+            Some(parts) => return Ok(several(state, answer, blob, parts)),
+            None => 0..size_bytes,
+        },
         Requested::Part(range) => {
             *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
             let value = format!("bytes {}-{}/{size_bytes}", range.start, range.end - 1);
@@ -72,6 +82,22 @@ pub(super) async fn read(
     Ok(answer)
 }
 
+/// 206 with several parts, each of which has a `Content-Range` of its own.
+fn several(
+    state: &State,
+    mut answer: Response<ResponseBody>,
+    blob: Blob,
+    parts: Multipart,
+) -> Response<ResponseBody> {
+    *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
+    response::set(&mut answer, CONTENT_TYPE, &parts.content_type());
+    let length = parts.length_bytes();
+    answer.headers_mut().insert(CONTENT_LENGTH, length.into());
+    let bytes = parts.stream(Arc::clone(&state.services.registry), blob);
+    *answer.body_mut() = ResponseBody::stream(bytes, length);
+    answer
+}
+
 pub(super) async fn delete(
     state: &State,
     request: &Allowed,
@@ -88,8 +114,10 @@ pub(super) async fn delete(
 fn requested(head: &Parts, digest: &Digest, size_bytes: u64) -> Requested {
     let same =
         header_text(head, IF_RANGE).is_none_or(|tag| tag.trim_matches('"') == digest.to_string());
-    let header = header_text(head, RANGE).filter(|_| same && head.method == Method::GET);
-    Requested::parse(header, size_bytes)
+    // It is not a list that may come in several lines.
+    let is_one = head.headers.get_all(RANGE).iter().nth(1).is_none();
+    let is_read = same && is_one && head.method == Method::GET;
+    Requested::parse(header_text(head, RANGE).filter(|_| is_read), size_bytes)
 }
 
 /// Whether the client has told in `If-None-Match` that it has this content: quoted as the standard says, or bare, as old

@@ -15,6 +15,7 @@ mod forwarded;
 mod incoming;
 mod listings;
 mod manifests;
+mod multipart;
 mod origin;
 mod outgoing;
 mod pressure;

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use boathouse::clock::ManualClock;
+use boathouse::oci::range::RANGES_MAX;
 use boathouse::store::faulty::{Fault, FaultyStore, Operation};
 use boathouse::store::filesystem::{self, FilesystemStore};
 use http::StatusCode;
 
-use crate::support::{Options, TestRegistry};
+use crate::support::{Answer, Options, TestRegistry};
 
 #[tokio::test]
 async fn a_blob_is_read_back_as_it_was_pushed() {
@@ -31,6 +32,131 @@ async fn a_blob_is_read_back_as_it_was_pushed() {
     let answer = registry.head(&path).send().await.expect(StatusCode::OK);
     assert_eq!(answer.header("content-length"), content.len().to_string());
     assert!(answer.body.is_empty());
+}
+
+/// The parts of a `multipart/byteranges` answer: each with its `Content-Range`.
+fn parts_of(answer: &Answer) -> Vec<(String, Vec<u8>)> {
+    let media_type = answer.header("content-type");
+    let boundary = media_type
+        .strip_prefix("multipart/byteranges; boundary=")
+        .unwrap_or_else(|| panic!("{media_type}"));
+    assert!(!answer.headers.contains_key("content-range"));
+    let length = answer.body.len().to_string();
+    assert_eq!(answer.header("content-length"), length);
+    let mut parts = Vec::new();
+    let mut rest = &answer.body[..];
+    let mut delimiter = format!("--{boundary}");
+    loop {
+        rest = rest
+            .strip_prefix(delimiter.as_bytes())
+            .expect("a delimiter");
+        if rest == b"--\r\n" {
+            return parts;
+        }
+        let end = rest.windows(4).position(|four| four == b"\r\n\r\n");
+        let (head, body) = rest.split_at(end.expect("the head of a part") + 4);
+        let head = std::str::from_utf8(head).unwrap();
+        let type_line = "\r\nContent-Type: application/octet-stream\r\n";
+        let range = head.strip_prefix(type_line).expect("a type");
+        let range = range.trim().strip_prefix("Content-Range: bytes ");
+        let range = range.expect("a range").to_owned();
+        let (first, last) = range.split_once('/').unwrap().0.split_once('-').unwrap();
+        let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
+        let (content, behind) = body.split_at(last - first + 1);
+        parts.push((range, content.to_vec()));
+        delimiter = format!("\r\n--{boundary}");
+        rest = behind;
+    }
+}
+
+#[tokio::test]
+async fn several_ranges_come_in_parts() {
+    let registry = TestRegistry::open();
+    let content: Vec<u8> = (0..3_000_000_u32)
+        .map(|number| (number % 251) as u8)
+        .collect();
+    let digest = registry.push_blob("a", &content).await;
+    let path = format!("/v2/a/blobs/{digest}");
+    let ask = |ranges: String| registry.get(&path).header("range", &ranges).send();
+    for (ranges, expected) in [
+        ("0-0,5-9", vec![0..1, 5..10]),
+        ("5-9,0-0", vec![5..10, 0..1]),
+        (
+            "100-199,0-9,10-19,2000000-",
+            vec![100..200, 0..20, 2_000_000..3_000_000],
+        ),
+        (
+            "0-1499999,1600000-9999999,-1",
+            vec![0..1_500_000, 1_600_000..3_000_000],
+        ),
+        ("7-7,99999999-,-1", vec![7..8, 2_999_999..3_000_000]),
+    ] {
+        let answer = ask(format!("bytes={ranges}")).await;
+        let answer = answer.expect(StatusCode::PARTIAL_CONTENT);
+        assert_eq!(answer.header("docker-content-digest"), digest.to_string());
+        let expected: Vec<(String, Vec<u8>)> = expected
+            .into_iter()
+            .map(|range| {
+                let name = format!("{}-{}/3000000", range.start, range.end - 1);
+                (name, content[range].to_vec())
+            })
+            .collect();
+        assert!(parts_of(&answer) == expected, "{ranges}");
+    }
+    // What is left is one range: no parts.
+    for (ranges, range) in [("2-3,0-1", "0-3"), ("0-3,99999999-", "0-3")] {
+        let answer = ask(format!("bytes={ranges}")).await;
+        let answer = answer.expect(StatusCode::PARTIAL_CONTENT);
+        assert_eq!(
+            answer.header("content-range"),
+            format!("bytes {range}/3000000")
+        );
+        assert_eq!(answer.body, content[..4]);
+    }
+    let none = ask("bytes=3000000-,-0".to_owned()).await;
+    let none = none.expect(StatusCode::RANGE_NOT_SATISFIABLE);
+    assert_eq!(none.header("content-range"), "bytes */3000000");
+    // Too many: the whole, as if none were asked for.
+    let many: Vec<String> = (0..=RANGES_MAX)
+        .map(|at| format!("{0}-{0}", at * 2))
+        .collect();
+    let whole = ask(format!("bytes={}", many.join(","))).await;
+    assert!(whole.expect(StatusCode::OK).body == content);
+    let most = ask(format!("bytes={}", many[1..].join(","))).await;
+    assert_eq!(parts_of(&most).len(), RANGES_MAX);
+}
+
+#[tokio::test]
+async fn several_ranges_are_asked_for_under_the_same_conditions_as_one() {
+    let registry = TestRegistry::open();
+    let digest = registry.push_blob("a", b"0123456789").await;
+    let path = format!("/v2/a/blobs/{digest}");
+    let ranges = "bytes=0-1,5-6";
+    let same = format!("\"{digest}\"");
+    for (condition, status) in [
+        (same.as_str(), 206),
+        ("\"other\"", 200),
+        (&format!("W/{same}"), 200),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 200),
+    ] {
+        let call = registry.get(&path).header("range", ranges);
+        let answer = call.header("if-range", condition).send().await;
+        assert_eq!(answer.status, status, "{condition}");
+    }
+    let known = registry.get(&path).header("range", ranges);
+    let known = known.header("if-none-match", &same).send().await;
+    known.expect(StatusCode::NOT_MODIFIED);
+    // Ranges are of GET alone (RFC 9110 section 14.2), and in one line.
+    let head = registry.head(&path).header("range", ranges).send().await;
+    assert_eq!(head.expect(StatusCode::OK).header("content-length"), "10");
+    let twice = registry.get(&path).header("range", "bytes=0-1");
+    let twice = twice.header("range", "bytes=5-6").send().await;
+    assert_eq!(twice.expect(StatusCode::OK).body, "0123456789");
+    let empty = registry.push_blob("a", b"").await;
+    let none = registry.get(&format!("/v2/a/blobs/{empty}"));
+    let none = none.header("range", ranges).send().await;
+    let none = none.expect(StatusCode::RANGE_NOT_SATISFIABLE);
+    assert_eq!(none.header("content-range"), "bytes */0");
 }
 
 #[tokio::test]

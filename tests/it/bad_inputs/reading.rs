@@ -53,7 +53,7 @@ async fn bad_input_35_ranges_that_reach_too_far_or_mean_nothing() {
     // Ours: what we do not serve in parts is served whole.
     for range in [
         "items=0-1",
-        "bytes=0-0,5-6",
+        "bytes=0-0,5-6,x",
         "abc",
         "bytes=abc",
         "bytes=",

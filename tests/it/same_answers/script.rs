@@ -228,6 +228,27 @@ pub(super) async fn run(client: &mut Client) -> Vec<(&'static str, Option<Answer
         b"",
     )
     .await;
+    s.ask(
+        "blob, two ranges",
+        &format!("GET {blob}"),
+        &[("range", "bytes=0-0,3-4")],
+        b"",
+    )
+    .await;
+    s.ask(
+        "blob, ranges that touch",
+        &format!("GET {blob}"),
+        &[("range", "bytes=1-2,3-3")],
+        b"",
+    )
+    .await;
+    s.ask(
+        "blob, no range of several",
+        &format!("GET {blob}"),
+        &[("range", "bytes=9-9,12-")],
+        b"",
+    )
+    .await;
     let tag = format!("\"{layer_digest}\"");
     s.ask(
         "blob, unchanged",

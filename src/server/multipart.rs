@@ -1,0 +1,108 @@
+//! Several parts of a blob in one answer: `multipart/byteranges`.
+//!
+//! Source: RFC 9110 section 14.6. Must not know which parts are asked for. Invariant: the answer is exactly as long as
+//! [`Multipart::length_bytes`] says, and holds one part of the blob at a time in memory, however many there are.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use crate::registry::{Blob, Registry, RegistryError};
+use crate::store::{ByteStream, StoreError};
+
+/// Random bytes of a boundary: nobody can put a line into a blob that ends a part.
+const BOUNDARY_BYTES: usize = 16;
+
+/// The parts with what stands between them.
+pub(super) struct Multipart {
+    boundary: String,
+    /// What stands before a part, and the part.
+    parts: Vec<(Bytes, Range<u64>)>,
+    end: Bytes,
+}
+
+impl Multipart {
+    /// `ranges` of content of `size_bytes` and `part_type`; `None` without randomness.
+    pub(super) fn new(ranges: Vec<Range<u64>>, size_bytes: u64, part_type: &str) -> Option<Self> {
+        use std::fmt::Write as _;
+        let mut random = [0; BOUNDARY_BYTES];
+        getrandom::fill(&mut random).ok()?;
+        let mut boundary = String::new();
+        for byte in random {
+            write!(boundary, "{byte:02x}").ok()?;
+        }
+        let mut line_end = "";
+        let mut parts = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            let (first, last) = (range.start, range.end.saturating_sub(1));
+            let head = format!(
+                "{line_end}--{boundary}\r\nContent-Type: {part_type}\r\nContent-Range: bytes {first}-{last}/{size_bytes}\r\n\r\n"
+            );
+            parts.push((head.into(), range));
+            line_end = "\r\n";
+        }
+        let end = format!("{line_end}--{boundary}--\r\n").into();
+        Some(Self {
+            boundary,
+            parts,
+            end,
+        })
+    }
+
+    pub(super) fn content_type(&self) -> String {
+        format!("multipart/byteranges; boundary={}", self.boundary)
+    }
+
+    pub(super) fn length_bytes(&self) -> u64 {
+        let parts = self.parts.iter();
+        let parts = parts.map(|(head, range)| head.len() as u64 + (range.end - range.start));
+        parts.sum::<u64>() + self.end.len() as u64
+    }
+
+    /// The bytes; a part is opened when the one before it has been sent.
+    pub(super) fn stream(self, registry: Arc<Registry>, blob: Blob) -> ByteStream {
+        let blob = Arc::new(blob);
+        let parts = stream::iter(self.parts).then(move |(head, range)| {
+            let (registry, blob) = (Arc::clone(&registry), Arc::clone(&blob));
+            async move {
+                let bytes = registry.read_blob(&blob, Some(range)).await;
+                let bytes = bytes.map_err(|error| match error {
+                    RegistryError::Store(error) => error,
+                    // Deleted since the first part: the answer breaks off.
+                    _ => StoreError::NotFound,
+                })?;
+                Ok(stream::once(async move { Ok(head) }).chain(bytes))
+            }
+        });
+        let end = self.end;
+        let end = stream::once(async move { Ok(end) });
+        parts.try_flatten().chain(end).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_is_that_of_what_is_written() {
+        let ranges = vec![0..3, 90..91, 20..30];
+        let multipart = Multipart::new(ranges, 100, "application/octet-stream").unwrap();
+        let mut written = 0;
+        for (head, range) in &multipart.parts {
+            let head = std::str::from_utf8(head).unwrap();
+            assert!(head.contains(&format!(
+                "\r\nContent-Range: bytes {}-{}/100\r\n\r\n",
+                range.start,
+                range.end - 1
+            )));
+            written += head.len() as u64 + (range.end - range.start);
+        }
+        written += multipart.end.len() as u64;
+        assert_eq!(multipart.length_bytes(), written);
+        let other = Multipart::new(vec![0..1], 1, "a/b").unwrap();
+        assert_ne!(multipart.boundary, other.boundary);
+    }
+}
