@@ -2,6 +2,7 @@
 //!
 //! Must not know what is logged. Invariants: stdout stays free for data; no failure to write a log stops or slows what logs.
 
+mod lines;
 mod writer;
 
 use std::sync::OnceLock;
@@ -9,6 +10,9 @@ use std::sync::OnceLock;
 use tracing::Level;
 use tracing_subscriber::filter::{EnvFilter, ParseError};
 
+pub use lines::{FIELD_BYTES_MAX, Field, field};
+
+use lines::{Format, Guarded};
 use writer::LogWriter;
 
 /// The target of the access log: one line per request, apart from the other levels.
@@ -62,15 +66,21 @@ pub fn start(
     let writer = LogWriter::start(std::io::stderr(), |lines| {
         tracing::warn!(lines, "log lines were lost: stderr could not be written");
     })?;
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let format = match (settings.json, is_terminal) {
+        (true, _) => Format::Json,
+        (false, true) => Format::ColouredText,
+        (false, false) => Format::Text,
+    };
+    lines::set_json(settings.json);
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(writer.clone())
+        .with_writer(Guarded::new(writer.clone(), format))
         // They go to stderr by a macro that panics where it cannot write.
         .log_internal_errors(false);
     let started = if settings.json {
         tracing::subscriber::set_global_default(subscriber.json().flatten_event(true).finish())
     } else {
-        let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
         tracing::subscriber::set_global_default(subscriber.with_ansi(is_terminal).finish())
     };
     started.map_err(|_| TelemetryError::AlreadyStarted)?;

@@ -164,6 +164,8 @@ pub enum Refusal {
 /// A token, given.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TokenAnswer {
+    /// Whose it is, for logs; empty for callers without an account.
+    pub account: String,
     /// For `token` and `access_token`.
     pub token: String,
     /// For `expires_in`.

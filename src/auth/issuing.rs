@@ -27,7 +27,7 @@ impl Auth {
     pub async fn token(&self, request: &TokenRequest<'_>) -> Result<TokenAnswer, TokenRefusal> {
         if self.authentication == Authentication::Open {
             let token = token::random_id().map_err(|()| TokenRefusal::Internal)?;
-            return Ok(self.answer(token, None));
+            return Ok(self.answer(String::new(), token, None));
         }
         let Some(key) = &self.signing else {
             return Err(TokenRefusal::NoIssuer);
@@ -58,7 +58,7 @@ impl Auth {
         let iat = self.clock.unix_secs();
         let claims = Claims {
             iss: self.token.issuer.clone(),
-            sub: shown.account,
+            sub: shown.account.clone(),
             aud: Audience(vec![asked.service]),
             nbf: iat.saturating_sub(BACKDATED_SECS),
             iat,
@@ -71,7 +71,7 @@ impl Auth {
             }),
         };
         let token = token::sign(&claims, key).map_err(|()| TokenRefusal::Internal)?;
-        Ok(self.answer(token, refresh_token))
+        Ok(self.answer(shown.account, token, refresh_token))
     }
 
     fn unauthorized(&self) -> TokenRefusal {
@@ -155,8 +155,9 @@ impl Auth {
         token.map(Some).map_err(|()| TokenRefusal::Internal)
     }
 
-    fn answer(&self, token: String, refresh_token: Option<String>) -> TokenAnswer {
+    fn answer(&self, account: String, token: String, refresh_token: Option<String>) -> TokenAnswer {
         TokenAnswer {
+            account,
             token,
             expires_in_secs: self.token.lifetime_secs,
             refresh_token,

@@ -1,6 +1,6 @@
 //! One line for each request, when its answer has ended.
 //!
-//! Must not know headers that may hold a secret. Invariant: written exactly once for each request, also when the client
+//! Must not know headers that may hold a secret. What a client chose is written as a `field`, so that it stays one value. Invariant: written exactly once for each request, also when the client
 //! leaves in the middle.
 
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::request_id::RequestId;
 use crate::clock::Clock;
 use crate::layout::UploadId;
+use crate::telemetry::field;
 
 /// The name under which `telemetry` can switch these lines off.
 pub(super) const TARGET: &str = crate::telemetry::ACCESS_LOG_TARGET;
@@ -24,6 +25,8 @@ pub(super) struct Line {
     pub(super) route: &'static str,
     pub(super) account: String,
     pub(super) user_agent: String,
+    /// Why the caller was refused, if it was (401, 403 and 429).
+    pub(super) refusal: Option<&'static str>,
     pub(super) status: u16,
     pub(super) sent_bytes: u64,
 }
@@ -41,17 +44,32 @@ impl Drop for Line {
             target: TARGET,
             id = %self.id,
             client = %self.client,
-            account = %self.account,
-            method = %self.method,
-            path = %self.path,
+            account = %field(&self.account),
+            method = %field(self.method.as_str()),
+            path = %field(&self.path),
             route = self.route,
             status = self.status,
             sent_bytes = self.sent_bytes,
             duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-            user_agent = %self.user_agent,
+            refusal = self.refusal,
+            user_agent = %field(&self.user_agent),
             "request"
         );
     }
+}
+
+/// A header's value as text; a byte that is not UTF-8 is written as `\xff`.
+pub(super) fn header_text(value: &http::HeaderValue) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    for chunk in value.as_bytes().utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
 }
 
 /// A path as it may be logged. The second half of an upload session's id is a MAC, which the log keeps to itself; the first
@@ -73,6 +91,13 @@ pub(super) fn shown(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_header_is_shown_whatever_its_bytes() {
+        let shown = |bytes: &[u8]| header_text(&http::HeaderValue::from_bytes(bytes).unwrap());
+        assert_eq!(shown("J\u{f6}rg/1".as_bytes()), "J\u{f6}rg/1");
+        assert_eq!(shown(b"a\xffb\xc3"), r"a\xffb\xc3");
+    }
 
     #[test]
     fn a_session_is_shown_without_its_mac() {

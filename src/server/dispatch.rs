@@ -29,6 +29,7 @@ use super::{
     token, uploads,
 };
 use crate::auth::{Access, Caller, Origin, Permit, is_host};
+use crate::telemetry::field;
 
 /// All that a request needs, shared by all connections.
 pub(super) struct State {
@@ -114,11 +115,7 @@ impl State {
         let named = reading.request_id.take();
         let id = named.unwrap_or_else(RequestId::random);
         let method = head.method.clone();
-        let user_agent = head
-            .headers
-            .get(USER_AGENT)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default();
+        let user_agent = head.headers.get(USER_AGENT);
         let mut line = Line {
             clock: Arc::clone(&self.services.clock),
             began: self.services.clock.elapsed(),
@@ -128,11 +125,13 @@ impl State {
             path: access_log::shown(path.as_str()),
             route: route.as_ref().map_or("unknown", Route::label),
             account: String::new(),
-            user_agent: user_agent.to_owned(),
+            user_agent: user_agent.map(access_log::header_text).unwrap_or_default(),
+            refusal: None,
             status: 0,
             sent_bytes: 0,
         };
-        let span = tracing::info_span!("request", %id, method = %method, route = line.route, path = line.path);
+        let (shown_method, shown_path) = (field(method.as_str()), field(&line.path));
+        let span = tracing::info_span!("request", %id, method = %shown_method, route = line.route, path = %shown_path);
         let handled = match route {
             Ok(route) => {
                 self.handle(route, head, body, reading, &mut line.account)
@@ -141,8 +140,10 @@ impl State {
             }
             Err(error) => Err(error),
         };
-        let mut answer =
-            handled.unwrap_or_else(|error: ServerError| span.in_scope(|| error.response()));
+        let mut answer = handled.unwrap_or_else(|error: ServerError| {
+            line.refusal = error.refusal();
+            span.in_scope(|| error.response())
+        });
         if method == Method::OPTIONS || answer.status() == StatusCode::METHOD_NOT_ALLOWED {
             self.set_allow(&mut answer, &path, &method);
         }
@@ -166,13 +167,12 @@ impl State {
             Route::Ready => return Ok(self.ready().await),
             Route::AuthorityCertificate => return self.authority_certificate(),
             Route::BaseRedirect => return Ok(self.base_redirect(&reading.origin)),
-            Route::Token => return token::answer(self, &head, body, reading).await,
+            Route::Token => return token::answer(self, &head, body, reading, account).await,
             _ => {}
         }
         let origin = reading.origin;
         let access = route.access();
-        let caller = self.allowed(&access, &head, &origin).await?;
-        caller.account().clone_into(account);
+        let caller = self.allowed(&access, &head, &origin, account).await?;
         let request = Allowed {
             head,
             body,
@@ -196,10 +196,13 @@ impl State {
         access: &Access,
         head: &Parts,
         origin: &Origin,
+        account: &mut String,
     ) -> Result<Caller, ServerError> {
         let auth = &self.services.auth;
         let authorization = authorization(head)?;
         let caller = auth.caller(&authorization, origin).await?;
+        // Also of a caller who is refused: the account is empty unless the credential is good.
+        caller.account().clone_into(account);
         auth.authorise(&caller, access, origin)?;
         Ok(caller)
     }

@@ -16,6 +16,7 @@ use crate::auth::{Refusal, TokenRefusal};
 use crate::oci::Digest;
 use crate::registry::{BodyError, RegistryError};
 use crate::store::StoreError;
+use crate::telemetry::field;
 
 /// When to come again after others were busy with the same things for minutes.
 const BUSY_SECS: u64 = 10;
@@ -113,9 +114,9 @@ impl ServerError {
     pub(super) fn response(&self) -> Response<ResponseBody> {
         let (status, code) = self.status_and_code();
         if status.is_server_error() {
-            tracing::error!(error = %chain(self), status = status.as_u16(), "request failed");
+            tracing::error!(error = %field(&chain(self)), status = status.as_u16(), "request failed");
         } else {
-            tracing::debug!(error = %chain(self), status = status.as_u16(), "request refused");
+            tracing::debug!(error = %field(&chain(self)), status = status.as_u16(), "request refused");
         }
         let entry = |detail| ErrorEntry {
             code,
@@ -135,6 +136,20 @@ impl ServerError {
             answer.headers_mut().insert(name, value);
         }
         answer
+    }
+
+    /// Why the caller was refused, for the access log; `None` if it was not the caller.
+    pub(super) fn refusal(&self) -> Option<&'static str> {
+        match self {
+            Self::Refusal(Refusal::Unauthorized { reason, .. }) => Some(reason),
+            Self::Refusal(Refusal::Denied) => Some("not permitted"),
+            Self::Token(TokenRefusal::Unauthorized { .. }) => Some("authentication failed"),
+            Self::Refusal(Refusal::TooManyFailures { .. })
+            | Self::Token(TokenRefusal::TooManyFailures { .. }) => {
+                Some("slowed: too many failed logins")
+            }
+            _ => None,
+        }
     }
 
     fn status_and_code(&self) -> (StatusCode, Code) {

@@ -102,7 +102,7 @@ mod tests {
         }
         written += multipart.end.len() as u64;
         assert_eq!(multipart.length_bytes(), written);
-        let other = Multipart::new(vec![0..1], 1, "a/b").unwrap();
+        let other = Multipart::new(vec![0..1, 2..3], 3, "a/b").unwrap();
         assert_ne!(multipart.boundary, other.boundary);
     }
 }

@@ -20,6 +20,7 @@ pub(super) async fn answer(
     head: &Parts,
     body: RequestBody,
     reading: Reading,
+    account: &mut String,
 ) -> Result<Response<ResponseBody>, ServerError> {
     reading.address_told?;
     let origin = reading.origin;
@@ -43,6 +44,7 @@ pub(super) async fn answer(
         origin: &origin,
     };
     let answer = state.services.auth.token(&request).await?;
+    answer.account.clone_into(account);
     // No `issued_at`: a client whose clock is behind would take the token for expired.
     let mut body = json!({ "token": answer.token, "access_token": answer.token, "expires_in": answer.expires_in_secs });
     if let (Some(token), Some(fields)) = (answer.refresh_token, body.as_object_mut()) {

@@ -1,9 +1,14 @@
 //! What a log is made of: the request's name in it and in the answer, and one JSON object per line where that is asked for.
 
 use std::fs;
+use std::net::SocketAddr;
 
+use base64::Engine as _;
 use boathouse::server;
+use boathouse::telemetry::FIELD_BYTES_MAX;
 use http::{Method, StatusCode};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::program::{Program, free_address};
 use crate::support::{Call, Options, TestRegistry};
@@ -102,4 +107,209 @@ async fn a_program_that_reads_the_log_is_told_what_a_person_would_be() {
     assert!(text.contains(fingerprint), "{text}\n{fingerprint}");
     let port = address.rsplit(':').next().unwrap();
     assert_eq!(serving["registry"], format!("localhost:{port}"));
+}
+
+/// An account whose name would end a quoted text and turn the rest of its line around.
+const ODD_ACCOUNT: &str = "o\"dd\u{202e}\u{9b}";
+/// What is below `/v2/` in a request's path, and what of it is decoded.
+const ODD_PATH: &str = "%0aFORGED%20status=200/%1b%5b2J%c2%9b%e2%80%ae%22%5c/tags/list";
+const ODD_PATH_DECODED: &str = "\nFORGED status=200/\u{1b}[2J\u{9b}\u{202e}\"\\/tags/list";
+
+/// The program with accounts, and its log until it has answered everything that `ask` asks.
+async fn log_of(format: &str, ask: impl AsyncFnOnce(SocketAddr)) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.yml");
+    let address = free_address();
+    let data = directory.path().join("data");
+    let hash = bcrypt::hash("secret", 4).unwrap();
+    // As YAML writes it.
+    let odd = r#""o\"dd\u202e\u009b""#;
+    let text = format!(
+        "log: {{level: debug, formatter: {format}}}\n\
+         storage: {{filesystem: {{rootdirectory: {}}}}}\n\
+         http: {{addr: '{address}'}}\n\
+         token: {{issuer: lab, expiration: 900}}\n\
+         users: {{ann: {{password: '{hash}'}}, {odd}: {{password: '{hash}'}}}}\n\
+         acl: [{{match: {{account: ann, name: 'ann/*'}}, actions: ['*']}}]\n",
+        data.display()
+    );
+    fs::write(&config, text).unwrap();
+    let arguments = ["serve", "--config", config.to_str().unwrap()];
+    let mut program = Program::start(&directory.path().join("log"), &arguments, &[]);
+    program.says("listening").await;
+    ask(address).await;
+    program.end()
+}
+
+/// Sends a request as bytes; gives the status.
+async fn raw(address: SocketAddr, line: &[u8], user_agent: &[u8]) -> u16 {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let agent = [b"user-agent: ".as_slice(), user_agent].concat();
+    let lines = [line, b"host: lab", b"connection: close", &agent, b"", b""];
+    stream.write_all(&lines.join(&b"\r\n"[..])).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let status = std::str::from_utf8(&answer[9..12]).unwrap();
+    status.parse().unwrap()
+}
+
+fn basic(account: &str, password: &str) -> String {
+    let pair = base64::engine::general_purpose::STANDARD.encode(format!("{account}:{password}"));
+    format!("Basic {pair}")
+}
+
+/// Every field that a client chooses, with all that could break a line or lie about it.
+async fn ask_oddly(address: SocketAddr) {
+    let line = format!("GET /v2/{ODD_PATH} HTTP/1.1");
+    let agent = [
+        b"od\xffd \"agent\\ \xc2\x9b\xe2\x80\xae ".as_slice(),
+        &[b'x'; 3_000],
+    ]
+    .concat();
+    assert_eq!(raw(address, line.as_bytes(), &agent).await, 400);
+    let long = format!(
+        "{} /v2/{}/tags/list HTTP/1.1",
+        "BREW".repeat(300),
+        "a%0a".repeat(2_000)
+    );
+    raw(address, long.as_bytes(), b"x").await;
+    let scope = "/token?service=boathouse&scope=repository:%0aFORGED%1b%5b2J%e2%80%ae:pull:x:y:z";
+    let call = Call::to(address, Method::GET, scope);
+    call.header("authorization", &basic("ann", "secret"))
+        .send()
+        .await;
+    let call = Call::to(address, Method::GET, "/v2/bob/app/tags/list");
+    let call = call.header("authorization", &basic(ODD_ACCOUNT, "secret"));
+    call.send().await.expect(StatusCode::FORBIDDEN);
+}
+
+fn is_dangerous(character: char) -> bool {
+    character.is_control()
+        || ('\u{200b}'..='\u{200f}').contains(&character)
+        || ('\u{2028}'..='\u{202e}').contains(&character)
+        || ('\u{2066}'..='\u{2069}').contains(&character)
+}
+
+#[tokio::test]
+async fn nothing_that_a_client_chooses_breaks_out_of_its_field() {
+    let log = log_of("text", ask_oddly).await;
+    for line in log.lines() {
+        assert!(!line.chars().any(is_dangerous), "{line:?}");
+        assert!(!line.starts_with("FORGED"), "{line}");
+        // Each field is cut; an escape may take eight characters for one.
+        assert!(line.len() < 10 * FIELD_BYTES_MAX, "{} bytes", line.len());
+    }
+    let access: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("boathouse::access"))
+        .collect();
+    let has = |text: &str| access.iter().any(|line| line.contains(text));
+    assert!(
+        has(r#" path="/v2/\nFORGED status=200/\u{1b}[2J\u{9b}\u{202e}\"\\/tags/list" route="#),
+        "a path is not one value: {log}"
+    );
+    assert!(
+        has(r#" user_agent="od\\xffd \"agent\\ \u{9b}\u{202e} xxx"#),
+        "{log}"
+    );
+    assert!(has(r#" account="o\"dd\u{202e}\u{9b}" method=GET"#), "{log}");
+    assert!(has(" path=/v2/bob/app/tags/list route="), "{log}");
+}
+
+#[tokio::test]
+async fn a_program_that_reads_the_log_gets_back_what_the_client_sent() {
+    let log = log_of("json", ask_oddly).await;
+    let lines: Vec<serde_json::Value> = log
+        .lines()
+        .map(|line| {
+            assert!(!line.chars().any(is_dangerous), "{line:?}");
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+        })
+        .collect();
+    let access: Vec<_> = lines
+        .iter()
+        .filter(|line| line["message"] == "request")
+        .collect();
+    let odd = access
+        .iter()
+        .find(|line| line["status"] == 400)
+        .expect("a line");
+    assert_eq!(odd["path"], format!("/v2/{ODD_PATH_DECODED}"));
+    let agent = odd["user_agent"].as_str().unwrap();
+    assert!(
+        agent.starts_with("od\\xffd \"agent\\ \u{9b}\u{202e} xxx"),
+        "{agent}"
+    );
+    assert!(
+        agent.len() <= FIELD_BYTES_MAX + 3 && agent.ends_with('…'),
+        "{agent}"
+    );
+    let denied = access
+        .iter()
+        .find(|line| line["status"] == 403)
+        .expect("a line");
+    assert_eq!(denied["account"], ODD_ACCOUNT);
+    for line in &access {
+        for (name, value) in line.as_object().unwrap() {
+            let length = value.as_str().unwrap_or_default().len();
+            assert!(length <= FIELD_BYTES_MAX + 3, "{name}: {length} bytes");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refused_request_names_the_account_whose_credential_is_good() {
+    let log = log_of("json", async |address| {
+        let call = |path: &str, credential: &str| {
+            let call = Call::to(address, Method::GET, path);
+            call.header("authorization", credential).send()
+        };
+        let ann = basic("ann", "secret");
+        let denied = call("/v2/bob/denied/tags/list", &ann).await;
+        denied.expect(StatusCode::FORBIDDEN);
+        let given = call(
+            "/token?service=boathouse&scope=repository:ann/app:pull",
+            &ann,
+        )
+        .await;
+        let token = given.expect(StatusCode::OK).json()["token"].clone();
+        let bearer = format!("Bearer {}", token.as_str().unwrap());
+        let lacking = call("/v2/ann/lacking/tags/list", &bearer).await;
+        lacking.expect(StatusCode::UNAUTHORIZED);
+        let broken = call("/v2/ann/broken/tags/list", "Bearer not.a.token").await;
+        broken.expect(StatusCode::UNAUTHORIZED);
+        for attempt in 0..12 {
+            let wrong = basic("ann", &format!("wrong {attempt}"));
+            call("/token?service=boathouse", &wrong).await;
+            call("/v2/ann/wrong/tags/list", &wrong).await;
+        }
+    })
+    .await;
+    let lines: Vec<serde_json::Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let of = |path: &str, status: u16| {
+        let found = lines.iter().find(|line| {
+            line["message"] == "request" && line["path"] == path && line["status"] == status
+        });
+        let found = found.unwrap_or_else(|| panic!("{path} {status}: {log}"));
+        (
+            found["account"].as_str().unwrap().to_owned(),
+            found["refusal"].as_str().unwrap_or("none").to_owned(),
+        )
+    };
+    let told = |account: &str, refusal: &str| (account.to_owned(), refusal.to_owned());
+    let denied = of("/v2/bob/denied/tags/list", 403);
+    assert_eq!(denied, told("ann", "not permitted"));
+    let lacking = of("/v2/ann/lacking/tags/list", 401);
+    assert_eq!(lacking, told("ann", "insufficient scope"));
+    assert_eq!(of("/token", 200), told("ann", "none"));
+    // Nobody has shown to be anybody here.
+    let broken = of("/v2/ann/broken/tags/list", 401);
+    assert_eq!(broken, told("", "invalid token"));
+    assert_eq!(of("/token", 401), told("", "authentication failed"));
+    let slowed = told("", "slowed: too many failed logins");
+    assert_eq!(of("/token", 429), slowed);
+    assert_eq!(of("/v2/ann/wrong/tags/list", 429), slowed);
 }
