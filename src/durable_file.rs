@@ -9,6 +9,9 @@ use std::os::unix::fs::{
     DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
 };
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::io::Errno;
 
 use crate::platform;
 
@@ -43,7 +46,46 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
-    File::open(directory_of(path))?.sync_all()
+    sync_directory(directory_of(path))
+}
+
+/// Makes the names in a directory durable, where the file system can.
+pub fn sync_directory(path: &Path) -> io::Result<()> {
+    accept_unsyncable(path, File::open(path)?.sync_all())
+}
+
+/// What became of syncing the directory at `path`. Some file systems cannot sync a directory at all and answer so (CIFS,
+/// VirtualBox's shared folders, some of FUSE and SMB): that is no failure of a disk, and a registry on such a volume should
+/// run. The first directory is warned of.
+pub fn accept_unsyncable(path: &Path, synced: io::Result<()>) -> io::Result<()> {
+    static IS_WARNED: AtomicBool = AtomicBool::new(false);
+    match synced {
+        Err(error) if is_unsupported(&error) => {
+            if !IS_WARNED.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    directory = %path.display(),
+                    error = %error,
+                    "the file system cannot sync a directory; after a power cut, names of files that were acknowledged may be missing; hint: keep the data on a local file system"
+                );
+            }
+            Ok(())
+        }
+        synced => synced,
+    }
+}
+
+/// Whether the answer of a sync says that there is no such call here: as Syncthing, Borg and PostgreSQL take it.
+fn is_unsupported(error: &io::Error) -> bool {
+    // Two of them are one on Linux.
+    let answers = [
+        Errno::INVAL,
+        Errno::NOTSUP,
+        Errno::OPNOTSUPP,
+        Errno::NOSYS,
+        Errno::BADF,
+        Errno::NOTTY,
+    ];
+    Errno::from_io_error(error).is_some_and(|errno| answers.contains(&errno))
 }
 
 /// What root replaces for a server that runs under a user of its own must stay readable to it. Nobody else can give a file
@@ -187,6 +229,17 @@ mod tests {
         fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
         open_lock(&path).unwrap();
         assert_eq!(mode(&path), 0o600, "of an earlier version");
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_synced_is_not_a_broken_disk() {
+        let after = |errno: Errno| accept_unsyncable(Path::new("d"), Err(errno.into()));
+        for errno in [Errno::INVAL, Errno::NOTSUP, Errno::NOSYS, Errno::BADF] {
+            assert!(after(errno).is_ok(), "{errno}");
+        }
+        for errno in [Errno::IO, Errno::NOSPC, Errno::DQUOT, Errno::ROFS] {
+            assert!(after(errno).is_err(), "{errno}");
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+use crate::durable_file;
+
 pub(super) trait Disk: Send + Sync {
     /// Makes the content of a file durable, at `path`.
     fn sync_file(&self, path: &Path, file: &File) -> io::Result<()>;
@@ -28,7 +30,7 @@ impl Disk for RealDisk {
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        File::open(path)?.sync_all()
+        durable_file::sync_directory(path)
     }
 
     fn room_bytes(&self, path: &Path) -> io::Result<u64> {

@@ -24,6 +24,8 @@ enum Cut {
     After(usize),
     /// All phases before this one, and of this one a single step.
     Single { phase: usize, step: usize },
+    /// All steps, but the disk could not sync them.
+    Unsynced,
 }
 
 struct CutStore {
@@ -39,6 +41,7 @@ impl CutStore {
                 Some(steps.into_iter().take(count).collect())
             }
             Cut::After(_) => None,
+            Cut::Unsynced => Some(steps),
             Cut::Single { phase, step } => {
                 let mut phases = vec![Vec::new()];
                 for step in steps {
@@ -283,6 +286,33 @@ async fn a_cut_delete_leaves_no_tag_without_its_manifest() {
             lab.check_tag(tag, cut).await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_blob_that_was_not_synced_is_not_answered_as_there_when_it_is_put_again() {
+    let lab = Lab::with_a_tag().await;
+    let owner = Owner {
+        account: String::new(),
+        generation: String::new(),
+    };
+    let chunk = |bytes: &'static [u8]| Chunk {
+        sent: None,
+        length_bytes: Some(bytes.len() as u64),
+        body: Box::pin(futures_util::stream::iter([Ok(Bytes::from_static(bytes))])),
+    };
+    let digest = Digest::of(Algorithm::Sha256, b"blob");
+    let (registry, name) = (&lab.registry, &lab.name);
+    let id = registry.begin_upload(name, &owner, None).await.unwrap();
+    lab.cut(Some(Cut::Unsynced));
+    let put = registry.finish_upload(name, id, &owner, &digest, chunk(b"blob"));
+    assert!(matches!(put.await, Err(RegistryError::Store(_))));
+    lab.cut(None);
+    let again = registry.finish_upload(name, id, &owner, &digest, chunk(b""));
+    let again = again.await;
+    assert!(
+        matches!(again, Err(RegistryError::UploadInvalid)),
+        "a failed sync became a success: {again:?}"
+    );
 }
 
 #[tokio::test]

@@ -45,6 +45,8 @@ pub(super) enum Ended {
     Finished(Digest),
     /// Its owner gave it up.
     Cancelled,
+    /// Making a blob of it failed: what is there of that may be seen, and is not durable.
+    Failed,
 }
 
 /// All sessions that this process knows of.

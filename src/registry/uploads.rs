@@ -202,9 +202,12 @@ impl Registry {
             return Err(refusal.into());
         }
         let change = turn.begin();
-        self.store
-            .apply(vec![Step::Finish { upload, key }, link])
-            .await?;
+        let applied = self.store.apply(vec![Step::Finish { upload, key }, link]);
+        if let Err(error) = applied.await {
+            // Blob and link may be seen all the same, so a repeated PUT must not take them for the answer that was lost.
+            self.sessions.remember(id, Ended::Failed);
+            return Err(error.into());
+        }
         change.made(vec![
             Fact::Layer(digest.clone()),
             Fact::Size(digest.clone(), size_bytes),
@@ -222,7 +225,7 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         let may_be_it = match self.sessions.ended(id) {
             Some(Ended::Finished(finished)) => finished == *digest,
-            Some(Ended::Cancelled) => false,
+            Some(Ended::Cancelled | Ended::Failed) => false,
             None => true,
         };
         if may_be_it && self.linked_blob(name, digest).await?.is_some() {

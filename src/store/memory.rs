@@ -190,9 +190,7 @@ impl ObjectStore for MemoryStore {
                         return Err(failed("write", &key, "the upload belongs to another store"));
                     };
                     content.remove_below(upload.prefix.as_str());
-                    if !content.objects.contains_key(key.as_str()) {
-                        self.put(&mut content, key.as_str(), upload.received.into());
-                    }
+                    self.put(&mut content, key.as_str(), upload.received.into());
                 }
                 Step::Remove(key) => {
                     content.objects.remove(key.as_str());

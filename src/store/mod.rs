@@ -158,8 +158,8 @@ pub enum Step {
         /// What must hold for it to happen.
         condition: Condition,
     },
-    /// Makes the bytes of an upload the content of `key` and ends the session. Content that is already there stays: keys
-    /// of blobs are digests, so it is the same.
+    /// Makes the bytes of an upload the content of `key` and ends the session. Content that is already there is replaced:
+    /// keys of blobs are digests, so it is the same, or damaged.
     Finish {
         /// The session, made by the same store.
         upload: Box<dyn Upload>,

@@ -5,7 +5,7 @@
 //! enforce that: its constraints are critical, and its extended key usage is nested by OpenSSL, Go and NSS (webpki, which
 //! takes a name and a key from an authority, asks the leaf alone).
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -147,7 +147,7 @@ pub(super) fn set_aside(place: &Place, now: OffsetDateTime) -> Result<(), TlsErr
         if path.exists() {
             let set_aside = || {
                 fs::rename(path, old(path, unix_secs))?;
-                File::open(durable_file::directory_of(path))?.sync_all()
+                durable_file::sync_directory(durable_file::directory_of(path))
             };
             set_aside().map_err(|source| TlsError::Write {
                 path: old(path, unix_secs),

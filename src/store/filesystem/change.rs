@@ -19,7 +19,6 @@ pub(super) enum Change {
     /// The data of an upload, synced, on its way to its blob's key.
     Finish {
         data: PathBuf,
-        size_bytes: u64,
         key: Key,
     },
     Remove(Key),

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::SystemTime;
 
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{CWD, RenameFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 
 /// How far a sync reaches. Only macOS knows the difference: there a plain fsync leaves the drive's own cache alone.
@@ -20,6 +20,15 @@ pub(super) enum Reach {
     Drive,
     /// Through the drive's cache, for all that was synced before as well.
     Medium,
+}
+
+/// A modification time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NewTime {
+    /// A certain one, which only the owner of a file may choose.
+    At(SystemTime),
+    /// The present one, by the system's clock; whoever may write may do that.
+    Now,
 }
 
 pub(super) trait Disk: Send + Sync {
@@ -41,8 +50,8 @@ pub(super) trait Disk: Send + Sync {
     /// Gives a file another name; `AlreadyExists` if something has that name.
     fn rename_if_absent(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Gives a directory another modification time.
-    fn set_directory_time(&self, path: &Path, time: SystemTime) -> io::Result<()>;
+    /// Gives a file or directory another modification time.
+    fn set_time(&self, file: &File, time: NewTime) -> io::Result<()>;
 
     /// Removes one file.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
@@ -92,8 +101,22 @@ impl Disk for RealDisk {
         }
     }
 
-    fn set_directory_time(&self, path: &Path, time: SystemTime) -> io::Result<()> {
-        File::open(path)?.set_modified(time)
+    fn set_time(&self, file: &File, time: NewTime) -> io::Result<()> {
+        match time {
+            NewTime::At(time) => file.set_modified(time),
+            NewTime::Now => {
+                // Only if both times are "now" does the system ask for no more than the right to write.
+                let now = Timespec {
+                    tv_sec: 0,
+                    tv_nsec: UTIME_NOW,
+                };
+                let times = Timestamps {
+                    last_access: now,
+                    last_modification: now,
+                };
+                Ok(rustix::fs::futimens(file, &times)?)
+            }
+        }
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {

@@ -265,18 +265,15 @@ async fn directories_of_a_process_that_died_before_syncing_them_are_synced() {
 
 #[tokio::test]
 async fn a_blob_of_a_process_that_died_before_syncing_it_is_synced_and_repaired() {
-    for (left_behind, is_whole) in [("layer", true), ("lay", false)] {
+    for left_behind in ["layer", "lay", "", "lllll"] {
         let bench = bench();
         let key = Place::BlobData(digest("layer")).key();
         let path = bench.root.path().join(key.as_str());
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, left_behind).unwrap();
-        let before = bench.store.head(&key).await.unwrap();
         let steps = vec![upload(&*bench.store, 1, "layer").await];
         bench.store.apply(steps).await.unwrap();
         let durable = bench.disk.cut_now().durable();
         assert_eq!(durable[key.as_str()], b"layer");
-        let after = bench.store.head(&key).await.unwrap();
-        assert_eq!(before.version == after.version, is_whole);
     }
 }

@@ -18,6 +18,8 @@ mod publish;
 mod reading;
 #[cfg(test)]
 mod recorder;
+#[cfg(test)]
+mod refusal_tests;
 mod session;
 mod staging;
 mod syncing;
@@ -191,13 +193,13 @@ impl ObjectStore for FilesystemStore {
 
     async fn touch(&self, key: &Key) -> Result<(), StoreError> {
         let path = self.volume.path(key);
-        let stamp = self.volume.new_stamp();
+        let volume = Arc::clone(&self.volume);
         blocking(move || {
             let file = File::open(path)?;
             if file.metadata()?.is_dir() {
                 return Err(io::ErrorKind::NotFound.into());
             }
-            file.set_modified(stamp)
+            volume.set_stamp(&file)
         })
         .await?
         .map_err(|source| absent_or_failed(format!("touch {key}"), source))

@@ -15,7 +15,7 @@ use super::disk::Reach;
 use super::nursery::Nursery;
 use super::syncing::sync_directories;
 use super::volume::{Corner, Volume, is_absent, meta_of};
-use crate::layout::{Key, Prefix};
+use crate::layout::Prefix;
 use crate::store::{Condition, StoreError};
 
 /// How many directories are remembered as durable: about 10 MB of paths. Beyond that all are forgotten, which only costs
@@ -82,13 +82,14 @@ impl Publisher {
     ) -> Result<(), StoreError> {
         match change {
             Change::Place(placement) => self.place(&placement, changed),
-            Change::Finish {
-                data,
-                size_bytes,
-                key,
-            } => self
-                .finish(&data, size_bytes, &key, changed)
-                .map_err(|source| StoreError::from_io(format!("write {key}"), source)),
+            // Also over bytes that are there. They are the same where the disk kept them, and this is their repair where
+            // it did not: cut, emptied, filled with zeros by a crash of a program that does not sync what it renames, or
+            // never written, which nobody is told of a second time.
+            Change::Finish { data, key } => {
+                let target = self.volume.path(&key);
+                self.rename_into_place(&data, &target, false, changed)
+                    .map_err(|source| StoreError::from_io(format!("write {key}"), source))
+            }
             Change::Remove(key) => {
                 let path = self.volume.path(&key);
                 let gone = self.volume.disk.remove_file(&path);
@@ -149,28 +150,6 @@ impl Publisher {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(StoreError::Conflict),
             other => other.map_err(|source| StoreError::from_io(format!("write {key}"), source)),
         }
-    }
-
-    fn finish(
-        &mut self,
-        data: &Path,
-        size_bytes: u64,
-        key: &Key,
-        changed: &mut Changed,
-    ) -> io::Result<()> {
-        let target = self.volume.path(key);
-        let renamed = self.rename_into_place(data, &target, true, changed);
-        match renamed {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            other => return other,
-        }
-        let existing = fs::File::open(&target)?;
-        if existing.metadata()?.len() != size_bytes {
-            // Cut short by a crash of a program that does not sync what it renames: this is its repair.
-            return self.rename_into_place(data, &target, false, changed);
-        }
-        // Whoever wrote it may not have lived to sync it, or its name.
-        self.volume.disk.sync_file(&existing)
     }
 
     fn rename_into_place(
@@ -278,8 +257,7 @@ impl Publisher {
             return Ok(());
         };
         changed.directories.insert(above.to_owned());
-        let now = self.volume.new_stamp();
-        self.volume.disk.set_directory_time(above, now)
+        self.volume.set_stamp(&fs::File::open(above)?)
     }
 
     fn remove_tree(&mut self, path: &Path, changed: &mut Changed) -> io::Result<()> {

@@ -11,9 +11,8 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
 
-use super::disk::{Disk, Reach, RealDisk};
+use super::disk::{Disk, NewTime, Reach, RealDisk};
 
 pub(super) struct RecordingDisk {
     root: PathBuf,
@@ -22,6 +21,12 @@ pub(super) struct RecordingDisk {
     /// How many bytes can still be written.
     pub(super) room_bytes: AtomicU64,
     pub(super) refuses_file_syncs: AtomicBool,
+    pub(super) refuses_writes: AtomicBool,
+    pub(super) refuses_removals: AtomicBool,
+    /// As some network file systems.
+    pub(super) cannot_sync_directories: AtomicBool,
+    /// Files and directories are others', who let us write: then their times cannot be chosen.
+    pub(super) belongs_to_others: AtomicBool,
     /// Directories whose path contains this cannot be synced.
     pub(super) refused_directory: Mutex<Option<&'static str>>,
     /// Whoever holds this holds up every sync of a directory.
@@ -59,6 +64,10 @@ impl RecordingDisk {
             cuts: Mutex::default(),
             room_bytes: AtomicU64::new(u64::MAX),
             refuses_file_syncs: AtomicBool::new(false),
+            refuses_writes: AtomicBool::new(false),
+            refuses_removals: AtomicBool::new(false),
+            cannot_sync_directories: AtomicBool::new(false),
+            belongs_to_others: AtomicBool::new(false),
             refused_directory: Mutex::default(),
             gate: Mutex::default(),
         }
@@ -183,6 +192,9 @@ impl Disk for RecordingDisk {
     }
 
     fn write(&self, file: &File, bytes: &[u8], offset_bytes: u64) -> io::Result<()> {
+        if self.refuses_writes.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the disk is broken"));
+        }
         let room = self.room_bytes.load(Ordering::SeqCst);
         let fits = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
         RealDisk.write(file, &bytes[..fits], offset_bytes)?;
@@ -216,6 +228,9 @@ impl Disk for RecordingDisk {
         }
         drop(self.gate.lock().unwrap());
         let refused = *self.refused_directory.lock().unwrap();
+        if self.cannot_sync_directories.load(Ordering::SeqCst) {
+            return Err(rustix::io::Errno::INVAL.into());
+        }
         if refused.is_some_and(|text| path.to_str().unwrap().ends_with(text)) {
             return Err(io::Error::other("the disk is broken"));
         }
@@ -246,10 +261,12 @@ impl Disk for RecordingDisk {
         self.record(call, |_| RealDisk.rename_if_absent(from, to))
     }
 
-    fn set_directory_time(&self, path: &Path, time: SystemTime) -> io::Result<()> {
-        self.record(format!("set the time of {}", path.display()), |_| {
-            RealDisk.set_directory_time(path, time)
-        })
+    fn set_time(&self, file: &File, time: NewTime) -> io::Result<()> {
+        let is_owner = !self.belongs_to_others.load(Ordering::SeqCst);
+        if !is_owner && time != NewTime::Now {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        self.record("set a time".to_owned(), |_| RealDisk.set_time(file, time))
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
@@ -259,6 +276,9 @@ impl Disk for RecordingDisk {
     }
 
     fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        if self.refuses_removals.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
         self.record(format!("remove {}", path.display()), |_| {
             RealDisk.remove_tree(path)
         })

@@ -1,15 +1,16 @@
 //! Upload sessions on disk: how they begin, and how they are taken up again.
 //!
 //! A session is a directory with `data`, `startedat` and perhaps a checkpoint. Must not know how bytes are gathered.
-//! Invariant: the hashes of a [`Sink`] are those of the first `offset_bytes` of its file, and the file ends there.
+//! Invariants: the hashes of a [`Sink`] are those of the first `offset_bytes` of its file, and the file ends there; a
+//! session whose bytes the disk has lost ([`Session::refuse`]) is never taken up again.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -34,7 +35,21 @@ pub(super) struct Sessions {
     pub(super) volume: Arc<Volume>,
     pub(super) boot_id: Option<String>,
     pub(super) writebacks: Arc<Semaphore>,
-    busy: Mutex<HashMap<PathBuf, Weak<AsyncMutex<()>>>>,
+    shared: Mutex<HashMap<PathBuf, Weak<Shared>>>,
+    /// Sessions whose bytes the disk has lost and which could not be removed: refused for as long as this process lives.
+    unremoved: Mutex<HashMap<PathBuf, Arc<Shared>>>,
+}
+
+/// What all sittings of one session share. The kernel reports a lost write once per open file, so whoever hears of it must
+/// tell the others.
+#[derive(Default)]
+pub(super) struct Shared {
+    /// Held while bytes are in flight.
+    pub(super) flight: Arc<AsyncMutex<()>>,
+    /// Held while the disk is asked to write what it has, until it has answered.
+    pub(super) writeback: Arc<AsyncMutex<()>>,
+    /// The disk has lost bytes that it had taken: nobody can tell any more what the file holds.
+    is_refused: AtomicBool,
 }
 
 impl Sessions {
@@ -43,7 +58,8 @@ impl Sessions {
             volume,
             boot_id,
             writebacks: Arc::new(Semaphore::new(WRITEBACKS_MAX)),
-            busy: Mutex::default(),
+            shared: Mutex::default(),
+            unremoved: Mutex::default(),
         }
     }
 
@@ -85,7 +101,7 @@ impl Sessions {
     ) -> Result<Option<FileUpload>, StoreError> {
         let session = Arc::new(Session::new(sessions, prefix));
         // What an earlier sitting still has in flight ends first.
-        let guard = Arc::clone(&session.busy).lock_owned().await;
+        let guard = Arc::clone(&session.shared.flight).lock_owned().await;
         let place = Arc::clone(&session);
         let resumed = blocking(move || {
             // Held by the work and not by who waits for it: a caller who leaves does not let the next hash beside it.
@@ -101,16 +117,24 @@ impl Sessions {
         }
     }
 
-    /// The lock that is held while bytes of the session in `directory` are in flight.
-    fn busy(&self, directory: &Path) -> Arc<AsyncMutex<()>> {
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        busy.retain(|_, lock| lock.strong_count() > 0);
-        if let Some(lock) = busy.get(directory).and_then(Weak::upgrade) {
-            return lock;
+    /// What the sittings of the session in `directory` share.
+    fn shared(&self, directory: &Path) -> Arc<Shared> {
+        if let Some(shared) = self.lock_unremoved().get(directory) {
+            return Arc::clone(shared);
         }
-        let lock = Arc::new(AsyncMutex::new(()));
-        busy.insert(directory.to_owned(), Arc::downgrade(&lock));
-        lock
+        let mut all = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, shared| shared.strong_count() > 0);
+        if let Some(shared) = all.get(directory).and_then(Weak::upgrade) {
+            return shared;
+        }
+        let shared = Arc::default();
+        all.insert(directory.to_owned(), Arc::downgrade(&shared));
+        shared
+    }
+
+    fn lock_unremoved(&self) -> MutexGuard<'_, HashMap<PathBuf, Arc<Shared>>> {
+        let unremoved = self.unremoved.lock();
+        unremoved.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -120,22 +144,17 @@ pub(super) struct Session {
     pub(super) directory: PathBuf,
     /// The directory as the seam names it, for messages.
     pub(super) name: String,
-    pub(super) busy: Arc<AsyncMutex<()>>,
-    pub(super) is_written_back: AtomicBool,
-    /// The disk has refused bytes that it had taken: what the file holds cannot be trusted any more.
-    pub(super) is_refused: AtomicBool,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Session {
     fn new(sessions: &Arc<Sessions>, prefix: &Prefix) -> Self {
         let directory = sessions.volume.directory(prefix);
         Self {
-            busy: sessions.busy(&directory),
+            shared: sessions.shared(&directory),
             sessions: Arc::clone(sessions),
             directory,
             name: prefix.to_string(),
-            is_written_back: AtomicBool::new(false),
-            is_refused: AtomicBool::new(false),
         }
     }
 
@@ -143,11 +162,63 @@ impl Session {
         self.directory.join("data")
     }
 
+    /// Where the session lies, without its secret name; for logs.
+    pub(super) fn place(&self) -> &str {
+        let name = self.name.trim_end_matches('/');
+        name.rsplit_once('/').map_or("", |(place, _)| place)
+    }
+
     pub(super) fn failed(&self, source: io::Error) -> StoreError {
         StoreError::from_io(format!("write to the upload {}", self.name), source)
     }
 
+    /// Removes the session with all it holds.
+    pub(super) fn forget(&self) -> io::Result<()> {
+        match self.sessions.volume.disk.remove_tree(&self.directory) {
+            Err(error) if !is_absent(&error) => return Err(error),
+            _ => {}
+        }
+        self.sessions.lock_unremoved().remove(&self.directory);
+        Ok(())
+    }
+
+    /// Ends the session because the disk has lost bytes of it: later syncs would succeed, without these bytes. Removes it
+    /// before anybody is answered, and refuses whoever still works on it. Nothing else must be in flight.
+    ///
+    /// The removal is not synced: within this boot it is seen without that, and after another boot the session is hashed
+    /// from what the disk really has.
+    pub(super) fn refuse(&self) {
+        self.shared.is_refused.store(true, Ordering::Release);
+        let Err(error) = self.forget() else {
+            return;
+        };
+        tracing::error!(
+            error = %error,
+            uploads = self.place(),
+            "the disk has lost bytes of an upload, which cannot be removed either; it is refused; hint: check the disk"
+        );
+        let mut unremoved = self.sessions.lock_unremoved();
+        unremoved.insert(self.directory.clone(), Arc::clone(&self.shared));
+        drop(unremoved);
+        // For a later process: an empty file is shorter than the checkpoint says, so that both count for nothing.
+        if let Ok(data) = OpenOptions::new().write(true).open(self.data()) {
+            let _ = data.set_len(0);
+        }
+    }
+
+    /// An error if the disk has lost bytes of this session.
+    pub(super) fn check(&self) -> io::Result<()> {
+        if self.shared.is_refused.load(Ordering::Acquire) {
+            return Err(io::Error::other("the disk lost bytes of this upload"));
+        }
+        Ok(())
+    }
+
     fn resume(&self) -> io::Result<Sink> {
+        if self.check().is_err() {
+            self.forget()?;
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let file = OpenOptions::new()
             .read(true)
             .write(true)

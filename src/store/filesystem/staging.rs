@@ -62,7 +62,6 @@ pub(super) fn stage(
                     .map_err(|source| StoreError::from_io(format!("write {key}"), source))?;
                 phase.push(Change::Finish {
                     data: received.data,
-                    size_bytes: received.size_bytes,
                     key,
                 });
                 sessions.push(received.directory);

@@ -61,8 +61,8 @@ pub(super) fn sync_directories(
 
 /// For a directory that has gone in the meantime the root stands in, which reaches as far.
 fn sync(volume: &Volume, directory: &Path, reach: Reach) -> io::Result<()> {
-    match volume.disk.sync_directory(directory, reach) {
-        Err(error) if is_absent(&error) => volume.disk.sync_directory(volume.root(), reach),
+    match volume.sync_directory(directory, reach) {
+        Err(error) if is_absent(&error) => volume.sync_directory(volume.root(), reach),
         done => done,
     }
 }

@@ -20,7 +20,7 @@ use crate::store::{Depth, ObjectStore, Step, StoreError, Upload, conformance};
 
 const SESSION: &str = "docker/registry/v2/repositories/a/_uploads/1/";
 
-fn open(root: &Path, boot_id: Option<&str>) -> FilesystemStore {
+pub(super) fn open(root: &Path, boot_id: Option<&str>) -> FilesystemStore {
     let settings = Settings {
         root: root.to_owned(),
         boot_id: boot_id.map(str::to_owned),
@@ -29,7 +29,7 @@ fn open(root: &Path, boot_id: Option<&str>) -> FilesystemStore {
     FilesystemStore::open(settings, clock).unwrap()
 }
 
-fn on_recorder() -> (TempDir, Arc<RecordingDisk>, FilesystemStore) {
+pub(super) fn on_recorder() -> (TempDir, Arc<RecordingDisk>, FilesystemStore) {
     let root = tempfile::tempdir().unwrap();
     let disk = Arc::new(RecordingDisk::new(root.path()));
     let clock = Arc::new(ManualClock::at_unix_secs(1_700_000_000));
@@ -37,15 +37,15 @@ fn on_recorder() -> (TempDir, Arc<RecordingDisk>, FilesystemStore) {
     (root, disk, store.unwrap())
 }
 
-fn session() -> Prefix {
+pub(super) fn session() -> Prefix {
     SESSION.parse().unwrap()
 }
 
-fn key(text: &str) -> Key {
+pub(super) fn key(text: &str) -> Key {
     text.parse().unwrap()
 }
 
-async fn begin(store: &FilesystemStore) -> Box<dyn Upload> {
+pub(super) async fn begin(store: &FilesystemStore) -> Box<dyn Upload> {
     let opened = store.open_upload(&session(), None, None, None).await;
     opened.unwrap()
 }
@@ -55,7 +55,7 @@ async fn resumed_digest(store: &FilesystemStore) -> Digest {
     upload.digest(Algorithm::Sha256).await.unwrap()
 }
 
-fn sha256(bytes: &[u8]) -> Digest {
+pub(super) fn sha256(bytes: &[u8]) -> Digest {
     Digest::of(Algorithm::Sha256, bytes)
 }
 

@@ -1,14 +1,14 @@
 //! An upload while it receives: gathers, and hashes and writes in one hop with one in flight.
 //!
 //! Must not know keys of blobs. Invariant: what `offset_bytes` counts is in the file and in the hashes, in flight, or
-//! gathered; after an error it counts only what is in the file and in the hashes.
+//! gathered; after an error it counts only what is in the file and in the hashes. Nothing is answered while the disk still
+//! has to say whether it took what it was asked to write.
 
 use std::any::Any;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -52,7 +52,6 @@ pub(super) struct Received {
     file: File,
     pub(super) data: PathBuf,
     pub(super) directory: PathBuf,
-    pub(super) size_bytes: u64,
 }
 
 impl FileUpload {
@@ -73,12 +72,12 @@ impl FileUpload {
     pub(super) async fn into_received(mut self: Box<Self>) -> Result<Received, StoreError> {
         self.flush().await?;
         self.finish_flight().await?;
+        self.finish_writeback().await?;
         match self.sink {
             Slot::Free(sink) => Ok(Received {
                 data: self.session.data(),
                 directory: self.session.directory.clone(),
                 file: sink.file,
-                size_bytes: sink.offset_bytes,
                 session: self.session,
             }),
             Slot::Busy(_) | Slot::Lost => Err(lost(&self.session)),
@@ -102,7 +101,7 @@ impl FileUpload {
         &mut self,
         work: impl FnOnce(&Arc<Session>, &mut Sink) -> io::Result<()> + Send + 'static,
     ) -> Result<(), StoreError> {
-        let guard = Arc::clone(&self.session.busy).lock_owned().await;
+        let guard = Arc::clone(&self.session.shared.flight).lock_owned().await;
         let Slot::Free(mut sink) = std::mem::replace(&mut self.sink, Slot::Lost) else {
             return Err(lost(&self.session));
         };
@@ -138,6 +137,16 @@ impl FileUpload {
     }
 }
 
+impl FileUpload {
+    /// Waits until the disk has answered for what it was asked to write. At most what came meanwhile is left to be written
+    /// after it, which the sync at the end waits for anyway.
+    async fn finish_writeback(&self) -> Result<(), StoreError> {
+        drop(self.session.shared.writeback.lock().await);
+        let checked = self.session.check();
+        checked.map_err(|source| self.session.failed(source))
+    }
+}
+
 #[async_trait]
 impl Upload for FileUpload {
     fn offset_bytes(&self) -> u64 {
@@ -163,6 +172,7 @@ impl Upload for FileUpload {
         self.start(|session, sink| session.write_checkpoint(sink))
             .await?;
         self.finish_flight().await?;
+        self.finish_writeback().await?;
         Ok(self.offset_bytes)
     }
 
@@ -181,8 +191,11 @@ impl Upload for FileUpload {
     async fn abort(mut self: Box<Self>) -> Result<(), StoreError> {
         // Whether the last bytes could be written makes no difference now.
         let _ = self.finish_flight().await;
+        // What it finds must not be held against a session that is begun in the same place.
+        let _ = self.finish_writeback().await;
         let session = Arc::clone(&self.session);
-        blocking(move || session.forget()).await
+        // What cannot be removed is an old session to whoever purges those.
+        blocking(move || session.forget().unwrap_or_default()).await
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
@@ -194,34 +207,29 @@ impl Received {
     /// Makes the bytes durable. A disk that refuses may have dropped them and say so only once, so the session ends.
     pub(super) fn sync(&self) -> io::Result<()> {
         let volume = &self.session.sessions.volume;
-        let synced = refuse_if_refused(&self.session)
-            .and_then(|()| self.file.set_modified(volume.new_stamp()))
+        self.session.check()?;
+        let synced = volume
+            .set_stamp(&self.file)
             .and_then(|()| volume.disk.sync_file(&self.file));
         if synced.is_err() {
-            self.session.forget();
+            self.session.refuse();
         }
         synced
     }
 }
 
-impl Session {
-    /// Removes the session with all it holds.
-    fn forget(&self) {
-        // What cannot be removed is an old session to whoever purges those.
-        let _ = self.sessions.volume.disk.remove_tree(&self.directory);
-    }
-}
-
 fn write(session: &Arc<Session>, sink: &mut Sink, pieces: &[Bytes]) -> io::Result<()> {
-    refuse_if_refused(session)?;
+    session.check()?;
     let disk = &session.sessions.volume.disk;
     let mut hashers = sink.hashers.clone();
     let mut end_bytes = sink.offset_bytes;
     for piece in pieces {
         if let Err(error) = disk.write(&sink.file, piece, end_bytes) {
-            // Shrinking needs no room. Should it fail all the same, nobody knows where the file ends.
-            if sink.file.set_len(sink.offset_bytes).is_err() {
-                session.is_refused.store(true, Ordering::Release);
+            // Shrinking needs no room. Should it fail all the same, nobody knows where the file ends. And only a lack of room
+            // says nothing of earlier bytes: other errors may tell of what was taken before (NFS), once.
+            let is_kept = is_lack_of_room(&error) && sink.file.set_len(sink.offset_bytes).is_ok();
+            if !is_kept {
+                session.refuse();
             }
             return Err(error);
         }
@@ -247,31 +255,37 @@ fn start_writeback(session: &Arc<Session>) -> bool {
     let Ok(permit) = Arc::clone(&session.sessions.writebacks).try_acquire_owned() else {
         return false;
     };
-    if session.is_written_back.swap(true, Ordering::AcqRel) {
+    let Ok(turn) = Arc::clone(&session.shared.writeback).try_lock_owned() else {
         return false;
-    }
+    };
     let session = Arc::clone(session);
-    // A handle of its own: a failure that this one is told of is still told to the handle that syncs at the end.
+    // A handle of its own: syncing needs no turn at the one that bytes are written to.
     spawn_blocking(move || {
         let disk = &session.sessions.volume.disk;
         // Where it cannot be opened, nothing is lost but time.
         if let Ok(file) = File::open(session.data())
-            && disk.sync_file(&file).is_err()
+            && let Err(error) = disk.sync_file(&file)
         {
-            session.is_refused.store(true, Ordering::Release);
+            tracing::error!(
+                error = %error,
+                uploads = session.place(),
+                "the disk has lost bytes of an upload, which ends; hint: check the disk"
+            );
+            // A piece in flight would write behind what is removed.
+            let _flight = session.shared.flight.blocking_lock();
+            session.refuse();
         }
-        session.is_written_back.store(false, Ordering::Release);
+        drop(turn);
         drop(permit);
     });
     true
 }
 
-fn refuse_if_refused(session: &Session) -> io::Result<()> {
-    if session.is_refused.load(Ordering::Acquire) {
-        session.forget();
-        return Err(io::Error::other("the disk lost bytes of this upload"));
-    }
-    Ok(())
+fn is_lack_of_room(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
 }
 
 fn lost(session: &Session) -> StoreError {

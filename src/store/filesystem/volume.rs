@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
-use super::disk::{Disk, Reach};
+use super::disk::{Disk, NewTime, Reach};
 use super::syncing::sync_directories;
 use super::watched_disk::WatchedDisk;
 use crate::clock::Clock;
+use crate::durable_file::accept_unsyncable;
 use crate::heartbeat::Heartbeat;
 use crate::layout::{Key, OWN_DIRECTORY, Place, Prefix};
 use crate::oci::{Algorithm, Digest};
@@ -86,7 +87,7 @@ impl Volume {
         if let Ok(root) = self.root.canonicalize()
             && let Some(above) = root.parent()
         {
-            let _ = self.disk.sync_directory(above, Reach::Medium);
+            let _ = self.sync_directory(above, Reach::Medium);
         }
         Ok(())
     }
@@ -111,7 +112,7 @@ impl Volume {
             directories.insert(directory);
         }
         // The names above were synced when the volume was opened.
-        self.disk.sync_directory(&blobs, Reach::Medium)?;
+        self.sync_directory(&blobs, Reach::Medium)?;
         let above = blobs.ancestors().take_while(|above| *above != self.root);
         directories.extend(above.map(Path::to_owned));
         Ok(directories)
@@ -163,6 +164,26 @@ impl Volume {
         *last
     }
 
+    /// Gives a file or directory the time [`Volume::new_stamp`]; the present one where it belongs to somebody else, who lets
+    /// us write (a tree of the old registry, a shared volume); none where the file system has no such call. No time is worth
+    /// a refused push: what a store's reader relies on is in the files.
+    pub(super) fn set_stamp(&self, file: &File) -> io::Result<()> {
+        let chosen = self.disk.set_time(file, NewTime::At(self.new_stamp()));
+        match chosen {
+            Err(error) if is_not_ours_to_change(&error) => {}
+            chosen => return chosen,
+        }
+        match self.disk.set_time(file, NewTime::Now) {
+            Err(error) if is_not_ours_to_change(&error) => Ok(()),
+            set => set,
+        }
+    }
+
+    /// Makes the names in a directory durable, where the file system can do that.
+    pub(super) fn sync_directory(&self, path: &Path, reach: Reach) -> io::Result<()> {
+        accept_unsyncable(path, self.disk.sync_directory(path, reach))
+    }
+
     /// A file with `bytes` in it, synced, without a name of its own.
     pub(super) fn write_temporary(&self, bytes: &Bytes) -> io::Result<Temporary> {
         let path = self.new_path(Corner::Temporary);
@@ -174,7 +195,7 @@ impl Volume {
         // Made before the first thing that can fail, so that it is removed then.
         let temporary = Temporary { path };
         self.disk.write(&file, bytes, 0)?;
-        file.set_modified(self.new_stamp())?;
+        self.set_stamp(&file)?;
         self.disk.sync_file(&file)?;
         Ok(temporary)
     }
@@ -207,6 +228,14 @@ pub(super) fn meta_of(metadata: &Metadata) -> Meta {
         )),
         is_prefix,
     }
+}
+
+/// Whether `error` means that a time cannot be set by us, or not here.
+fn is_not_ours_to_change(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput
+    )
 }
 
 /// Whether `error` means that there is nothing at the path; a name too long for the file system names nothing.

@@ -6,9 +6,8 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use super::disk::{Disk, Reach};
+use super::disk::{Disk, NewTime, Reach};
 use crate::heartbeat::Heartbeat;
 
 pub(super) struct WatchedDisk {
@@ -53,9 +52,9 @@ impl Disk for WatchedDisk {
         self.inner.rename_if_absent(from, to)
     }
 
-    fn set_directory_time(&self, path: &Path, time: SystemTime) -> io::Result<()> {
+    fn set_time(&self, file: &File, time: NewTime) -> io::Result<()> {
         let _under_way = self.heartbeat.enter();
-        self.inner.set_directory_time(path, time)
+        self.inner.set_time(file, time)
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
