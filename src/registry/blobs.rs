@@ -87,8 +87,7 @@ impl Registry {
         let Some(target) = self.mountable(digest, &mut candidates).await? else {
             return Ok(None);
         };
-        let key = Place::BlobData(target).key();
-        Ok(self.find(&key).await?.map(|meta| Blob {
+        Ok(self.find_data(&target).await?.map(|(key, meta)| Blob {
             key,
             digest: digest.clone(),
             size_bytes: meta.size_bytes,
@@ -193,8 +192,7 @@ impl Registry {
         // Most digests that are asked for are nowhere: one look-up tells. (A link may hold a digest of another
         // algorithm, so only the common case is cut short.) Not where the index is asked: that is as quick, and takes as
         // long for a blob that is nowhere as for one that the caller may not know of.
-        let data = Place::BlobData(digest.clone()).key();
-        if self.find(&data).await?.is_none() {
+        if self.find_data(digest).await?.is_none() {
             return Ok(Vec::new());
         }
         if candidates.repositories.is_none() {
@@ -213,10 +211,7 @@ impl Registry {
         let Some(target) = self.read_link(&link.key()).await? else {
             return Ok(None);
         };
-        let is_there = self
-            .find(&Place::BlobData(target.clone()).key())
-            .await?
-            .is_some();
+        let is_there = self.find_data(&target).await?.is_some();
         Ok(is_there.then_some(target))
     }
 

@@ -14,6 +14,9 @@ use crate::store::{Meta, Small, Step, StoreError};
 /// A link holds at most `sha512:` and 128 digits; the rest is room for the line end that other tools leave.
 const LINK_SIZE_MAX_BYTES: u64 = 256;
 
+/// A shorter file is a damaged link: `sha256:` and 64 digits.
+pub(super) const LINK_SIZE_MIN_BYTES: u64 = 71;
+
 /// Keys that the store is asked about at once: the way there and back costs less than they do, and where all are in memory
 /// the thread that looks is busy for about a millisecond.
 pub(super) const AT_ONCE: usize = 256;
@@ -21,8 +24,8 @@ pub(super) const AT_ONCE: usize = 256;
 impl Registry {
     /// What the link at `key` holds.
     pub(super) async fn read_link(&self, key: &Key) -> Result<Option<Digest>, RegistryError> {
-        let bytes = self.read_small(key, LINK_SIZE_MAX_BYTES).await?;
-        Ok(bytes.and_then(|bytes| digest_in(key, &bytes)))
+        let links = self.read_links(std::slice::from_ref(key)).await?;
+        Ok(links.into_iter().next().flatten())
     }
 
     /// What the links at `keys` hold, in their order.
@@ -33,7 +36,7 @@ impl Registry {
         let mut digests = Vec::with_capacity(keys.len());
         self.read_each(keys, LINK_SIZE_MAX_BYTES, |key, link| {
             digests.push(match link {
-                Small::Whole(_, bytes) => digest_in(key, &bytes),
+                Small::Whole(meta, bytes) => self.digest_in(key, &meta, &bytes),
                 Small::Absent | Small::TooLarge(_) => None,
             });
         })
@@ -55,8 +58,11 @@ impl Registry {
             let (told, rest) = left.split_at(contents.len().clamp(1, part.len()));
             left = rest;
             for (key, content) in told.iter().zip(contents) {
-                if let Small::TooLarge(meta) = &content {
-                    warn_of_size(key, meta);
+                if let Small::TooLarge(meta) = &content
+                    && self.damage.is_news(key, meta)
+                {
+                    let size_bytes = meta.size_bytes;
+                    tracing::warn!(%key, size_bytes, "larger than anything that belongs there, taken as absent");
                 }
                 visit(key, content);
             }
@@ -64,20 +70,14 @@ impl Registry {
         Ok(())
     }
 
-    /// The bytes at `key`, if there are any and no more than `size_max_bytes`.
-    pub(super) async fn read_small(
-        &self,
-        key: &Key,
-        size_max_bytes: u64,
-    ) -> Result<Option<Bytes>, RegistryError> {
-        let mut bytes = None;
-        self.read_each(std::slice::from_ref(key), size_max_bytes, |_, content| {
-            if let Small::Whole(_, content) = content {
-                bytes = Some(content);
-            }
-        })
-        .await?;
-        Ok(bytes)
+    fn digest_in(&self, key: &Key, meta: &Meta, link: &[u8]) -> Option<Digest> {
+        let digest = std::str::from_utf8(link)
+            .ok()
+            .and_then(|text| text.trim().parse().ok());
+        if digest.is_none() && self.damage.is_news(key, meta) {
+            tracing::warn!(%key, "a damaged link is taken as absent");
+        }
+        digest
     }
 
     /// What is known of `key`, if it is there.
@@ -124,8 +124,8 @@ impl Registry {
         links: &[Key],
     ) -> Result<Vec<Option<Meta>>, RegistryError> {
         let targets = self.read_links(links).await?;
-        let data = targets.iter().flatten().map(data_key).collect::<Vec<_>>();
-        let mut found = self.find_each(&data).await?.into_iter();
+        let data: Vec<Digest> = targets.iter().flatten().cloned().collect();
+        let mut found = self.find_each_data(&data).await?.into_iter();
         let metas = targets.iter().map(|target| {
             let _target = target.as_ref()?;
             found.next().flatten()
@@ -151,21 +151,23 @@ impl Registry {
             for (digest, target) in part.iter().zip(targets) {
                 match target {
                     Some(target) => {
-                        linked.push(digest);
-                        data.push(data_key(&target));
+                        data.push(Place::BlobData(target.clone()).key());
+                        linked.push((digest, target));
                     }
                     None => absent.push(digest.clone()),
                 }
             }
             let mut linked = linked.into_iter();
             self.read_each(&data, READ_SIZE_MAX_BYTES, |_, content| {
-                let Some(digest) = linked.next() else {
+                let Some((digest, target)) = linked.next() else {
                     return;
                 };
                 match content {
-                    Small::Whole(meta, bytes) => visit(digest, meta, Some(bytes)),
+                    Small::Whole(meta, bytes) if self.are_sound(&target, &meta, &bytes) => {
+                        visit(digest, meta, Some(bytes));
+                    }
                     Small::TooLarge(meta) => visit(digest, meta, None),
-                    Small::Absent => absent.push(digest.clone()),
+                    Small::Whole(..) | Small::Absent => absent.push(digest.clone()),
                 }
             })
             .await?;
@@ -177,28 +179,8 @@ impl Registry {
         let Some(target) = self.read_link(&link.key()).await? else {
             return Ok(None);
         };
-        let key = data_key(&target);
-        Ok(self.find(&key).await?.map(|meta| (key, meta)))
+        self.find_data(&target).await
     }
-}
-
-fn data_key(target: &Digest) -> Key {
-    Place::BlobData(target.clone()).key()
-}
-
-fn digest_in(key: &Key, link: &[u8]) -> Option<Digest> {
-    let digest = std::str::from_utf8(link)
-        .ok()
-        .and_then(|text| text.trim().parse().ok());
-    if digest.is_none() {
-        tracing::warn!(%key, "a damaged link is taken as absent");
-    }
-    digest
-}
-
-fn warn_of_size(key: &Key, meta: &Meta) {
-    let size_bytes = meta.size_bytes;
-    tracing::warn!(%key, size_bytes, "larger than anything that belongs there, taken as absent");
 }
 
 /// Writes a link to `digest` at `place`.

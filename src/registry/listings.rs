@@ -6,12 +6,13 @@
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
+use super::links::LINK_SIZE_MIN_BYTES;
 use super::{Registry, RegistryError};
 use crate::auth::Viewer;
 use crate::index::PAGE_MAX;
 use crate::layout::{self, Key, Place, Prefix};
 use crate::oci::{RepositoryName, Tag};
-use crate::store::{Depth, Entry};
+use crate::store::{Depth, Entry, Meta};
 
 /// Entries taken from the store at a time: bounds memory, not the list.
 const BATCH: usize = 1_000;
@@ -149,7 +150,9 @@ impl Registry {
         let keys: Vec<Key> = tags.iter().map(current).collect();
         let found = self.find_each(&keys).await?;
         let tags = tags.into_iter().zip(found);
-        Ok(tags.filter_map(|(tag, meta)| meta.map(|_| tag)).collect())
+        let is_link = |meta: &Meta| meta.size_bytes >= LINK_SIZE_MIN_BYTES;
+        let present = tags.filter(|(_, meta)| meta.as_ref().is_some_and(is_link));
+        Ok(present.map(|(tag, _)| tag).collect())
     }
 
     /// Those of `names` that are there.

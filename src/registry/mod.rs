@@ -8,6 +8,7 @@ mod changes;
 mod comparing;
 #[cfg(test)]
 mod crash_tests;
+mod damage;
 mod error;
 mod keeper;
 mod links;
@@ -50,6 +51,7 @@ pub use self::status::{IndexStatus, Status};
 pub use self::uploads::Chunk;
 pub use self::usage::{Subject, Usage};
 
+use self::damage::Damage;
 use self::lists::Lists;
 use self::locks::NameLocks;
 use self::manifest_cache::ManifestCache;
@@ -70,6 +72,7 @@ pub struct Registry {
     clock: Arc<dyn Clock>,
     lists: Lists,
     manifests: ManifestCache,
+    damage: Damage,
     /// By digest, held from the check that everything referenced exists to the revision link.
     digest_locks: NameLocks,
     /// By repository: keeps a tag from moving while the manifest it pointed at is deleted.
@@ -92,6 +95,7 @@ impl Registry {
             sessions: Sessions::new(secret, open_uploads, Arc::clone(&clock)),
             lists: Lists::new(index, Arc::clone(&clock)),
             manifests: ManifestCache::default(),
+            damage: Damage::default(),
             store,
             settings,
             digest_locks: NameLocks::new(Arc::clone(&clock)),

@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 
 use super::{References, Registry, RegistryError};
 use crate::auth::Viewer;
-use crate::layout::Place;
+use crate::layout::{Key, Place};
 use crate::oci::{Descriptor, Digest, Manifest, RepositoryName};
+use crate::store::Meta;
 
 /// A link that the repository lacks: its path's digest, and the digest it must hold.
 pub(super) struct MissingLink {
@@ -29,7 +30,9 @@ impl Registry {
         let mut unknown = Vec::new();
         let mut candidates = self.candidates(viewer);
         for blob in distinct(manifest.blobs()) {
-            if let Some((_, meta)) = self.linked_blob(name, &blob.digest).await? {
+            if let Some((key, meta)) = self.linked_blob(name, &blob.digest).await?
+                && self.is_not_cut(&key, &meta, blob).await?
+            {
                 check_size(blob, meta.size_bytes)?;
                 continue;
             }
@@ -48,8 +51,10 @@ impl Registry {
         }
         for child in distinct(manifest.children().iter().filter(|child| !child.is_foreign)) {
             match self.linked_manifest(name, &child.digest).await? {
-                Some((_, meta)) => check_size(child, meta.size_bytes)?,
-                None => unknown.push(child.digest.clone()),
+                Some((key, meta)) if self.is_not_cut(&key, &meta, child).await? => {
+                    check_size(child, meta.size_bytes)?;
+                }
+                Some(_) | None => unknown.push(child.digest.clone()),
             }
         }
         match self.settings.references {
@@ -57,6 +62,24 @@ impl Registry {
                 Err(RegistryError::ReferencesUnknown(unknown))
             }
             References::Strict | References::Any => Ok(missing_links),
+        }
+    }
+}
+
+impl Registry {
+    /// Whether the data at `key` are sound, where `descriptor` says another length: a client that was told that they are
+    /// there, and left them out, must learn that they are not.
+    async fn is_not_cut(
+        &self,
+        key: &Key,
+        meta: &Meta,
+        descriptor: &Descriptor,
+    ) -> Result<bool, RegistryError> {
+        match Place::parse(key.as_str()) {
+            Some(Place::BlobData(digest)) if descriptor.size_bytes != meta.size_bytes => {
+                self.agrees_with(&digest, meta, descriptor.size_bytes).await
+            }
+            _ => Ok(true),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Design: DESIGN D3, `docs/storage-layout.md`. Must not know how the index keeps what it is told. Invariants: what is told
 //! was read after the stamp that it is kept under; reading takes no lock and changes nothing.
 
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -127,7 +128,49 @@ impl Registry {
             self.read_revisions(name, algorithm, moved, &mut reading)
                 .await?;
         }
+        self.leave_out_damaged(moved, &mut reading.facts).await?;
         Ok(reading)
+    }
+
+    /// Takes out blobs whose file has another length than a manifest here says, and is not what its digest says either. Their
+    /// right length is told instead, so that it is known without hashing them after the next start.
+    async fn leave_out_damaged(
+        &self,
+        moved: &(dyn Fn() + Sync),
+        facts: &mut Vec<Fact>,
+    ) -> Result<(), RegistryError> {
+        let mut said = HashMap::new();
+        for fact in &*facts {
+            if let Fact::Edge { child, .. } = fact
+                && child.kind == ChildKind::Blob
+            {
+                said.insert(child.digest.clone(), child.size_bytes);
+            }
+        }
+        let mut damaged = HashMap::new();
+        for fact in &*facts {
+            let Fact::Size(digest, size_bytes) = fact else {
+                continue;
+            };
+            let Some(said_bytes) = said.get(digest).filter(|said| *said != size_bytes) else {
+                continue;
+            };
+            moved();
+            if let Some((_, meta)) = self.find_data(digest).await?
+                && !self.agrees_with(digest, &meta, *said_bytes).await?
+            {
+                damaged.insert(digest.clone(), *said_bytes);
+            }
+        }
+        facts.retain(|fact| !matches!(fact, Fact::Layer(digest) if damaged.contains_key(digest)));
+        for fact in facts {
+            if let Fact::Size(digest, size_bytes) = fact
+                && let Some(said_bytes) = damaged.get(digest)
+            {
+                *size_bytes = *said_bytes;
+            }
+        }
+        Ok(())
     }
 
     async fn read_layers(

@@ -269,7 +269,7 @@ impl Gathered {
 }
 
 /// Opaque; equal versions of one key mean equal content.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Version(pub String);
 
 /// Why the store did not do it, by what a caller can decide.

@@ -18,6 +18,7 @@ mod connections;
 mod control;
 mod crash;
 mod cross_origin;
+mod damaged_data;
 mod denial;
 mod doctor;
 mod encoded_paths;

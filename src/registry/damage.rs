@@ -1,0 +1,244 @@
+//! Stored data that cannot be what their digest says: cut, emptied or altered by a power cut, a full disk or half a copy.
+//!
+//! Such data count as absent, so that clients send them again, and each is warned of once. What costs nothing is known of
+//! every blob: no bytes under a digest of some. The index tells the length that a blob had when it was pushed or first read;
+//! it is asked once for each version of a file. Where that length, or a manifest's descriptor, contradicts the file, the
+//! file is hashed, so neither a wrong descriptor nor a stale index hides data that are sound. Manifests are hashed whenever
+//! they are read from the store.
+//!
+//! Must not know how data came to be damaged. Invariant: a file that was hashed and found right stays visible.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::task::spawn_blocking;
+
+use super::{Registry, RegistryError};
+use crate::index::Health;
+use crate::layout::{Key, Place};
+use crate::oci::{Digest, Hasher};
+use crate::store::{Meta, StoreError, Version};
+
+/// How many verdicts and warnings are remembered: about 10 MB. Beyond that all are forgotten, which costs looks.
+const REMEMBERED_MAX: usize = 32_768;
+
+/// A longer file is not hashed while a request waits, which would take many seconds: fewer bytes than the index knows of then
+/// count as damage, more do not.
+const HASHED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// What was found out about the files of the store, by this process.
+#[derive(Default)]
+pub(super) struct Damage {
+    found: Mutex<Found>,
+    /// One file at a time is hashed.
+    hashing: AsyncMutex<()>,
+}
+
+#[derive(Default)]
+struct Found {
+    /// What the data of a digest are, in one version of their file.
+    verdicts: HashMap<Digest, (Version, Verdict)>,
+    warned: HashSet<(Key, Version)>,
+}
+
+/// What the file of some data is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// As long as somebody says; it was not hashed.
+    RightLength,
+    /// Hashed, and right.
+    Sound,
+    /// Not what the digest says.
+    Damaged,
+}
+
+impl Damage {
+    fn lock(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn verdict(&self, digest: &Digest, version: &Version) -> Option<Verdict> {
+        let found = self.lock();
+        let (known, verdict) = found.verdicts.get(digest)?;
+        (known == version).then_some(*verdict)
+    }
+
+    /// The verdict of whoever has hashed this version.
+    fn hashed(&self, digest: &Digest, version: &Version) -> Option<bool> {
+        match self.verdict(digest, version)? {
+            Verdict::RightLength => None,
+            Verdict::Sound => Some(true),
+            Verdict::Damaged => Some(false),
+        }
+    }
+
+    /// Remembers a verdict, and warns of a bad one.
+    fn note(&self, digest: &Digest, meta: &Meta, verdict: Verdict) {
+        let mut found = self.lock();
+        if found.verdicts.len() >= REMEMBERED_MAX {
+            found.verdicts.clear();
+        }
+        let verdict = (meta.version.clone(), verdict);
+        let before = found.verdicts.insert(digest.clone(), verdict.clone());
+        if verdict.1 == Verdict::Damaged && before != Some(verdict) {
+            tracing::warn!(
+                %digest,
+                size_bytes = meta.size_bytes,
+                "the stored data are not what their digest says, and count as absent; hint: push them again"
+            );
+        }
+    }
+
+    /// Whether what is wrong with this version of `key` is not warned of yet.
+    pub(super) fn is_news(&self, key: &Key, meta: &Meta) -> bool {
+        let mut found = self.lock();
+        if found.warned.len() >= REMEMBERED_MAX {
+            found.warned.clear();
+        }
+        found.warned.insert((key.clone(), meta.version.clone()))
+    }
+}
+
+impl Registry {
+    /// What is known of the data of `digest`, if they are there and can be what it says.
+    pub(super) async fn find_data(
+        &self,
+        digest: &Digest,
+    ) -> Result<Option<(Key, Meta)>, RegistryError> {
+        let key = data_key(digest);
+        let Some(meta) = self.find(&key).await? else {
+            return Ok(None);
+        };
+        let is_sound = match self.sound_at_a_glance(digest, &meta) {
+            Some(is_sound) => is_sound,
+            None => match self.known_sizes(vec![digest.clone()]).await.first() {
+                Some(Some(size_bytes)) => self.agrees_with(digest, &meta, *size_bytes).await?,
+                Some(None) | None => true,
+            },
+        };
+        Ok(is_sound.then_some((key, meta)))
+    }
+
+    /// [`Registry::find_data`] for each of `digests`, in their order.
+    pub(super) async fn find_each_data(
+        &self,
+        digests: &[Digest],
+    ) -> Result<Vec<Option<Meta>>, RegistryError> {
+        let keys: Vec<Key> = digests.iter().map(data_key).collect();
+        let mut metas = self.find_each(&keys).await?;
+        let sizes = self.known_sizes(digests.to_vec()).await;
+        for (position, (digest, found)) in digests.iter().zip(&mut metas).enumerate() {
+            let Some(meta) = found else {
+                continue;
+            };
+            let is_sound = match self.sound_at_a_glance(digest, meta) {
+                Some(is_sound) => is_sound,
+                None => match sizes.get(position) {
+                    Some(Some(size_bytes)) => self.agrees_with(digest, meta, *size_bytes).await?,
+                    Some(None) | None => true,
+                },
+            };
+            if !is_sound {
+                *found = None;
+            }
+        }
+        Ok(metas)
+    }
+
+    /// Whether the data of `digest`, which are there, may have the length that somebody else says they have. Where that is
+    /// not the length of the file, the file is hashed, and its word counts.
+    pub(super) async fn agrees_with(
+        &self,
+        digest: &Digest,
+        meta: &Meta,
+        said_bytes: u64,
+    ) -> Result<bool, RegistryError> {
+        if said_bytes == meta.size_bytes {
+            if self.damage.verdict(digest, &meta.version).is_none() {
+                self.damage.note(digest, meta, Verdict::RightLength);
+            }
+            return Ok(true);
+        }
+        let _one_at_a_time = self.damage.hashing.lock().await;
+        if let Some(is_sound) = self.damage.hashed(digest, &meta.version) {
+            return Ok(is_sound);
+        }
+        let is_sound = if meta.size_bytes > HASHED_BYTES_MAX {
+            meta.size_bytes > said_bytes
+        } else {
+            match self.hash(digest).await? {
+                Some(hashed) => hashed == *digest,
+                None => return Ok(false),
+            }
+        };
+        self.damage.note(digest, meta, verdict_of(is_sound));
+        Ok(is_sound)
+    }
+
+    /// Whether `bytes`, the data of `digest` as they were just read, are what it says.
+    pub(super) fn are_sound(&self, digest: &Digest, meta: &Meta, bytes: &[u8]) -> bool {
+        if let Some(is_sound) = self.damage.hashed(digest, &meta.version) {
+            return is_sound;
+        }
+        let is_sound = Digest::of(digest.algorithm(), bytes) == *digest;
+        self.damage.note(digest, meta, verdict_of(is_sound));
+        is_sound
+    }
+
+    /// What is known already, or can be told by the length alone.
+    fn sound_at_a_glance(&self, digest: &Digest, meta: &Meta) -> Option<bool> {
+        if let Some(verdict) = self.damage.verdict(digest, &meta.version) {
+            return Some(verdict != Verdict::Damaged);
+        }
+        let is_of_nothing = *digest == Digest::of(digest.algorithm(), b"");
+        if (meta.size_bytes == 0) != is_of_nothing {
+            self.damage.note(digest, meta, Verdict::Damaged);
+            return Some(false);
+        }
+        None
+    }
+
+    /// The lengths that the index knows; none while it is filled, or is out of order.
+    async fn known_sizes(&self, digests: Vec<Digest>) -> Vec<Option<u64>> {
+        if digests.is_empty() || self.lists.index.health() != Health::Healthy {
+            return Vec::new();
+        }
+        let sizes = self.lists.index.sizes(digests).await;
+        sizes.unwrap_or_default()
+    }
+
+    /// The digest of what is stored as the data of `digest`, if anything is.
+    async fn hash(&self, digest: &Digest) -> Result<Option<Digest>, RegistryError> {
+        let mut pieces = match self.store.get(&data_key(digest), None).await {
+            Ok((_, pieces)) => pieces,
+            Err(StoreError::NotFound) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let mut hasher = Hasher::new(digest.algorithm());
+        while let Some(piece) = pieces.next().await {
+            let piece: Bytes = piece?;
+            let hashed = spawn_blocking(move || {
+                hasher.update(&piece);
+                hasher
+            });
+            let hashed = hashed.await.map_err(std::io::Error::other);
+            hasher = hashed.map_err(|source| StoreError::from_io("hash a blob", source))?;
+        }
+        Ok(Some(hasher.finish()))
+    }
+}
+
+fn verdict_of(is_sound: bool) -> Verdict {
+    if is_sound {
+        Verdict::Sound
+    } else {
+        Verdict::Damaged
+    }
+}
+
+fn data_key(digest: &Digest) -> Key {
+    Place::BlobData(digest.clone()).key()
+}
