@@ -55,7 +55,7 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
 }
 
 /// What became of syncing the directory at `path`. Some file systems cannot sync a directory at all and answer so (CIFS,
-/// VirtualBox's shared folders, some of FUSE and SMB): that is no failure of a disk, and a registry on such a volume should
+/// shared folders of virtual machines, some of FUSE and SMB): that is no failure of a disk, and a registry on such a volume should
 /// run. The first directory is warned of.
 pub fn accept_unsyncable(path: &Path, synced: io::Result<()>) -> io::Result<()> {
     static IS_WARNED: AtomicBool = AtomicBool::new(false);
@@ -74,7 +74,7 @@ pub fn accept_unsyncable(path: &Path, synced: io::Result<()>) -> io::Result<()> 
     }
 }
 
-/// Whether the answer of a sync says that there is no such call here: as Syncthing, Borg and PostgreSQL take it.
+/// Whether the answer of a sync says that there is no such call here: as Syncthing and Borg take it.
 fn is_unsupported(error: &io::Error) -> bool {
     // Two of them are one on Linux.
     let answers = [

@@ -255,6 +255,11 @@ fn linked_digest(path: &str) -> Option<Digest> {
     Digest::from_parts(algorithm.parse().ok()?, hex).ok()
 }
 
+/// All blobs.
+pub fn blobs_directory() -> Prefix {
+    Prefix(format!("{ROOT}blobs/").into())
+}
+
 /// All repositories.
 pub fn repositories_directory() -> Prefix {
     Prefix(format!("{ROOT}repositories/").into())

@@ -63,6 +63,14 @@ pub fn interface_addresses() -> Vec<IpAddr> {
     addresses
 }
 
+/// Takes these permissions from what this process makes from now on, beside those that it was told to take.
+pub fn tighten_umask(taken: u32) {
+    use rustix::{fs::Mode, process::umask};
+    // It can only be asked for by setting it: to the closest, so that nothing is made open in between.
+    let before = umask(Mode::RWXG | Mode::RWXO);
+    umask(before | Mode::from_bits_truncate(taken));
+}
+
 /// The user this process acts as; 0 is root.
 pub fn effective_user_id() -> u32 {
     rustix::process::geteuid().as_raw()
@@ -76,8 +84,8 @@ pub fn limit_unsent(socket: &impl std::os::fd::AsFd, bytes: u32) -> io::Result<(
     Ok(())
 }
 
-/// Opens the file at `path` if the system can without waiting for a disk, to be read or (cheaper) only to be asked about;
-/// an error other than "not found" leaves it open.
+/// Opens the file at `path` if the system can without waiting for a disk and without following any link, to be read or
+/// (cheaper) only to be asked about; an error other than "not found" leaves it open.
 pub fn open_at_once(path: &Path, is_read: bool) -> io::Result<File> {
     #[cfg(target_os = "linux")]
     {
@@ -88,7 +96,8 @@ pub fn open_at_once(path: &Path, is_read: bool) -> io::Result<File> {
         } else {
             OFlags::PATH
         } | OFlags::CLOEXEC;
-        Ok(openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED)?.into())
+        let resolve = ResolveFlags::CACHED | ResolveFlags::NO_SYMLINKS;
+        Ok(openat2(CWD, path, flags, Mode::empty(), resolve)?.into())
     }
     #[cfg(not(target_os = "linux"))]
     Err(io::Error::other(format!("{path:?}, {is_read}")))

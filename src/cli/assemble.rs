@@ -31,7 +31,7 @@ use crate::registry::Registry;
 use crate::server::control::{Control, ControlSocket};
 use crate::server::{Server, Services};
 use crate::store::filesystem::{self, FilesystemStore};
-use crate::store::state_directory::StateDirectory;
+use crate::store::state_directory::{StateDirectory, StateDirectoryError};
 use crate::tls::{self, Tls};
 use crate::{durable_file, platform, telemetry};
 
@@ -121,7 +121,7 @@ async fn run(
     missing_parts::refuse(config, start.expected, start.makes_new_authority)?;
     let is_half_recreated =
         start.expected == Expected::None && missing_parts::is_half_an_authority(config);
-    let state = lock_data(&config.root_directory)?;
+    let state = lock_data_of(config)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let secret = server_secret(config, &state);
     let auth_secret = derived_secret(&secret, "auth")?;
@@ -245,7 +245,33 @@ fn hear_commands(
 
 /// Makes this the only instance on the data: the lock lies beside them, wherever the rest of the state is.
 pub(super) fn lock_data(root_directory: &Path) -> anyhow::Result<StateDirectory> {
-    StateDirectory::open(root_directory.join(OWN_DIRECTORY)).map_err(|error| {
+    // What is wrong there is told by who opens the lock.
+    let _ = filesystem::make_root(root_directory);
+    locked(StateDirectory::open(root_directory.join(OWN_DIRECTORY)))
+}
+
+/// [`lock_data`]; where the data may only be read, and that is all the config wants, the lock and the secret lie with the
+/// rest of the state.
+pub(super) fn lock_data_of(config: &Config) -> anyhow::Result<StateDirectory> {
+    let own = config.root_directory.join(OWN_DIRECTORY);
+    if config.registry.readonly && config.state_directory != own {
+        let _ = filesystem::make_root(&config.root_directory);
+        match StateDirectory::open(&own) {
+            Err(error) if error.is_unwritable() => {
+                tracing::info!(
+                    state = %config.state_directory.display(),
+                    "the data can only be read; the lock lies in the state directory"
+                );
+                return locked(StateDirectory::open(&config.state_directory));
+            }
+            opened => return locked(opened),
+        }
+    }
+    lock_data(&config.root_directory)
+}
+
+fn locked(opened: Result<StateDirectory, StateDirectoryError>) -> anyhow::Result<StateDirectory> {
+    opened.map_err(|error| {
         let hint = error.hint().map(|hint| format!("\nhint: {hint}"));
         let context = format!("cannot use the data{}", hint.unwrap_or_default());
         anyhow::Error::new(error).context(context)
@@ -271,11 +297,15 @@ pub(super) fn open_registry(
     let place = filesystem::Settings {
         root: root.clone(),
         boot_id: platform::boot_id(),
+        is_readonly: config.registry.readonly,
     };
     let store = FilesystemStore::open(place, clock.clone())?;
     let mut settings = config.registry.clone();
-    settings.case_insensitive = filesystem::is_case_insensitive(root)
-        .with_context(|| format!("cannot write in {}", root.display()))?;
+    // Where nothing is written no name can be taken for another, and the probe would be a write.
+    if !settings.readonly {
+        settings.case_insensitive = filesystem::is_case_insensitive(root)
+            .with_context(|| format!("cannot write in {}", root.display()))?;
+    }
     let secret = derived_secret(secret, "upload sessions")?;
     let index = index::Settings {
         directory: config.state_directory.join("index"),

@@ -303,7 +303,7 @@ fn do_it(config: &Config, request: &Request, meter: &Meter) -> anyhow::Result<An
 }
 
 async fn do_here(config: &Config, request: &Request, meter: &Meter) -> anyhow::Result<Answer> {
-    let state = assemble::lock_data(&config.root_directory)?;
+    let state = assemble::lock_data_of(config)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let secret = assemble::server_secret(config, &state);
     let registry = Arc::new(assemble::open_registry(config, &state, &secret, &clock)?);

@@ -41,7 +41,8 @@ pub(super) struct Damage {
 struct Found {
     /// What the data of a digest are, in one version of their file.
     verdicts: HashMap<Digest, (Version, Verdict)>,
-    warned: HashSet<(Key, Version)>,
+    /// What was warned of, as text.
+    warned: HashSet<String>,
 }
 
 /// What the file of some data is.
@@ -94,15 +95,38 @@ impl Damage {
 
     /// Whether what is wrong with this version of `key` is not warned of yet.
     pub(super) fn is_news(&self, key: &Key, meta: &Meta) -> bool {
+        self.is_first(format!("{key} {}", meta.version.0))
+    }
+
+    fn is_first(&self, what: String) -> bool {
         let mut found = self.lock();
         if found.warned.len() >= REMEMBERED_MAX {
             found.warned.clear();
         }
-        found.warned.insert((key.clone(), meta.version.clone()))
+        found.warned.insert(what)
     }
 }
 
 impl Registry {
+    /// Warns, once, of a directory that cannot be looked into. What lies there is neither listed nor taken for removed.
+    pub(super) fn pass_over(&self, directory: &str, error: &RegistryError) {
+        if self.damage.is_first(directory.to_owned()) {
+            let error: &dyn std::error::Error = error;
+            tracing::warn!(
+                directory,
+                error = error.source().map(tracing::field::display),
+                "cannot be looked into, and is passed over; hint: if it holds repositories, let this user read it"
+            );
+        }
+    }
+
+    /// Warns, once, of a directory among the repositories that cannot be one.
+    pub(super) fn pass_over_stranger(&self, directory: &str) {
+        if self.damage.is_first(directory.to_owned()) {
+            tracing::warn!(directory, "not the name of a repository; passed over");
+        }
+    }
+
     /// What is known of the data of `digest`, if they are there and can be what it says.
     pub(super) async fn find_data(
         &self,
@@ -220,12 +244,12 @@ impl Registry {
         let mut hasher = Hasher::new(digest.algorithm());
         while let Some(piece) = pieces.next().await {
             let piece: Bytes = piece?;
-            let hashed = spawn_blocking(move || {
+            let update = spawn_blocking(move || {
                 hasher.update(&piece);
                 hasher
             });
-            let hashed = hashed.await.map_err(std::io::Error::other);
-            hasher = hashed.map_err(|source| StoreError::from_io("hash a blob", source))?;
+            let updated = update.await.map_err(std::io::Error::other);
+            hasher = updated.map_err(|source| StoreError::from_io("hash a blob", source))?;
         }
         Ok(Some(hasher.finish()))
     }

@@ -101,6 +101,17 @@ impl From<WaitedTooLong> for RegistryError {
     }
 }
 
+impl RegistryError {
+    /// Whether the store may not be read there: by its permissions, or because a link leads elsewhere. Then nothing is known
+    /// to be absent.
+    pub(super) fn is_unreadable(&self) -> bool {
+        let Self::Store(StoreError::Io { source, .. }) = self else {
+            return false;
+        };
+        source.kind() == std::io::ErrorKind::PermissionDenied
+    }
+}
+
 /// Why a body ended before its end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {

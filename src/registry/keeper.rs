@@ -12,6 +12,7 @@ use super::lists::lock;
 use super::rereading::Reading;
 use super::{Registry, RegistryError};
 use crate::index::{Fact, Health, IndexError, PAGE_MAX, Rebuild};
+use crate::layout;
 use crate::oci::RepositoryName;
 
 /// How long a repository rests before it is stamped: a push of many layers is stamped once.
@@ -159,6 +160,10 @@ impl Registry {
             match read {
                 Ok(true) => loaded.push(name),
                 Ok(false) => {}
+                // Nothing is known of it, and nothing of it is forgotten.
+                Err(IndexedError::Registry(error)) if error.is_unreadable() => {
+                    self.pass_over(layout::repository_directory(&name).as_str(), &error);
+                }
                 // One that cannot be read must not keep the others from being listed.
                 Err(IndexedError::Registry(error)) => {
                     is_whole = false;
@@ -220,7 +225,14 @@ impl Registry {
                 .iter()
                 .filter(|name| present.binary_search(name).is_err())
             {
-                self.read_again(name, None).await?;
+                match self.read_again(name, None).await {
+                    Err(IndexedError::Registry(error)) if error.is_unreadable() => {
+                        self.pass_over(layout::repository_directory(name).as_str(), &error);
+                    }
+                    read => {
+                        read?;
+                    }
+                }
             }
             match page.last() {
                 Some(last) if page.len() == PAGE_MAX => after = Some(last.clone()),

@@ -161,8 +161,14 @@ impl Registry {
         names: Vec<RepositoryName>,
     ) -> Result<Vec<RepositoryName>, RegistryError> {
         let looks = stream::iter(names).map(|name| async {
-            let is_there = self.repository_exists(&name).await?;
-            Ok::<_, RegistryError>(is_there.then_some(name))
+            match self.repository_exists(&name).await {
+                Ok(is_there) => Ok(is_there.then_some(name)),
+                Err(error) if error.is_unreadable() => {
+                    self.pass_over(layout::repository_directory(&name).as_str(), &error);
+                    Ok(None)
+                }
+                Err(error) => Err(error),
+            }
         });
         let found: Vec<_> = looks.buffered(LOOKS_AT_ONCE).try_collect().await?;
         Ok(found.into_iter().flatten().collect())
@@ -235,19 +241,28 @@ impl Registry {
         let mut unread = vec![root.clone()];
         while let Some(prefix) = unread.pop() {
             let mut is_repository = false;
-            self.each_directory(&prefix, |directory| match directory {
+            let looked = self.each_directory(&prefix, |directory| match directory {
                 "_layers" | "_manifests" => is_repository = true,
                 other if other.starts_with('_') => {}
-                other => unread.extend(format!("{prefix}{other}/").parse::<Prefix>()),
-            })
-            .await?;
-            let name = prefix
-                .as_str()
-                .strip_prefix(root.as_str())
-                .and_then(|text| text.strip_suffix('/'));
-            let name = name
-                .and_then(|text| text.parse().ok())
-                .filter(|name| is_repository && wanted(name));
+                other => {
+                    let below = format!("{prefix}{other}/");
+                    // `lost+found` of a volume, `@eaDir` of a NAS, `.snapshot`: no repository can lie below either.
+                    if name_of(&root, &below).is_some() {
+                        unread.extend(below.parse::<Prefix>());
+                    } else {
+                        self.pass_over_stranger(&below);
+                    }
+                }
+            });
+            match looked.await {
+                Err(error) if error.is_unreadable() && prefix != root => {
+                    self.pass_over(prefix.as_str(), &error);
+                    continue;
+                }
+                looked => looked?,
+            }
+            let name = name_of(&root, prefix.as_str());
+            let name = name.filter(|name| is_repository && wanted(name));
             names.extend(name);
             if names.len() >= limit {
                 break;
@@ -282,6 +297,12 @@ impl Registry {
             }
         }
     }
+}
+
+/// The repository whose directory is `directory`, if it can be one.
+fn name_of(root: &Prefix, directory: &str) -> Option<RepositoryName> {
+    let name = directory.strip_prefix(root.as_str())?;
+    name.strip_suffix('/')?.parse().ok()
 }
 
 /// How many names the index is asked for first: one more than wanted tells whether there are more. Where that does not do,

@@ -17,6 +17,9 @@ use crate::store::{Depth, Meta, Step};
 /// Directories looked at for a stamp: more than two algorithms, or files that do not belong there, are not looked through.
 const STAMP_ENTRIES_MAX: usize = 16;
 
+/// Entries looked through before a digest's directory is removed: the old registry leaves one, `signatures`, at most.
+const SWEEP_ENTRIES_MAX: usize = 256;
+
 /// How coarse a file system's times may be (a tick of the kernel is 10 ms at most): a directory that is changed twice within
 /// it may show the same time after both.
 const TIME_STEP: Duration = Duration::from_millis(100);
@@ -253,9 +256,22 @@ impl Registry {
         } in unlinked
         {
             let _lock = self.digest_locks.exclusive_at_last(&digest).await;
-            if self.find(&link.key()).await?.is_none() {
-                self.store.apply(vec![Step::RemoveTree(directory)]).await?;
+            let link = link.key();
+            if self.find(&link).await?.is_some() {
+                continue;
             }
+            // A link that leads out of the tree is not followed, and is there all the same.
+            let entries = self
+                .store
+                .list(&directory, None, Depth::One, SWEEP_ENTRIES_MAX);
+            if entries
+                .await?
+                .iter()
+                .any(|entry| entry.key == link.as_str())
+            {
+                continue;
+            }
+            self.store.apply(vec![Step::RemoveTree(directory)]).await?;
         }
         Ok(())
     }

@@ -135,6 +135,17 @@ pub enum StateDirectoryError {
 }
 
 impl StateDirectoryError {
+    /// Whether the place can only be read: a read-only mount, or somebody else's.
+    pub fn is_unwritable(&self) -> bool {
+        let Self::Store(StoreError::Io { source, .. }) = self else {
+            return false;
+        };
+        matches!(
+            source.kind(),
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
+        )
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
@@ -143,6 +154,9 @@ impl StateDirectoryError {
             }
             Self::BadSecret { .. } => Some(
                 "restore the file from a backup, or remove it: a new one is made, all logins and uploads in progress end",
+            ),
+            Self::Store(_) if self.is_unwritable() => Some(
+                "let this user write there; or, to serve data that can only be read, set storage.maintenance.readonly.enabled: true, and state_directory to a place that can be written",
             ),
             Self::Store(_) => None,
         }

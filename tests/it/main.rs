@@ -41,6 +41,7 @@ mod scale;
 mod secrecy;
 mod support;
 mod token_flows;
+mod trees;
 mod trust;
 mod uploads;
 mod users;

@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,6 +17,8 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::buffers::{BUFFER_BYTES, Buffers};
 use super::reading::{MustWait, Opened, exactly_at_once, length, open, open_at_once};
+use super::volume::Volume;
+use crate::layout::Key;
 use crate::platform;
 use crate::store::{ByteStream, Meta, StoreError};
 
@@ -34,17 +35,18 @@ const SMALL_BYTES: usize = 16 * 1024;
 /// After how many pieces from the disk memory is tried again.
 const DISK_PIECES: u32 = 16;
 
-/// The file at `path`, or `range` of it; `doing` says in a later error what was done.
+/// The content of `key`, or `range` of it.
 pub(super) async fn get(
-    path: PathBuf,
+    volume: &Arc<Volume>,
+    key: &Key,
     range: Option<Range<u64>>,
     buffers: &Arc<Buffers>,
-    doing: String,
 ) -> io::Result<(Meta, ByteStream)> {
-    let buffers = Arc::clone(buffers);
+    let (path, doing) = (volume.boundary.path(key), format!("read {key}"));
+    let (volume, buffers) = (Arc::clone(volume), Arc::clone(buffers));
     let opened = match open_at_once(&path) {
         Ok(opened) => Reader::new(opened, range, buffers)?,
-        Err(MustWait) => hop(move || Reader::new(open(&path)?, range, buffers)).await?,
+        Err(MustWait) => hop(move || Reader::new(open(&volume, &path)?, range, buffers)).await?,
     };
     let (meta, mut reader) = opened;
     // The first piece, so that what cannot be read at all is told before an answer has begun.

@@ -26,6 +26,7 @@ fn bench() -> Bench {
     let settings = Settings {
         root: root.path().to_owned(),
         boot_id: Some("this-boot".to_owned()),
+        is_readonly: false,
     };
     let clock = Arc::new(ManualClock::at_unix_secs(1_700_000_000));
     let store = FilesystemStore::open_on(settings, clock, disk.clone()).unwrap();

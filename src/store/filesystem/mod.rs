@@ -4,6 +4,9 @@
 //! `publish`). Must not know which links a registry writes. Invariant: a file has its final name only when its bytes are
 //! durable. Whoever opens the store holds the lock of its state directory: opening empties `tmp/` and `trash/`.
 
+mod boundary;
+#[cfg(test)]
+mod boundary_tests;
 mod buffers;
 mod change;
 mod checkpoint;
@@ -72,6 +75,8 @@ pub struct Settings {
     pub root: PathBuf,
     /// Differs after every boot; `None` where it cannot be told, and then no checkpoint is trusted.
     pub boot_id: Option<String>,
+    /// `storage.maintenance.readonly.enabled`: then nothing is made or removed, also not at start.
+    pub is_readonly: bool,
 }
 
 impl Settings {
@@ -81,6 +86,7 @@ impl Settings {
         Self {
             root: root.into(),
             boot_id: boot_id.map(|text| text.trim().to_owned()),
+            is_readonly: false,
         }
     }
 }
@@ -106,7 +112,12 @@ impl FilesystemStore {
         clock: Arc<dyn Clock>,
         disk: Arc<dyn Disk>,
     ) -> Result<Self, StoreError> {
-        let volume = Arc::new(Volume::open(settings.root, disk, clock)?);
+        let volume = Arc::new(Volume::open(
+            settings.root,
+            settings.is_readonly,
+            disk,
+            clock,
+        )?);
         Ok(Self {
             sessions: Arc::new(Sessions::new(Arc::clone(&volume), settings.boot_id)),
             committer: Arc::new(Committer::start(Arc::clone(&volume))?),
@@ -124,16 +135,16 @@ impl ObjectStore for FilesystemStore {
         key: &Key,
         range: Option<Range<u64>>,
     ) -> Result<(Meta, ByteStream), StoreError> {
-        let path = self.volume.path(key);
-        let content = content::get(path, range, &self.buffers, format!("read {key}")).await;
+        let content = content::get(&self.volume, key, range, &self.buffers).await;
         content.map_err(|source| absent_or_failed(format!("read {key}"), source))
     }
 
     async fn head(&self, key: &Key) -> Result<Meta, StoreError> {
-        let path = self.volume.path(key);
+        let path = self.volume.boundary.path(key);
+        let volume = Arc::clone(&self.volume);
         let found = match reading::head_at_once(&path) {
             Ok(found) => Ok(found),
-            Err(MustWait) => blocking(move || reading::head(&path)).await?,
+            Err(MustWait) => blocking(move || reading::head(&volume, &path)).await?,
         };
         let found = found.and_then(|found| found.ok_or_else(|| io::ErrorKind::NotFound.into()));
         found.map_err(|source| absent_or_failed(format!("read {key}"), source))
@@ -142,7 +153,7 @@ impl ObjectStore for FilesystemStore {
     async fn head_each(&self, keys: &[Key]) -> Result<Vec<Option<Meta>>, StoreError> {
         let mut heads = Vec::with_capacity(keys.len());
         for key in keys.iter().take(AT_ONCE_MAX) {
-            let Ok(head) = reading::head_at_once(&self.volume.path(key)) else {
+            let Ok(head) = reading::head_at_once(&self.volume.boundary.path(key)) else {
                 break;
             };
             heads.push(head);
@@ -153,7 +164,7 @@ impl ObjectStore for FilesystemStore {
         let (volume, left) = (Arc::clone(&self.volume), left.to_vec());
         blocking(move || {
             for key in left {
-                let head = reading::head(&volume.path(&key));
+                let head = reading::head(&volume, &volume.boundary.path(&key));
                 heads.push(head.map_err(|source| read_failed(&key, source))?);
             }
             Ok(heads)
@@ -164,7 +175,7 @@ impl ObjectStore for FilesystemStore {
     async fn read_each(&self, keys: &[Key], size_max_bytes: u64) -> Result<Vec<Small>, StoreError> {
         let mut gathered = Gathered::default();
         for key in keys.iter().take(AT_ONCE_MAX) {
-            let path = self.volume.path(key);
+            let path = self.volume.boundary.path(key);
             let Ok(content) = reading::small_at_once(&path, size_max_bytes) else {
                 break;
             };
@@ -180,7 +191,8 @@ impl ObjectStore for FilesystemStore {
         let (volume, left) = (Arc::clone(&self.volume), left.to_vec());
         blocking(move || {
             for key in left {
-                let content = reading::small(&volume.path(&key), size_max_bytes);
+                let path = volume.boundary.path(&key);
+                let content = reading::small(&volume, &path, size_max_bytes);
                 gathered.push(content.map_err(|source| read_failed(&key, source))?);
                 if gathered.is_full() {
                     break;
@@ -192,9 +204,12 @@ impl ObjectStore for FilesystemStore {
     }
 
     async fn touch(&self, key: &Key) -> Result<(), StoreError> {
-        let path = self.volume.path(key);
+        let path = self.volume.boundary.path(key);
         let volume = Arc::clone(&self.volume);
         blocking(move || {
+            if !volume.boundary.is_followed(&path) {
+                return Err(io::ErrorKind::NotFound.into());
+            }
             let file = File::open(path)?;
             if file.metadata()?.is_dir() {
                 return Err(io::ErrorKind::NotFound.into());
@@ -216,10 +231,14 @@ impl ObjectStore for FilesystemStore {
         depth: Depth,
         limit: usize,
     ) -> Result<Vec<Entry>, StoreError> {
-        let root = self.volume.root().to_owned();
+        let volume = Arc::clone(&self.volume);
         let after = after.map(str::to_owned);
         let below = prefix.clone();
-        blocking(move || listing::list(&root, &below, after.as_deref(), depth, limit))
+        let listed = blocking(move || {
+            let (root, boundary) = (volume.root(), &volume.boundary);
+            listing::list(root, boundary, &below, after.as_deref(), depth, limit)
+        });
+        listed
             .await?
             .map_err(|source| StoreError::from_io(format!("list {prefix}"), source))
     }
@@ -285,6 +304,12 @@ impl ObjectStore for FilesystemStore {
         let upload = Sessions::resume(&self.sessions, prefix).await?;
         Ok(upload.map(|upload| Box::new(upload) as Box<dyn Upload>))
     }
+}
+
+/// Makes the root of a store where it is missing, and keeps this process from opening the tree wider than it; blocks.
+pub fn make_root(root: &Path) -> io::Result<()> {
+    volume::make_root(root)?;
+    volume::tighten_umask(root)
 }
 
 /// Whether `directory` takes names that differ only by case for one; blocks.

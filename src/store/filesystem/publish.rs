@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::boundary::not_followed;
 use super::change::{Change, Placement};
 use super::disk::Reach;
 use super::nursery::Nursery;
@@ -206,6 +207,9 @@ impl Publisher {
                     && !changed.settling.contains(*directory)
             })
             .collect();
+        if !unsettled.is_empty() && !self.volume.boundary.is_followed(parent) {
+            return Err(not_followed());
+        }
         while let Some(directory) = unsettled.pop() {
             match self.volume.disk.make_directory(directory) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -263,6 +267,10 @@ impl Publisher {
     fn remove_tree(&mut self, path: &Path, changed: &mut Changed) -> io::Result<()> {
         if self.volume.root().starts_with(path) {
             return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let above = path.parent().unwrap_or(path);
+        if !self.volume.boundary.is_followed(above) {
+            return Err(not_followed());
         }
         let trash = self.volume.new_path(Corner::Trash);
         let gone = self.volume.disk.rename(path, &trash);

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::volume::{is_absent, meta_of};
+use super::volume::{Volume, is_absent, meta_of};
 use crate::platform;
 use crate::store::{Meta, Small};
 
@@ -19,7 +19,10 @@ use crate::store::{Meta, Small};
 pub(super) struct MustWait;
 
 /// What is known of the file at `path`, if there is one; blocks.
-pub(super) fn head(path: &Path) -> io::Result<Option<Meta>> {
+pub(super) fn head(volume: &Volume, path: &Path) -> io::Result<Option<Meta>> {
+    if !volume.boundary.is_followed(path) {
+        return Ok(None);
+    }
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => Ok(None),
         Ok(metadata) => Ok(Some(meta_of(&metadata))),
@@ -37,8 +40,8 @@ pub(super) fn head_at_once(path: &Path) -> Result<Option<Meta>, MustWait> {
 }
 
 /// The whole file at `path`, if it is no longer than `size_max_bytes`; blocks.
-pub(super) fn small(path: &Path, size_max_bytes: u64) -> io::Result<Small> {
-    let (file, meta) = match open(path)? {
+pub(super) fn small(volume: &Volume, path: &Path, size_max_bytes: u64) -> io::Result<Small> {
+    let (file, meta) = match open(volume, path)? {
         Opened::File(file, meta) => (file, meta),
         Opened::Nothing => return Ok(Small::Absent),
     };
@@ -99,8 +102,11 @@ impl Opened {
     }
 }
 
-/// Opens what is at `path`; blocks.
-pub(super) fn open(path: &Path) -> io::Result<Opened> {
+/// Opens what is at `path`; blocks. A link out of the tree leads to nothing.
+pub(super) fn open(volume: &Volume, path: &Path) -> io::Result<Opened> {
+    if !volume.boundary.is_followed(path) {
+        return Ok(Opened::Nothing);
+    }
     Opened::of(File::open(path))
 }
 

@@ -16,6 +16,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
+use super::boundary::not_followed;
 use super::checkpoint::{Checkpoint, FILE_NAME, LENGTH_BYTES_MAX};
 use super::upload::FileUpload;
 use super::volume::{Volume, is_absent};
@@ -82,6 +83,9 @@ impl Sessions {
         let writing = Arc::clone(&sessions.volume.writing);
         let file = blocking(move || {
             let _under_way = writing.enter();
+            if !place.sessions.volume.boundary.is_followed(&place.directory) {
+                return Err(not_followed());
+            }
             fs::create_dir_all(&place.directory)?;
             fs::write(place.directory.join("startedat"), started_at)?;
             OpenOptions::new()
@@ -215,6 +219,9 @@ impl Session {
     }
 
     fn resume(&self) -> io::Result<Sink> {
+        if !self.sessions.volume.boundary.is_followed(&self.data()) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         if self.check().is_err() {
             self.forget()?;
             return Err(io::ErrorKind::NotFound.into());

@@ -24,6 +24,7 @@ pub(super) fn open(root: &Path, boot_id: Option<&str>) -> FilesystemStore {
     let settings = Settings {
         root: root.to_owned(),
         boot_id: boot_id.map(str::to_owned),
+        is_readonly: false,
     };
     let clock = Arc::new(ManualClock::at_unix_secs(1_700_000_000));
     FilesystemStore::open(settings, clock).unwrap()

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
+use super::boundary::Boundary;
 use super::disk::{Disk, NewTime, Reach};
 use super::syncing::sync_directories;
 use super::watched_disk::WatchedDisk;
@@ -23,6 +24,7 @@ use crate::durable_file::accept_unsyncable;
 use crate::heartbeat::Heartbeat;
 use crate::layout::{Key, OWN_DIRECTORY, Place, Prefix};
 use crate::oci::{Algorithm, Digest};
+use crate::platform;
 use crate::store::{Meta, StoreError, Version};
 
 /// Where under [`OWN_DIRECTORY`] something without a name of its own lies.
@@ -36,6 +38,8 @@ pub(super) enum Corner {
 
 pub(super) struct Volume {
     root: PathBuf,
+    pub(super) is_readonly: bool,
+    pub(super) boundary: Boundary,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) clock: Arc<dyn Clock>,
     names: AtomicU64,
@@ -48,26 +52,33 @@ impl Volume {
     /// Prepares `root`: an empty `tmp/` and `trash/`, and the directory of the directories that blobs are spread over.
     pub(super) fn open(
         root: PathBuf,
+        is_readonly: bool,
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
+        let failed = |source| StoreError::from_io("prepare the directory of the store", source);
+        if !is_readonly {
+            make_root(&root).map_err(failed)?;
+        }
+        let boundary = Boundary::open(&root).map_err(failed)?;
         let writing = Heartbeat::new("writing to the store's disk", Arc::clone(&clock));
         let volume = Self {
             root,
+            is_readonly,
+            boundary,
             disk: Arc::new(WatchedDisk::new(disk, Arc::clone(&writing))),
             clock,
             writing,
             names: AtomicU64::new(0),
             last_stamp: Mutex::new(UNIX_EPOCH),
         };
-        volume
-            .prepare()
-            .map_err(|source| StoreError::from_io("prepare the directory of the store", source))?;
+        if !is_readonly {
+            volume.prepare().map_err(failed)?;
+        }
         Ok(volume)
     }
 
     fn prepare(&self) -> io::Result<()> {
-        fs::create_dir_all(&self.root)?;
         for corner in [Corner::Temporary, Corner::Trash] {
             let path = self.corner(corner);
             if path.exists() {
@@ -95,6 +106,9 @@ impl Volume {
     /// Makes the directories that blobs are spread over, where they are missing, and gives those that are durable now, with
     /// all above them: a push need not sync them. They take 20 ms, which a start does not wait for.
     pub(super) fn make_blob_directories(&self) -> io::Result<BTreeSet<PathBuf>> {
+        if self.is_readonly {
+            return Ok(BTreeSet::new());
+        }
         let blobs = self.blob_directories_parent();
         let there: BTreeSet<OsString> = fs::read_dir(&blobs)?
             .filter_map(|entry| {
@@ -201,6 +215,39 @@ impl Volume {
     }
 }
 
+/// What a new store's root may: its owner all, its group may read (backups), nobody else anything.
+const ROOT_MODE: u32 = 0o750;
+
+/// Makes the store's root where it is missing; one that is there keeps its mode.
+pub(super) fn make_root(root: &Path) -> io::Result<()> {
+    match fs::metadata(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if let Some(above) = root.parent() {
+                fs::create_dir_all(above)?;
+            }
+            match DirBuilder::new().mode(ROOT_MODE).create(root) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Has this process make nothing that is open wider than the root of its store, which thereby decides for a tree of the old
+/// registry and for one that a group writes to. What everybody may write is never made.
+pub(super) fn tighten_umask(root: &Path) -> io::Result<()> {
+    let mode = fs::metadata(root)?.permissions().mode();
+    platform::tighten_umask(umask_for(mode));
+    Ok(())
+}
+
+/// Which permissions nothing below a root of `mode` gets.
+fn umask_for(mode: u32) -> u32 {
+    (!mode & 0o077) | 0o002
+}
+
 /// A file below `tmp/`; removed when dropped, unless it was renamed by then.
 pub(super) struct Temporary {
     pub(super) path: PathBuf,
@@ -244,4 +291,24 @@ pub(super) fn is_absent(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_open_wider_than_the_root_or_to_be_written_by_all() {
+        let cases = [
+            (0o750, 0o027),
+            (0o755, 0o022),
+            (0o700, 0o077),
+            (0o2775, 0o002),
+            (0o777, 0o002),
+            (0o770, 0o007),
+        ];
+        for (root, umask) in cases {
+            assert_eq!(umask_for(root), umask, "{root:o}");
+        }
+    }
 }

@@ -1,0 +1,131 @@
+//! Which paths are the store's: a link that leads out of its tree is not followed.
+//!
+//! Links at or above `v2/blobs` and `v2/repositories` are the administrator's, who moves a part of the store to another disk
+//! with them; they are resolved once, when the store is opened. Below them a link may lead to another place of the tree, but
+//! not out of it, where anybody's files could be served or removed, nor back to a directory that it lies in. Must not know
+//! what is stored. Invariant: whoever reads or lists a path, or makes directories above one, has asked
+//! [`Boundary::is_followed`], or has opened it by a way that follows no link at all.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use super::volume::is_absent;
+use crate::layout::{Key, OWN_DIRECTORY, Prefix, blobs_directory, repositories_directory};
+
+/// How many links are remembered as warned of. Beyond that all are forgotten, and warned of again.
+const WARNED_MAX: usize = 10_000;
+
+pub(super) struct Boundary {
+    root: PathBuf,
+    /// Prefixes of keys, and where these really lie; the last is the root itself.
+    bases: Vec<(Prefix, PathBuf)>,
+    warned: Mutex<HashSet<PathBuf>>,
+}
+
+impl Boundary {
+    /// Resolves the administrator's links.
+    pub(super) fn open(root: &Path) -> io::Result<Self> {
+        let own: Option<Prefix> = format!("{OWN_DIRECTORY}/").parse().ok();
+        let prefixes = [blobs_directory(), repositories_directory()];
+        let prefixes = prefixes.into_iter().chain(own);
+        let prefixes = prefixes.chain([Prefix::everything()]);
+        let bases = prefixes.map(|prefix| {
+            let real = real(&root.join(prefix.as_str()))?;
+            Ok((prefix, real))
+        });
+        Ok(Self {
+            root: root.to_owned(),
+            bases: bases.collect::<io::Result<_>>()?,
+            warned: Mutex::default(),
+        })
+    }
+
+    /// The path of `key`, free of the administrator's links, so that it can be opened without following any.
+    pub(super) fn path(&self, key: &Key) -> PathBuf {
+        let below = |(prefix, real): &(Prefix, PathBuf)| {
+            let rest = key.as_str().strip_prefix(prefix.as_str())?;
+            Some(real.join(rest))
+        };
+        let path = self.bases.iter().find_map(below);
+        path.unwrap_or_else(|| self.root.join(key.as_str()))
+    }
+
+    /// Whether what is at `path`, or will be made there, lies in the tree. Where it does not, the log says so, once. Blocks.
+    pub(super) fn is_followed(&self, path: &Path) -> bool {
+        match real(path) {
+            Ok(real) if self.bases.iter().any(|(_, base)| real.starts_with(base)) => true,
+            Ok(real) => {
+                self.warn(
+                    path,
+                    &format!("leads to {}, out of the tree", real.display()),
+                );
+                false
+            }
+            // For whoever opens it to tell.
+            Err(error) if is_absent(&error) => true,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => true,
+            Err(error) => {
+                self.warn(path, &error.to_string());
+                false
+            }
+        }
+    }
+
+    /// Whether the link at `path`, which is to be listed, may be followed: into the tree, and not back to a directory that it
+    /// lies in, from which the same would be listed again and again.
+    pub(super) fn is_listed(&self, path: &Path) -> bool {
+        if !self.is_followed(path) {
+            return false;
+        }
+        let Ok(target) = path.canonicalize() else {
+            return false;
+        };
+        let is_back = |above: &Path| {
+            let above = above.canonicalize();
+            above.is_ok_and(|above| above.starts_with(&target))
+        };
+        if path.ancestors().skip(1).any(is_back) {
+            self.warn(path, "leads back to a directory that it lies in");
+            return false;
+        }
+        true
+    }
+
+    fn warn(&self, path: &Path, why: &str) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.len() >= WARNED_MAX {
+            warned.clear();
+        }
+        if warned.insert(path.to_owned()) {
+            tracing::warn!(
+                path = %path.display(),
+                "a link is not followed: it {why}; hint: put the files there, or link v2/blobs or v2/repositories as a whole"
+            );
+        }
+    }
+}
+
+/// `path` without links; what does not exist yet lies where its parent does.
+fn real(path: &Path) -> io::Result<PathBuf> {
+    match path.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            match (path.parent(), path.file_name()) {
+                (Some(parent), Some(name)) if !parent.as_os_str().is_empty() => {
+                    Ok(real(parent)?.join(name))
+                }
+                _ => Err(error),
+            }
+        }
+        found => found,
+    }
+}
+
+/// The answer where a path is not followed: nothing is missing there, it is only not for us to see.
+pub(super) fn not_followed() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        "a link leads out of the store's tree, or in a circle",
+    )
+}
