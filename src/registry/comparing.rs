@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{IndexedError, Registry};
 use crate::index::{Child, ChildKind, Fact, Health, Index, IndexError, PAGE_MAX, Revision};
+use crate::layout;
 use crate::oci::{Digest, RepositoryName};
 
 /// How often a filling is looked at.
@@ -134,7 +135,14 @@ impl Registry {
         let total = Some(names.len() as u64);
         for (done, name) in (0..).zip(names) {
             tell(Progress { done, total });
-            let mut found = self.differences(&name).await?;
+            let mut found = match self.differences(&name).await {
+                // Nobody can tell what it holds; what the index says of it stays.
+                Err(IndexedError::Registry(error)) if error.is_unreadable() => {
+                    self.pass_over(layout::repository_directory(&name).as_str(), &error);
+                    continue;
+                }
+                found => found?,
+            };
             if !found.told.is_empty() {
                 // What was pushed in between is no difference, nor what is known to be in doubt and is read soon: once more,
                 // while nothing changes.

@@ -302,12 +302,14 @@ async fn a_blob_that_was_not_synced_is_not_answered_as_there_when_it_is_put_agai
     };
     let digest = Digest::of(Algorithm::Sha256, b"blob");
     let (registry, name) = (&lab.registry, &lab.name);
+    let access = Access::Push(name.clone());
+    let permit = lab.permit(&access);
     let id = registry.begin_upload(name, &owner, None).await.unwrap();
     lab.cut(Some(Cut::Unsynced));
-    let put = registry.finish_upload(name, id, &owner, &digest, chunk(b"blob"));
+    let put = registry.finish_upload(name, id, &owner, &digest, chunk(b"blob"), &permit);
     assert!(matches!(put.await, Err(RegistryError::Store(_))));
     lab.cut(None);
-    let again = registry.finish_upload(name, id, &owner, &digest, chunk(b""));
+    let again = registry.finish_upload(name, id, &owner, &digest, chunk(b""), &permit);
     let again = again.await;
     assert!(
         matches!(again, Err(RegistryError::UploadInvalid)),

@@ -9,6 +9,7 @@
 //! Must not know how data came to be damaged. Invariant: a file that was hashed and found right stays visible.
 
 use std::collections::{HashMap, HashSet};
+use std::error::Error;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -111,10 +112,14 @@ impl Registry {
     /// Warns, once, of a directory that cannot be looked into. What lies there is neither listed nor taken for removed.
     pub(super) fn pass_over(&self, directory: &str, error: &RegistryError) {
         if self.damage.is_first(directory.to_owned()) {
-            let error: &dyn std::error::Error = error;
+            // What the system said is at the end of the chain.
+            let mut cause: &dyn Error = error;
+            while let Some(source) = cause.source() {
+                cause = source;
+            }
             tracing::warn!(
                 directory,
-                error = error.source().map(tracing::field::display),
+                error = %cause,
                 "cannot be looked into, and is passed over; hint: if it holds repositories, let this user read it"
             );
         }

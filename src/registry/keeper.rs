@@ -82,8 +82,14 @@ impl Registry {
         let waiting = self.lists.take_waiting();
         for name in waiting.reread {
             self.keeper_moves();
-            if let Err(error) = self.read_again(&name, None).await {
-                tracing::warn!(error = %error, repository = %name, "cannot read the repository for the index");
+            match self.read_again(&name, None).await {
+                Ok(_) => {}
+                Err(IndexedError::Registry(error)) if error.is_unreadable() => {
+                    self.pass_over(layout::repository_directory(&name).as_str(), &error);
+                }
+                Err(error) => {
+                    tracing::warn!(error = %error, repository = %name, "cannot read the repository for the index");
+                }
             }
         }
         if waiting.is_all_in_doubt {

@@ -59,7 +59,10 @@ impl Boundary {
             Ok(real) => {
                 self.warn(
                     path,
-                    &format!("leads to {}, out of the tree", real.display()),
+                    &format!(
+                        "leads to {}, out of the tree; hint: put the files there, or link v2/blobs or v2/repositories as a whole",
+                        real.display()
+                    ),
                 );
                 false
             }
@@ -101,7 +104,7 @@ impl Boundary {
         if warned.insert(path.to_owned()) {
             tracing::warn!(
                 path = %path.display(),
-                "a link is not followed: it {why}; hint: put the files there, or link v2/blobs or v2/repositories as a whole"
+                "a link is not followed: it {why}"
             );
         }
     }
