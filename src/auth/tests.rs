@@ -319,6 +319,20 @@ async fn the_same_login_sent_many_times_at_once_costs_one_bcrypt() {
     assert_eq!(lab.auth.compared_logins(), 2);
 }
 
+/// bcrypt takes a password for endless repetitions of itself with a NUL behind it.
+#[tokio::test]
+async fn a_password_with_a_nul_is_wrong() {
+    let lab = Lab::new();
+    for password in ["right\0right", "right\0", "right\0right\0right"] {
+        let credentials = format!("alice:{password}");
+        let outcome = lab.token("", Some(&credentials)).await;
+        assert!(outcome.is_err(), "{password:?} passes for `right`");
+        let header = basic_header(&credentials);
+        assert!(lab.may(&header, Access::Any).await.is_err());
+    }
+    assert!(lab.token("", Some("alice:right")).await.is_ok());
+}
+
 #[tokio::test]
 async fn a_password_that_changes_while_it_is_compared_opens_nothing() {
     let mut lab = Lab::new();

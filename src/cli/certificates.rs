@@ -4,14 +4,16 @@
 //! connection says so, for the name that was asked for, at the time of the clock that was passed in.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::time_provider::TimeProvider;
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 use time::OffsetDateTime;
@@ -27,6 +29,80 @@ use crate::tls;
 pub(super) struct Authority {
     pub(super) certificate: CertificateDer<'static>,
     pub(super) pem: Vec<u8>,
+    pub(super) scope: Scope,
+}
+
+/// What an authority may sign for, by its name constraints (RFC 5280 §4.2.1.10).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Scope {
+    /// Domains, each with all names below it; `None` is every name.
+    domains: Option<Vec<String>>,
+    /// Networks; `None` is every address.
+    networks: Option<Vec<String>>,
+}
+
+/// The widest private networks are `10.0.0.0/8` and `fc00::/7`: whatever is wider reaches into the internet.
+const PREFIX_MIN: (u8, u8) = (8, 7);
+
+impl Scope {
+    fn of(certificate: &X509Certificate<'_>) -> Self {
+        let constraints = certificate.name_constraints().ok().flatten();
+        let permitted = constraints.and_then(|found| found.value.permitted_subtrees.as_ref());
+        let (mut domains, mut networks) = (Some(Vec::new()), Some(Vec::new()));
+        for subtree in permitted.into_iter().flatten() {
+            match subtree.base {
+                GeneralName::DNSName(name) => {
+                    let name = name.trim_start_matches('.').to_owned();
+                    domains = domains.filter(|_| !name.is_empty());
+                    if let Some(domains) = &mut domains {
+                        domains.push(name);
+                    }
+                }
+                GeneralName::IPAddress(bytes) => {
+                    let network = tls::network_of(bytes).filter(is_narrow);
+                    networks = networks.filter(|_| network.is_some());
+                    if let (Some(networks), Some(network)) = (&mut networks, network) {
+                        networks.push(network.to_string());
+                    }
+                }
+                _ => {}
+            }
+        }
+        // A kind of name that no subtree is about is not limited at all.
+        Self {
+            domains: domains.filter(|domains| !domains.is_empty()),
+            networks: networks.filter(|networks| !networks.is_empty()),
+        }
+    }
+
+    /// Whether trusting it never means trusting it for any site.
+    pub(super) fn is_limited(&self) -> bool {
+        self.domains.is_some() && self.networks.is_some()
+    }
+}
+
+fn is_narrow(network: &ipnet::IpNet) -> bool {
+    let least = if network.addr().is_ipv4() {
+        PREFIX_MIN.0
+    } else {
+        PREFIX_MIN.1
+    };
+    network.prefix_len() >= least
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let listed = |of: &Option<Vec<String>>, all: &str| {
+            of.as_ref()
+                .map_or_else(|| all.to_owned(), |some| some.join(", "))
+        };
+        write!(
+            out,
+            "{}; {}",
+            listed(&self.domains, "EVERY NAME"),
+            listed(&self.networks, "EVERY ADDRESS")
+        )
+    }
 }
 
 /// What a server's own certificate says.
@@ -35,6 +111,12 @@ pub(super) struct Leaf {
     pub(super) names: Vec<String>,
     pub(super) begins: OffsetDateTime,
     pub(super) ends: OffsetDateTime,
+    /// Signed by its own key.
+    pub(super) is_self_signed: bool,
+    /// It may sign others.
+    pub(super) is_authority: bool,
+    /// Of X.509; clients take 3.
+    pub(super) version: u32,
 }
 
 impl Authority {
@@ -50,9 +132,11 @@ impl Authority {
         if !parsed.is_ca() {
             bail!("its certificate is not that of an authority");
         }
+        let scope = Scope::of(&parsed);
         Ok(Self {
             certificate,
             pem: pem.to_vec(),
+            scope,
         })
     }
 
@@ -81,6 +165,9 @@ impl Leaf {
             names: names.iter().filter_map(shown_name).collect(),
             begins: parsed.validity().not_before.to_datetime(),
             ends: parsed.validity().not_after.to_datetime(),
+            is_self_signed: parsed.subject() == parsed.issuer(),
+            is_authority: parsed.is_ca(),
+            version: parsed.version().0.saturating_add(1),
         })
     }
 }
@@ -111,15 +198,39 @@ pub(super) fn verify(
         return Err(unknown());
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+    let roots = Arc::new(roots);
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), provider)
         .build()
         .map_err(|error| rustls::Error::General(error.to_string()))?;
     let name = ServerName::try_from(host)
         .map_err(|_| rustls::Error::from(rustls::CertificateError::NotValidForName))?;
     let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(clock.unix_secs()));
-    verifier
-        .verify_server_cert(leaf, others, &name, &[], now)
-        .map(drop)
+    match verifier.verify_server_cert(leaf, others, &name, &[], now) {
+        Err(_) if is_trusted_itself(leaf, &roots, &name, clock) => Ok(()),
+        result => result.map(drop),
+    }
+}
+
+/// Whether `leaf` is itself among what is trusted, good for this name now: a self-signed certificate as `openssl req -x509`
+/// makes it. Go and OpenSSL accept it; webpki refuses one that may sign others in the place of a server's.
+fn is_trusted_itself(
+    leaf: &CertificateDer<'_>,
+    roots: &RootCertStore,
+    name: &ServerName<'_>,
+    clock: &dyn Clock,
+) -> bool {
+    let mut own = RootCertStore::empty();
+    let (Ok(()), Ok(parsed), Ok(said)) = (
+        own.add(leaf.clone().into_owned()),
+        ParsedCertificate::try_from(leaf),
+        Leaf::parse(leaf),
+    ) else {
+        return false;
+    };
+    let now = OffsetDateTime::from(clock.now());
+    let is_known = own.roots.iter().all(|own| roots.roots.contains(own));
+    let is_in_time = said.begins <= now && now <= said.ends;
+    said.is_self_signed && is_known && is_in_time && verify_server_name(&parsed, name).is_ok()
 }
 
 /// Why a chain is not trusted, and what to do about it.
@@ -136,10 +247,29 @@ pub(super) fn complaint(
         None => return anyhow!("the server shows no certificate"),
     };
     let host = &registry.host;
+    if leaf.version != 3 {
+        return anyhow!(
+            "the certificate is of X.509 version {}, which clients of today refuse\nhint: on the registry's machine, make it again with extensions (`openssl x509 -req … -extfile FILE`, FILE holding `subjectAltName=DNS:{host}`), or use `tls: auto`",
+            leaf.version
+        );
+    }
     let rustls::Error::InvalidCertificate(reason) = error else {
         return anyhow!("the certificate cannot be checked: {error}");
     };
     match reason {
+        // As webpki reports one that may sign others, too.
+        Certificate::UnknownIssuer | Certificate::Other(_) if leaf.is_self_signed => anyhow!(
+            "the certificate is self-signed and not trusted here\nhint: copy it to {} for docker (podman, skopeo: ~/.config/containers/certs.d/{registry}/); these and other Go or OpenSSL clients then accept it{}",
+            Path::new("/etc/docker/certs.d")
+                .join(registry.to_string())
+                .join("ca.crt")
+                .display(),
+            if leaf.is_authority {
+                ", and clients built on rustls never do: use `tls: auto`, or a certificate that an authority has signed"
+            } else {
+                ""
+            }
+        ),
         Certificate::UnknownIssuer | Certificate::BadSignature => anyhow!(
             "the certificate is from an authority that is not trusted\nhint: `boathouse trust --remote {registry} --install`"
         ),
@@ -186,6 +316,62 @@ impl TimeProvider for Time {
 impl fmt::Debug for Time {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Time")
+    }
+}
+
+/// Takes what [`verify`] takes.
+pub(super) struct Vouched {
+    pub(super) roots: RootCertStore,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) signatures: AnyCertificate,
+}
+
+impl fmt::Debug for Vouched {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Vouched")
+    }
+}
+
+impl ServerCertVerifier for Vouched {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let chain: Vec<_> = std::iter::once(end_entity)
+            .chain(intermediates)
+            .cloned()
+            .collect();
+        let roots = self.roots.clone();
+        verify(&chain, roots, &server_name.to_str(), self.clock.as_ref())?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signatures
+            .verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signatures
+            .verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.signatures.supported_verify_schemes()
     }
 }
 
@@ -310,6 +496,93 @@ mod tests {
         let leaf = parameters.signed_by(&key, &issuer).unwrap().pem();
         for bad in ["", "no PEM", &two, &leaf] {
             assert!(Authority::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_an_authority_may_sign_for_is_read_from_its_constraints() {
+        use rcgen::{CidrSubnet, GeneralSubtree, NameConstraints};
+        let scope = |permitted: Option<Vec<GeneralSubtree>>| {
+            let mut parameters = CertificateParams::new([]).unwrap();
+            parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            parameters.name_constraints = permitted.map(|permitted_subtrees| NameConstraints {
+                permitted_subtrees,
+                excluded_subtrees: vec![GeneralSubtree::DnsName("example.org".into())],
+            });
+            let issuer = CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap());
+            Authority::parse(issuer.unwrap().pem().as_bytes())
+                .unwrap()
+                .scope
+        };
+        let dns = |name: &str| GeneralSubtree::DnsName(name.to_owned());
+        let network = |address: &str, length| {
+            let address = address.parse().unwrap();
+            GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(address, length))
+        };
+        let limited = scope(Some(vec![
+            dns("lab.local"),
+            network("10.0.0.0", 8),
+            network("fc00::", 7),
+        ]));
+        assert!(limited.is_limited());
+        assert_eq!(limited.to_string(), "lab.local; 10.0.0.0/8, fc00::/7");
+        for unlimited in [
+            None,
+            Some(vec![]),
+            Some(vec![dns("lab.local")]),
+            Some(vec![network("10.0.0.0", 8)]),
+            Some(vec![dns("lab.local"), dns(""), network("10.0.0.0", 8)]),
+            Some(vec![
+                dns("lab.local"),
+                network("10.0.0.0", 8),
+                network("0.0.0.0", 0),
+            ]),
+            Some(vec![
+                dns("lab.local"),
+                network("0.0.0.0", 1),
+                network("128.0.0.0", 1),
+            ]),
+            Some(vec![dns("lab.local"), network("::", 0)]),
+        ] {
+            let scope = scope(unlimited);
+            assert!(
+                !scope.is_limited() && scope.to_string().contains("EVERY"),
+                "{scope}"
+            );
+        }
+    }
+
+    /// What `openssl req -x509` makes: self-signed, and allowed to sign others.
+    #[test]
+    fn a_self_signed_certificate_that_is_trusted_itself_is_good_for_its_name_and_time_only() {
+        let mut parameters = CertificateParams::new(["lab.local".to_owned()]).unwrap();
+        (parameters.not_before, parameters.not_after) = (time(NOW - 3_600), time(NOW + 3_600));
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let own = CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap();
+        let chain = [own.der().clone()];
+        let verified = |host: &str, unix_secs, roots: RootCertStore| {
+            let clock = ManualClock::at_unix_secs(unix_secs);
+            let verified = verify(&chain, roots, host, &clock);
+            let registry = format!("{host}:5443").parse().unwrap();
+            verified.map_err(|error| complaint(&error, &chain, &registry, &clock).to_string())
+        };
+        let roots = || {
+            Authority::parse(own.pem().as_bytes())
+                .unwrap()
+                .roots()
+                .unwrap()
+        };
+        assert_eq!(verified("lab.local", NOW, roots()), Ok(()));
+        assert!(verified("other.local", NOW, roots()).is_err());
+        assert!(verified("lab.local", NOW + 7_200, roots()).is_err());
+        let others = Authority::parse(issuer().pem().as_bytes()).unwrap();
+        for unknown in [RootCertStore::empty(), others.roots().unwrap()] {
+            let said = verified("lab.local", NOW, unknown).unwrap_err();
+            assert!(
+                said.starts_with("the certificate is self-signed and not trusted here\nhint: copy it to /etc/docker/certs.d/lab.local:5443/ca.crt")
+                    && said.contains("rustls"),
+                "{said}"
+            );
         }
     }
 

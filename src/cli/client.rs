@@ -136,7 +136,16 @@ impl Client {
         let builder = ClientConfig::builder_with_details(Arc::clone(&provider), time)
             .with_safe_default_protocol_versions()?;
         let config = match trust {
-            Trust::Authorities(roots) => builder.with_root_certificates(roots),
+            Trust::Authorities(roots) => {
+                let vouched = certificates::Vouched {
+                    roots,
+                    clock: Arc::clone(&clock),
+                    signatures: certificates::AnyCertificate(provider),
+                };
+                builder
+                    .dangerous()
+                    .with_custom_certificate_verifier(Arc::new(vouched))
+            }
             Trust::Nobody => builder
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(certificates::AnyCertificate(provider))),

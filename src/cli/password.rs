@@ -110,7 +110,14 @@ mod tests {
 
     #[test]
     fn what_cannot_be_a_password_is_refused() {
-        for bad in [String::new(), "a\nb".into(), "é".repeat(37)] {
+        for bad in [
+            String::new(),
+            "a\nb".into(),
+            "a\0a".into(),
+            "a\u{7f}".into(),
+            "a\u{85}".into(),
+            "é".repeat(37),
+        ] {
             assert!(Password::given(bad).is_err());
         }
         let password = Password::given("correct horse".into()).unwrap();

@@ -9,7 +9,9 @@ use rustls::SignatureAlgorithm;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::ParsedCertificate;
 use rustls::sign::{CertifiedKey, SigningKey};
+use x509_parser::prelude::X509Version;
 
 use super::reader::Reader;
 use super::users_file::read_text;
@@ -40,6 +42,54 @@ pub(super) fn check_pair(
         key_pem,
     };
     Some((algorithm, pem))
+}
+
+/// What a server can show to clients at all, and what they will think of it.
+pub(super) fn check_server_certificate(reader: &mut Reader<'_>, key: &str, path: &Path) {
+    if !reader.looks_at_certificates {
+        return;
+    }
+    // What cannot be read was refused as a pair.
+    let Some(leaf) = read_text(path)
+        .ok()
+        .and_then(|text| CertificateDer::pem_slice_iter(text.as_bytes()).next()?.ok())
+    else {
+        return;
+    };
+    let Ok((_, parsed)) = x509_parser::parse_x509_certificate(&leaf) else {
+        return;
+    };
+    let path = path.display();
+    if parsed.version() != X509Version::V3 {
+        reader.refuse(
+            key,
+            &format!(
+                "{path}: this certificate is of X.509 version {}; TLS libraries of today take version 3 only",
+                parsed.version().0.saturating_add(1)
+            ),
+            "make it again with extensions: `openssl x509 -req … -extfile FILE`, where FILE holds `subjectAltName=DNS:NAME`; or remove `http.tls` and write `tls: auto`",
+        );
+        return;
+    }
+    if let Err(error) = ParsedCertificate::try_from(&leaf) {
+        reader.refuse(
+            key,
+            &format!("{path}: this certificate cannot be used by a server ({error})"),
+            "make it again; or remove `http.tls` and write `tls: auto`",
+        );
+        return;
+    }
+    if parsed.subject_alternative_name().ok().flatten().is_none() {
+        reader.warn(
+            key,
+            &format!("{path}: this certificate has no subjectAltName, and clients of today look for the host's name nowhere else; `-addext subjectAltName=DNS:NAME` adds it"),
+        );
+    }
+    if parsed.is_ca() && parsed.subject() == parsed.issuer() {
+        reader.notes.push(format!(
+            "{key}: {path} is self-signed and may sign others; where it is trusted, docker, podman, skopeo and other Go or OpenSSL clients accept it, and clients built on rustls do not"
+        ));
+    }
 }
 
 /// The text of a file of certificates, and the certificates.

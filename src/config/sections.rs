@@ -305,6 +305,7 @@ pub(super) fn tls(reader: &mut Reader<'_>, state: &Path) -> tls::Settings {
                 ("http.tls.certificate", &certificate),
                 ("http.tls.key", &key),
             );
+            pem::check_server_certificate(reader, "http.tls.certificate", &certificate);
             tls::Settings::Files {
                 certificate,
                 key,

@@ -222,7 +222,7 @@ fn constraints_of(certificate: &X509Certificate<'_>) -> Constraints {
 }
 
 /// An address and a mask, as RFC 5280 §4.2.1.10 writes a network.
-fn network_of(bytes: &[u8]) -> Option<IpNet> {
+pub fn network_of(bytes: &[u8]) -> Option<IpNet> {
     let (address, mask) = bytes.split_at_checked(bytes.len() / 2)?;
     let read = |bytes: &[u8]| -> Option<IpAddr> {
         <[u8; 4]>::try_from(bytes)

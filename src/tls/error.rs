@@ -31,6 +31,16 @@ pub enum TlsError {
         what: &'static str,
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A certificate that no TLS library shows to clients.
+    #[error(
+        "the certificate in {} cannot be used by a server\nhint: it must be of X.509 version 3, with its names in \
+         subjectAltName; `boathouse check` says what is wrong",
+        certificate.display()
+    )]
+    Unusable {
+        certificate: PathBuf,
+        source: rustls::Error,
+    },
     /// A private key is not the one of its certificate.
     #[error(
         "the key in {} does not belong to the certificate in {}\nhint: {hint}",

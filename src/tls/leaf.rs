@@ -165,6 +165,10 @@ pub(super) fn certified_key(
             key: key.to_owned(),
             hint: mismatch_hint,
         },
+        source @ rustls::Error::InvalidCertificate(_) => TlsError::Unusable {
+            certificate: certificate.to_owned(),
+            source,
+        },
         source => TlsError::Malformed {
             path: key.to_owned(),
             what: "private key or its certificate",

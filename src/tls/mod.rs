@@ -30,6 +30,7 @@ use time::OffsetDateTime;
 
 use crate::clock::Clock;
 use crate::heartbeat::Heartbeat;
+pub use authority::network_of;
 use automatic::Automatic;
 pub use error::TlsError;
 use machine::Machine;

@@ -32,6 +32,7 @@ mod lost_logs;
 mod manifests;
 mod moved;
 mod oracle;
+mod own_certificates;
 mod program;
 mod progress;
 mod random;

@@ -43,11 +43,13 @@ impl Lab {
     }
 
     /// A start that must come to nothing.
-    fn refused(&self, name: &str) -> String {
+    async fn refused(&self, name: &str) -> String {
         let directory = self.path(name);
-        let out = timed(&["up", "--dir", directory.to_str().unwrap()]);
-        assert!(!out.talk.contains("Boathouse serves"), "{}", out.talk);
-        out.failed()
+        let arguments = ["up", "--dir", directory.to_str().unwrap()];
+        let log = self.path(&format!("{name}.log"));
+        Program::start(&log, &arguments, &[PASSWORD])
+            .refuses()
+            .await
     }
 
     /// Whether the running server has the repository.
@@ -91,7 +93,7 @@ async fn a_directory_that_was_moved_or_copied_is_what_is_served() {
 
     // Copied while it runs, with its socket and its mark: the copy is an installation of its own.
     copy(&lab.path("moved"), &lab.path("copy"));
-    let said = lab.refused("copy");
+    let said = lab.refused("copy").await;
     assert!(
         said.contains("cannot listen") && said.contains("hint: "),
         "{said}"
@@ -154,7 +156,7 @@ async fn absolute_paths_are_read_as_before_and_a_copy_says_so() {
     );
     // With the old place gone, nothing is made there.
     fs::rename(lab.path("old"), lab.path("elsewhere")).unwrap();
-    let said = lab.refused("copy");
+    let said = lab.refused("copy").await;
     assert!(
         said.contains("not complete") && said.contains("hint: restore"),
         "{said}"
@@ -187,7 +189,7 @@ async fn a_part_that_is_missing_is_named_and_made_again_only_when_asked() {
                 .unwrap();
         }
         let before = listed(&lab.path(name));
-        let said = lab.refused(name);
+        let said = lab.refused(name).await;
         assert!(
             said.contains(&format!("missing: {part} (")),
             "{part}: {said}"
@@ -251,10 +253,6 @@ async fn serve_refuses_when_what_was_there_is_missing() {
         let arguments = [&["serve", "--config", config.as_str()], more].concat();
         Program::start(&path("log"), &arguments, &[])
     };
-    let run = || {
-        let out = ran(&["serve", "--config", &config], &[], "");
-        out.failed()
-    };
     // The first start makes what is missing, as ever.
     let mut server = start(&[]);
     server.says("the index is up to the store").await;
@@ -265,7 +263,7 @@ async fn serve_refuses_when_what_was_there_is_missing() {
     server.end();
     for name in ["users.yml", "ca.crt", "data"] {
         fs::rename(path(name), path("aside")).unwrap();
-        let said = run();
+        let said = start(&[]).refuses().await;
         assert!(said.contains("missing: ") && said.contains(name), "{said}");
         assert!(!path(name).exists());
         fs::rename(path("aside"), path(name)).unwrap();

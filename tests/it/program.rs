@@ -49,6 +49,20 @@ impl Program {
         panic!("it does not say `{text}`:\n{}", self.log());
     }
 
+    /// Waits until it has ended with an error, and gives all that it has said; it must never listen.
+    pub(crate) async fn refuses(mut self) -> String {
+        for _ in 0..4_000 {
+            let log = self.log();
+            assert!(!log.contains("listening"), "it serves:\n{log}");
+            if let Some(status) = self.child.try_wait().unwrap() {
+                assert_eq!(status.code(), Some(1), "{log}");
+                return self.log();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it does not end:\n{}", self.log());
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let id = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         kill_process(id, signal).unwrap();

@@ -248,6 +248,52 @@ async fn an_authority_that_cannot_be_had_is_told_with_a_hint() {
     );
 }
 
+/// An authority that may sign for anything: of an earlier hand-made installation, say.
+#[tokio::test]
+async fn an_authority_without_constraints_is_installed_only_on_demand() {
+    let lab = Lab::start().await;
+    let mut parameters = rcgen::CertificateParams::new([]).unwrap();
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let unlimited = parameters.self_signed(&key).unwrap().pem();
+    let home = lab.path("home");
+    let home = home.to_str().unwrap();
+    let print = |lab: &Lab| lab.client(&["trust", "--dir", home], "");
+    let limited = print(&lab);
+    assert!(
+        limited.talk.contains("It may sign for\n") && !limited.talk.contains("EVERY"),
+        "{}",
+        limited.talk
+    );
+    fs::write(lab.path("home/ca.crt"), unlimited).unwrap();
+    let printed = print(&lab);
+    assert!(
+        printed.talk.contains("EVERY NAME; EVERY ADDRESS") && printed.talk.contains("warning: "),
+        "{}",
+        printed.talk
+    );
+    printed.fine();
+    for more in [&[][..], &["--yes"]] {
+        let arguments = [&["trust", "--dir", home, "--install"], more].concat();
+        let said = lab.client(&arguments, "y\ny\n").failed();
+        assert!(
+            said.contains("can stand in for any site") && said.contains("--unlimited-authority"),
+            "{said}"
+        );
+        assert_eq!(lab.trusted(&lab.registry()), []);
+    }
+    let all = [
+        "trust",
+        "--dir",
+        home,
+        "--install",
+        "--yes",
+        "--unlimited-authority",
+    ];
+    lab.client(&all, "");
+    assert!(!lab.trusted(&lab.registry()).is_empty());
+}
+
 /// `serve` with a certificate that somebody else signed: there is nothing to trust here.
 #[tokio::test]
 async fn a_registry_without_an_authority_says_so() {

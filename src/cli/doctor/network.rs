@@ -159,7 +159,12 @@ impl Network {
             shown_names(&leaf.names),
             certificates::shown_time(leaf.ends),
         );
-        let found = format!("trusted by {by_whom}; for {names}; until {end}");
+        let by_itself = if leaf.is_self_signed && leaf.is_authority {
+            "; it is self-signed: docker, podman, skopeo and other Go or OpenSSL clients accept it, clients built on rustls do not"
+        } else {
+            ""
+        };
+        let found = format!("trusted by {by_whom}; for {names}; until {end}{by_itself}");
         let mut finding = Finding::new(found, all);
         let left_out = stores::left_out(&self.machine, &registry.to_string(), &trusting);
         if !left_out.is_empty() {

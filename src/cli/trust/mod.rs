@@ -54,6 +54,9 @@ pub(super) struct TrustArguments {
     /// Change this machine without asking
     #[arg(long, requires = "install")]
     yes: bool,
+    /// Install an authority that may sign for any name or address too; without it that is asked, or refused
+    #[arg(long, requires = "install")]
+    unlimited_authority: bool,
     /// Work on the disk below this directory instead of on the running system
     #[arg(long, value_name = "DIR", hide = true)]
     root: Option<PathBuf>,
@@ -76,6 +79,12 @@ pub(super) fn run(arguments: &TrustArguments) -> anyhow::Result<ExitCode> {
     };
     talk::line("The fingerprint of the authority is");
     talk::line(format_args!("  {}", subject.authority.fingerprint()));
+    let scope = &subject.authority.scope;
+    talk::line("It may sign for");
+    talk::line(format_args!("  {scope}"));
+    if !arguments.install && !scope.is_limited() {
+        talk::line(format_args!("warning: {UNLIMITED}"));
+    }
     let mut out = io::stdout().lock();
     let ways = ways(&machine, &subject.names);
     if !arguments.install {
@@ -87,7 +96,36 @@ pub(super) fn run(arguments: &TrustArguments) -> anyhow::Result<ExitCode> {
         authority: &subject.authority,
         certificate: &subject.certificate,
     };
+    if !arguments.unlimited_authority {
+        agree_to_scope(&installer, &ways, arguments.yes, &person)?;
+    }
     install(&installer, &ways, arguments.yes, &person, &mut out)
+}
+
+/// What it means to trust such an authority.
+const UNLIMITED: &str = "this authority has no name constraints for names or for addresses: whoever has its key can stand in for any site, towards every program on this machine that trusts it";
+
+/// An authority that may sign for anything is installed only if somebody said so who knows that.
+fn agree_to_scope(
+    installer: &Installer<'_>,
+    ways: &[Way],
+    is_agreed: bool,
+    person: &dyn Person,
+) -> anyhow::Result<()> {
+    let scope = &installer.authority.scope;
+    if scope.is_limited() || ways.iter().all(|way| installer.is_done(way)) {
+        return Ok(());
+    }
+    if is_agreed || !person.is_there() {
+        bail!(
+            "{UNLIMITED}; nothing was changed\nhint: with `tls: auto` and `boathouse up --new-ca`, the registry makes an authority for its own names only; --unlimited-authority installs this one all the same"
+        );
+    }
+    talk::line(format_args!("warning: {UNLIMITED}"));
+    if person.agrees("Trust it all the same?")? {
+        return Ok(());
+    }
+    bail!("nothing was changed")
 }
 
 /// The authority of the registry on this machine.
