@@ -71,10 +71,12 @@ pub struct Child {
 /// What a manifest can reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChildKind {
-    /// Config or layer.
+    /// Config, layer, or blob of an artifact.
     Blob,
-    /// A manifest of an image index.
-    Manifest,
+    /// An entry of an image index: a manifest, or a blob (the cache of `BuildKit` lists blobs). The media type does not decide, so
+    /// this is the same wherever it is read from; which of the two it is, the links of a repository tell. What follows edges
+    /// must follow these as both: a blob has no edges of its own.
+    Listed,
 }
 
 /// How a repository's directories looked; opaque here, compared by its owner. At most 1,024 bytes: a longer one is not kept.

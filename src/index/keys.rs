@@ -117,7 +117,7 @@ pub(super) fn revision(digest: Digest, value: &[u8]) -> Option<Revision> {
 pub(super) fn of_child(child: &Child) -> Vec<u8> {
     let mut value = vec![match child.kind {
         ChildKind::Blob => 0,
-        ChildKind::Manifest => 1,
+        ChildKind::Listed => 1,
     }];
     value.extend(child.size_bytes.to_be_bytes());
     value
@@ -130,7 +130,7 @@ pub(super) fn child(digest: Digest, value: &[u8]) -> Option<Child> {
         size_bytes: size(size_bytes)?,
         kind: match kind {
             0 => ChildKind::Blob,
-            1 => ChildKind::Manifest,
+            1 => ChildKind::Listed,
             _ => return None,
         },
     })
@@ -157,7 +157,7 @@ mod tests {
 
         #[test]
         fn values_come_back(digest in any_digest(), size_bytes: u64, is_index: bool, subject in proptest::option::of(any_digest())) {
-            let kind = if is_index { ChildKind::Manifest } else { ChildKind::Blob };
+            let kind = if is_index { ChildKind::Listed } else { ChildKind::Blob };
             let one = Child { digest: digest.clone(), size_bytes, kind };
             prop_assert_eq!(child(digest.clone(), &of_child(&one)), Some(one));
             let one = Revision { digest: digest.clone(), size_bytes, is_index, subject };

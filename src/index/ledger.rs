@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 use super::IndexError;
 use super::engine::{Engine, Op, Pair, Place, SCAN_MAX, Tree};
 
-/// How keys and values are laid out (`keys`, `records`). Another number: the index is filled again.
-pub(super) const SCHEMA: u32 = 1;
+/// How keys and values are laid out (`keys`, `records`), and what is read from a manifest: stamps do not tell that the same
+/// bytes are read differently now. Another number: the index is filled again. 2: artifact manifests, and manifests that
+/// only Go read before, have edges and subjects; a child of an index may be a blob.
+pub(super) const SCHEMA: u32 = 2;
 
 /// The first byte of every value.
 const SEAL_VERSION: u8 = 1;

@@ -1,16 +1,19 @@
 //! Manifests: what an image, an index or an artifact is made of.
 //!
-//! Source: image-spec `manifest.md`, `image-index.md`, `descriptor.md`; Docker's schema 2. Must not know what is stored.
-//! Invariant: a [`Manifest`] is one kind of thing only (a config with layers, or a list of manifests, never both: clients
+//! Source: image-spec `manifest.md`, `image-index.md`, `descriptor.md`; Docker's schema 2; the artifact manifest of image-spec
+//! 1.1.0-rc2, which the final specification dropped and some registries still hold. Must not know what is stored.
+//! Invariant: a [`Manifest`] is one kind of thing only (a config with layers, a list of manifests, or blobs alone: clients
 //! would disagree on what the digest means), and its bytes are kept elsewhere, exactly as they came.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::{IgnoredAny, MapAccess};
 
 use super::digest::Digest;
-use super::json;
+use super::excerpt;
+use super::json::{self, Fields, Value};
+use super::json_text::as_go_reads;
 use super::media_type::{MediaType, is_nondistributable};
 
 /// What a manifest says, as far as a registry must know.
@@ -38,10 +41,15 @@ pub enum Content {
         /// The layers in order; one digest may stand there many times.
         layers: Vec<Descriptor>,
     },
-    /// Other manifests.
+    /// Other manifests; the cache of `BuildKit` lists blobs too, of any media type.
     Index {
-        /// The manifests in order.
+        /// What is listed, in order.
         manifests: Vec<Descriptor>,
+    },
+    /// Blobs without a config.
+    Artifact {
+        /// The blobs in order.
+        blobs: Vec<Descriptor>,
     },
 }
 
@@ -52,7 +60,7 @@ pub struct Descriptor {
     pub media_type: String,
     /// The content's address.
     pub digest: Digest,
-    /// The content's length.
+    /// The content's length, or so it says; 0 if it says nothing.
     pub size_bytes: u64,
     /// Whether it lies elsewhere: a non-distributable type, or `urls`.
     pub is_foreign: bool,
@@ -62,55 +70,75 @@ impl Manifest {
     /// Reads a manifest that is pushed as `content_type` (`None`: the header is missing, and the manifest itself must
     /// tell).
     pub fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Self, ManifestError> {
-        let value =
-            json::parse(bytes).map_err(|error| invalid(format!("not valid JSON: {error}")))?;
-        let Value::Object(fields) = &value else {
-            return Err(invalid("not a JSON object"));
-        };
-        let has_config = fields.contains_key("config") || fields.contains_key("layers");
-        let has_manifests = fields.contains_key("manifests");
-        let wire: WireManifest = serde_json::from_value(value)
-            .map_err(|error| invalid(format!("not a manifest: {error}")))?;
+        let wire = json::read::<WireManifest>(bytes).map_err(|error| {
+            let what = if error.is_data() {
+                "not a manifest"
+            } else {
+                "not valid JSON"
+            };
+            invalid(format!("{what}: {error}"))
+        })?;
         let media_type = media_type(content_type, wire.media_type.as_deref())?;
-        if wire.schema_version != 2 {
+        // The artifact manifest has no such field.
+        if wire.schema_version != 2 && media_type != MediaType::OciArtifact {
             return Err(invalid(format!(
                 "`schemaVersion` is {}, must be 2",
                 wire.schema_version
             )));
         }
-        if has_config && has_manifests {
+        let has_image = wire.config.is_some() || wire.layers.is_some();
+        if has_image && wire.manifests.is_some() {
             return Err(invalid(
                 "both `config` or `layers` and `manifests`: it must be one kind of thing",
             ));
         }
-        let content = if media_type.is_index() {
-            if !has_manifests {
-                return Err(invalid("`manifests` is missing"));
+        let content = match media_type {
+            MediaType::OciIndex | MediaType::DockerManifestList => {
+                if !wire.names_manifests {
+                    return Err(invalid("`manifests` is missing"));
+                }
+                if has_image {
+                    return Err(invalid("an index must not have `config` or `layers`"));
+                }
+                Content::Index {
+                    manifests: wire.manifests.unwrap_or_default(),
+                }
             }
-            Content::Index {
-                manifests: descriptors(wire.manifests)?,
-            }
-        } else {
-            let config = wire.config.ok_or_else(|| invalid("`config` is missing"))?;
-            Content::Image {
-                config: config.parse()?,
-                layers: descriptors(wire.layers)?,
+            MediaType::OciManifest | MediaType::DockerManifest => Content::Image {
+                config: wire.config.ok_or_else(|| invalid("`config` is missing"))?,
+                layers: wire.layers.unwrap_or_default(),
+            },
+            MediaType::OciArtifact => {
+                if has_image || wire.manifests.is_some() {
+                    return Err(invalid(
+                        "an artifact manifest must not have `config`, `layers` or `manifests`",
+                    ));
+                }
+                Content::Artifact {
+                    blobs: wire.blobs.unwrap_or_default(),
+                }
             }
         };
         let config_type = match &content {
             Content::Image { config, .. } => Some(config.media_type.clone()),
-            Content::Index { .. } => None,
+            Content::Index { .. } | Content::Artifact { .. } => None,
         };
         Ok(Self {
             media_type,
-            subject: wire.subject.map(WireDescriptor::parse).transpose()?,
+            subject: wire.subject,
             artifact_type: wire
                 .artifact_type
                 .filter(|text| !text.is_empty())
                 .or(config_type),
-            annotations: wire.annotations.unwrap_or_default(),
+            annotations: wire.annotations,
             content,
         })
+    }
+
+    /// Reads bytes that are stored already, as what they say they are. `None`: another registry took them, and they are
+    /// not a manifest that this one takes.
+    pub fn parse_stored(bytes: &[u8]) -> Option<Self> {
+        Self::parse(bytes, Some(&Self::media_type_of(bytes))).ok()
     }
 
     /// The media type to serve stored bytes with: what they say of themselves, whatever that is, since another registry
@@ -121,9 +149,11 @@ impl Manifest {
         struct Glance {
             media_type: Option<String>,
             schema_version: Option<u64>,
-            manifests: Option<serde::de::IgnoredAny>,
+            config: Option<IgnoredAny>,
+            #[serde(default, deserialize_with = "is_given")]
+            manifests: bool,
         }
-        let glance: Option<Glance> = serde_json::from_slice(bytes).ok();
+        let glance: Option<Glance> = serde_json::from_slice(&as_go_reads(bytes)).ok();
         match glance {
             // A value that could not stand in a header is as good as none.
             Some(Glance {
@@ -135,7 +165,9 @@ impl Manifest {
                 ..
             }) => SCHEMA_1_SIGNED.to_owned(),
             Some(Glance {
-                manifests: Some(_), ..
+                manifests: true,
+                config: None,
+                ..
             }) => MediaType::OciIndex.to_string(),
             Some(_) => MediaType::OciManifest.to_string(),
             None => "application/octet-stream".to_owned(),
@@ -144,23 +176,29 @@ impl Manifest {
 
     /// The blobs that must be there: config and layers, without those that lie elsewhere.
     pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
-        let (config, layers) = match &self.content {
+        let (config, blobs) = match &self.content {
             Content::Image { config, layers } => (Some(config), layers.as_slice()),
             Content::Index { .. } => (None, [].as_slice()),
+            Content::Artifact { blobs } => (None, blobs.as_slice()),
         };
         config
             .into_iter()
-            .chain(layers)
+            .chain(blobs)
             .filter(|descriptor| !descriptor.is_foreign)
     }
 
-    /// The manifests that must be there; the subject need not.
+    /// What an index lists and must be there, as a manifest or as a blob; the subject need not.
     pub fn children(&self) -> &[Descriptor] {
         match &self.content {
-            Content::Image { .. } => &[],
+            Content::Image { .. } | Content::Artifact { .. } => &[],
             Content::Index { manifests } => manifests,
         }
     }
+}
+
+/// Whether a field is there at all, also as `null`.
+fn is_given<'de, D: serde::Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(from).map(|IgnoredAny| true)
 }
 
 const SCHEMA_1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
@@ -169,23 +207,23 @@ const SCHEMA_1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+p
 fn media_type(content_type: Option<&str>, field: Option<&str>) -> Result<MediaType, ManifestError> {
     let field = match field {
         None | Some("") => None,
-        Some(text) => Some(
-            MediaType::parse(text)
-                .ok_or_else(|| invalid(format!("`mediaType` {text:?} is not supported")))?,
-        ),
+        Some(text) => Some(MediaType::parse(text).ok_or_else(|| {
+            let text = excerpt(text);
+            invalid(format!("`mediaType` {text} is not supported"))
+        })?),
     };
     let header = match content_type {
         None => None,
-        Some(text) => Some(
-            MediaType::parse(text)
-                .ok_or_else(|| invalid(format!("Content-Type {text:?} is not supported")))?,
-        ),
+        Some(text) => Some(MediaType::parse(text).ok_or_else(|| {
+            let text = excerpt(text);
+            invalid(format!("Content-Type {text} is not supported"))
+        })?),
     };
     match (header, field) {
         (Some(header), Some(field)) if header != field => Err(invalid(format!(
             "Content-Type is {header}, but `mediaType` is {field}"
         ))),
-        (Some(header), None) if header.is_docker() => {
+        (Some(header), None) if header.must_be_said_inside() => {
             Err(invalid(format!("`mediaType` is missing, must be {header}")))
         }
         (Some(media_type), _) | (None, Some(media_type)) => Ok(media_type),
@@ -195,57 +233,175 @@ fn media_type(content_type: Option<&str>, field: Option<&str>) -> Result<MediaTy
     }
 }
 
-fn descriptors(wire: Option<Vec<WireDescriptor>>) -> Result<Vec<Descriptor>, ManifestError> {
-    wire.unwrap_or_default()
-        .into_iter()
-        .map(WireDescriptor::parse)
-        .collect()
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Default)]
 struct WireManifest {
-    #[serde(default)]
-    schema_version: u64,
+    schema_version: i64,
     media_type: Option<String>,
     artifact_type: Option<String>,
-    config: Option<WireDescriptor>,
+    config: Option<Descriptor>,
     // Go writes an empty list as `null`.
-    layers: Option<Vec<WireDescriptor>>,
-    manifests: Option<Vec<WireDescriptor>>,
-    subject: Option<WireDescriptor>,
-    annotations: Option<BTreeMap<String, String>>,
+    layers: Option<Vec<Descriptor>>,
+    blobs: Option<Vec<Descriptor>>,
+    manifests: Option<Vec<Descriptor>>,
+    /// Whether `manifests` is there at all.
+    names_manifests: bool,
+    subject: Option<Descriptor>,
+    annotations: BTreeMap<String, String>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+impl Fields for WireManifest {
+    type Whole = Self;
+    const NAMES: &'static [&'static str] = &[
+        "schemaVersion",
+        "mediaType",
+        "artifactType",
+        "config",
+        "layers",
+        "blobs",
+        "manifests",
+        "subject",
+        "annotations",
+    ];
+
+    fn read<'de, A: MapAccess<'de>>(
+        &mut self,
+        name: &str,
+        value: Value<'_, A>,
+    ) -> Result<(), A::Error> {
+        match name {
+            "schemaVersion" => self.schema_version = value.integer()?.unwrap_or_default(),
+            "mediaType" => self.media_type = value.text()?,
+            "artifactType" => self.artifact_type = value.text()?,
+            "config" => self.config = value.object::<WireDescriptor>()?,
+            "layers" => self.layers = value.list::<WireDescriptor>()?,
+            "blobs" => self.blobs = value.list::<WireDescriptor>()?,
+            "manifests" => {
+                self.names_manifests = true;
+                self.manifests = value.list::<WireDescriptor>()?;
+            }
+            "subject" => self.subject = value.object::<WireDescriptor>()?,
+            "annotations" => self.annotations = value.text_map()?.unwrap_or_default(),
+            _ => value.skip()?,
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Self, String> {
+        Ok(self)
+    }
+}
+
+#[derive(Default)]
 struct WireDescriptor {
-    #[serde(default)]
     media_type: String,
     digest: String,
-    size: u64,
-    urls: Option<Vec<String>>,
+    size: i64,
+    has_urls: bool,
 }
 
-impl WireDescriptor {
-    fn parse(self) -> Result<Descriptor, ManifestError> {
+impl Fields for WireDescriptor {
+    type Whole = Descriptor;
+    const NAMES: &'static [&'static str] = &[
+        "mediaType",
+        "digest",
+        "size",
+        "urls",
+        "annotations",
+        "data",
+        "artifactType",
+        "platform",
+    ];
+
+    fn read<'de, A: MapAccess<'de>>(
+        &mut self,
+        name: &str,
+        value: Value<'_, A>,
+    ) -> Result<(), A::Error> {
+        match name {
+            "mediaType" => self.media_type = value.text()?.unwrap_or_default(),
+            "digest" => self.digest = value.text()?.unwrap_or_default(),
+            "size" => self.size = value.integer()?.unwrap_or_default(),
+            "urls" => self.has_urls = value.text_list()?.is_some_and(|urls| !urls.is_empty()),
+            "annotations" => drop(value.text_map()?),
+            "data" | "artifactType" => drop(value.text()?),
+            "platform" => drop(value.object::<WirePlatform>()?),
+            _ => value.skip()?,
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Descriptor, String> {
+        if self.digest.is_empty() {
+            return Err("a descriptor without `digest`".to_owned());
+        }
         let digest = self
             .digest
             .parse()
-            .map_err(|error| invalid(format!("digest {:?}: {error}", self.digest)))?;
-        let has_urls = self.urls.is_some_and(|urls| !urls.is_empty());
-        let is_foreign = has_urls || is_nondistributable(&self.media_type);
+            .map_err(|error| format!("digest {}: {error}", excerpt(&self.digest)))?;
+        // Image-spec: "size MUST NOT be negative". A size that is left out is 0, as Go reads it.
+        let size_bytes = self
+            .size
+            .try_into()
+            .map_err(|_| format!("`size` is {}, must not be negative", self.size))?;
         Ok(Descriptor {
+            is_foreign: self.has_urls || is_nondistributable(&self.media_type),
             media_type: self.media_type,
             digest,
-            size_bytes: self.size,
-            is_foreign,
+            size_bytes,
         })
     }
 }
 
+/// Read only so that all readers see the same: an image is picked by it.
+#[derive(Default)]
+struct WirePlatform;
+
+impl Fields for WirePlatform {
+    type Whole = ();
+    const NAMES: &'static [&'static str] = &[
+        "architecture",
+        "os",
+        "os.version",
+        "os.features",
+        "variant",
+        "features",
+    ];
+
+    fn read<'de, A: MapAccess<'de>>(
+        &mut self,
+        name: &str,
+        value: Value<'_, A>,
+    ) -> Result<(), A::Error> {
+        match name {
+            "architecture" | "os" | "os.version" | "variant" => drop(value.text()?),
+            "os.features" | "features" => drop(value.text_list()?),
+            _ => value.skip()?,
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// The longest reason: `serde_json` repeats what it did not expect, which may be megabytes.
+const REASON_CHARS_MAX: usize = 300;
+
+/// The end is kept too: it tells the line and column.
 fn invalid(reason: impl Into<String>) -> ManifestError {
-    ManifestError(reason.into())
+    let reason = reason.into();
+    let half = REASON_CHARS_MAX / 2;
+    let begin = reason.char_indices().nth(half).map(|(at, _)| at);
+    let end = reason.char_indices().nth_back(half).map(|(at, _)| at);
+    match (begin, end) {
+        (Some(begin), Some(end)) if begin < end => {
+            let (begin, end) = (reason.get(..begin), reason.get(end..));
+            let (begin, end) = (begin.unwrap_or_default(), end.unwrap_or_default());
+            ManifestError(format!("{begin}…{end}"))
+        }
+        _ => ManifestError(reason),
+    }
 }
 
 /// Why some bytes are not a manifest that can be taken; the text is for whoever pushed it.
@@ -254,111 +410,5 @@ fn invalid(reason: impl Into<String>) -> ManifestError {
 pub struct ManifestError(String);
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-    const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
-    const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-    const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
-
-    fn image(extra: &str) -> String {
-        format!(
-            r#"{{"schemaVersion":2,"config":{{"mediaType":"c","digest":"sha256:{HEX}","size":0}},"layers":[]{extra}}}"#
-        )
-    }
-
-    #[test]
-    fn an_image_is_read() {
-        let text = image(&format!(
-            r#","subject":{{"digest":"sha256:{HEX}","size":1}},"annotations":{{"a":"b"}}"#
-        ));
-        let manifest = Manifest::parse(text.as_bytes(), Some(OCI)).expect("valid");
-        assert_eq!(manifest.artifact_type.as_deref(), Some("c"));
-        assert_eq!(manifest.blobs().count(), 1);
-        assert!(manifest.subject.is_some());
-        assert_eq!(manifest.annotations.get("a").map(String::as_str), Some("b"));
-    }
-
-    #[test]
-    fn the_type_comes_from_header_or_field_and_both_must_agree() {
-        let parse = |text: &str, header: Option<&str>| {
-            Manifest::parse(text.as_bytes(), header).map(|manifest| manifest.media_type)
-        };
-        let named = image(&format!(r#","mediaType":"{OCI}""#));
-        assert_eq!(parse(&named, None), Ok(MediaType::OciManifest));
-        assert_eq!(
-            parse(&named, Some(&format!("{OCI}; charset=utf-8"))),
-            Ok(MediaType::OciManifest)
-        );
-        assert!(parse(&named, Some(DOCKER)).is_err());
-        assert!(parse(&image(""), None).is_err());
-        assert!(parse(&image(""), Some(DOCKER)).is_err());
-        assert!(parse(&image(""), Some("application/json")).is_err());
-    }
-
-    #[test]
-    fn confusing_manifests_are_refused() {
-        let cases = [
-            ("", "not valid JSON"),
-            ("[]", "not a JSON object"),
-            (r#"{"schemaVersion":2}"#, "`config` is missing"),
-            (&image(r#","manifests":[]"#), "one kind of thing"),
-            (&image(r#","schemaVersion":2"#), "given twice"),
-            (&image("").replace(":2,", ":1,"), "must be 2"),
-            (
-                &image("").replace("\"size\":0", "\"size\":-1"),
-                "not a manifest",
-            ),
-            (&image("").replace("sha256:e3", "sha256:E3"), "not a digest"),
-        ];
-        for (text, reason) in cases {
-            let error = Manifest::parse(text.as_bytes(), Some(OCI))
-                .expect_err(text)
-                .to_string();
-            assert!(error.contains(reason), "{text}: {error}");
-        }
-        assert!(Manifest::parse(image("").as_bytes(), Some(INDEX)).is_err());
-    }
-
-    #[test]
-    fn null_lists_are_empty_lists() {
-        let index = r#"{"schemaVersion":2,"manifests":null}"#;
-        assert_eq!(
-            Manifest::parse(index.as_bytes(), Some(INDEX))
-                .expect("valid")
-                .children(),
-            []
-        );
-        let image = image("").replace("[]", "null");
-        assert_eq!(
-            Manifest::parse(image.as_bytes(), Some(OCI))
-                .expect("valid")
-                .blobs()
-                .count(),
-            1
-        );
-    }
-
-    #[test]
-    fn stored_bytes_are_served_as_what_they_say() {
-        assert_eq!(Manifest::media_type_of(image("").as_bytes()), OCI);
-        assert_eq!(Manifest::media_type_of(br#"{"manifests":[]}"#), INDEX);
-        assert_eq!(Manifest::media_type_of(br#"{"mediaType":"x/y"}"#), "x/y");
-        assert_eq!(
-            Manifest::media_type_of(br#"{"schemaVersion":1}"#),
-            SCHEMA_1_SIGNED
-        );
-        assert_eq!(Manifest::media_type_of(b"\xff"), "application/octet-stream");
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_read_or_refused(bytes: Vec<u8>) {
-            let _ = Manifest::parse(&bytes, None);
-            let _ = Manifest::media_type_of(&bytes);
-        }
-    }
-}
+#[path = "manifest_tests.rs"]
+mod tests;

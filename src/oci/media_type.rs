@@ -16,14 +16,17 @@ pub enum MediaType {
     DockerManifest,
     /// `application/vnd.docker.distribution.manifest.list.v2+json`
     DockerManifestList,
+    /// `application/vnd.oci.artifact.manifest.v1+json`, of image-spec 1.1.0-rc1 and rc2: dropped since, but pushed in its day.
+    OciArtifact,
 }
 
 impl MediaType {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::OciManifest,
         Self::OciIndex,
         Self::DockerManifest,
         Self::DockerManifestList,
+        Self::OciArtifact,
     ];
 
     /// As it stands in a `Content-Type` and in `mediaType`.
@@ -33,6 +36,7 @@ impl MediaType {
             Self::OciIndex => "application/vnd.oci.image.index.v1+json",
             Self::DockerManifest => "application/vnd.docker.distribution.manifest.v2+json",
             Self::DockerManifestList => "application/vnd.docker.distribution.manifest.list.v2+json",
+            Self::OciArtifact => "application/vnd.oci.artifact.manifest.v1+json",
         }
     }
 
@@ -44,18 +48,18 @@ impl MediaType {
             .find(|media_type| media_type.as_str().eq_ignore_ascii_case(essence))
     }
 
-    /// Whether a manifest of this type lists other manifests, rather than a config and layers.
+    /// Whether a manifest of this type lists other manifests, rather than blobs.
     pub fn is_index(self) -> bool {
         match self {
             Self::OciIndex | Self::DockerManifestList => true,
-            Self::OciManifest | Self::DockerManifest => false,
+            Self::OciManifest | Self::DockerManifest | Self::OciArtifact => false,
         }
     }
 
-    /// Whether the type must stand inside the manifest too; the OCI ones may leave it out.
-    pub fn is_docker(self) -> bool {
+    /// Whether the manifest must have a `mediaType`; images and indexes of OCI may leave it out.
+    pub fn must_be_said_inside(self) -> bool {
         match self {
-            Self::DockerManifest | Self::DockerManifestList => true,
+            Self::DockerManifest | Self::DockerManifestList | Self::OciArtifact => true,
             Self::OciManifest | Self::OciIndex => false,
         }
     }

@@ -3,8 +3,10 @@
 //! Pure: no I/O, no clock, no HTTP. A value of one of these types is valid by construction, so nothing further in looks at
 //! text again. Invariant: parsing and printing are inverse to each other.
 
+mod case_folding;
 pub mod digest;
 mod json;
+mod json_text;
 pub mod manifest;
 pub mod media_type;
 pub mod name;
@@ -14,7 +16,20 @@ pub mod scope;
 
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 
+#[cfg(test)]
+pub(crate) use json_text::READ_HERE_BYTES;
 pub use manifest::{Content, Descriptor, Manifest, ManifestError};
 pub use media_type::MediaType;
 pub use name::{NameError, RepositoryName};
 pub use reference::{Reference, ReferenceError, Tag, TagError};
+
+/// How much of a text an error repeats: enough to find it, whatever was sent.
+const EXCERPT_CHARS_MAX: usize = 80;
+
+/// `text` in quotes, cut if it is long, to be repeated in an error.
+fn excerpt(text: &str) -> String {
+    match text.char_indices().nth(EXCERPT_CHARS_MAX) {
+        None => format!("{text:?}"),
+        Some((end, _)) => format!("{:?}…", text.get(..end).unwrap_or_default()),
+    }
+}

@@ -123,13 +123,38 @@ fn position(text: &str) -> Option<u64> {
 pub struct Sent(pub Range<u64>);
 
 impl Sent {
-    /// Reads `<start>-<end>`, both inclusive, nothing else around it.
+    /// Reads `<start>-<end>`, both inclusive, as the specification has it, and the form of RFC 9110,
+    /// `bytes <start>-<end>/<length or *>`, or a part of it: the old registry does not look at this header, so clients
+    /// write what they like, and these mean one thing only.
     pub fn parse(header: &str) -> Result<Self, SentError> {
-        let (first, last) = header.split_once('-').ok_or(SentError::Malformed)?;
-        let start = position(first).ok_or(SentError::Malformed)?;
-        let end = position(last).ok_or(SentError::Malformed)?;
+        let header = header.trim();
+        let unit = header
+            .get(..5)
+            .filter(|unit| unit.eq_ignore_ascii_case("bytes"));
+        let range = match unit.and_then(|unit| header.get(unit.len()..)) {
+            Some(rest) => rest
+                .strip_prefix(['=', ' ', '\t'])
+                .ok_or(SentError::Malformed)?,
+            None => header,
+        };
+        let (range, length) = match range.split_once('/') {
+            Some((range, length)) => (range, Some(length.trim())),
+            None => (range, None),
+        };
+        let (first, last) = range.split_once('-').ok_or(SentError::Malformed)?;
+        let start = position(first.trim()).ok_or(SentError::Malformed)?;
+        let end = position(last.trim()).ok_or(SentError::Malformed)?;
         if start > end || end == u64::MAX {
             return Err(SentError::Reversed);
+        }
+        match length {
+            None | Some("*") => {}
+            Some(length) => {
+                let length = position(length).ok_or(SentError::Malformed)?;
+                if end >= length {
+                    return Err(SentError::BeyondLength);
+                }
+            }
         }
         Ok(Self(start..end + 1))
     }
@@ -143,12 +168,15 @@ impl Sent {
 /// Why a `Content-Range` cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SentError {
-    /// Not `<start>-<end>`.
-    #[error("Content-Range must be `<start>-<end>`")]
+    /// Not a range of bytes.
+    #[error("Content-Range must be `<start>-<end>`, or `bytes <start>-<end>/<length>`")]
     Malformed,
     /// It ends before it begins.
     #[error("Content-Range ends before it begins")]
     Reversed,
+    /// It ends after the whole that it says it is a part of.
+    #[error("Content-Range ends after the length that it gives")]
+    BeyondLength,
 }
 
 #[cfg(test)]
@@ -238,19 +266,58 @@ mod tests {
     }
 
     #[test]
-    fn a_sent_range_has_one_form() {
-        assert_eq!(Sent::parse("0-9"), Ok(Sent(0..10)));
-        assert_eq!(Sent::parse("9-0"), Err(SentError::Reversed));
+    fn a_sent_range_is_read_where_its_meaning_is_clear() {
+        for clear in [
+            "0-9",
+            "bytes 0-9/10",
+            "bytes 0-9/*",
+            "bytes 0-9/4294967296",
+            "bytes 0-9",
+            "bytes=0-9",
+            "Bytes=0-9/10",
+            "bytes  0-9/10",
+            "bytes\t0-9/*",
+            "0-9/10",
+            "0-9/*",
+            " 0-9 ",
+            "bytes 0 - 9 / 10",
+            "00-09",
+        ] {
+            assert_eq!(Sent::parse(clear), Ok(Sent(0..10)), "{clear}");
+        }
+        for reversed in ["9-0", "bytes 9-0/10", "1-0", "0-18446744073709551615"] {
+            assert_eq!(
+                Sent::parse(reversed),
+                Err(SentError::Reversed),
+                "{reversed}"
+            );
+        }
+        for beyond in ["bytes 0-9/9", "0-9/0", "bytes 5-10/10"] {
+            assert_eq!(
+                Sent::parse(beyond),
+                Err(SentError::BeyondLength),
+                "{beyond}"
+            );
+        }
         for bad in [
             "",
             "-",
             "0-",
             "-9",
-            "bytes 0-9/20",
-            "0-9/20",
-            "bytes=0-9",
             "+0-9",
-            "0-9 ",
+            "0--1",
+            "0-9-10",
+            "0-9,10-19",
+            "bytes",
+            "bytes */10",
+            "bytes */*",
+            "bytes0-9",
+            "bytes 0-9/",
+            "bytes 0-9/x",
+            "bytes 0-9/10/10",
+            "items 0-9/10",
+            "0x0-9",
+            "0 9",
         ] {
             assert_eq!(Sent::parse(bad), Err(SentError::Malformed), "{bad}");
         }

@@ -297,7 +297,7 @@ fn text_of(fact: &Fact) -> Option<String> {
             } = child;
             let kind = match kind {
                 ChildKind::Blob => "blob",
-                ChildKind::Manifest => "manifest",
+                ChildKind::Listed => "entry",
             };
             Some(format!(
                 "{parent} references {kind} {digest} of {size_bytes} bytes"

@@ -20,7 +20,7 @@ use tokio::task::spawn_blocking;
 use super::{Registry, RegistryError};
 use crate::index::Health;
 use crate::layout::{Key, Place};
-use crate::oci::{Digest, Hasher};
+use crate::oci::{Algorithm, Digest, Hasher};
 use crate::store::{Meta, StoreError, Version};
 
 /// How many verdicts and warnings are remembered: about 10 MB. Beyond that all are forgotten, which costs looks.
@@ -55,6 +55,24 @@ enum Verdict {
     Sound,
     /// Not what the digest says.
     Damaged,
+}
+
+/// What hashing has found of bytes that were just read. It takes long, so it is done where they are parsed.
+pub(super) enum Hashed {
+    /// Whether they are right, as was found before.
+    Before(bool),
+    /// Their digest.
+    Now(Digest),
+}
+
+impl Hashed {
+    /// Hashes `bytes`, unless it is `known` whether they are right.
+    pub(super) fn of(bytes: &[u8], algorithm: Algorithm, known: Option<bool>) -> Self {
+        match known {
+            Some(is_sound) => Self::Before(is_sound),
+            None => Self::Now(Digest::of(algorithm, bytes)),
+        }
+    }
 }
 
 impl Damage {
@@ -207,14 +225,21 @@ impl Registry {
         Ok(is_sound)
     }
 
-    /// Whether `bytes`, the data of `digest` as they were just read, are what it says.
-    pub(super) fn are_sound(&self, digest: &Digest, meta: &Meta, bytes: &[u8]) -> bool {
-        if let Some(is_sound) = self.damage.hashed(digest, &meta.version) {
-            return is_sound;
+    /// What was found when these data of `digest` were hashed, if they were.
+    pub(super) fn hashed_before(&self, digest: &Digest, meta: &Meta) -> Option<bool> {
+        self.damage.hashed(digest, &meta.version)
+    }
+
+    /// Whether the data of `digest`, as they were just read, are what it says.
+    pub(super) fn is_sound(&self, digest: &Digest, meta: &Meta, hashed: Hashed) -> bool {
+        match hashed {
+            Hashed::Before(is_sound) => is_sound,
+            Hashed::Now(computed) => {
+                let is_sound = computed == *digest;
+                self.damage.note(digest, meta, verdict_of(is_sound));
+                is_sound
+            }
         }
-        let is_sound = Digest::of(digest.algorithm(), bytes) == *digest;
-        self.damage.note(digest, meta, verdict_of(is_sound));
-        is_sound
     }
 
     /// What is known already, or can be told by the length alone.

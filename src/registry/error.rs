@@ -66,8 +66,16 @@ pub enum RegistryError {
         stored_bytes: u64,
     },
     /// The manifest references what is not in the repository.
-    #[error("the manifest references {} blobs or manifests that are not in this repository", .0.len())]
-    ReferencesUnknown(Vec<Digest>),
+    #[error(
+        "the manifest references {total} blobs or manifests that are not in this repository{}",
+        how_many_named(named.len(), *total)
+    )]
+    ReferencesUnknown {
+        /// The first of them; never none.
+        named: Vec<Digest>,
+        /// How many there are.
+        total: usize,
+    },
     /// The file system does not tell upper from lower case, and the tag exists in another spelling.
     #[error(
         "tag {wanted} differs only by case from {existing}, and this file system cannot keep both"
@@ -130,4 +138,14 @@ pub enum BodyError {
     /// The connection was lost, or the framing was wrong.
     #[error("the body ended before its end: {0}")]
     Broken(String),
+}
+
+fn how_many_named(named: usize, total: usize) -> String {
+    if named == total {
+        return String::new();
+    }
+    format!(
+        "; {named} of them are named here, and {} more are not",
+        total - named
+    )
 }

@@ -3,12 +3,11 @@
 //! Source: `docs/storage-layout.md`. Must not know what is linked. Invariant: the content of a link wins over its path (a
 //! sha512 push to the old registry leaves a sha512 path that holds a sha256 digest), and a damaged link is as good as none.
 
-use bytes::Bytes;
-
+use super::damage::Hashed;
 use super::manifests::READ_SIZE_MAX_BYTES;
 use super::{Registry, RegistryError};
 use crate::layout::{Key, Place};
-use crate::oci::{Digest, RepositoryName};
+use crate::oci::{Digest, Manifest, RepositoryName};
 use crate::store::{Meta, Small, Step, StoreError};
 
 /// A link holds at most `sha512:` and 128 digits; the rest is room for the line end that other tools leave.
@@ -20,6 +19,25 @@ pub(super) const LINK_SIZE_MIN_BYTES: u64 = 71;
 /// Keys that the store is asked about at once: the way there and back costs less than they do, and where all are in memory
 /// the thread that looks is busy for about a millisecond.
 pub(super) const AT_ONCE: usize = 256;
+
+/// What lies where a manifest should.
+pub(super) enum Stored {
+    /// A manifest.
+    Manifest(Box<Manifest>),
+    /// Another registry took it, and its clients may want it, but it is not a manifest that this one takes.
+    Unreadable,
+    /// Too long for any manifest.
+    TooLong,
+}
+
+impl Stored {
+    fn of(bytes: &[u8]) -> Self {
+        match Manifest::parse_stored(bytes) {
+            Some(manifest) => Self::Manifest(Box::new(manifest)),
+            None => Self::Unreadable,
+        }
+    }
+}
 
 impl Registry {
     /// What the link at `key` holds.
@@ -53,17 +71,7 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         let mut left = keys;
         while !left.is_empty() {
-            let (part, _) = left.split_at(left.len().min(AT_ONCE));
-            let contents = self.store.read_each(part, size_max_bytes).await?;
-            let (told, rest) = left.split_at(contents.len().clamp(1, part.len()));
-            left = rest;
-            for (key, content) in told.iter().zip(contents) {
-                if let Small::TooLarge(meta) = &content
-                    && self.damage.is_news(key, meta)
-                {
-                    let size_bytes = meta.size_bytes;
-                    tracing::warn!(%key, size_bytes, "larger than anything that belongs there, taken as absent");
-                }
+            for (key, content) in self.read_some(&mut left, size_max_bytes).await? {
                 visit(key, content);
             }
         }
@@ -78,6 +86,27 @@ impl Registry {
             tracing::warn!(%key, "a damaged link is taken as absent");
         }
         digest
+    }
+
+    /// What is at the first of the keys that are `left`: as many as the store gives at once, at least one.
+    async fn read_some<'a>(
+        &self,
+        left: &mut &'a [Key],
+        size_max_bytes: u64,
+    ) -> Result<Vec<(&'a Key, Small)>, RegistryError> {
+        let (part, _) = left.split_at(left.len().min(AT_ONCE));
+        let contents = self.store.read_each(part, size_max_bytes).await?;
+        let (told, rest) = left.split_at(contents.len().clamp(1, part.len()));
+        *left = rest;
+        for (key, content) in told.iter().zip(&contents) {
+            if let Small::TooLarge(meta) = content
+                && self.damage.is_news(key, meta)
+            {
+                let size_bytes = meta.size_bytes;
+                tracing::warn!(%key, size_bytes, "larger than anything that belongs there, taken as absent");
+            }
+        }
+        Ok(told.iter().zip(contents).collect())
     }
 
     /// What is known of `key`, if it is there.
@@ -122,24 +151,23 @@ impl Registry {
     pub(super) async fn linked_each(
         &self,
         links: &[Key],
-    ) -> Result<Vec<Option<Meta>>, RegistryError> {
+    ) -> Result<Vec<Option<(Digest, Meta)>>, RegistryError> {
         let targets = self.read_links(links).await?;
         let data: Vec<Digest> = targets.iter().flatten().cloned().collect();
         let mut found = self.find_each_data(&data).await?.into_iter();
-        let metas = targets.iter().map(|target| {
-            let _target = target.as_ref()?;
-            found.next().flatten()
+        let linked = targets.into_iter().map(|target| {
+            let target = target?;
+            Some((target, found.next().flatten()?))
         });
-        Ok(metas.collect())
+        Ok(linked.collect())
     }
 
-    /// Shows `visit` each manifest of `digests` that is there, in their order, without its bytes if they are too many for
-    /// one; tells which are not there.
+    /// Shows `visit` each manifest of `digests` that is there, in their order; tells which are not there.
     pub(super) async fn each_manifest(
         &self,
         name: &RepositoryName,
         digests: &[Digest],
-        mut visit: impl FnMut(&Digest, Meta, Option<Bytes>) + Send,
+        mut visit: impl FnMut(&Digest, Meta, Stored) + Send,
     ) -> Result<Vec<Digest>, RegistryError> {
         let mut absent = Vec::new();
         for part in digests.chunks(AT_ONCE) {
@@ -157,22 +185,59 @@ impl Registry {
                     None => absent.push(digest.clone()),
                 }
             }
-            let mut linked = linked.into_iter();
-            self.read_each(&data, READ_SIZE_MAX_BYTES, |_, content| {
-                let Some((digest, target)) = linked.next() else {
-                    return;
-                };
-                match content {
-                    Small::Whole(meta, bytes) if self.are_sound(&target, &meta, &bytes) => {
-                        visit(digest, meta, Some(bytes));
+            let (mut linked, mut left) = (linked.into_iter(), data.as_slice());
+            while !left.is_empty() {
+                let contents = self.read_some(&mut left, READ_SIZE_MAX_BYTES).await?;
+                let contents = contents.into_iter().map(|(_, content)| content);
+                let (part, contents): (Vec<_>, Vec<_>) = linked.by_ref().zip(contents).unzip();
+                let targets = part.iter().map(|(_, target)| target.clone()).collect();
+                let parsed = self.parse_each(targets, contents).await?;
+                for ((digest, _), content) in part.into_iter().zip(parsed) {
+                    match content {
+                        Some((meta, stored)) => visit(digest, meta, stored),
+                        None => absent.push(digest.clone()),
                     }
-                    Small::TooLarge(meta) => visit(digest, meta, None),
-                    Small::Whole(..) | Small::Absent => absent.push(digest.clone()),
                 }
-            })
-            .await?;
+            }
         }
         Ok(absent)
+    }
+
+    /// Reads `contents`, the data of `digests`; `None` where nothing is there that can be what its digest says.
+    async fn parse_each(
+        &self,
+        digests: Vec<Digest>,
+        contents: Vec<Small>,
+    ) -> Result<Vec<Option<(Meta, Stored)>>, RegistryError> {
+        let size = |content: &Small| match content {
+            Small::Whole(_, bytes) => bytes.len(),
+            Small::Absent | Small::TooLarge(_) => 0,
+        };
+        let size_bytes = contents.iter().map(size).sum();
+        let judged = digests.iter().zip(&contents).map(|(digest, content)| {
+            let known = match content {
+                Small::Whole(meta, _) => self.hashed_before(digest, meta),
+                Small::Absent | Small::TooLarge(_) => None,
+            };
+            (digest.clone(), known)
+        });
+        let judged: Vec<(Digest, Option<bool>)> = judged.collect();
+        let parse = |(content, (digest, known)): (Small, (Digest, Option<bool>))| match content {
+            Small::Whole(meta, bytes) => {
+                let hashed = Hashed::of(&bytes, digest.algorithm(), known);
+                Some((meta, Stored::of(&bytes), hashed))
+            }
+            Small::TooLarge(meta) => Some((meta, Stored::TooLong, Hashed::Before(true))),
+            Small::Absent => None,
+        };
+        let parse_all = move || -> Vec<_> { contents.into_iter().zip(judged).map(parse).collect() };
+        let parsed = self.parsing.run(size_bytes, parse_all).await?;
+        let sound = digests.iter().zip(parsed).map(|(digest, parsed)| {
+            let (meta, stored, hashed) = parsed?;
+            self.is_sound(digest, &meta, hashed)
+                .then_some((meta, stored))
+        });
+        Ok(sound.collect())
     }
 
     async fn linked_data(&self, link: &Place) -> Result<Option<(Key, Meta)>, RegistryError> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::damage::Hashed;
 use super::links::put_link;
 use super::manifest_cache::Content;
 use super::references::MissingLink;
@@ -89,10 +90,16 @@ impl Registry {
         let Some((meta, bytes)) = read else {
             return Ok(None);
         };
-        if !self.are_sound(&target, &meta, &bytes) {
+        let known = self.hashed_before(&target, &meta);
+        let (size_bytes, algorithm) = (bytes.len(), target.algorithm());
+        let look = move || {
+            let hashed = Hashed::of(&bytes, algorithm, known);
+            (Content::of(bytes), hashed)
+        };
+        let (content, hashed) = self.parsing.run(size_bytes, look).await?;
+        if !self.is_sound(&target, &meta, hashed) {
             return Ok(None);
         }
-        let content = Content::of(bytes);
         self.manifests.put(digest, meta.version, &content);
         Ok(Some(content))
     }
@@ -124,23 +131,22 @@ impl Registry {
         self.check_writable()?;
         // Before anything is read too: what is missing is nobody's business who may not push any more.
         permit.confirm()?;
-        let manifest = Manifest::parse(&bytes, content_type)?;
-        let (digest, tags) = match reference {
+        let (algorithm, tags) = match reference {
             Reference::Tag(tag) => (
-                Digest::of(Algorithm::Sha256, &bytes),
+                Algorithm::Sha256,
                 [std::slice::from_ref(tag), more_tags].concat(),
             ),
-            Reference::Digest(expected) => {
-                let computed = Digest::of(expected.algorithm(), &bytes);
-                if computed != *expected {
-                    return Err(RegistryError::DigestMismatch {
-                        expected: expected.clone(),
-                        computed,
-                    });
-                }
-                (computed, more_tags.to_vec())
-            }
+            Reference::Digest(expected) => (expected.algorithm(), more_tags.to_vec()),
         };
+        let (manifest, digest) = self.parse(&bytes, content_type, algorithm).await?;
+        if let Reference::Digest(expected) = reference
+            && digest != *expected
+        {
+            return Err(RegistryError::DigestMismatch {
+                expected: expected.clone(),
+                computed: digest,
+            });
+        }
         // A tag that another one may be taken for must not come up between the look and the push.
         let (_tags_may_move, _no_tag_moves) = if self.settings.case_insensitive {
             (Vec::new(), self.tag_locks.exclusive([name]).await?)
@@ -188,6 +194,22 @@ impl Registry {
         })
     }
 
+    /// What the bytes are, and their digest.
+    async fn parse(
+        &self,
+        bytes: &Bytes,
+        content_type: Option<&str>,
+        algorithm: Algorithm,
+    ) -> Result<(Manifest, Digest), RegistryError> {
+        let (size_bytes, bytes) = (bytes.len(), bytes.clone());
+        let content_type = content_type.map(str::to_owned);
+        let parse = move || {
+            let manifest = Manifest::parse(&bytes, content_type.as_deref())?;
+            Ok((manifest, Digest::of(algorithm, &bytes)))
+        };
+        self.parsing.run(size_bytes, parse).await?
+    }
+
     /// A layer link to the manifest itself, for a repository that would have none: the old registry's collector does not
     /// see a repository without `_layers`, and deletes what is in it.
     async fn keeper_link(
@@ -216,7 +238,7 @@ impl Registry {
         }))
     }
 
-    fn is_strict(&self) -> bool {
+    pub(super) fn is_strict(&self) -> bool {
         self.settings.references == super::References::Strict
     }
 

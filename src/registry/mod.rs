@@ -19,6 +19,7 @@ mod manifest_cache;
 mod manifests;
 #[cfg(test)]
 mod open_mode;
+mod parsing;
 #[cfg(test)]
 mod permit_tests;
 mod readiness;
@@ -55,6 +56,7 @@ use self::damage::Damage;
 use self::lists::Lists;
 use self::locks::NameLocks;
 use self::manifest_cache::ManifestCache;
+use self::parsing::Parsing;
 use self::readiness::Watched;
 use self::sessions::Sessions;
 use crate::clock::Clock;
@@ -73,6 +75,7 @@ pub struct Registry {
     lists: Lists,
     manifests: ManifestCache,
     damage: Damage,
+    parsing: Parsing,
     /// By digest, held from the check that everything referenced exists to the revision link.
     digest_locks: NameLocks,
     /// By repository: keeps a tag from moving while the manifest it pointed at is deleted.
@@ -96,6 +99,7 @@ impl Registry {
             lists: Lists::new(index, Arc::clone(&clock)),
             manifests: ManifestCache::default(),
             damage: Damage::default(),
+            parsing: Parsing::default(),
             store,
             settings,
             digest_locks: NameLocks::new(Arc::clone(&clock)),

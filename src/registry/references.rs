@@ -2,15 +2,18 @@
 //!
 //! Design: DESIGN D8, `docs/storage-layout.md`. Must not know how a manifest is stored. Invariant: a blob that this
 //! repository does not have yet is linked only for a caller who could mount it here; otherwise whoever knows a digest
-//! could read a private blob by naming it in a manifest.
+//! could read a private blob by naming it in a manifest. This holds for what an index lists as for layers.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 
 use super::{References, Registry, RegistryError};
 use crate::auth::Viewer;
 use crate::layout::{Key, Place};
 use crate::oci::{Descriptor, Digest, Manifest, RepositoryName};
 use crate::store::Meta;
+
+/// Digests named in one error: enough to find what was forgotten, and a few kilobytes. A manifest may name tens of thousands.
+const UNKNOWN_NAMED_MAX: usize = 100;
 
 /// A link that the repository lacks: its path's digest, and the digest it must hold.
 pub(super) struct MissingLink {
@@ -26,81 +29,96 @@ impl Registry {
         manifest: &Manifest,
         viewer: &Viewer<'_>,
     ) -> Result<Vec<MissingLink>, RegistryError> {
+        let blobs = distinct(manifest.blobs());
+        // What an index lists is a manifest of this repository or a blob of it, whatever its media type says: BuildKit's
+        // cache is an index of blobs.
+        let listed = distinct(manifest.children().iter().filter(|child| !child.is_foreign));
+        let listed = self.unlinked(listed, |digest| Place::RevisionLink(name.clone(), digest));
+        let not_manifests = listed.await?;
+        let blobs = blobs.into_iter().chain(not_manifests).collect();
+        let unlinked = self.unlinked(blobs, |digest| Place::LayerLink(name.clone(), digest));
+        let unlinked = unlinked.await?;
+
+        let total = unlinked.len();
         let mut missing_links = Vec::new();
         let mut unknown = Vec::new();
         let mut candidates = self.candidates(viewer);
-        for blob in distinct(manifest.blobs()) {
-            if let Some((key, meta)) = self.linked_blob(name, &blob.digest).await?
-                && self.is_not_cut(&key, &meta, blob).await?
-            {
-                check_size(blob, meta.size_bytes)?;
-                continue;
-            }
-            let target = self.mountable(&blob.digest, &mut candidates).await?;
-            let Some(target) = target else {
-                unknown.push(blob.digest.clone());
-                continue;
-            };
-            if let Some(meta) = self.find(&Place::BlobData(target.clone()).key()).await? {
-                check_size(blob, meta.size_bytes)?;
-            }
-            missing_links.push(MissingLink {
-                path: blob.digest.clone(),
-                target,
-            });
-        }
-        for child in distinct(manifest.children().iter().filter(|child| !child.is_foreign)) {
-            match self.linked_manifest(name, &child.digest).await? {
-                Some((key, meta)) if self.is_not_cut(&key, &meta, child).await? => {
-                    check_size(child, meta.size_bytes)?;
+        for descriptor in unlinked {
+            let digest = &descriptor.digest;
+            if let Some(target) = self.mountable(digest, &mut candidates).await? {
+                if let Some(meta) = self.find(&Place::BlobData(target.clone()).key()).await? {
+                    self.check_size(descriptor, &meta)?;
                 }
-                Some(_) | None => unknown.push(child.digest.clone()),
+                missing_links.push(MissingLink {
+                    path: digest.clone(),
+                    target,
+                });
+            } else if self.is_strict() {
+                unknown.push(digest.clone());
+                // It is refused, and the client is told enough.
+                if unknown.len() == UNKNOWN_NAMED_MAX {
+                    break;
+                }
             }
+        }
+        if unknown.is_empty() {
+            return Ok(missing_links);
+        }
+        let total = total - missing_links.len();
+        Err(RegistryError::ReferencesUnknown {
+            named: unknown,
+            total,
+        })
+    }
+
+    /// Those of `descriptors` whose link or sound data the repository lacks; the sizes of the others are checked.
+    async fn unlinked<'a>(
+        &self,
+        descriptors: Vec<&'a Descriptor>,
+        link: impl Fn(Digest) -> Place,
+    ) -> Result<Vec<&'a Descriptor>, RegistryError> {
+        let key = |descriptor: &&Descriptor| link(descriptor.digest.clone()).key();
+        let keys: Vec<Key> = descriptors.iter().map(key).collect();
+        let mut unlinked = Vec::new();
+        for (descriptor, data) in descriptors.into_iter().zip(self.linked_each(&keys).await?) {
+            match data {
+                // A client that was told that they are there, and left them out, must learn that they are cut.
+                Some((digest, meta))
+                    if descriptor.size_bytes == meta.size_bytes
+                        || self
+                            .agrees_with(&digest, &meta, descriptor.size_bytes)
+                            .await? =>
+                {
+                    self.check_size(descriptor, &meta)?;
+                }
+                Some(_) | None => unlinked.push(descriptor),
+            }
+        }
+        Ok(unlinked)
+    }
+
+    /// Readers are told not to trust content of another length (image-spec `descriptor.md`), so a wrong one is refused where
+    /// all references must be right. Published images with wrong sizes exist, and docker pulls them: `any` takes them.
+    fn check_size(&self, descriptor: &Descriptor, stored: &Meta) -> Result<(), RegistryError> {
+        if descriptor.size_bytes == stored.size_bytes {
+            return Ok(());
         }
         match self.settings.references {
-            References::Strict if !unknown.is_empty() => {
-                Err(RegistryError::ReferencesUnknown(unknown))
-            }
-            References::Strict | References::Any => Ok(missing_links),
-        }
-    }
-}
-
-impl Registry {
-    /// Whether the data at `key` are sound, where `descriptor` says another length: a client that was told that they are
-    /// there, and left them out, must learn that they are not.
-    async fn is_not_cut(
-        &self,
-        key: &Key,
-        meta: &Meta,
-        descriptor: &Descriptor,
-    ) -> Result<bool, RegistryError> {
-        match Place::parse(key.as_str()) {
-            Some(Place::BlobData(digest)) if descriptor.size_bytes != meta.size_bytes => {
-                self.agrees_with(&digest, meta, descriptor.size_bytes).await
-            }
-            _ => Ok(true),
+            References::Any => Ok(()),
+            References::Strict => Err(RegistryError::DescriptorSize {
+                digest: descriptor.digest.clone(),
+                said_bytes: descriptor.size_bytes,
+                stored_bytes: stored.size_bytes,
+            }),
         }
     }
 }
 
 /// One digest may stand in a manifest hundreds of times (a disk of zeros): it is looked at once. Descriptors of one digest
 /// that disagree on its size are all looked at.
-fn distinct<'a>(
-    descriptors: impl Iterator<Item = &'a Descriptor>,
-) -> impl Iterator<Item = &'a Descriptor> {
-    let mut seen = BTreeSet::new();
+fn distinct<'a>(descriptors: impl Iterator<Item = &'a Descriptor>) -> Vec<&'a Descriptor> {
+    let mut seen = HashSet::new();
     descriptors
-        .filter(move |descriptor| seen.insert((descriptor.digest.clone(), descriptor.size_bytes)))
-}
-
-fn check_size(descriptor: &Descriptor, stored_bytes: u64) -> Result<(), RegistryError> {
-    if descriptor.size_bytes == stored_bytes {
-        return Ok(());
-    }
-    Err(RegistryError::DescriptorSize {
-        digest: descriptor.digest.clone(),
-        said_bytes: descriptor.size_bytes,
-        stored_bytes,
-    })
+        .filter(|descriptor| seen.insert((&descriptor.digest, descriptor.size_bytes)))
+        .collect()
 }

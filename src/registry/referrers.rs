@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 
+use super::links::Stored;
 use super::{Registry, RegistryError};
 use crate::index::PAGE_MAX;
 use crate::layout;
-use crate::oci::{Algorithm, Digest, Manifest, MediaType, RepositoryName};
+use crate::oci::{Algorithm, Digest, MediaType, RepositoryName};
 
 /// A manifest that is about another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,8 +44,8 @@ impl Registry {
         let is_wanted = |referrer: &Referrer| {
             artifact_type.is_none_or(|wanted| referrer.artifact_type.as_deref() == Some(wanted))
         };
-        self.each_manifest(name, &candidates, |digest, _, bytes| {
-            let referrer = bytes.and_then(|bytes| referrer(digest, subject, &bytes));
+        self.each_manifest(name, &candidates, |digest, meta, stored| {
+            let referrer = referrer(digest, subject, meta.size_bytes, stored);
             referrers.extend(referrer.filter(is_wanted));
         })
         .await?;
@@ -84,17 +85,24 @@ impl Registry {
     }
 }
 
-/// The manifest `bytes`, if it is about `subject`. What another registry took, but we could not read, is about nothing.
-fn referrer(digest: &Digest, subject: &Digest, bytes: &[u8]) -> Option<Referrer> {
-    let media_type = Manifest::media_type_of(bytes);
-    let manifest = Manifest::parse(bytes, Some(&media_type)).ok()?;
+/// The manifest, if it is about `subject`. What another registry took, but we could not read, is about nothing.
+fn referrer(
+    digest: &Digest,
+    subject: &Digest,
+    size_bytes: u64,
+    stored: Stored,
+) -> Option<Referrer> {
+    let manifest = match stored {
+        Stored::Manifest(manifest) => manifest,
+        Stored::Unreadable | Stored::TooLong => return None,
+    };
     if manifest.subject.as_ref().map(|about| &about.digest) != Some(subject) {
         return None;
     }
     Some(Referrer {
         media_type: manifest.media_type,
         digest: digest.clone(),
-        size_bytes: bytes.len() as u64,
+        size_bytes,
         artifact_type: manifest.artifact_type,
         annotations: manifest.annotations,
     })

@@ -6,8 +6,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
-
+use super::links::Stored;
 use super::{Registry, RegistryError};
 use crate::index::{Child, ChildKind, Fact, Revision, Stamp};
 use crate::layout::{self, Key, Place, Prefix};
@@ -186,8 +185,8 @@ impl Registry {
         let digests = self.digest_directories(&directory, algorithm).await?;
         let link = |digest: &Digest| Place::LayerLink(name.clone(), digest.clone());
         let links: Vec<Key> = digests.iter().map(|digest| link(digest).key()).collect();
-        for (digest, meta) in digests.into_iter().zip(self.linked_each(&links).await?) {
-            let Some(meta) = meta else {
+        for (digest, data) in digests.into_iter().zip(self.linked_each(&links).await?) {
+            let Some((_, meta)) = data else {
                 let link = link(&digest);
                 if self.find(&link.key()).await?.is_none() {
                     let directory = layout::layer_directory(name, &digest);
@@ -217,9 +216,9 @@ impl Registry {
         let directory = layout::revisions_directory(name, algorithm);
         let digests = self.digest_directories(&directory, algorithm).await?;
         let facts = &mut reading.facts;
-        let mut read = |digest: &Digest, meta: Meta, bytes: Option<Bytes>| {
+        let mut read = |digest: &Digest, meta: Meta, stored: Stored| {
             moved();
-            facts.extend(facts_of_revision(digest, meta.size_bytes, bytes.as_deref()));
+            facts.extend(facts_of_revision(digest, meta.size_bytes, &stored));
         };
         for digest in self.each_manifest(name, &digests, &mut read).await? {
             let link = Place::RevisionLink(name.clone(), digest.clone());
@@ -288,17 +287,12 @@ impl Registry {
     }
 }
 
-/// What a revision says to the index, whose bytes are too many for a manifest if they are not given.
-fn facts_of_revision(digest: &Digest, size_bytes: u64, bytes: Option<&[u8]>) -> Vec<Fact> {
-    let Some(bytes) = bytes else {
-        // No list will ever show it.
-        return Vec::new();
-    };
-    let media_type = Manifest::media_type_of(bytes);
-    match Manifest::parse(bytes, Some(&media_type)) {
-        Ok(manifest) => facts_of_manifest(digest, size_bytes, &manifest),
-        // Another registry took it, and its clients may want it; what it references is its own secret.
-        Err(_) => vec![
+/// What a revision says to the index.
+fn facts_of_revision(digest: &Digest, size_bytes: u64, stored: &Stored) -> Vec<Fact> {
+    match stored {
+        Stored::Manifest(manifest) => facts_of_manifest(digest, size_bytes, manifest),
+        // What it references is its own secret.
+        Stored::Unreadable => vec![
             Fact::Size(digest.clone(), size_bytes),
             Fact::Revision(Revision {
                 digest: digest.clone(),
@@ -307,6 +301,8 @@ fn facts_of_revision(digest: &Digest, size_bytes: u64, bytes: Option<&[u8]>) -> 
                 subject: None,
             }),
         ],
+        // No list will ever show it.
+        Stored::TooLong => Vec::new(),
     }
 }
 
@@ -332,7 +328,7 @@ pub(super) fn facts_of_manifest(
     let children = manifest
         .children()
         .iter()
-        .map(|child| (child, ChildKind::Manifest));
+        .map(|child| (child, ChildKind::Listed));
     facts.extend(blobs.chain(children).map(|(descriptor, kind)| Fact::Edge {
         parent: digest.clone(),
         child: Child {

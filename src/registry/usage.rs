@@ -214,7 +214,7 @@ async fn usage_of_tags(
             && let Some(unique) = unique_bytes.get_mut(one.root)
             && index.repositories_with(&digest, None, 2).await?.len() < 2
         {
-            *unique += one.size_bytes;
+            *unique = unique.saturating_add(one.size_bytes);
         }
     }
     let row = |name, digest, bytes: u64, unique_bytes: u64| Usage {
@@ -257,7 +257,7 @@ async fn walk(
     let mut unread: Vec<(Digest, u64, ChildKind)> = starts
         .into_iter()
         .zip(sizes)
-        .map(|(digest, size_bytes)| (digest, size_bytes, ChildKind::Manifest))
+        .map(|(digest, size_bytes)| (digest, size_bytes, ChildKind::Listed))
         .collect();
     let mut seen = HashSet::new();
     let mut bytes = 0;
@@ -265,9 +265,12 @@ async fn walk(
         if !seen.insert(digest.clone()) {
             continue;
         }
-        bytes += size_bytes;
-        if kind == ChildKind::Manifest {
-            unread.extend(children(index, &digest).await?);
+        // A manifest may claim any size of what is not here.
+        bytes = size_bytes.saturating_add(bytes);
+        match kind {
+            // It may be a blob, which has no children.
+            ChildKind::Listed => unread.extend(children(index, &digest).await?),
+            ChildKind::Blob => {}
         }
         needed
             .entry(digest)
@@ -281,6 +284,7 @@ async fn walk(
     Ok(bytes)
 }
 
+/// With the sizes that the content has, where those are known: what a manifest says of them may be wrong.
 async fn children(
     index: &Index,
     parent: &Digest,
@@ -290,10 +294,12 @@ async fn children(
         let after = all.last().map(|(digest, _, _)| digest);
         let page = index.children(parent, after, PAGE_MAX).await?;
         let is_last = page.len() < PAGE_MAX;
-        all.extend(
-            page.into_iter()
-                .map(|child| (child.digest, child.size_bytes, child.kind)),
-        );
+        let digests = page.iter().map(|child| child.digest.clone()).collect();
+        let sizes = index.sizes(digests).await?;
+        all.extend(page.into_iter().zip(sizes).map(|(child, size_bytes)| {
+            let size_bytes = size_bytes.unwrap_or(child.size_bytes);
+            (child.digest, size_bytes, child.kind)
+        }));
         if is_last {
             return Ok(all);
         }

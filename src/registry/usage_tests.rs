@@ -121,12 +121,12 @@ async fn a_child_that_two_indexes_list_is_unique_in_neither() {
     let lab = Lab::new();
     let blob = ChildKind::Blob;
     let mut facts = manifest(1, 10, &[(100, 1_000, blob)]);
-    facts.extend(manifest(2, 20, &[(1, 10, ChildKind::Manifest)]));
-    let children = [(1, 10, ChildKind::Manifest), (101, 2_000, blob)];
+    facts.extend(manifest(2, 20, &[(1, 10, ChildKind::Listed)]));
+    let children = [(1, 10, ChildKind::Listed), (101, 2_000, blob)];
     facts.extend(manifest(3, 30, &children));
     facts.extend([tag("x", 2), tag("y", 3)]);
     // A manifest that lists itself, and one whose size nobody has noted, end the walk all the same.
-    facts.extend(manifest(4, 40, &[(4, 40, ChildKind::Manifest)]));
+    facts.extend(manifest(4, 40, &[(4, 40, ChildKind::Listed)]));
     facts.extend([tag("self", 4), tag("unknown", 5)]);
     // One that the old registry has moved meanwhile, and one that it has removed: neither shows in the index.
     let moved = [

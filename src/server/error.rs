@@ -21,6 +21,9 @@ use crate::telemetry::field;
 /// When to come again after others were busy with the same things for minutes.
 const BUSY_SECS: u64 = 10;
 
+/// The longest message. Most errors repeat what they are about, and a client decides how long that is.
+const MESSAGE_CHARS_MAX: usize = 1_000;
+
 /// Why a request is not answered as it hoped.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ServerError {
@@ -125,7 +128,7 @@ impl ServerError {
         };
         let errors = match self {
             // One entry for each (distribution-spec "Pushing Manifests").
-            Self::Registry(RegistryError::ReferencesUnknown(digests)) => digests
+            Self::Registry(RegistryError::ReferencesUnknown { named, total: _ }) => named
                 .iter()
                 .map(|digest| entry(Some(detail_of(digest))))
                 .collect(),
@@ -190,7 +193,8 @@ impl ServerError {
                 crate::oci::range::SentError::Malformed => {
                     (StatusCode::BAD_REQUEST, Code::BlobUploadInvalid)
                 }
-                crate::oci::range::SentError::Reversed => {
+                crate::oci::range::SentError::Reversed
+                | crate::oci::range::SentError::BeyondLength => {
                     (StatusCode::RANGE_NOT_SATISFIABLE, Code::BlobUploadInvalid)
                 }
             },
@@ -199,8 +203,16 @@ impl ServerError {
         }
     }
 
-    /// What the client is told. Behind a 5xx lies something of ours, which is in the log.
+    /// What the client is told, however much it sent. Behind a 5xx lies something of ours, which is in the log.
     fn message(&self, status: StatusCode) -> String {
+        let message = self.whole_message(status);
+        match message.char_indices().nth(MESSAGE_CHARS_MAX) {
+            None => message,
+            Some((end, _)) => format!("{}…", message.get(..end).unwrap_or_default()),
+        }
+    }
+
+    fn whole_message(&self, status: StatusCode) -> String {
         match self {
             Self::Registry(RegistryError::Store(StoreError::Full)) => {
                 "no space left on this registry; hint: free some, then send it again".to_owned()
@@ -263,7 +275,9 @@ fn registry_status_and_code(error: &RegistryError) -> (StatusCode, Code) {
         RegistryError::ManifestInvalid(_)
         | RegistryError::DescriptorSize { .. }
         | RegistryError::TagCase { .. } => (StatusCode::BAD_REQUEST, Code::ManifestInvalid),
-        RegistryError::ReferencesUnknown(_) => (StatusCode::BAD_REQUEST, Code::ManifestBlobUnknown),
+        RegistryError::ReferencesUnknown { .. } => {
+            (StatusCode::BAD_REQUEST, Code::ManifestBlobUnknown)
+        }
         RegistryError::DeletesDisabled | RegistryError::Readonly => {
             (StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported)
         }

@@ -29,6 +29,7 @@ mod layers;
 mod listings;
 mod logs;
 mod lost_logs;
+mod manifest_kinds;
 mod manifests;
 mod moved;
 mod oracle;

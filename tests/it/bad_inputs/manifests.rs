@@ -84,6 +84,38 @@ async fn bad_input_24_what_is_no_json_object() {
         good.replacen('{', r#"{"annotations":{"a":"b","a":"c"},"#, 1),
     ];
     are_refused(&registry, OCI_MANIFEST, &bodies).await;
+    // A name that Go reads as another one: in addition to it, and alone.
+    let first = |name: &str, value: &str| good.replacen('{', &format!("{{\"{name}\":{value},"), 1);
+    let bodies = [
+        first("Config", "{}"),
+        first("LAYERS", "[]"),
+        first("MediaType", "\"x\""),
+        first("\u{17f}chemaVersion", "2"),
+        first("\\u017fchemaVersion", "2"),
+        first("Subject", "null"),
+        first("Manifests", "[]"),
+        first("ArtifactType", "\"x\""),
+        first("Annotations", "{}"),
+        first("x", r#"1,"X":2"#),
+        first("x", r#"{"y":[{"z":1,"Z":2}]}"#),
+        good.replacen("\"config\"", "\"Config\"", 1),
+        good.replacen("\"layers\"", "\"Layers\"", 1),
+        good.replacen("\"mediaType\"", "\"MEDIATYPE\"", 1),
+        good.replacen("\"schemaVersion\"", "\"schemaversion\"", 1),
+        good.replace("\"size\":5", "\"Size\":5"),
+        good.replace("\"size\":5", "\"size\":5,\"SIZE\":6"),
+        good.replace("\"size\":5", "\"size\":5,\"Digest\":null"),
+        good.replace("\"size\":5", "\"size\":5,\"Urls\":[]"),
+        good.replace("\"size\":5", "\"size\":5,\"platform\":{\"OS\":\"linux\"}"),
+    ];
+    are_refused(&registry, OCI_MANIFEST, &bodies).await;
+    let index = index_of(&[(sha256(&good).to_string(), good.len())]);
+    let bodies = [
+        index.replacen("\"manifests\"", "\"Manifests\"", 1),
+        index.replacen('{', r#"{"Config":{},"#, 1),
+        index.replace("\"size\"", "\"platform\":{\"\u{212a}\":1,\"k\":2},\"size\""),
+    ];
+    are_refused(&registry, OCI_INDEX, &bodies).await;
 }
 
 #[tokio::test]
