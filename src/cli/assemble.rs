@@ -148,6 +148,8 @@ async fn run(
     missing_parts::remember(config);
     let index_keeper = Arc::clone(&registry);
     let index_keeper = tokio::spawn(async move { index_keeper.keep_index().await });
+    let closer = Arc::clone(&registry);
+    let closer = tokio::spawn(async move { closer.keep_sessions().await });
     let watcher = Arc::clone(&registry);
     let watcher = tokio::spawn(async move { watcher.keep_watch().await });
     let sweeper = Arc::clone(&registry);
@@ -187,6 +189,7 @@ async fn run(
     if let Some(keeper) = keeper {
         keeper.abort();
     }
+    closer.abort();
     watcher.abort();
     sweeper.abort();
     index_keeper.abort();

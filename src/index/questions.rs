@@ -3,12 +3,12 @@
 //! Must not know who asks. Invariant: a page is in the order of its names and no longer than `PAGE_MAX`; what cannot be
 //! read back as what it stands for is damage, never left out in silence.
 
-use super::IndexError;
 use super::engine::{Pair, Tree};
 use super::facts::{Child, Counts, Revision, Stamp};
 use super::keys;
 use super::ledger::Ledger;
 use super::records;
+use super::{Index, IndexError};
 use crate::oci::{Digest, RepositoryName, Tag};
 
 pub(super) fn repositories(
@@ -85,6 +85,50 @@ pub(super) fn holders(
     page(ledger, Tree::Holders, &prefix, after, limit, |name, _| {
         keys::text(name)
     })
+}
+
+/// `half` links from those of the blob on, and as many from its links to names from `from` on. Where the blob has fewer, those
+/// of the blobs behind it follow, and behind the last one the first: as many are read for a blob that is nowhere as for one
+/// that thousands have.
+pub(super) fn links_near(
+    ledger: &Ledger,
+    digest: &Digest,
+    from: &str,
+    half: usize,
+) -> Result<Vec<(Digest, RepositoryName)>, IndexError> {
+    let mut links = Vec::with_capacity(2 * half);
+    for from in [from, ""] {
+        let after = keys::joined(keys::of_digest(digest), from.as_bytes());
+        let mut pairs = ledger.scan(Tree::Holders, &[], Some(&after), half)?;
+        let missing = half.saturating_sub(pairs.len());
+        if missing > 0 {
+            pairs.extend(ledger.scan(Tree::Holders, &[], None, missing)?);
+        }
+        for (key, _) in pairs {
+            let link = keys::split_digest(&key)
+                .and_then(|(digest, name)| Some((digest, keys::text(name)?)));
+            links.push(link.ok_or_else(|| unreadable(Tree::Holders))?);
+        }
+    }
+    Ok(links)
+}
+
+impl Index {
+    /// Links to `digest` in repositories of the same name space as `near` (what stands before its first slash) and in the
+    /// first ones by name, among links to other blobs: 2 × `half` in all, however many have it, so that the time tells
+    /// nothing of that.
+    pub async fn links_near(
+        &self,
+        digest: &Digest,
+        near: &RepositoryName,
+        half: usize,
+    ) -> Result<Vec<(Digest, RepositoryName)>, IndexError> {
+        let digest = digest.clone();
+        let name_space = near.as_str().split_inclusive('/').next();
+        let from = name_space.unwrap_or_default().to_owned();
+        self.ask(move |ledger| links_near(ledger, &digest, &from, half))
+            .await
+    }
 }
 
 pub(super) fn knows(ledger: &Ledger, name: &RepositoryName) -> Result<bool, IndexError> {

@@ -441,3 +441,23 @@ async fn nobody_waits_for_a_writer_that_has_panicked() {
     }
     assert!(matches!(heartbeat.pulse(), Pulse::Still(standing) if standing.has_ended));
 }
+
+#[tokio::test]
+async fn as_many_links_are_read_for_a_blob_that_is_nowhere_as_for_one_of_thousands() {
+    let index = Index::in_memory(clock());
+    for number in 0..1_000 {
+        let facts = vec![Fact::Layer(digest(1)), Fact::Layer(digest(1_000 + number))];
+        index.record(&name(&format!("other/{number}")), facts);
+    }
+    index.record(&name("team/base"), vec![Fact::Layer(digest(1))]);
+    index.settle().await;
+    let mut nowhere: Vec<u64> = (5_000..5_050).collect();
+    nowhere.push(1);
+    for number in nowhere {
+        let (wanted, near) = (digest(number), name("team/app"));
+        let links = index.links_near(&wanted, &near, 16).await.unwrap();
+        assert_eq!(links.len(), 32, "the time tells who has {number}");
+        let found = links.contains(&(digest(1), name("team/base")));
+        assert!(found || number != 1, "not found in its own name space");
+    }
+}

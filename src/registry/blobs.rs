@@ -25,6 +25,8 @@ pub struct Blob {
 /// Where the blobs of one request may be mounted from.
 pub(super) struct Candidates<'a> {
     viewer: &'a Viewer<'a>,
+    /// The repository that they are for.
+    near: &'a RepositoryName,
     /// Gathered only where the index cannot tell who has a blob.
     repositories: Option<Vec<RepositoryName>>,
     /// Had the last blob. Blobs of one image mostly lie together, so it is looked at first.
@@ -52,7 +54,7 @@ impl Registry {
         })
     }
 
-    /// What HEAD tells: also of a blob that the repository does not have, but that `viewer`, about to push here, need not
+    /// What HEAD tells, and GET gives: also of a blob that the repository does not have, but that `viewer`, about to push here, need not
     /// send, because the manifest that names it will link it from a repository that `viewer` may pull from. No link is
     /// written here. If that repository loses the blob meanwhile, the manifest is refused, and the next HEAD says why.
     pub async fn blob_or_elsewhere(
@@ -69,7 +71,10 @@ impl Registry {
         if self.settings.readonly || !viewer.carries_push(name) {
             return Err(unknown);
         }
-        let elsewhere = self.blob_elsewhere(digest, viewer).await?.ok_or(unknown)?;
+        let elsewhere = self
+            .blob_elsewhere(name, digest, viewer)
+            .await?
+            .ok_or(unknown)?;
         if self.is_deleted_lately(name, digest).await? {
             return Err(RegistryError::BlobUnknown(digest.clone()));
         }
@@ -78,10 +83,11 @@ impl Registry {
 
     async fn blob_elsewhere(
         &self,
+        name: &RepositoryName,
         digest: &Digest,
         viewer: &Viewer<'_>,
     ) -> Result<Option<Blob>, RegistryError> {
-        let mut candidates = self.candidates(viewer);
+        let mut candidates = self.candidates(name, viewer);
         // A push asks so for each of its blobs: without the index, sending them costs less than walking the store.
         candidates.only_by_index = true;
         let Some(target) = self.mountable(digest, &mut candidates).await? else {
@@ -125,7 +131,7 @@ impl Registry {
             Some(from) if viewer.may_pull(from) => self.mountable_in(from, digest).await?,
             Some(_) => None,
             None => {
-                let mut candidates = self.candidates(viewer);
+                let mut candidates = self.candidates(name, viewer);
                 self.mountable(digest, &mut candidates).await?
             }
         };
@@ -141,9 +147,14 @@ impl Registry {
     }
 
     /// The repositories that `viewer` may pull from, to look for blobs in.
-    pub(super) fn candidates<'a>(&self, viewer: &'a Viewer<'a>) -> Candidates<'a> {
+    pub(super) fn candidates<'a>(
+        &self,
+        near: &'a RepositoryName,
+        viewer: &'a Viewer<'a>,
+    ) -> Candidates<'a> {
         Candidates {
             viewer,
+            near,
             repositories: None,
             last: None,
             probes_left: self.settings.limits.mount_probes,
@@ -182,8 +193,15 @@ impl Registry {
         candidates: &mut Candidates<'_>,
     ) -> Result<Vec<RepositoryName>, RegistryError> {
         let (viewer, most) = (candidates.viewer, candidates.probes_left);
-        if let Some(mut holders) = self.holders_by_index(digest, most).await {
-            holders.retain(|name| viewer.may_pull(name));
+        if let Some(links) = self.holders_by_index(digest, candidates.near).await {
+            let mut holders = Vec::new();
+            for (linked, name) in links {
+                // Asked for each, whichever blob it links: the time must not tell how many have this one.
+                let may_pull = viewer.may_pull(&name);
+                if linked == *digest && may_pull && !holders.contains(&name) {
+                    holders.push(name);
+                }
+            }
             return Ok(holders);
         }
         if candidates.only_by_index {

@@ -294,6 +294,7 @@ async fn a_blob_that_was_not_synced_is_not_answered_as_there_when_it_is_put_agai
     let owner = Owner {
         account: String::new(),
         generation: String::new(),
+        client: [127, 0, 0, 1].into(),
     };
     let chunk = |bytes: &'static [u8]| Chunk {
         sent: None,

@@ -4,6 +4,7 @@
 //! variant is fit for the client; what only the operator may see is in the source.
 
 use super::locks::WaitedTooLong;
+use super::sessions::TooManySessions;
 use crate::auth::Refusal;
 use crate::oci::{Digest, ManifestError, Reference, RepositoryName, Tag};
 use crate::store::StoreError;
@@ -92,6 +93,14 @@ pub enum RegistryError {
     /// `storage.maintenance.readonly` is on.
     #[error("this registry is read-only")]
     Readonly,
+    /// The caller has begun too many upload sessions that have not ended.
+    #[error(
+        "{limit} upload sessions of this account or address are open; finish or cancel some, or wait until they are old"
+    )]
+    TooManyUploads {
+        /// How many may be.
+        limit: usize,
+    },
     /// Others kept what the operation needs for themselves for too long.
     #[error("others were changing the same things for too long; send it again")]
     Busy,
@@ -101,6 +110,12 @@ pub enum RegistryError {
     /// The store could not do it.
     #[error("the store failed")]
     Store(#[from] StoreError),
+}
+
+impl From<TooManySessions> for RegistryError {
+    fn from(TooManySessions { limit }: TooManySessions) -> Self {
+        Self::TooManyUploads { limit }
+    }
 }
 
 impl From<WaitedTooLong> for RegistryError {

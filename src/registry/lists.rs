@@ -21,6 +21,10 @@ use crate::oci::{Digest, RepositoryName, Tag};
 /// How long a list waits for the index to have heard of everything.
 const SETTLE_TIME: Duration = Duration::from_millis(100);
 
+/// Half of the links that are weighed for one blob: each costs a question to the rules, for a blob that is nowhere as well,
+/// and a push asks for thousands. The base image of hundreds of repositories is found in the pusher's own name space.
+const HOLDERS_HALF: usize = 16;
+
 /// What stands between the registry and its index.
 pub(super) struct Lists {
     pub(super) index: Arc<Index>,
@@ -183,20 +187,21 @@ impl Registry {
         .filter(|_| self.lists.is_complete())
     }
 
-    /// Some repositories that link the blob, as the index has them; `None` if it cannot be asked.
+    /// Some repositories that link the blob, among such that link others, as the index has them; as many for each blob.
+    /// `None` if it cannot be asked.
     pub(super) async fn holders_by_index(
         &self,
         digest: &Digest,
-        most: usize,
-    ) -> Option<Vec<RepositoryName>> {
+        near: &RepositoryName,
+    ) -> Option<Vec<(Digest, RepositoryName)>> {
         if !self.lists.is_complete() {
             return None;
         }
         // Who is missing because it was linked a moment ago costs an upload, no more.
-        let most = most.min(PAGE_MAX);
+        let index = &self.lists.index;
         answer_of(
             "holders",
-            self.lists.index.repositories_with(digest, None, most).await,
+            index.links_near(digest, near, HOLDERS_HALF).await,
         )
     }
 

@@ -30,6 +30,7 @@ pub(super) struct Watched {
     others: Mutex<Vec<Arc<Heartbeat>>>,
     pub(super) index_keeper: Arc<Heartbeat>,
     pub(super) sweeper: Arc<Heartbeat>,
+    pub(super) session_closer: Arc<Heartbeat>,
     probe: Mutex<Option<Probe>>,
 }
 
@@ -123,6 +124,7 @@ impl Watched {
             others: Mutex::default(),
             index_keeper: Heartbeat::new("the keeper of the index", Arc::clone(clock)),
             sweeper: Heartbeat::new("the sweeper of tombstones", Arc::clone(clock)),
+            session_closer: Heartbeat::new("the closer of idle uploads", Arc::clone(clock)),
             probe: Mutex::default(),
         }
     }
@@ -172,7 +174,11 @@ impl Registry {
     pub async fn readiness(&self) -> Readiness {
         let mut readiness = Readiness::default();
         self.look_at_store(&mut readiness).await;
-        let own = [&self.watched.index_keeper, &self.watched.sweeper];
+        let own = [
+            &self.watched.index_keeper,
+            &self.watched.sweeper,
+            &self.watched.session_closer,
+        ];
         let mut heartbeats = self.store.heartbeats();
         heartbeats.push(self.lists.index.heartbeat());
         heartbeats.extend(own.map(Arc::clone));

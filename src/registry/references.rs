@@ -42,7 +42,7 @@ impl Registry {
         let total = unlinked.len();
         let mut missing_links = Vec::new();
         let mut unknown = Vec::new();
-        let mut candidates = self.candidates(viewer);
+        let mut candidates = self.candidates(name, viewer);
         for descriptor in unlinked {
             let digest = &descriptor.digest;
             if let Some(target) = self.mountable(digest, &mut candidates).await? {

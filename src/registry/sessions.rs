@@ -4,7 +4,10 @@
 //! stored. Must not know the bytes. Invariant: at most one request works on a session at a time, and a session is taken up
 //! by its owner only.
 
+mod shares;
+
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,6 +16,8 @@ use aws_lc_rs::{hmac, rand};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::shares::TooManySessions;
+use self::shares::{Idle, Shares};
 use crate::clock::Clock;
 use crate::layout::UploadId;
 use crate::oci::{Digest, RepositoryName};
@@ -36,6 +41,8 @@ pub struct Owner {
     pub account: String,
     /// The generation of its credentials; empty in open mode and for foreign tokens.
     pub generation: String,
+    /// The client's address: whose share it is where there is no account. The session is not bound to it.
+    pub client: IpAddr,
 }
 
 /// How a session ended.
@@ -60,7 +67,10 @@ pub(super) struct Sessions {
 #[derive(Default)]
 struct State {
     open: HashMap<UploadId, Entry>,
-    idle: usize,
+    /// Those of `open` that are idle, by age.
+    idle: Idle,
+    /// Whose the sessions are that have not ended.
+    shares: Shares,
     ended: HashMap<UploadId, Ended>,
     /// When each was ended, oldest first.
     ended_order: VecDeque<(Duration, UploadId)>,
@@ -188,7 +198,7 @@ impl Sessions {
                 return Err(other);
             }
             Some(Entry::Idle(kept)) => {
-                state.idle -= 1;
+                state.idle.remove(id);
                 Some(kept)
             }
             None => None,
@@ -223,10 +233,41 @@ impl Sessions {
         state.ended.get(&id).cloned()
     }
 
+    /// Counts a session that `owner` begins, unless too many of theirs have not ended.
+    pub(super) fn admit(&self, id: UploadId, owner: &Owner) -> Result<(), TooManySessions> {
+        let now = self.clock.elapsed();
+        self.lock().shares.admit(id, owner, now)
+    }
+
+    /// A session of `owner` is worked on; counts one that was begun before this process.
+    pub(super) fn use_of(&self, id: UploadId, owner: &Owner) {
+        let now = self.clock.elapsed();
+        self.lock().shares.note(id, owner, now);
+    }
+
+    /// The session has nothing any more that could be taken up.
+    pub(super) fn forget(&self, id: UploadId) {
+        self.lock().shares.forget(id);
+    }
+
+    /// Closes what has been idle for too long; the next request takes it up again from the store.
+    pub(super) fn close_old(&self) {
+        let now = self.clock.elapsed();
+        let mut state = self.lock();
+        let mut closed = Vec::new();
+        while let Some(id) = state.idle.take_old(now) {
+            closed.extend(state.open.remove(&id));
+        }
+        drop(state);
+        // Files are closed with the guard released.
+        drop(closed);
+    }
+
     /// Remembers how the session ended.
     pub(super) fn remember(&self, id: UploadId, ended: Ended) {
         let mut state = self.lock();
         let now = self.clock.elapsed();
+        state.shares.forget(id);
         forget_old(&mut state, now);
         if state.ended.insert(id, ended).is_none() {
             state.ended_order.push_back((now, id));
@@ -351,15 +392,21 @@ impl Entered<'_> {
         self.cancel.cancelled().await;
     }
 
-    /// Ends the work and keeps the upload open for the next request, if there is room for it.
+    /// Ends the work and keeps the upload open for the next request. Where too many are open, the oldest of whoever has most
+    /// is closed: its bytes are in the store, from which its next request takes it up.
     pub(super) fn leave(self, mut kept: Kept) {
         let told_bytes = self.told_bytes.load(Ordering::Relaxed);
         kept.told_bytes = kept.told_bytes.max(told_bytes);
+        let now = self.sessions.clock.elapsed();
         let mut state = self.sessions.lock();
-        if state.idle < self.sessions.idle_max {
-            state.idle += 1;
-            state.open.insert(self.id, Entry::Idle(kept));
-        }
+        let holder = state.shares.holder_of(self.id);
+        state.open.insert(self.id, Entry::Idle(kept));
+        state.idle.insert(self.id, holder, now);
+        let closed = state.idle.take_beyond(self.sessions.idle_max);
+        let closed = closed.and_then(|id| state.open.remove(&id));
+        drop(state);
+        // A file is closed with the guard released.
+        drop(closed);
     }
 }
 

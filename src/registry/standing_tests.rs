@@ -83,6 +83,7 @@ impl Lab {
         let owner = Owner {
             account: String::new(),
             generation: String::new(),
+            client: [127, 0, 0, 1].into(),
         };
         let bytes = content(number);
         let chunk = Chunk {

@@ -4,6 +4,8 @@
 //! never interleaved; what was received survives a broken connection; a blob is linked only after its bytes are whole and
 //! have the digest that the client named.
 
+use std::time::Duration;
+
 use futures_util::StreamExt as _;
 
 use super::links::put_link;
@@ -33,7 +35,22 @@ impl Chunk {
     }
 }
 
+/// How often sessions that have been idle for too long are looked for.
+const CLOSE_PAUSE: Duration = Duration::from_secs(30);
+
 impl Registry {
+    /// Closes sessions that have been idle for too long; never returns. Their bytes stay.
+    pub async fn keep_sessions(&self) {
+        let heartbeat = &self.watched.session_closer;
+        let _beating = heartbeat.begin();
+        loop {
+            heartbeat.rest_for(CLOSE_PAUSE);
+            self.clock.sleep(CLOSE_PAUSE).await;
+            heartbeat.beat();
+            self.sessions.close_old();
+        }
+    }
+
     /// Opens a session. `algorithm` is the one that the client announced (distribution-spec `digest-algorithm`).
     pub async fn begin_upload(
         &self,
@@ -43,10 +60,16 @@ impl Registry {
     ) -> Result<UploadId, RegistryError> {
         self.check_writable()?;
         let id = self.new_upload_id(name, owner)?;
-        let upload = self
-            .store
-            .open_upload(&upload_directory(name, id), algorithm, None, None)
-            .await?;
+        self.sessions.admit(id, owner)?;
+        let directory = upload_directory(name, id);
+        let opened = self.store.open_upload(&directory, algorithm, None, None);
+        let upload = match opened.await {
+            Ok(upload) => upload,
+            Err(error) => {
+                self.sessions.forget(id);
+                return Err(error.into());
+            }
+        };
         if let Ok((entered, _)) = self.sessions.enter(id).await {
             entered.leave(Kept::told(upload));
         }
@@ -260,28 +283,24 @@ impl Registry {
         if !self.sessions.is_genuine(id, name, owner) {
             return Err(RegistryError::UploadUnknown);
         }
+        self.sessions.use_of(id, owner);
         let entered = self.sessions.enter(id).await;
         let (entered, kept) = entered
             .map_err(|UploadBusy { offset_bytes }| RegistryError::UploadBusy { offset_bytes })?;
-        let kept = match kept {
-            Some(kept) => kept,
-            None => match self
-                .store
-                .resume_upload(&upload_directory(name, id))
-                .await?
-            {
-                // What its client was told is not known any more.
-                Some(upload) => {
-                    let kept = Kept::told(upload);
-                    entered.take_up(&kept);
-                    kept
-                }
-                None if self.sessions.ended(id) == Some(Ended::Cancelled) => {
-                    return Err(RegistryError::UploadUnknown);
-                }
-                None => return Err(RegistryError::UploadInvalid),
-            },
+        if let Some(kept) = kept {
+            return Ok((entered, kept));
+        }
+        let directory = upload_directory(name, id);
+        let Some(upload) = self.store.resume_upload(&directory).await? else {
+            self.sessions.forget(id);
+            return Err(match self.sessions.ended(id) {
+                Some(Ended::Cancelled) => RegistryError::UploadUnknown,
+                Some(Ended::Finished(_) | Ended::Failed) | None => RegistryError::UploadInvalid,
+            });
         };
+        // What its client was told is not known any more.
+        let kept = Kept::told(upload);
+        entered.take_up(&kept);
         Ok((entered, kept))
     }
 

@@ -34,12 +34,9 @@ pub(super) async fn read(
     digest: &Digest,
 ) -> Result<Response<ResponseBody>, ServerError> {
     let registry = &state.services.registry;
-    let blob = if request.head.method == Method::HEAD {
-        let viewer = state.services.auth.viewer(&request.caller, &request.origin);
-        registry.blob_or_elsewhere(name, digest, &viewer).await?
-    } else {
-        registry.blob(name, digest).await?
-    };
+    // By the same rule for both: GET keeps what HEAD has promised to this caller with this credential.
+    let viewer = state.services.auth.viewer(&request.caller, &request.origin);
+    let blob = registry.blob_or_elsewhere(name, digest, &viewer).await?;
     let mut answer = response::empty(StatusCode::OK);
     response::set_digest(&mut answer, digest);
     answer.headers_mut().insert(CACHE_CONTROL, KEEP);

@@ -23,6 +23,8 @@ const BUSY_SECS: u64 = 10;
 
 /// The longest message. Most errors repeat what they are about, and a client decides how long that is.
 const MESSAGE_CHARS_MAX: usize = 1_000;
+/// When to come again with another upload session: some of a push that is under way have ended by then.
+const SESSIONS_SECS: u64 = 30;
 
 /// Why a request is not answered as it hoped.
 #[derive(Debug, thiserror::Error)]
@@ -237,6 +239,9 @@ impl ServerError {
             | Self::Token(TokenRefusal::TooManyFailures { retry_after_secs }) => {
                 (RETRY_AFTER, Some(HeaderValue::from(*retry_after_secs)))
             }
+            Self::Registry(RegistryError::TooManyUploads { .. }) => {
+                (RETRY_AFTER, Some(HeaderValue::from(SESSIONS_SECS)))
+            }
             Self::Registry(RegistryError::Busy) => {
                 (RETRY_AFTER, Some(HeaderValue::from(BUSY_SECS)))
             }
@@ -277,6 +282,9 @@ fn registry_status_and_code(error: &RegistryError) -> (StatusCode, Code) {
         | RegistryError::TagCase { .. } => (StatusCode::BAD_REQUEST, Code::ManifestInvalid),
         RegistryError::ReferencesUnknown { .. } => {
             (StatusCode::BAD_REQUEST, Code::ManifestBlobUnknown)
+        }
+        RegistryError::TooManyUploads { .. } => {
+            (StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests)
         }
         RegistryError::DeletesDisabled | RegistryError::Readonly => {
             (StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported)

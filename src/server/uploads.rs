@@ -156,6 +156,7 @@ fn owner(request: &Allowed) -> Owner {
     Owner {
         account: caller.account().to_owned(),
         generation: caller.generation().to_owned(),
+        client: request.origin.client,
     }
 }
 

@@ -493,3 +493,48 @@ async fn a_broken_request_that_is_sent_again_goes_on_from_what_its_client_was_to
     let put = finish(&registry, &location, &sha256(&whole)).await;
     put.expect(StatusCode::CREATED);
 }
+
+#[tokio::test]
+async fn a_session_that_was_closed_for_others_goes_on_where_it_stood() {
+    let mut options = Options::default();
+    options.registry.limits.open_uploads = 1;
+    let registry = TestRegistry::start(options);
+    let mut places = Vec::new();
+    for half in [b"first ", b"other "] {
+        let begun = registry.post("/v2/a/blobs/uploads/").send().await;
+        let begun = begun.expect(StatusCode::ACCEPTED);
+        let sent = registry.patch(begun.header("location")).body(half);
+        let sent = sent.send().await.expect(StatusCode::ACCEPTED);
+        places.push((half, sent.header("location").to_owned()));
+    }
+    for (half, place) in places {
+        let whole = [&half[..], b"half"].concat();
+        let digest = Digest::of(Algorithm::Sha256, &whole);
+        let put = registry.put(&format!("{place}?digest={digest}"));
+        let put = put.body(b"half").send().await;
+        put.expect(StatusCode::CREATED);
+    }
+}
+
+#[tokio::test]
+async fn sessions_of_one_caller_have_a_limit_and_an_end_makes_room() {
+    let registry = TestRegistry::open();
+    let post = || registry.post("/v2/a/blobs/uploads/").send();
+    let mut last = String::new();
+    let refused = loop {
+        let begun = post().await;
+        if begun.status != StatusCode::ACCEPTED {
+            break begun;
+        }
+        begun.header("location").clone_into(&mut last);
+    };
+    refused.header("retry-after");
+    refused.expect_error(429, "TOOMANYREQUESTS");
+    // What is open goes on, and what ends makes room for one.
+    let sent = registry.patch(&last).body(b"bytes").send().await;
+    let sent = sent.expect(StatusCode::ACCEPTED);
+    let cancelled = registry.delete(sent.header("location")).send().await;
+    cancelled.expect(StatusCode::NO_CONTENT);
+    post().await.expect(StatusCode::ACCEPTED);
+    post().await.expect_error(429, "TOOMANYREQUESTS");
+}

@@ -1,4 +1,4 @@
-//! What HEAD tells of blobs that only other repositories have (DESIGN D8).
+//! What HEAD tells, and GET gives, of blobs that only other repositories have (DESIGN D8).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -89,14 +89,21 @@ impl Lab {
         self.registry.head(&path)
     }
 
+    fn get(&self, name: &str, content: &[u8]) -> Call {
+        let path = format!("/v2/{name}/blobs/{}", digest(content));
+        self.registry.get(&path)
+    }
+
     async fn status(&self, user: &str, name: &str, content: &[u8]) -> u16 {
-        let answer = basic(self.head(name, content), user).send().await;
-        answer.status.as_u16()
+        let told = basic(self.head(name, content), user).send().await;
+        let given = basic(self.get(name, content), user).send().await;
+        same_status(&told, &given, content)
     }
 
     async fn status_by_token(&self, token: &str, name: &str, content: &[u8]) -> u16 {
-        let answer = self.head(name, content).bearer(token).send().await;
-        answer.status.as_u16()
+        let told = self.head(name, content).bearer(token).send().await;
+        let given = self.get(name, content).bearer(token).send().await;
+        same_status(&told, &given, content)
     }
 
     async fn delete(&self, user: &str, name: &str, content: &[u8]) {
@@ -126,6 +133,13 @@ impl Lab {
     fn data(&self) -> BTreeMap<String, Vec<u8>> {
         tree(&self.registry.directory.path().join("docker"))
     }
+}
+
+/// GET keeps what HEAD has told the same caller with the same credential, and gives no more.
+fn same_status(told: &Answer, given: &Answer, content: &[u8]) -> u16 {
+    assert_eq!(told.status, given.status, "HEAD and GET differ: {given:?}");
+    assert!(told.status != StatusCode::OK || given.body == content);
+    told.status.as_u16()
 }
 
 fn basic(call: Call, user: &str) -> Call {
@@ -162,9 +176,16 @@ async fn a_push_is_spared_what_another_repository_has() {
         let told = answer.header("docker-content-digest");
         assert_eq!(told, digest(SHARED).to_string());
     }
-    // Only HEAD tells of it, and nothing has changed by it.
+    // GET keeps the promise, also for a part, and nothing has changed by either.
     let path = format!("/v2/bob/app/blobs/{}", digest(SHARED));
-    let get = basic(lab.registry.get(&path), "bob").send().await;
+    for call in [
+        basic(lab.registry.get(&path), "bob"),
+        lab.registry.get(&path).bearer(&push),
+    ] {
+        let get = call.header("range", "bytes=2-6").send().await;
+        assert_eq!(get.expect(StatusCode::PARTIAL_CONTENT).body, SHARED[2..7]);
+    }
+    let get = basic(lab.registry.get(&path), "cid").send().await;
     get.expect_error(404, "BLOB_UNKNOWN");
     let delete = basic(lab.registry.delete(&path), "bob").send().await;
     delete.expect_error(404, "BLOB_UNKNOWN");
@@ -361,4 +382,20 @@ async fn what_was_deleted_here_may_be_pushed_again() {
         lab.push("bob", "bob/app", SHARED).await;
         assert_eq!(lab.status("bob", "bob/app", SHARED).await, 200);
     }
+}
+
+#[tokio::test]
+async fn what_a_thousand_hold_is_found_in_the_pushers_own_name_space() {
+    let lab = Lab::filled(options()).await;
+    for number in 0..1_000 {
+        let name = format!("a/{number}").parse().unwrap();
+        let fact = Fact::Layer(digest(SHARED));
+        lab.index.record(&name, vec![fact]);
+    }
+    lab.push("bob", "bob/base", SHARED).await;
+    // Bob sees none of the thousand.
+    assert_eq!(lab.status("bob", "bob/app", SHARED).await, 200);
+    let mount = format!("/v2/bob/app/blobs/uploads/?mount={}", digest(SHARED));
+    let mounted = basic(lab.registry.post(&mount), "bob").send().await;
+    mounted.expect(StatusCode::CREATED);
 }

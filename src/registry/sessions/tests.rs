@@ -11,6 +11,7 @@ fn owner(account: &str) -> Owner {
     Owner {
         account: account.into(),
         generation: "g".into(),
+        client: [127, 0, 0, 1].into(),
     }
 }
 
@@ -165,5 +166,106 @@ fn the_oldest_end_is_forgotten_when_there_are_too_many() {
     assert_eq!(
         sessions.ended(UploadId::from_parts(1, 0)),
         Some(Ended::Cancelled)
+    );
+}
+
+/// A session of `owner` that is open and idle.
+async fn idle(sessions: &Sessions, clock: &ManualClock, number: u64, owner: &Owner) -> UploadId {
+    let id = UploadId::from_parts(number, 0);
+    sessions.admit(id, owner).unwrap();
+    let (entered, _) = sessions.enter(id).await.ok().unwrap();
+    let store = MemoryStore::new(Arc::new(clock.clone()));
+    let directory = upload_directory(&"a".parse().unwrap(), id);
+    let upload = store.open_upload(&directory, None, None, None);
+    entered.leave(Kept::told(upload.await.unwrap()));
+    id
+}
+
+async fn is_open(sessions: &Sessions, id: UploadId) -> bool {
+    let (entered, kept) = sessions.enter(id).await.ok().unwrap();
+    let Some(kept) = kept else {
+        return false;
+    };
+    entered.leave(kept);
+    true
+}
+
+#[tokio::test]
+async fn a_newcomer_is_kept_open_and_the_oldest_of_whoever_has_most_is_closed() {
+    let clock = ManualClock::at_unix_secs(0);
+    let sessions = sessions(&clock);
+    let bobs = idle(&sessions, &clock, 1, &owner("bob")).await;
+    let mut anns = Vec::new();
+    for number in 2..10 {
+        clock.advance(Duration::from_secs(1));
+        anns.push(idle(&sessions, &clock, number, &owner("ann")).await);
+    }
+    assert!(is_open(&sessions, bobs).await, "bob lost his one session");
+    let (last, before) = anns.split_last().unwrap();
+    assert!(
+        is_open(&sessions, *last).await,
+        "a newcomer lost its session"
+    );
+    for id in before {
+        assert!(!is_open(&sessions, *id).await);
+    }
+}
+
+#[tokio::test]
+async fn what_was_idle_for_too_long_is_closed_and_what_was_used_is_not() {
+    let clock = ManualClock::at_unix_secs(0);
+    let sessions = sessions(&clock);
+    let old = idle(&sessions, &clock, 1, &owner("ann")).await;
+    clock.advance(Duration::from_secs(200));
+    let used = idle(&sessions, &clock, 2, &owner("ann")).await;
+    sessions.close_old();
+    assert!(is_open(&sessions, old).await, "closed too soon");
+    clock.advance(Duration::from_secs(200));
+    assert!(is_open(&sessions, used).await);
+    clock.advance(Duration::from_secs(100));
+    sessions.close_old();
+    assert!(!is_open(&sessions, old).await, "open for ever");
+    assert!(is_open(&sessions, used).await);
+}
+
+#[test]
+fn who_has_begun_too_many_sessions_is_refused_and_nobody_else() {
+    let clock = ManualClock::at_unix_secs(0);
+    let sessions = sessions(&clock);
+    let at = |address: &str| Owner {
+        account: String::new(),
+        generation: String::new(),
+        client: address.parse().unwrap(),
+    };
+    let id = |number| UploadId::from_parts(number, 0);
+    for flooder in [owner("ann"), at("192.0.2.1"), at("2001:db8::1")] {
+        let mut begun = 0;
+        while sessions.admit(id(begun), &flooder).is_ok() {
+            begun += 1;
+            assert!(begun < 13_000, "no limit");
+        }
+        for other in [owner("bob"), at("192.0.2.2"), at("2001:db8:0:1::1")] {
+            sessions.admit(id(20_000), &other).unwrap();
+            sessions.forget(id(20_000));
+        }
+        // One that has ended makes room for one.
+        sessions.remember(id(0), Ended::Cancelled);
+        sessions.admit(id(begun), &flooder).unwrap();
+        assert!(sessions.admit(id(begun + 1), &flooder).is_err());
+        // And those that nobody has used for long do not count.
+        clock.advance(Duration::from_hours(1));
+        sessions.admit(id(begun + 1), &flooder).unwrap();
+        for number in 0..begun + 2 {
+            sessions.forget(id(number));
+        }
+    }
+    let neighbour = at("2001:db8::ffff");
+    let mut begun = 0;
+    while sessions.admit(id(begun), &neighbour).is_ok() {
+        begun += 1;
+    }
+    assert!(
+        sessions.admit(id(begun), &at("2001:db8::1")).is_err(),
+        "another address of the same network has a share of its own"
     );
 }
