@@ -76,7 +76,7 @@ fn pair_name(text: &str) -> Option<(&str, &str)> {
     (!name.is_empty() && name.bytes().all(is_token)).then_some((name, rest))
 }
 
-/// A value, and what follows it. Without quotes it may hold a colon, as in distribution: many proxies write `host=a:1` so.
+/// A value, and what follows it. Without quotes it may hold a colon, which the standard quotes: some proxies write `host=a:1`.
 fn value(text: &str) -> Option<(String, &str)> {
     let Some(quoted) = text.strip_prefix('"') else {
         let is_end = |character: char| {
