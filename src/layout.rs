@@ -16,6 +16,10 @@ const ROOT: &str = "docker/registry/v2/";
 /// tombstones.
 pub const OWN_DIRECTORY: &str = "boathouse";
 
+/// The same where a part of the store lies on another file system, within that part: names that begin so are no repository's,
+/// to the old registry either.
+pub const OWN_DIRECTORY_WITHIN: &str = "_boathouse";
+
 /// The name of one thing in the store: components separated by `/`, none of them empty, `.` or `..`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(Box<str>);

@@ -11,8 +11,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use super::disk::Disk;
 use super::volume::is_absent;
-use crate::layout::{Key, OWN_DIRECTORY, Prefix, blobs_directory, repositories_directory};
+use crate::layout::{
+    Key, OWN_DIRECTORY, OWN_DIRECTORY_WITHIN, Prefix, blobs_directory, repositories_directory,
+};
 
 /// How many links are remembered as warned of. Beyond that all are forgotten, and warned of again.
 const WARNED_MAX: usize = 10_000;
@@ -21,12 +24,23 @@ pub(super) struct Boundary {
     root: PathBuf,
     /// Prefixes of keys, and where these really lie; the last is the root itself.
     bases: Vec<(Prefix, PathBuf)>,
+    /// Parts of the tree that lie on another file system than the root.
+    elsewhere: Vec<Elsewhere>,
     warned: Mutex<HashSet<PathBuf>>,
+}
+
+/// A part of the tree on another file system.
+struct Elsewhere {
+    /// As the store names it.
+    part: PathBuf,
+    /// Our own directory there.
+    own: PathBuf,
+    device: u64,
 }
 
 impl Boundary {
     /// Resolves the administrator's links.
-    pub(super) fn open(root: &Path) -> io::Result<Self> {
+    pub(super) fn open(root: &Path, disk: &dyn Disk) -> io::Result<Self> {
         let own: Option<Prefix> = format!("{OWN_DIRECTORY}/").parse().ok();
         let prefixes = [blobs_directory(), repositories_directory()];
         let prefixes = prefixes.into_iter().chain(own);
@@ -35,9 +49,19 @@ impl Boundary {
             let real = real(&root.join(prefix.as_str()))?;
             Ok((prefix, real))
         });
+        let bases: Vec<(Prefix, PathBuf)> = bases.collect::<io::Result<_>>()?;
+        let here = disk.device(root).ok();
+        let elsewhere = bases.iter().filter_map(|(prefix, real)| {
+            // What does not exist yet will be made where its parent is.
+            let device = real.ancestors().find_map(|above| disk.device(above).ok())?;
+            let part = root.join(prefix.as_str());
+            let own = real.join(OWN_DIRECTORY_WITHIN);
+            (Some(device) != here).then_some(Elsewhere { part, own, device })
+        });
         Ok(Self {
             root: root.to_owned(),
-            bases: bases.collect::<io::Result<_>>()?,
+            elsewhere: elsewhere.collect(),
+            bases,
             warned: Mutex::default(),
         })
     }
@@ -50,6 +74,33 @@ impl Boundary {
         };
         let path = self.bases.iter().find_map(below);
         path.unwrap_or_else(|| self.root.join(key.as_str()))
+    }
+
+    /// Our own directory on the file system of `path`: from there and to there it can be renamed.
+    pub(super) fn own_directory(&self, path: &Path) -> PathBuf {
+        let part = self
+            .elsewhere
+            .iter()
+            .find(|one| path.starts_with(&one.part));
+        part.map_or_else(|| self.root.join(OWN_DIRECTORY), |one| one.own.clone())
+    }
+
+    /// All of them.
+    pub(super) fn own_directories(&self) -> impl Iterator<Item = PathBuf> {
+        let elsewhere = self.elsewhere.iter().map(|one| one.own.clone());
+        std::iter::once(self.root.join(OWN_DIRECTORY)).chain(elsewhere)
+    }
+
+    /// Whether `from` cannot be renamed to `to`, because they lie on different file systems.
+    pub(super) fn is_apart(&self, from: &Path, to: &Path) -> bool {
+        let device = |path: &Path| {
+            let part = self
+                .elsewhere
+                .iter()
+                .find(|one| path.starts_with(&one.part));
+            part.map(|one| one.device)
+        };
+        device(from) != device(to)
     }
 
     /// Whether what is at `path`, or will be made there, lies in the tree. Where it does not, the log says so, once. Blocks.

@@ -1,13 +1,14 @@
-//! A store that may only be read, and what its directories allow.
+//! A store that may only be read, what its directories allow, and parts of it on disks of their own.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::sync::Arc;
 
-use super::tests::{key, open};
+use super::recorder::RecordingDisk;
+use super::tests::{begin, key, open, session};
 use super::{FilesystemStore, Settings};
 use crate::clock::ManualClock;
-use crate::store::{ObjectStore, Step};
+use crate::store::{Depth, ObjectStore, Step};
 
 #[tokio::test]
 async fn a_store_for_reading_makes_and_removes_nothing() {
@@ -47,5 +48,68 @@ async fn a_new_root_is_closed_to_others_and_one_that_is_there_keeps_its_mode() {
         fs::set_permissions(&old, fs::Permissions::from_mode(kept)).unwrap();
         drop(open(&old, None));
         assert_eq!(mode(&kept.to_string()), kept);
+    }
+}
+
+#[tokio::test]
+async fn parts_of_the_store_may_lie_on_disks_of_their_own() {
+    for parts in [
+        &["docker"][..],
+        &["docker/registry/v2/blobs"],
+        &["docker/registry/v2/repositories"],
+        &[
+            "docker/registry/v2/blobs",
+            "docker/registry/v2/repositories",
+        ],
+    ] {
+        let (root, others) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let disk = Arc::new(RecordingDisk::new(root.path()));
+        for part in parts {
+            let other = others
+                .path()
+                .canonicalize()
+                .unwrap()
+                .join(part.replace('/', "-"));
+            let link = root.path().join(part);
+            fs::create_dir_all(&other).unwrap();
+            fs::create_dir_all(link.parent().unwrap()).unwrap();
+            symlink(&other, link).unwrap();
+            disk.other_devices.lock().unwrap().push(other);
+        }
+        let clock = Arc::new(ManualClock::at_unix_secs(1_700_000_000));
+        let settings = Settings::at(root.path());
+        let store = FilesystemStore::open_on(settings, clock, disk).unwrap();
+        let blob = key("docker/registry/v2/blobs/sha256/ab/abcd/data");
+        let tags = "docker/registry/v2/repositories/a/_manifests/tags/";
+        let tag = key(&format!("{tags}v1/current/link"));
+        let tombstone = key("boathouse/deleted/1/a");
+        for content in ["one", "two"] {
+            let mut upload = begin(&store).await;
+            upload.append(content.into()).await.unwrap();
+            let finish = Step::Finish {
+                upload,
+                key: blob.clone(),
+            };
+            let steps = vec![
+                finish,
+                Step::Barrier,
+                Step::put(tag.clone(), content),
+                Step::put(tombstone.clone(), content),
+            ];
+            store
+                .apply(steps)
+                .await
+                .unwrap_or_else(|error| panic!("{parts:?}: {error:?}"));
+            for key in [&blob, &tag, &tombstone] {
+                assert_eq!(store.head(key).await.unwrap().size_bytes, 3, "{parts:?}");
+            }
+            assert!(store.resume_upload(&session()).await.unwrap().is_none());
+        }
+        let tree = Step::RemoveTree(format!("{tags}v1/").parse().unwrap());
+        store.apply(vec![tree]).await.unwrap();
+        let left = store
+            .list(&tags.parse().unwrap(), None, Depth::All, 10)
+            .await;
+        assert!(left.unwrap().is_empty(), "{parts:?}");
     }
 }

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -52,6 +52,9 @@ pub(super) trait Disk: Send + Sync {
 
     /// Gives a file or directory another modification time.
     fn set_time(&self, file: &File, time: NewTime) -> io::Result<()>;
+
+    /// Which file system `path` lies on: nothing is renamed from one to another.
+    fn device(&self, path: &Path) -> io::Result<u64>;
 
     /// Removes one file.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
@@ -117,6 +120,10 @@ impl Disk for RealDisk {
                 Ok(rustix::fs::futimens(file, &times)?)
             }
         }
+    }
+
+    fn device(&self, path: &Path) -> io::Result<u64> {
+        Ok(fs::metadata(path)?.dev())
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {

@@ -26,7 +26,7 @@ impl Nursery {
         placements: &mut [Placement],
     ) -> io::Result<Self> {
         let disk = &volume.disk;
-        let path = volume.new_path(Corner::Temporary);
+        let path = volume.new_path(Corner::Temporary, target);
         disk.make_directory(&path)?;
         // Made before the next thing that can fail, so that it is removed then.
         let nursery = Self { path };

@@ -272,7 +272,7 @@ impl Publisher {
         if !self.volume.boundary.is_followed(above) {
             return Err(not_followed());
         }
-        let trash = self.volume.new_path(Corner::Trash);
+        let trash = self.volume.new_path(Corner::Trash, path);
         let gone = self.volume.disk.rename(path, &trash);
         if gone.is_ok() {
             changed.trash.push(trash);

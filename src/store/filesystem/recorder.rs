@@ -25,6 +25,8 @@ pub(super) struct RecordingDisk {
     pub(super) refuses_removals: AtomicBool,
     /// As some network file systems.
     pub(super) cannot_sync_directories: AtomicBool,
+    /// What lies below these counts as on file systems of their own.
+    pub(super) other_devices: Mutex<Vec<PathBuf>>,
     /// Files and directories are others', who let us write: then their times cannot be chosen.
     pub(super) belongs_to_others: AtomicBool,
     /// Directories whose path contains this cannot be synced.
@@ -67,6 +69,7 @@ impl RecordingDisk {
             refuses_writes: AtomicBool::new(false),
             refuses_removals: AtomicBool::new(false),
             cannot_sync_directories: AtomicBool::new(false),
+            other_devices: Mutex::default(),
             belongs_to_others: AtomicBool::new(false),
             refused_directory: Mutex::default(),
             gate: Mutex::default(),
@@ -251,7 +254,20 @@ impl Disk for RecordingDisk {
         })
     }
 
+    fn device(&self, path: &Path) -> io::Result<u64> {
+        let devices = self.other_devices.lock().unwrap();
+        let real = path.canonicalize()?;
+        let other = devices.iter().position(|device| real.starts_with(device));
+        Ok(other.map_or(0, |position| position as u64 + 1))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let parents = [from, to].map(|path| self.device(path.parent().unwrap()));
+        if let [Ok(from), Ok(to)] = parents
+            && from != to
+        {
+            return Err(io::ErrorKind::CrossesDevices.into());
+        }
         let call = format!("rename {} to {}", from.display(), to.display());
         self.record(call, |_| RealDisk.rename(from, to))
     }

@@ -12,7 +12,7 @@ use super::session::Sessions;
 use super::upload::{FileUpload, Received};
 use super::volume::Volume;
 use crate::layout::Key;
-use crate::store::{Step, StoreError};
+use crate::store::{Condition, Step, StoreError};
 
 /// A step, with an upload in it that has nothing in flight any more.
 pub(super) enum Incoming {
@@ -60,10 +60,22 @@ pub(super) fn stage(
                 received
                     .sync()
                     .map_err(|source| StoreError::from_io(format!("write {key}"), source))?;
-                phase.push(Change::Finish {
-                    data: received.data,
-                    key,
-                });
+                if volume.boundary.is_apart(&received.data, &volume.path(&key)) {
+                    // The administrator has moved the blobs, or the repositories, to a disk of their own.
+                    let file = volume
+                        .copy_temporary(received.file(), &key)
+                        .map_err(|source| StoreError::from_io(format!("write {key}"), source))?;
+                    phase.push(Change::Place(Placement {
+                        file,
+                        key,
+                        condition: Condition::Any,
+                    }));
+                } else {
+                    phase.push(Change::Finish {
+                        data: received.data,
+                        key,
+                    });
+                }
                 sessions.push(received.directory);
             }
             Incoming::Step(Step::Put {
@@ -72,7 +84,7 @@ pub(super) fn stage(
                 condition,
             }) => {
                 let file = volume
-                    .write_temporary(&bytes)
+                    .write_temporary(&bytes, &key)
                     .map_err(|source| StoreError::from_io(format!("write {key}"), source))?;
                 phase.push(Change::Place(Placement {
                     file,

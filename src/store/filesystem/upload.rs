@@ -204,6 +204,11 @@ impl Upload for FileUpload {
 }
 
 impl Received {
+    /// The bytes, open to be read.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Makes the bytes durable. A disk that refuses may have dropped them and say so only once, so the session ends.
     pub(super) fn sync(&self) -> io::Result<()> {
         let volume = &self.session.sessions.volume;

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
-use std::io;
+use std::io::{self, Seek as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,18 +22,27 @@ use super::watched_disk::WatchedDisk;
 use crate::clock::Clock;
 use crate::durable_file::accept_unsyncable;
 use crate::heartbeat::Heartbeat;
-use crate::layout::{Key, OWN_DIRECTORY, Place, Prefix};
+use crate::layout::{Key, Place, Prefix};
 use crate::oci::{Algorithm, Digest};
 use crate::platform;
 use crate::store::{Meta, StoreError, Version};
 
-/// Where under [`OWN_DIRECTORY`] something without a name of its own lies.
+/// Where in our own directory something without a name of its own lies.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Corner {
     /// On its way in.
     Temporary,
     /// On its way out.
     Trash,
+}
+
+impl Corner {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Temporary => "tmp",
+            Self::Trash => "trash",
+        }
+    }
 }
 
 pub(super) struct Volume {
@@ -60,7 +69,7 @@ impl Volume {
         if !is_readonly {
             make_root(&root).map_err(failed)?;
         }
-        let boundary = Boundary::open(&root).map_err(failed)?;
+        let boundary = Boundary::open(&root, disk.as_ref()).map_err(failed)?;
         let writing = Heartbeat::new("writing to the store's disk", Arc::clone(&clock));
         let volume = Self {
             root,
@@ -79,12 +88,14 @@ impl Volume {
     }
 
     fn prepare(&self) -> io::Result<()> {
-        for corner in [Corner::Temporary, Corner::Trash] {
-            let path = self.corner(corner);
-            if path.exists() {
-                self.disk.remove_tree(&path)?;
+        for own in self.boundary.own_directories() {
+            for corner in [Corner::Temporary, Corner::Trash] {
+                let path = own.join(corner.name());
+                if path.exists() {
+                    self.disk.remove_tree(&path)?;
+                }
+                fs::create_dir_all(path)?;
             }
-            fs::create_dir_all(path)?;
         }
         let blobs = self.blob_directories_parent();
         fs::create_dir_all(&blobs)?;
@@ -154,17 +165,11 @@ impl Volume {
         self.root.join(text.strip_suffix('/').unwrap_or(text))
     }
 
-    fn corner(&self, corner: Corner) -> PathBuf {
-        self.root.join(OWN_DIRECTORY).join(match corner {
-            Corner::Temporary => "tmp",
-            Corner::Trash => "trash",
-        })
-    }
-
-    /// A path that nothing has had since the store was opened.
-    pub(super) fn new_path(&self, corner: Corner) -> PathBuf {
+    /// A path that nothing has had since the store was opened, on the file system of `near`.
+    pub(super) fn new_path(&self, corner: Corner, near: &Path) -> PathBuf {
         let number = self.names.fetch_add(1, Ordering::Relaxed);
-        self.corner(corner).join(number.to_string())
+        let own = self.boundary.own_directory(near);
+        own.join(corner.name()).join(number.to_string())
     }
 
     /// The time now, later than every one given before: two contents of a key never share a modification time, so they
@@ -198,20 +203,35 @@ impl Volume {
         accept_unsyncable(path, self.disk.sync_directory(path, reach))
     }
 
-    /// A file with `bytes` in it, synced, without a name of its own.
-    pub(super) fn write_temporary(&self, bytes: &Bytes) -> io::Result<Temporary> {
-        let path = self.new_path(Corner::Temporary);
+    /// A file with `bytes` in it, synced, without a name of its own, on its way to `key`.
+    pub(super) fn write_temporary(&self, bytes: &Bytes, key: &Key) -> io::Result<Temporary> {
+        let (temporary, file) = self.new_temporary(key)?;
+        self.disk.write(&file, bytes, 0)?;
+        self.set_stamp(&file)?;
+        self.disk.sync_file(&file)?;
+        Ok(temporary)
+    }
+
+    /// The same with all bytes of `source`, which lies on another file system than `key`.
+    pub(super) fn copy_temporary(&self, source: &File, key: &Key) -> io::Result<Temporary> {
+        let (temporary, mut file) = self.new_temporary(key)?;
+        let mut source = source;
+        source.rewind()?;
+        io::copy(&mut source, &mut file)?;
+        self.set_stamp(&file)?;
+        self.disk.sync_file(&file)?;
+        Ok(temporary)
+    }
+
+    fn new_temporary(&self, key: &Key) -> io::Result<(Temporary, File)> {
+        let path = self.new_path(Corner::Temporary, &self.path(key));
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create_new(true)
             .open(&path)?;
         // Made before the first thing that can fail, so that it is removed then.
-        let temporary = Temporary { path };
-        self.disk.write(&file, bytes, 0)?;
-        self.set_stamp(&file)?;
-        self.disk.sync_file(&file)?;
-        Ok(temporary)
+        Ok((Temporary { path }, file))
     }
 }
 

@@ -57,6 +57,10 @@ impl Disk for WatchedDisk {
         self.inner.set_time(file, time)
     }
 
+    fn device(&self, path: &Path) -> io::Result<u64> {
+        self.inner.device(path)
+    }
+
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         let _under_way = self.heartbeat.enter();
         self.inner.remove_file(path)
