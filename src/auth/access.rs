@@ -130,6 +130,19 @@ impl Caller {
         }
     }
 
+    /// Whether this is a token that was asked for without a service.
+    pub(super) fn is_for_no_service(&self) -> bool {
+        match &self.identity {
+            Identity::Ours { token, .. } | Identity::Foreign(token) => {
+                token.claims.aud.0.iter().all(String::is_empty)
+            }
+            Identity::Open
+            | Identity::Nobody
+            | Identity::Invalid { .. }
+            | Identity::Basic { .. } => false,
+        }
+    }
+
     /// For how long the token has been expired; 0 if it is not.
     pub fn expired_secs(&self) -> u64 {
         self.expired_secs

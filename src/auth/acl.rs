@@ -285,7 +285,12 @@ fn read_network(text: &str) -> Option<IpNet> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Some(IpNet::from(address.to_canonical()));
     }
-    let network: IpNet = text.parse().ok()?;
+    let (address, length) = text.split_once('/')?;
+    // To Go a length is any number of digits, `012` is twelve.
+    let is_number = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
+    let length = Some(length).filter(|_| is_number)?;
+    let address: IpAddr = address.parse().ok()?;
+    let network = IpNet::new(address, length.parse().ok()?).ok()?;
     match (network.addr().to_canonical(), network.prefix_len()) {
         (IpAddr::V4(address), length @ 96..) if network.addr().is_ipv6() => {
             IpNet::new(address.into(), length - 96).ok()

@@ -177,6 +177,9 @@ fn networks_mean_what_they_mean_to_go() {
         ("192.0.2.9/24", "192.0.2.77", true),
         ("192.0.2.1", "::ffff:192.0.2.1", true),
         ("::ffff:192.0.2.0/120", "192.0.2.1", true),
+        ("172.16.0.0/012", "172.31.0.1", true),
+        ("172.16.0.0/0012", "172.32.0.1", false),
+        ("fd00::/08", "fd00::1", true),
         ("fd00::/8", "fd00::1", true),
         ("fd00::/8", "192.0.2.1", false),
     ] {
@@ -186,11 +189,21 @@ fn networks_mean_what_they_mean_to_go() {
         };
         assert_eq!(matches(text, "a", "b", client), expected, "{ip} {client}");
     }
-    let text = RuleText {
-        ip: Some("192.0.2.0/33".to_owned()),
-        ..RuleText::default()
-    };
-    assert_eq!(Rule::parse(text).err(), Some(RuleError::Network));
+    for ip in [
+        "192.0.2.0/33",
+        "192.0.2.0/+8",
+        "192.0.2.0/",
+        "192.0.2.0/8/8",
+        "192.0.2.0/00000000000000000000000000000000000000033",
+        "::/129",
+        "fe80::%eth0/64",
+    ] {
+        let text = RuleText {
+            ip: Some(ip.to_owned()),
+            ..RuleText::default()
+        };
+        assert_eq!(Rule::parse(text).err(), Some(RuleError::Network), "{ip}");
+    }
 }
 
 #[test]

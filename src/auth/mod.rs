@@ -25,6 +25,7 @@ mod keyed_hash;
 mod keys;
 #[cfg(test)]
 mod live_users_tests;
+mod own_names;
 mod passwords;
 mod pattern;
 mod placeholder;
@@ -47,6 +48,7 @@ pub use acl_mistakes::{Mistake, MistakeKind, mistakes};
 pub use explain::{Explanation, Standing};
 pub use go_regex::RegexError;
 pub use grant::{Grant, GrantError, exactly};
+pub use own_names::Listening;
 pub use pattern::PatternError;
 pub use placeholder::Fields;
 pub use request::TokenRequest;

@@ -4,7 +4,7 @@
 //! for foreign tokens, whose own list it is.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 
@@ -12,6 +12,7 @@ use super::access::{Access, Caller, Identity, Origin, Refusal};
 use super::acl::{self, Question, Rule};
 use super::challenge;
 use super::keyed_hash::KeyedHash;
+use super::own_names::{self, Listening};
 use super::passwords::{Passwords, Verdict};
 use super::placeholder::Fields;
 use super::refresh::RefreshTokens;
@@ -54,6 +55,7 @@ pub struct Auth {
     pub(super) verifier: Verifier,
     pub(super) passwords: Passwords,
     live_users: Option<Arc<dyn LiveUsers>>,
+    listening: OnceLock<Listening>,
     now: ArcSwap<Current>,
 }
 
@@ -109,6 +111,7 @@ impl Auth {
             verifier,
             clock,
             live_users: settings.live_users,
+            listening: OnceLock::new(),
             now: ArcSwap::from_pointee(current),
         })
     }
@@ -161,7 +164,7 @@ impl Auth {
         };
         let (scheme, credentials) = value.split_once(' ').unwrap_or((value, ""));
         if scheme.eq_ignore_ascii_case("Bearer") {
-            return Ok(self.bearer(credentials.trim(), origin));
+            return Ok(self.bearer(credentials.trim()));
         }
         let login = scheme
             .eq_ignore_ascii_case("Basic")
@@ -211,7 +214,7 @@ impl Auth {
         Some(users::generation(&self.hash, account, user))
     }
 
-    fn bearer(&self, text: &str, origin: &Origin) -> Caller {
+    fn bearer(&self, text: &str) -> Caller {
         let now = self.clock.unix_secs();
         let judged = self.verifier.verify(text, now).and_then(|token| {
             let expired_secs = match now.saturating_sub(token.claims.exp) {
@@ -220,7 +223,7 @@ impl Auth {
             };
             let is_in_time = token.claims.nbf <= now.saturating_add(LEEWAY_SECS)
                 && expired_secs <= SESSION_EXTENSION_SECS;
-            if !is_in_time || !self.is_for_us(&token, origin) {
+            if !is_in_time || !self.is_for_us(&token) {
                 return None;
             }
             let identity = match &token.claims.bh {
@@ -286,12 +289,31 @@ impl Auth {
         self.authorise(&ended, access, origin)
     }
 
-    /// Some clients ask for the host, or for nothing, as service; our own issuer signs that, so it counts under our key.
-    fn is_for_us(&self, token: &Genuine, origin: &Origin) -> bool {
-        token.claims.aud.0.iter().any(|service| {
-            *service == self.token.service
-                || (token.is_under_our_key && (service.is_empty() || *service == origin.host))
-        })
+    /// Says where this registry listens, once that is known.
+    pub fn listens(&self, listening: Listening) {
+        // A second one would be of another server with the same judge, which there is not.
+        let _ = self.listening.set(listening);
+    }
+
+    /// Whether a token is for this registry. Some clients ask for its host as service, or for none. Our own issuer signs
+    /// whatever service it is asked for, also that of another registry: so under our key only names count that are known to
+    /// be ours, and a token for no service at all if it grants nothing (see [`Auth::authorise`]).
+    fn is_for_us(&self, token: &Genuine) -> bool {
+        let external = self.token.external_host.as_deref();
+        let is_own_name = |service: &str| {
+            external.is_some_and(|url| own_names::is_host_of(url, service))
+                || self
+                    .listening
+                    .get()
+                    .is_some_and(|own| own.is_called(service))
+        };
+        let is_for_us = |service: &String| match service.as_str() {
+            "" => token.is_under_our_key && token.claims.access.is_empty(),
+            service => {
+                service == self.token.service || (token.is_under_our_key && is_own_name(service))
+            }
+        };
+        token.claims.aud.0.iter().any(is_for_us)
     }
 
     /// Whether `caller` may do what `access` asks; the refusal carries the right challenge.
@@ -325,7 +347,9 @@ impl Auth {
         if caller.expired_secs > 0 && !matches!(access, Access::Session(..)) {
             return unauthorized(Some("invalid_token"), "expired token");
         }
-        if self.holds(caller, access, origin) {
+        // Such a token is for no registry: it shows who is calling, and opens nothing.
+        let is_shut = caller.is_for_no_service() && *access != Access::Any;
+        if !is_shut && self.holds(caller, access, origin) {
             return Ok(());
         }
         match caller.identity {

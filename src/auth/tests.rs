@@ -64,6 +64,11 @@ impl Lab {
         };
         change(&mut settings);
         let auth = Auth::new(settings.clone(), Arc::new(clock.clone())).expect("settings");
+        auth.listens(Listening {
+            port: 5443,
+            is_https: true,
+            names: Box::new(|| vec!["lab.local".to_owned()]),
+        });
         let origin = Origin {
             client: "192.0.2.1".parse().expect("an address"),
             is_https: true,
@@ -191,6 +196,48 @@ async fn the_service_that_a_token_was_asked_for_chooses_no_rules() {
 }
 
 #[tokio::test]
+async fn a_token_for_another_service_opens_nothing_whatever_host_says() {
+    let mut lab = Lab::with(|settings| {
+        settings.token.external_host = Some("https://registry.example".to_owned());
+    });
+    let judged = async |lab: &Lab, query: &str, access: Access| {
+        let answer = lab.token(query, Some("alice:right")).await;
+        let token = format!("Bearer {}", answer.expect("a token").token);
+        lab.may(&token, access).await
+    };
+    let app = || Access::Push(name("team/app"));
+    for (service, expected) in [
+        ("boathouse", true),
+        ("lab.local:5443", true),
+        ("registry.example", true),
+        ("127.0.0.1:5443", true),
+        ("lab.local:5000", false),
+        ("other.lab:5443", false),
+        ("Boathouse", false),
+        ("", false),
+    ] {
+        // Whatever a client, or a proxy before it, calls this registry.
+        lab.origin.host = service.to_owned();
+        let query = format!("service={service}&scope=repository:team/app:pull,push");
+        let outcome = judged(&lab, &query, app()).await;
+        assert_eq!(
+            outcome.is_ok(),
+            expected,
+            "a token for another service was let in: {service:?}"
+        );
+        let ping = judged(&lab, &query, Access::Any).await;
+        assert_eq!(ping.is_ok(), expected, "{service:?}");
+    }
+    // Without a service and without a scope a token says who is calling, which is all that `/v2/` asks.
+    for query in ["", "service="] {
+        assert_eq!(judged(&lab, query, Access::Any).await, Ok(()));
+        for access in [Access::Catalog, app(), Access::Pull(name("public/x"))] {
+            assert!(judged(&lab, query, access).await.is_err(), "{query:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_token_ends_with_the_password_it_was_given_for() {
     let mut lab = Lab::new();
     let token = lab.alice().await;
@@ -261,7 +308,7 @@ async fn anonymous_callers_need_a_token_and_see_no_catalog() {
     assert!(!asked.contains("scope=") && !asked.contains("error="));
     assert!(lab.auth.authorise(&caller, &public, &lab.origin).is_err());
     let answer = lab
-        .token("scope=repository:public/app:pull", None)
+        .token("service=boathouse&scope=repository:public/app:pull", None)
         .await
         .expect("a token");
     let token = format!("Bearer {}", answer.token);

@@ -159,29 +159,14 @@ impl Leaf {
     pub(super) fn parse(certificate: &CertificateDer<'_>) -> anyhow::Result<Self> {
         let (_, parsed) = X509Certificate::from_der(certificate)
             .context("the server's certificate is damaged")?;
-        let names = parsed.subject_alternative_name().ok().flatten();
-        let names = names.map_or(&[][..], |extension| &extension.value.general_names);
         Ok(Self {
-            names: names.iter().filter_map(shown_name).collect(),
+            names: tls::names_in(certificate),
             begins: parsed.validity().not_before.to_datetime(),
             ends: parsed.validity().not_after.to_datetime(),
             is_self_signed: parsed.subject() == parsed.issuer(),
             is_authority: parsed.is_ca(),
             version: parsed.version().0.saturating_add(1),
         })
-    }
-}
-
-fn shown_name(name: &GeneralName<'_>) -> Option<String> {
-    match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
-        GeneralName::IPAddress(bytes) => {
-            let four = <[u8; 4]>::try_from(*bytes).map(std::net::IpAddr::from);
-            let sixteen = || <[u8; 16]>::try_from(*bytes).map(std::net::IpAddr::from);
-            four.or_else(|_| sixteen()).ok().map(|ip| ip.to_string())
-        }
-        // What no client of a registry looks at.
-        _ => None,
     }
 }
 

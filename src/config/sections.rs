@@ -223,10 +223,21 @@ fn real_ip(reader: &mut Reader<'_>, is_believed_from_anybody: bool) -> Option<se
             "letters, digits and `-`, like `X-Forwarded-For`",
         );
     }
-    if is_believed_from_anybody {
+    let is_list_of_proxies = header.eq_ignore_ascii_case("x-forwarded-for");
+    if is_believed_from_anybody && is_list_of_proxies && position >= 0 {
+        reader.warn(
+            "server.real_ip_header",
+            "proxies append to X-Forwarded-For, so this position is what the client wrote: it chooses the address that rules with `ip` judge it by; name your proxies in http.trusted_proxies, then the last address that is none of theirs counts",
+        );
+    } else if is_believed_from_anybody {
         reader.warn(
             "server.real_ip_header",
             "anybody can send this header, and no http.trusted_proxies says who may",
+        );
+    } else if is_list_of_proxies && position != 0 {
+        reader.warn(
+            "server.real_ip_pos",
+            "does nothing: of X-Forwarded-For from http.trusted_proxies, the last address that is none of theirs counts",
         );
     }
     Some(server::RealIp { header, position })

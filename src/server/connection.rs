@@ -29,6 +29,7 @@ use super::incoming::RequestBody;
 use super::pressure::Pressure;
 use super::stall::StallGuard;
 use super::{ServerError, Services, Settings};
+use crate::auth::Listening;
 use crate::platform;
 
 /// Requests on one HTTP/2 connection at once: an image has seldom more layers, and each may hold a window.
@@ -66,6 +67,16 @@ impl Server {
             address: settings.address.clone(),
             source,
         })?;
+        if let Ok(address) = listener.local_addr() {
+            let tls = services.tls.clone();
+            services.auth.listens(Listening {
+                port: address.port(),
+                is_https: tls.is_some(),
+                names: Box::new(move || {
+                    tls.as_ref().map(|tls| tls.own_names()).unwrap_or_default()
+                }),
+            });
+        }
         let pressure = Pressure::new(settings.limits.connections);
         Ok(Self {
             listener,

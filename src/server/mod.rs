@@ -29,7 +29,9 @@ mod uploads;
 use std::sync::Arc;
 
 pub use self::connection::{BindError, Server};
+pub use self::origin::token_client;
 pub use self::route::{RequestPath, Route, RouteError, Takes, UploadStart};
+pub use self::token::is_form;
 
 use self::error::ServerError;
 use crate::auth::Auth;

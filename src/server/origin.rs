@@ -77,9 +77,17 @@ pub(super) fn read(
     // Where proxies are named, only they know their clients; a stranger would choose which `ip` rules it is judged by.
     let is_believed = is_proxied || settings.trusted_proxies.is_empty();
     if let Some(named) = settings.real_ip.as_ref().filter(|_| is_believed) {
-        match real_ip(named, headers) {
-            Ok(address) => client = address,
-            Err(error) => address_told = Err(error),
+        let is_list_of_proxies = named.header.eq_ignore_ascii_case("x-forwarded-for");
+        let told = if is_proxied && is_list_of_proxies {
+            // Whatever position is configured: each proxy appends, so what stands before the last address that is no proxy's
+            // is what the client itself has sent.
+            Some(client).filter(|_| headers.contains_key("x-forwarded-for"))
+        } else {
+            real_ip(named, headers)
+        };
+        match told {
+            Some(address) => client = address,
+            None => address_told = Err(UNREADABLE),
         }
     }
     Reading {
@@ -126,27 +134,54 @@ fn behind_proxies(
     None
 }
 
-/// The client's address from the header that `server.real_ip_header` names, as `docker_auth` reads it.
-fn real_ip(real_ip: &RealIp, headers: &HeaderMap) -> Result<IpAddr, ServerError> {
-    const UNREADABLE: ServerError =
-        ServerError::BadHeader("the header that tells the client's address is unreadable");
+/// The header that `server.real_ip_header` names tells no address.
+const UNREADABLE: ServerError =
+    ServerError::BadHeader("the header that tells the client's address is unreadable");
+
+/// The address that the token endpoint judges a request by; none: it gives no token.
+pub fn token_client(settings: &Settings, peer: SocketAddr, headers: &HeaderMap) -> Option<IpAddr> {
+    let reading = read(settings, peer, false, headers, &Uri::default());
+    reading
+        .address_told
+        .is_ok()
+        .then_some(reading.origin.client)
+}
+
+/// The client's address from the header that `server.real_ip_header` names, as `docker_auth` reads it: the first header of
+/// that name, a position before the first value is the first, an address with or without a port.
+fn real_ip(real_ip: &RealIp, headers: &HeaderMap) -> Option<IpAddr> {
+    // Go has no header of this name: it is the request's, and the client's to choose.
+    if real_ip.header.eq_ignore_ascii_case(HOST.as_str()) {
+        return None;
+    }
     let text = headers
         .get(real_ip.header.as_str())
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
     let values: Vec<&str> = text.split(',').map(str::trim).collect();
     let position = if real_ip.position < 0 {
-        i64::try_from(values.len()).unwrap_or_default() + i64::from(real_ip.position)
+        (i64::try_from(values.len()).unwrap_or_default() + i64::from(real_ip.position)).max(0)
     } else {
         i64::from(real_ip.position)
     };
-    let value = usize::try_from(position)
-        .ok()
-        .and_then(|position| values.get(position));
-    let address = value.and_then(|text| parse_address(text));
-    address
-        .map(|address| address.to_canonical())
-        .ok_or(UNREADABLE)
+    let value = values.get(usize::try_from(position).ok()?)?;
+    let address = value.parse().ok().or_else(|| {
+        let host = without_port(value)?;
+        host.parse::<IpAddr>().ok()
+    });
+    address.map(|address| address.to_canonical())
+}
+
+/// The host of `host:port` or `[host]:port`; `docker_auth` takes any digits for a port.
+fn without_port(text: &str) -> Option<&str> {
+    let (host, port) = text.rsplit_once(':')?;
+    let host = match host.strip_prefix('[') {
+        Some(bare) => bare.strip_suffix(']')?,
+        None if host.contains(':') => return None,
+        None => host,
+    };
+    let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    is_port.then_some(host)
 }
 
 /// An address, perhaps in brackets, perhaps with a port.
@@ -269,6 +304,35 @@ mod tests {
     }
 
     #[test]
+    fn behind_named_proxies_the_last_address_that_is_none_of_theirs_counts() {
+        let client = |trusted: &[&str], position, pairs: &[(&'static str, &str)]| {
+            let mut settings = Settings::for_tests();
+            settings.trusted_proxies = trusted.iter().map(|text| text.parse().unwrap()).collect();
+            settings.real_ip = Some(RealIp {
+                header: "X-Forwarded-For".into(),
+                position,
+            });
+            let peer = "10.0.0.9:1234".parse().unwrap();
+            token_client(&settings, peer, &headers(pairs)).map(|address| address.to_string())
+        };
+        let of = |address: &str| Some(address.to_owned());
+        let appended = [("x-forwarded-for", "10.66.66.66, 203.0.113.7")];
+        let twice = [
+            ("x-forwarded-for", "192.168.0.1"),
+            ("x-forwarded-for", "203.0.113.7, 10.0.0.8"),
+        ];
+        let proxies = ["10.0.0.0/24"];
+        for position in [0, 1, -1, -2] {
+            assert_eq!(client(&proxies, position, &appended), of("203.0.113.7"));
+            assert_eq!(client(&proxies, position, &twice), of("203.0.113.7"));
+            assert_eq!(client(&proxies, position, &[]), None);
+        }
+        // Without them, the position is all there is to go by, as in docker_auth.
+        assert_eq!(client(&[], 0, &appended), of("10.66.66.66"));
+        assert_eq!(client(&[], -1, &appended), of("203.0.113.7"));
+    }
+
+    #[test]
     fn the_real_address_is_where_the_config_says() {
         let values = headers(&[("x-real", "192.0.2.1, 192.0.2.2:80, [2001:db8::1]")]);
         let at = |position| {
@@ -282,9 +346,34 @@ mod tests {
         };
         assert_eq!(at(0).unwrap().to_string(), "192.0.2.1");
         assert_eq!(at(1).unwrap().to_string(), "192.0.2.2");
-        assert_eq!(at(-1).unwrap().to_string(), "2001:db8::1");
-        assert!(at(3).is_err());
-        assert!(at(-4).is_err());
+        assert_eq!(at(-3).unwrap().to_string(), "192.0.2.1");
+        assert_eq!(at(-4).unwrap().to_string(), "192.0.2.1");
+        assert_eq!(at(3), None);
+        // An address in brackets without a port is none to Go.
+        assert_eq!(at(-1), None);
+        for (text, expected) in [
+            ("[2001:db8::1]:443", Some("2001:db8::1")),
+            ("[192.0.2.1]:80", Some("192.0.2.1")),
+            ("192.0.2.1:123456", Some("192.0.2.1")),
+            ("192.0.2.1:", None),
+            ("192.0.2.1:http", None),
+            ("::1:80", Some("::1:80")),
+            ("[::1]", None),
+            ("[::1", None),
+            ("[[::1]]:80", None),
+            ("192.0.2.1:80:80", None),
+            ("fe80::1%eth0", None),
+            ("192.0.2.01", None),
+            ("", None),
+        ] {
+            let named = RealIp {
+                header: "X-Real".into(),
+                position: 0,
+            };
+            let told = real_ip(&named, &headers(&[("x-real", text)]));
+            let expected = expected.map(|text| text.parse::<IpAddr>().unwrap());
+            assert_eq!(told, expected, "{text}");
+        }
         assert!(
             real_ip(
                 &RealIp {
@@ -293,7 +382,12 @@ mod tests {
                 },
                 &values
             )
-            .is_err()
+            .is_none()
         );
+        let host = RealIp {
+            header: "Host".into(),
+            position: 0,
+        };
+        assert_eq!(real_ip(&host, &headers(&[("host", "192.0.2.1")])), None);
     }
 }

@@ -3,9 +3,9 @@
 //! Source: distribution's token and OAuth pages, `docker_auth`; `docs/security.md`. Must not know who gets a token. Invariant:
 //! no answer is kept by anybody on the way.
 
-use http::header::CACHE_CONTROL;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde_json::json;
 
 use super::dispatch::{State, authorization};
@@ -25,14 +25,14 @@ pub(super) async fn answer(
     reading.address_told?;
     let origin = reading.origin;
     let form = if head.method == Method::POST {
+        // Read also where it is no form, so that the client is heard out.
         let bytes = state
             .patience()
             .collect(body, state.settings.limits.token_body_bytes)
             .await?;
-        Some(
-            String::from_utf8(bytes.into())
-                .map_err(|_| ServerError::BadHeader("the form is not text"))?,
-        )
+        let text = is_form(&head.headers).then(|| String::from_utf8(bytes.into()));
+        text.transpose()
+            .map_err(|_| ServerError::BadHeader("the form is not text"))?
     } else {
         None
     };
@@ -55,4 +55,12 @@ pub(super) async fn answer(
         .headers_mut()
         .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(answer)
+}
+
+/// Whether the body of a POST is a form, by its `Content-Type`: to Go, and so to `docker_auth`, nothing else is one.
+pub fn is_form(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }

@@ -19,6 +19,9 @@ use boathouse::auth::{
     SigningKeyPem, TokenRefusal, TokenRequest, TokenSettings, User, make_token_key,
 };
 use boathouse::clock::ManualClock;
+use boathouse::server::{self, RealIp};
+use http::header::HOST;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
 const ACL: &str = include_str!("../oracle/docker-auth-acl.jsonl");
@@ -140,39 +143,46 @@ fn header(request: &Value, name: &str) -> Vec<String> {
         .collect()
 }
 
-/// The address that the server would establish before it asks.
-fn client(config: &Value, request: &Value) -> Option<IpAddr> {
+/// The headers of a request as the server receives them: `Host` too, which is not recorded.
+fn headers(request: &Value) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(HOST, HeaderValue::from_static("127.0.0.1"));
+    let recorded = request["headers"].as_object().into_iter().flatten();
+    for (name, value) in recorded {
+        let values = text(value).map_or_else(|| strings(value), |one| vec![one]);
+        for value in values {
+            // As hyper reads a line: without the white space around the value.
+            let value = HeaderValue::from_str(value.trim()).expect("a header's value");
+            headers.append(name.parse::<HeaderName>().expect("a header's name"), value);
+        }
+    }
+    headers
+}
+
+/// The address that the server judges a request by.
+fn client(config: &Value, headers: &HeaderMap) -> Option<IpAddr> {
     let server = &config["server"];
-    let Some(name) = text(&server["real_ip_header"]) else {
-        let is_six = server["addr"]
-            .as_str()
-            .is_some_and(|addr| addr.starts_with("[::1]"));
-        let peer = if is_six { "::1" } else { "127.0.0.1" };
-        return (server["net"] != "unix").then(|| peer.parse().expect("an address"));
-    };
-    let value = header(request, &name)
-        .into_iter()
-        .next()
-        .unwrap_or_default();
-    let places: Vec<&str> = value.split(',').collect();
+    let named = text(&server["real_ip_header"]);
+    if server["net"] == "unix" && named.is_none() {
+        // A socket without addresses, which we have not.
+        return None;
+    }
+    let is_six = server["addr"]
+        .as_str()
+        .is_some_and(|addr| addr.starts_with("[::1]"));
+    let peer = if is_six { "[::1]:1" } else { "127.0.0.1:1" };
     let position = server["real_ip_pos"].as_i64().unwrap_or(0);
-    let position = if position < 0 {
-        (i64::try_from(places.len()).expect("few") + position).max(0)
-    } else {
-        position
-    };
-    let place = places.get(usize::try_from(position).expect("not negative"))?;
-    let place = place.trim();
-    let without_port = || {
-        let (host, port) = place.rsplit_once(':')?;
-        let host = port.parse::<u16>().is_ok().then_some(host)?;
-        host.trim_matches(['[', ']']).parse().ok()
-    };
-    place.parse().ok().or_else(without_port)
+    let mut settings = server::Settings::for_tests();
+    settings.real_ip = named.map(|header| RealIp {
+        header,
+        position: position.try_into().expect("a small number"),
+    });
+    server::token_client(&settings, peer.parse().expect("an address"), headers)
 }
 
 async fn ask(auth: &Auth, config: &Value, request: &Value) -> Answer {
-    let Some(client) = client(config, request) else {
+    let headers = headers(request);
+    let Some(client) = client(config, &headers) else {
         return Answer::refused(400);
     };
     let mut authorization = header(request, "Authorization");
@@ -186,11 +196,7 @@ async fn ask(auth: &Auth, config: &Value, request: &Value) -> Answer {
         is_https: false,
         host: "registry.lab".to_owned(),
     };
-    let is_form = request["method"] == "POST"
-        && header(request, "Content-Type").first().is_some_and(|kind| {
-            let kind = kind.split(';').next().unwrap_or_default().trim();
-            kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")
-        });
+    let is_form = request["method"] == "POST" && server::is_form(&headers);
     let answer = auth
         .token(&TokenRequest {
             query: request["query"].as_str().unwrap_or_default(),

@@ -1,0 +1,147 @@
+//! The names under which clients reach this registry, as some of them write them into a token request as its service.
+//!
+//! Must not know tokens. Invariant: a name counts because the configuration, the certificate or the loopback interface gives
+//! it to this registry; never because a request was sent to it.
+
+use std::fmt;
+use std::net::IpAddr;
+
+/// Where this registry listens, and under which names its certificate makes it known.
+pub struct Listening {
+    /// The port.
+    pub port: u16,
+    /// Whether it speaks TLS there.
+    pub is_https: bool,
+    /// The names and addresses in the certificate of now; it may be renewed with others.
+    pub names: Box<dyn Fn() -> Vec<String> + Send + Sync>,
+}
+
+impl fmt::Debug for Listening {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Listening")
+            .field("port", &self.port)
+            .field("is_https", &self.is_https)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Listening {
+    /// Whether `service` is `HOST` or `HOST:PORT` of this registry.
+    pub(super) fn is_called(&self, service: &str) -> bool {
+        let Some(asked) = Authority::parse(service, self.is_https) else {
+            return false;
+        };
+        asked.port == self.port
+            && (asked.is_loopback() || (self.names)().iter().any(|name| asked.host == host(name)))
+    }
+}
+
+/// Whether `service` is the host of `url` (`http.host`), with its port or, where that is the scheme's own, without.
+pub(super) fn is_host_of(url: &str, service: &str) -> bool {
+    let (scheme, authority) = url.split_once("://").unwrap_or(("https", url));
+    let is_https = scheme.eq_ignore_ascii_case("https");
+    let own = Authority::parse(authority.trim_end_matches('/'), is_https);
+    own.is_some() && own == Authority::parse(service, is_https)
+}
+
+/// A host and a port.
+#[derive(PartialEq, Eq)]
+struct Authority {
+    host: String,
+    port: u16,
+}
+
+impl Authority {
+    fn parse(text: &str, is_https: bool) -> Option<Self> {
+        let (name, port) = match text.rsplit_once(':') {
+            // The colons of an address without a port are inside its brackets.
+            Some((name, port)) if !port.ends_with(']') => (name, port.parse().ok()?),
+            _ => (text, if is_https { 443 } else { 80 }),
+        };
+        let host = host(name);
+        (!host.is_empty()).then_some(Self { host, port })
+    }
+
+    fn is_loopback(&self) -> bool {
+        let address = self.host.parse::<IpAddr>();
+        self.host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    }
+}
+
+/// A host in one form: names in lower case, addresses without brackets and in their shortest form.
+fn host(text: &str) -> String {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'))
+        .unwrap_or(text);
+    match bare.parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().to_string(),
+        Err(_) => text.to_ascii_lowercase(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_is_called_by_its_certificate_and_loopback_with_its_port() {
+        let names = || {
+            ["lab.local", "192.168.1.5", "fd00::5"]
+                .map(str::to_owned)
+                .to_vec()
+        };
+        let listening = |port, is_https| Listening {
+            port,
+            is_https,
+            names: Box::new(names),
+        };
+        let odd = listening(5443, true);
+        for (service, expected) in [
+            ("lab.local:5443", true),
+            ("LAB.local:5443", true),
+            ("192.168.1.5:5443", true),
+            ("[fd00::5]:5443", true),
+            ("[fd00:0:0::5]:5443", true),
+            ("localhost:5443", true),
+            ("127.0.0.1:5443", true),
+            ("127.8.8.8:5443", true),
+            ("[::1]:5443", true),
+            ("lab.local", false),
+            ("lab.local:5000", false),
+            ("lab.local:443", false),
+            ("other.local:5443", false),
+            ("sub.lab.local:5443", false),
+            ("lab.local:5443/", false),
+            ("https://lab.local:5443", false),
+            ("localhost", false),
+            (":5443", false),
+            ("", false),
+        ] {
+            assert_eq!(odd.is_called(service), expected, "{service}");
+        }
+        assert!(listening(443, true).is_called("lab.local"));
+        assert!(listening(80, false).is_called("[::1]"));
+        assert!(!listening(80, true).is_called("lab.local"));
+    }
+
+    #[test]
+    fn the_configured_host_counts_with_and_without_the_port_of_its_scheme() {
+        for (url, service, expected) in [
+            ("https://registry.example", "registry.example", true),
+            ("https://registry.example", "registry.example:443", true),
+            (
+                "https://registry.example:8443",
+                "Registry.Example:8443",
+                true,
+            ),
+            ("https://registry.example:8443", "registry.example", false),
+            ("http://registry.example", "registry.example:80", true),
+            ("http://registry.example", "registry.example:443", false),
+            ("https://registry.example", "", false),
+        ] {
+            assert_eq!(is_host_of(url, service), expected, "{url} {service}");
+        }
+    }
+}
