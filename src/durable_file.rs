@@ -94,12 +94,12 @@ fn keep_owner(path: &Path, new: &File) -> io::Result<()> {
     if platform::effective_user_id() != 0 {
         return Ok(());
     }
-    // Of a link, the link's own: it is what is replaced.
-    match fs::symlink_metadata(path) {
-        Ok(old) => fchown(new, Some(old.uid()), Some(old.gid())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    }
+    // Of a link, the link's own: it is what is replaced. What is new belongs to whom its directory belongs to.
+    let owner = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::metadata(directory_of(path))?,
+        old => old?,
+    };
+    fchown(new, Some(owner.uid()), Some(owner.gid()))
 }
 
 /// Makes a directory that only its owner may enter, with those above it (these by the umask); one that is there is closed to

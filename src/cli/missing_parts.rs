@@ -17,8 +17,6 @@ use crate::tls;
 
 /// Which parts have been there, one a line; beside the data.
 const RECORD: &str = "parts";
-/// Everybody may know which parts there are.
-const MODE: u32 = 0o644;
 
 /// Which parts must be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +112,7 @@ pub(super) fn remember(config: &Config) {
     if fs::read_to_string(&path).is_ok_and(|before| before == text) {
         return;
     }
-    if let Err(error) = durable_file::replace(&path, text.as_bytes(), MODE) {
+    if let Err(error) = durable_file::replace(&path, text.as_bytes(), durable_file::PRIVATE_FILE) {
         // A store that may only be read has no record, and what is missing there cannot be made again either.
         tracing::debug!(%error, path = %path.display(), "cannot write down which parts there are");
     }

@@ -68,7 +68,7 @@ pub(super) fn reload(installation: &Installation) -> anyhow::Result<Told> {
         }
         let unreachable = servers
             .iter()
-            .find_map(|server| reload_marked(server, file).err());
+            .find_map(|server| reload_marked(server, file, &installation.loaded.config).err());
         match unreachable {
             None => return Ok(Told::Reloaded),
             // It may be starting, or have just ended.
@@ -89,24 +89,41 @@ enum Refusal {
     Other(anyhow::Error),
 }
 
-fn reload_marked(server: &ServingServer, file: &Path) -> Result<(), Refusal> {
-    let path = &server.socket;
-    let quiet = Meter::quiet();
-    match ask(path, &Request::Reload, &quiet) {
-        Ok(None) => Err(Refusal::NobodyListens(anyhow!(
-            "a server reads {}, and does not listen at {}\nhint: it may run in a container, or its log says why it could not listen there",
-            file.display(),
-            path.display()
-        ))),
-        Ok(Some(Answer::Reloaded { mark })) if mark.as_ref() == Some(&server.id) => Ok(()),
-        Ok(Some(Answer::Reloaded { .. })) => Err(Refusal::Other(anyhow!(
-            "a server reads {}, and another one answers at {}\nhint: give each server its own state_directory",
-            file.display(),
-            path.display()
-        ))),
-        Ok(Some(answer)) => Err(Refusal::Other(unexpected(answer))),
-        Err(error) => Err(Refusal::Other(error)),
+/// The socket may lie elsewhere than its server says: the server runs in a container, or its directory was moved. The id of the
+/// mark in the answer tells whether it is the one.
+fn reload_marked(server: &ServingServer, file: &Path, config: &Config) -> Result<(), Refusal> {
+    let mut places = vec![server.socket.clone(), socket(config)];
+    places.dedup();
+    let mut others = Vec::new();
+    for path in &places {
+        match ask(path, &Request::Reload, &Meter::quiet()) {
+            Ok(None) => {}
+            Ok(Some(Answer::Reloaded { mark })) if mark.as_ref() == Some(&server.id) => {
+                return Ok(());
+            }
+            Ok(Some(Answer::Reloaded { .. })) => others.push(path),
+            Ok(Some(answer)) => {
+                let context = format!("the server at {} has not loaded it", path.display());
+                return Err(Refusal::Other(unexpected(answer).context(context)));
+            }
+            Err(error) => return Err(Refusal::Other(error)),
+        }
     }
+    let file = file.display();
+    if let Some(other) = others.first() {
+        return Err(Refusal::Other(anyhow!(
+            "a server reads {file}, and another one answers at {}\nhint: give each server its own state_directory",
+            other.display()
+        )));
+    }
+    let places: Vec<String> = places
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    Err(Refusal::NobodyListens(anyhow!(
+        "a server reads {file}, and does not listen at {}\nhint: it may run in a container, its directory may have been moved, or its log says why it could not listen there",
+        places.join(" nor at ")
+    )))
 }
 
 /// Where no server has left a mark: one of an earlier version, one that may not write there, or none.
@@ -225,7 +242,10 @@ fn ask(path: &Path, request: &Request, meter: &Meter) -> anyhow::Result<Option<A
     };
     let answer_secs = match request {
         Request::Reload => RELOAD_SECS,
-        Request::Status | Request::Rebuild | Request::Compare | Request::Usage { .. } => COUNT_SECS,
+        Request::Status | Request::Rebuild | Request::Compare | Request::Usage { .. } => {
+            check_is_alive(path)?;
+            COUNT_SECS
+        }
     };
     stream.set_write_timeout(Some(Duration::from_secs(CONNECT_SECS)))?;
     stream.set_read_timeout(Some(Duration::from_secs(answer_secs)))?;
@@ -252,6 +272,22 @@ fn ask(path: &Path, request: &Request, meter: &Meter) -> anyhow::Result<Option<A
         "the server at {} went away\nhint: its log says why",
         path.display()
     )
+}
+
+/// Whether the server answers at all, before a long wait for its work: every version answers at once that it does not
+/// understand an empty request.
+fn check_is_alive(path: &Path) -> anyhow::Result<()> {
+    let lost = |_| silent(path, RELOAD_SECS);
+    let mut stream = connect(path).map_err(lost)?;
+    let limit = Some(Duration::from_secs(RELOAD_SECS));
+    stream.set_write_timeout(limit)?;
+    stream.set_read_timeout(limit)?;
+    stream.write_all(b"{}\n").map_err(lost)?;
+    let mut answer = String::new();
+    BufReader::new(stream)
+        .read_line(&mut answer)
+        .map_err(lost)?;
+    Ok(())
 }
 
 /// Connects within a time limit: a server that is stopped takes no more connections than fit into its queue.

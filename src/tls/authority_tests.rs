@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use super::authority::{self, Authority};
 use super::tests::{Lab, START};
 use super::*;
+use crate::clock::ManualClock;
 
 #[test]
 fn authorities_that_were_set_aside_are_all_kept_and_differ_in_name() {
@@ -113,4 +114,34 @@ fn an_authority_that_replaces_a_lost_one_is_announced() {
     std::fs::remove_file(lab.path("ca.crt")).unwrap();
     std::fs::remove_file(keys.join("ca.key")).unwrap();
     assert!(make().is_some_and(|other| Some(other) != announced));
+}
+
+#[test]
+fn a_clock_that_is_not_set_makes_no_authority_and_costs_none() {
+    let mut lab = Lab::new();
+    let in_1970 = ManualClock::at_unix_secs(86_400);
+    let set = std::mem::replace(&mut lab.clock, in_1970.clone());
+    let settings = lab.settings(&[]);
+    let refused = lab.open_with(&settings);
+    assert!(
+        matches!(refused, Err(TlsError::ClockIsBehind(_))),
+        "{refused:?}"
+    );
+    assert!(!lab.path("ca.crt").exists() && !lab.path("keys/ca.key").exists());
+
+    lab.clock = set;
+    lab.open();
+    let before = std::fs::read(lab.path("ca.crt")).unwrap();
+    lab.clock = in_1970.clone();
+    let refused = Tls::set_authority_aside(&settings, &in_1970);
+    assert!(
+        matches!(refused, Err(TlsError::ClockIsBehind(_))),
+        "{refused:?}"
+    );
+    let refused = lab.open_with(&settings);
+    assert!(
+        matches!(refused, Err(TlsError::AuthorityNotYetValid { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(std::fs::read(lab.path("ca.crt")).unwrap(), before);
 }

@@ -32,7 +32,7 @@ use time::OffsetDateTime;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, check_is_set};
 use crate::heartbeat::Heartbeat;
 pub use authority::network_of;
 use automatic::Automatic;
@@ -138,8 +138,12 @@ impl Tls {
                 ca_certificate,
                 keys_directory,
                 hosts,
-            } => Automatic::new(ca_certificate, keys_directory, hosts)?
-                .set_authority_aside(clock.now().into()),
+            } => {
+                // None could be made in its place.
+                check_is_set(clock.unix_secs())?;
+                Automatic::new(ca_certificate, keys_directory, hosts)?
+                    .set_authority_aside(clock.now().into())
+            }
         }
     }
 

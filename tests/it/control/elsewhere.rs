@@ -162,6 +162,16 @@ async fn every_server_that_reads_the_file_must_have_loaded_it() {
             && said.contains("RUNNING SERVER MAY STILL GO BY WHAT WAS BEFORE"),
         "{said}"
     );
+    // Nobody waits for its answer for ever, whatever was asked.
+    let config = lab.path("etc/boathouse.yml");
+    let mut counts = command(
+        &["status", "--config", config.to_str().unwrap()],
+        &[("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", root)],
+    );
+    let counts = counts.output().unwrap();
+    assert_eq!(counts.status.code(), Some(1));
+    let said = String::from_utf8(counts.stderr).unwrap();
+    assert!(said.contains("does not answer within"), "{said}");
     other.signal(Signal::CONT);
     drop((first, other));
     let removed = lab.user(&["remove", "ann"]);
@@ -185,7 +195,7 @@ async fn a_server_that_cannot_be_reached_is_not_taken_for_none() {
     let names_the_socket = || {
         let said = lab.user(&["remove", "ann"]).failed();
         assert!(
-            said.contains(&format!("does not listen at {}", socket.display()))
+            said.contains(&format!("does not listen at {} nor at ", socket.display()))
                 && said.contains("`ann` was removed")
                 && said.contains("users.yml says so")
                 && said.contains("\nhint: "),
