@@ -97,6 +97,8 @@ impl Registry {
         let (part, _) = left.split_at(left.len().min(AT_ONCE));
         let contents = self.store.read_each(part, size_max_bytes).await?;
         let (told, rest) = left.split_at(contents.len().clamp(1, part.len()));
+        // What is in memory is read without waiting, so ten thousand layers in a row would keep other requests off the thread.
+        tokio::task::yield_now().await;
         *left = rest;
         for (key, content) in told.iter().zip(&contents) {
             if let Small::TooLarge(meta) = content
@@ -123,6 +125,8 @@ impl Registry {
         let mut found = Vec::with_capacity(keys.len());
         for part in keys.chunks(AT_ONCE) {
             found.extend(self.store.head_each(part).await?);
+            // As above.
+            tokio::task::yield_now().await;
         }
         Ok(found)
     }

@@ -50,19 +50,19 @@ impl Parsing {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use crate::clock::{Clock, ManualClock};
     use crate::index::Index;
-    use crate::oci::{Algorithm, Digest, READ_HERE_BYTES, Reference};
+    use crate::layout::Place;
+    use crate::oci::{Algorithm, Digest, READ_HERE_BYTES, Reference, RepositoryName};
     use crate::registry::open_mode::OpenMode;
     use crate::registry::{Limits, References, Registry, Settings};
     use crate::store::memory::MemoryStore;
 
     const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-    /// The runtime of this test has one thread, which is this one.
-    #[tokio::test]
-    async fn a_long_manifest_is_never_read_on_an_async_thread() {
+    fn registry() -> Registry {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at_unix_secs(1_800_000_000));
         let settings = Settings {
             deletes_enabled: true,
@@ -78,13 +78,19 @@ mod tests {
                 grace_period_secs: 86_400,
             },
         };
-        let registry = Registry::new(
+        Registry::new(
             Arc::new(MemoryStore::new(Arc::clone(&clock))),
             Arc::new(Index::in_memory(Arc::clone(&clock))),
             settings,
             &[7; 32],
             Arc::clone(&clock),
-        );
+        )
+    }
+
+    /// The runtime of this test has one thread, which is this one.
+    #[tokio::test]
+    async fn a_long_manifest_is_never_read_on_an_async_thread() {
+        let registry = registry();
         let open = OpenMode::new().await;
         let permit = open.permit();
         let name = "a".parse().unwrap();
@@ -110,5 +116,28 @@ mod tests {
         registry.read_everything().await.unwrap();
         let read_bytes = READ_HERE_BYTES.get() - before;
         assert_eq!(read_bytes, 0, "a long manifest was read on an async thread");
+    }
+
+    #[tokio::test]
+    async fn ten_thousand_links_are_not_read_in_one_go() {
+        let registry = registry();
+        let name: RepositoryName = "a".parse().unwrap();
+        let link = |number: u32| {
+            let digest = Digest::of(Algorithm::Sha256, &number.to_be_bytes());
+            Place::LayerLink(name.clone(), digest).key()
+        };
+        let links: Vec<_> = (0..10_000).map(link).collect();
+        let turns = Arc::new(AtomicUsize::new(0));
+        let others = Arc::clone(&turns);
+        let other = tokio::spawn(async move {
+            loop {
+                others.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        });
+        registry.linked_each(&links).await.unwrap();
+        other.abort();
+        let turns = turns.load(Ordering::Relaxed);
+        assert!(turns >= 10_000 / 256, "others had {turns} turns");
     }
 }
