@@ -158,31 +158,6 @@ impl PublicKey {
             _ => false,
         }
     }
-
-    /// Whether this key signed `certificate`.
-    pub(super) fn issued(&self, certificate: &X509Certificate<'_>) -> bool {
-        let algorithm = certificate.signature_algorithm.algorithm.to_id_string();
-        let verification: &'static dyn signature::VerificationAlgorithm =
-            match (self.kind, algorithm.as_str()) {
-                (KeyKind::Rsa, "1.2.840.113549.1.1.11") => &signature::RSA_PKCS1_2048_8192_SHA256,
-                (KeyKind::Rsa, "1.2.840.113549.1.1.12") => &signature::RSA_PKCS1_2048_8192_SHA384,
-                (KeyKind::Rsa, "1.2.840.113549.1.1.13") => &signature::RSA_PKCS1_2048_8192_SHA512,
-                (KeyKind::P256, "1.2.840.10045.4.3.2") => &signature::ECDSA_P256_SHA256_ASN1,
-                (KeyKind::P256, "1.2.840.10045.4.3.3") => &signature::ECDSA_P256_SHA384_ASN1,
-                (KeyKind::P384, "1.2.840.10045.4.3.2") => &signature::ECDSA_P384_SHA256_ASN1,
-                (KeyKind::P384, "1.2.840.10045.4.3.3") => &signature::ECDSA_P384_SHA384_ASN1,
-                (KeyKind::P521, "1.2.840.10045.4.3.2") => &signature::ECDSA_P521_SHA256_ASN1,
-                (KeyKind::P521, "1.2.840.10045.4.3.3") => &signature::ECDSA_P521_SHA384_ASN1,
-                (KeyKind::P521, "1.2.840.10045.4.3.4") => &signature::ECDSA_P521_SHA512_ASN1,
-                _ => return false,
-            };
-        signature::UnparsedPublicKey::new(verification, &self.bytes)
-            .verify(
-                certificate.tbs_certificate.as_ref(),
-                &certificate.signature_value.data,
-            )
-            .is_ok()
-    }
 }
 
 /// The certificates (DER) in a PEM text.

@@ -41,6 +41,8 @@ mod tests;
 mod token;
 mod users;
 mod verifier;
+#[cfg(test)]
+mod verifier_tests;
 
 pub use access::{Access, Caller, Origin, Refusal, SessionUse, TokenAnswer, TokenRefusal, is_host};
 pub use acl::{Question, Rule, RuleError, RuleText, Unmet, decide};
