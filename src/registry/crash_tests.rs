@@ -343,3 +343,25 @@ async fn a_cut_delete_of_a_blob_leaves_its_link_or_its_tombstone() {
     }
     assert!(reached > 4, "the cuts must fall into the delete: {reached}");
 }
+
+#[tokio::test]
+async fn a_manifest_of_thousands_of_tags_goes_with_all_of_them() {
+    let lab = Lab::with_a_tag().await;
+    let digest = Digest::of(Algorithm::Sha256, BEFORE);
+    let tags = (0..2_500).map(|number| {
+        let tag = format!("t{number}").parse().unwrap();
+        super::links::put_link(&Place::TagCurrent(lab.name.clone(), tag), &digest)
+    });
+    lab.store.inner.apply(tags.collect()).await.expect("stored");
+    let access = Access::Delete(lab.name.clone());
+    let reference = Reference::Digest(digest);
+    let deleted = lab
+        .registry
+        .delete_manifest(&lab.name, &reference, &lab.permit(&access))
+        .await;
+    deleted.expect("deleted");
+    let left = lab.registry.tag_directories(&lab.name).await;
+    assert_eq!(left.expect("readable"), []);
+    let found = lab.registry.manifest(&lab.name, &reference).await;
+    assert!(matches!(found, Err(RegistryError::ManifestUnknown(_))));
+}

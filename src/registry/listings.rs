@@ -14,8 +14,9 @@ use crate::layout::{self, Key, Place, Prefix};
 use crate::oci::{RepositoryName, Tag};
 use crate::store::{Depth, Entry, Meta};
 
-/// Entries taken from the store at a time: bounds memory, not the list.
-const BATCH: usize = 1_000;
+/// Entries taken from the store at a time: bounds memory (3 MB), not the list. Each time the whole directory is read, so a
+/// hundred thousand tags are read ten times.
+const BATCH: usize = 10_000;
 
 /// Repositories that one catalog looks at together: the way to the store and back takes longer than the look.
 const LOOKS_AT_ONCE: usize = 8;

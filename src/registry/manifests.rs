@@ -15,13 +15,17 @@ use super::rereading::facts_of_manifest;
 use super::{Registry, RegistryError};
 use crate::auth::Permit;
 use crate::index::{Fact, Forget};
-use crate::layout::{self, Place};
+use crate::layout::{self, Key, Place};
 use crate::oci::{Algorithm, Digest, Manifest, Reference, RepositoryName, Tag};
 use crate::store::{Depth, Small, Step};
 
 /// Longest manifest read back: the most that `limits.manifest_size_bytes` may ever have been, so that lowering it hides
 /// nothing, and a layer that is asked for as a manifest does not fill the memory.
 pub(super) const READ_SIZE_MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Tags that are removed in one step of the store, which takes a fraction of a second: the manifest may have a hundred
+/// thousand.
+const TAGS_AT_ONCE: usize = 1_000;
 
 /// A manifest that is there.
 #[derive(Debug, Clone)]
@@ -276,34 +280,32 @@ impl Registry {
         let _no_tag_moves = self.tag_locks.exclusive([name]).await?;
         let unknown = || RegistryError::ManifestUnknown(reference.clone());
         let digest = self.resolve(name, reference).await?.ok_or_else(unknown)?;
-        let is_there = async || {
-            let revision = Place::RevisionLink(name.clone(), digest.clone()).key();
-            self.read_link(&revision).await?.ok_or_else(unknown)
-        };
         let (tags, revision) = match reference {
             Reference::Tag(tag) => (vec![tag.clone()], None),
             Reference::Digest(_) => {
-                is_there().await?;
-                // No tag moves meanwhile, and other repositories do not wait for a look through thousands of tags.
-                (self.tags_at(name, &digest).await?, Some(digest.clone()))
+                let revision = Place::RevisionLink(name.clone(), digest.clone()).key();
+                self.read_link(&revision).await?.ok_or_else(unknown)?;
+                (self.tags_at(name, &digest).await?, Some(digest))
             }
         };
         let turn = self.lists.turn(name).await?;
-        let _lock = self.digest_locks.exclusive([&digest]).await?;
-        if revision.is_some() {
-            is_there().await?;
-        }
-        let directories = tags.iter().map(|tag| layout::tag_directory(name, tag));
-        let mut steps: Vec<Step> = directories.map(Step::RemoveTree).collect();
-        let mut gone: Vec<Forget> = tags.into_iter().map(Forget::Tag).collect();
-        if let Some(digest) = revision {
-            let directory = layout::revision_directory(name, &digest);
-            steps.extend([Step::Barrier, Step::RemoveTree(directory)]);
-            gone.push(Forget::Revision(digest));
-        }
         permit.confirm()?;
         let change = turn.begin();
-        self.store.apply(steps).await?;
+        // In parts, so that others are committed in between; the revision goes after all of them. Until then no other
+        // repository waits, however many tags there are: those are kept by the lock on the tags of this one.
+        for part in tags.chunks(TAGS_AT_ONCE) {
+            let directories = part.iter().map(|tag| layout::tag_directory(name, tag));
+            let steps = directories.map(Step::RemoveTree).collect();
+            self.store.apply(steps).await?;
+        }
+        let mut gone: Vec<Forget> = tags.into_iter().map(Forget::Tag).collect();
+        if let Some(digest) = revision {
+            let _lock = self.digest_locks.exclusive([&digest]).await?;
+            permit.confirm()?;
+            let directory = layout::revision_directory(name, &digest);
+            self.store.apply(vec![Step::RemoveTree(directory)]).await?;
+            gone.push(Forget::Revision(digest));
+        }
         change.removed(gone);
         Ok(())
     }
@@ -314,14 +316,14 @@ impl Registry {
         name: &RepositoryName,
         digest: &Digest,
     ) -> Result<Vec<Tag>, RegistryError> {
-        let mut tags = Vec::new();
-        for tag in self.tag_directories(name).await? {
-            let current = Place::TagCurrent(name.clone(), tag.clone()).key();
-            if self.read_link(&current).await?.as_ref() == Some(digest) {
-                tags.push(tag);
-            }
-        }
-        Ok(tags)
+        let all = self.tag_directories(name).await?;
+        let current = |tag: &Tag| Place::TagCurrent(name.clone(), tag.clone()).key();
+        let links: Vec<Key> = all.iter().map(current).collect();
+        let targets = self.read_links(&links).await?;
+        let pointing = all.into_iter().zip(targets);
+        let tags =
+            pointing.filter_map(|(tag, target)| (target.as_ref() == Some(digest)).then_some(tag));
+        Ok(tags.collect())
     }
 }
 
