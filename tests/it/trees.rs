@@ -173,6 +173,8 @@ async fn links_out_of_the_tree_are_not_followed_and_nothing_is_swept_because_of_
     let link = lab.directory.path().join(link.as_str());
     fs::rename(&link, outside.join("link")).unwrap();
     symlink(outside.join("link"), &link).unwrap();
+    // Its directory has changed, so that it is read again, and what holds no link would be swept.
+    fs::create_dir(lab.repositories().join("torn/_layers/sha256/@eaDir")).unwrap();
     let data = Place::BlobData(digest(b"elsewhere")).key();
     let data = lab.directory.path().join(data.as_str());
     fs::rename(&data, outside.join("data")).unwrap();
