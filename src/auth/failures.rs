@@ -2,10 +2,11 @@
 //!
 //! Must not know passwords. Invariant: only failures count, and what is remembered is bounded.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::address_group::address_group;
 use super::bounded::Bounded;
 use super::keyed_hash::{KeyedHash, Purpose};
 use super::settings::Limits;
@@ -65,7 +66,7 @@ impl Failures {
     }
 
     fn sources(&self, account: &str, client: IpAddr) -> [Source; 2] {
-        let client = group(client);
+        let client = address_group(client);
         let account = self.hash.hash(Purpose::Account, &[account.as_bytes()]);
         [Source::Account(client, account), Source::Address(client)]
     }
@@ -77,7 +78,7 @@ impl Failures {
     /// Whether these credentials (`fingerprint`) failed from this address a moment ago, so that they need no other look.
     pub(super) fn is_repeat(&self, fingerprint: [u8; 32], client: IpAddr, now: Duration) -> bool {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed_at = tables.wrong.get_mut((fingerprint, group(client)));
+        let failed_at = tables.wrong.get_mut((fingerprint, address_group(client)));
         failed_at.is_some_and(|failed_at| now < *failed_at + REPEAT)
     }
 
@@ -113,11 +114,13 @@ impl Failures {
             return;
         }
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = tables.wrong.get_mut((fingerprint, group(client)));
+        let before = tables.wrong.get_mut((fingerprint, address_group(client)));
         if before.is_some_and(|failed_at| now < *failed_at + REPEAT) {
             return;
         }
-        tables.wrong.insert((fingerprint, group(client)), now);
+        tables
+            .wrong
+            .insert((fingerprint, address_group(client)), now);
         for (source, limit) in self.sources(account, client).into_iter().zip(self.limits) {
             let fresh = Record {
                 window_start: now,
@@ -143,14 +146,6 @@ impl Failures {
                 record.delay_secs = (record.delay_secs * 2).min(DELAY_SECS_MAX);
             }
         }
-    }
-}
-
-/// An IPv6 caller chooses among the addresses of its /64 freely, so that these count as one.
-pub(super) fn group(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
     }
 }
 

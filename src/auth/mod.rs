@@ -11,6 +11,7 @@ mod acl_mistakes;
 mod acl_mistakes_tests;
 #[cfg(test)]
 mod acl_tests;
+mod address_group;
 mod bounded;
 mod challenge;
 mod explain;
@@ -47,6 +48,7 @@ mod verifier_tests;
 pub use access::{Access, Caller, Origin, Refusal, SessionUse, TokenAnswer, TokenRefusal, is_host};
 pub use acl::{Question, Rule, RuleError, RuleText, Unmet, decide};
 pub use acl_mistakes::{Mistake, MistakeKind, mistakes};
+pub use address_group::address_group;
 pub use explain::{Explanation, Standing};
 pub use go_regex::RegexError;
 pub use grant::{Grant, GrantError, exactly};

@@ -13,8 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 
+use super::address_group::address_group;
 use super::bounded::Bounded;
-use super::failures::{Failures, group};
+use super::failures::Failures;
 use super::keyed_hash::{KeyedHash, Purpose};
 use super::settings::Limits;
 use super::users::Users;
@@ -225,7 +226,7 @@ struct Waiting<'a> {
 
 impl Queue {
     fn enter(&self, client: IpAddr) -> Option<Waiting<'_>> {
-        let client = group(client);
+        let client = address_group(client);
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.values().sum::<usize>() >= self.max {
             return None;

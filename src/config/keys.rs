@@ -207,6 +207,8 @@ pub(super) const OURS: &[Key] = &[
     ("limits.token_body_bytes", Built),
     ("limits.floor_bytes_per_sec", Built),
     ("limits.manifest_size_bytes", Built),
+    ("limits.whole_bodies_bytes", Built),
+    ("limits.whole_body_secs", Built),
     ("limits.mount_probes", Built),
     ("limits.list_page", Built),
     ("limits.open_uploads", Built),

@@ -72,6 +72,7 @@ pub(super) fn server(reader: &mut Reader<'_>, external_host: Option<&str>) -> se
             handshake_secs: reader.number("limits.handshake_secs", 10, 1..=LIMIT_SECS_MAX),
             token_body_bytes: reader.count("limits.token_body_bytes", 64 * 1024, 1_024..=MIB),
             floor_bytes_per_sec: reader.number("limits.floor_bytes_per_sec", 1_024, 0..=MIB),
+            whole_body_secs: reader.number("limits.whole_body_secs", 120, 1..=LIMIT_SECS_MAX),
         },
     }
 }
@@ -415,6 +416,12 @@ pub(super) fn registry(reader: &mut Reader<'_>) -> registry::Settings {
                 "limits.manifest_size_bytes",
                 4 * 1024 * 1024,
                 1_024..=16 * MIB,
+            ),
+            // One client has half of it at most, which must do for the longest manifest.
+            whole_bodies_bytes: reader.count(
+                "limits.whole_bodies_bytes",
+                64 * 1024 * 1024,
+                32 * MIB..=1024 * 1024 * MIB,
             ),
             mount_probes: reader.count("limits.mount_probes", 1_000, 0..=1_000_000),
             list_page: reader.count("limits.list_page", 1_000, 1..=100_000),

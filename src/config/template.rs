@@ -132,6 +132,9 @@ limits:
   #floor_bytes_per_sec: 1024
   # Longest manifest, in bytes; at most 16777216.
   #manifest_size_bytes: 4194304
+  # Memory for manifests, forms and lists that are held whole, in bytes, and seconds for one of them to come.
+  #whole_bodies_bytes: 67108864
+  #whole_body_secs: 120
   # Repositories looked through for a blob to mount.
   #mount_probes: 1000
   # Entries in one page of a list.

@@ -22,6 +22,17 @@ pub struct Blob {
     pub size_bytes: u64,
 }
 
+impl Blob {
+    /// What lies at `key`, of which the store has told just now.
+    pub(super) fn at(key: Key, digest: &Digest, size_bytes: u64) -> Self {
+        Self {
+            key,
+            digest: digest.clone(),
+            size_bytes,
+        }
+    }
+}
+
 /// Where the blobs of one request may be mounted from.
 pub(super) struct Candidates<'a> {
     viewer: &'a Viewer<'a>,

@@ -36,6 +36,7 @@ impl Lab {
             case_insensitive: false,
             limits: Limits {
                 manifest_size_bytes: 1_000,
+                whole_bodies_bytes: 64 * 1024 * 1024,
                 mount_probes: 10,
                 list_page: 10,
                 catalog_page: 10,

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
+use super::memory_budget::Reservation;
 use crate::oci::{Digest, Manifest};
 use crate::store::Version;
 
@@ -17,8 +18,8 @@ use crate::store::Version;
 /// machine.
 const CACHE_BYTES: usize = 8 * 1024 * 1024;
 
-/// A longer manifest is not kept: it would put out too many others.
-const MANIFEST_BYTES_MAX: usize = 1024 * 1024;
+/// Of a longer manifest only the media type is kept: its bytes would put out too many others.
+pub(super) const MANIFEST_BYTES_MAX: u64 = 1024 * 1024;
 
 /// What an entry takes beside its bytes, about.
 const ENTRY_BYTES: usize = 512;
@@ -27,15 +28,36 @@ const ENTRY_BYTES: usize = 512;
 #[derive(Debug, Clone)]
 pub(super) struct Content {
     pub(super) media_type: Arc<str>,
-    pub(super) bytes: Bytes,
+    /// `None`: not held.
+    pub(super) bytes: Option<Bytes>,
 }
 
 impl Content {
     pub(super) fn of(bytes: Bytes) -> Self {
         Self {
             media_type: Manifest::media_type_of(&bytes).into(),
-            bytes,
+            bytes: Some(bytes),
         }
+    }
+
+    /// What it is, without its bytes.
+    pub(super) fn without_bytes(self) -> Self {
+        Self {
+            bytes: None,
+            ..self
+        }
+    }
+
+    /// The same, whose bytes keep their place in the memory budget.
+    pub(super) fn held_by(self, reservation: Reservation) -> Self {
+        Self {
+            bytes: self.bytes.map(|bytes| reservation.hold(bytes)),
+            ..self
+        }
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.bytes.as_ref().map_or(0, Bytes::len) + self.media_type.len() + ENTRY_BYTES
     }
 }
 
@@ -67,23 +89,21 @@ impl ManifestCache {
 
     /// Keeps what was read.
     pub(super) fn put(&self, digest: &Digest, version: Version, content: &Content) {
-        if content.bytes.len() <= MANIFEST_BYTES_MAX {
-            let mut generations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            generations.insert(digest, version, content.clone());
-        }
+        let mut generations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        generations.insert(digest, version, content.clone());
     }
 }
 
 impl Generations {
     fn insert(&mut self, digest: &Digest, version: Version, content: Content) {
-        let size_bytes = content.bytes.len() + ENTRY_BYTES;
+        let size_bytes = content.size_bytes();
         if self.young_bytes + size_bytes > CACHE_BYTES / 2 {
             self.old = std::mem::take(&mut self.young);
             self.young_bytes = 0;
         }
         self.old.remove(digest);
         let replaced = self.young.insert(digest.clone(), (version, content));
-        let replaced_bytes = replaced.map_or(0, |(_, content)| content.bytes.len() + ENTRY_BYTES);
+        let replaced_bytes = replaced.map_or(0, |(_, content)| content.size_bytes());
         self.young_bytes = self.young_bytes + size_bytes - replaced_bytes;
     }
 }
@@ -128,10 +148,13 @@ mod tests {
     }
 
     #[test]
-    fn a_huge_one_is_not_kept() {
+    fn of_a_huge_one_its_media_type_is_kept_alone() {
         let cache = ManifestCache::default();
-        let content = Content::of(vec![b' '; MANIFEST_BYTES_MAX + 1].into());
+        let bytes = Bytes::from_static(br#"{"mediaType":"application/x"}"#);
+        let content = Content::of(bytes).without_bytes();
         cache.put(&digest(1), version("a"), &content);
-        assert!(cache.get(&digest(1), &version("a")).is_none());
+        let kept = cache.get(&digest(1), &version("a")).expect("is kept");
+        assert_eq!(&*kept.media_type, "application/x");
+        assert!(kept.bytes.is_none());
     }
 }

@@ -9,15 +9,16 @@ use bytes::Bytes;
 
 use super::damage::Hashed;
 use super::links::put_link;
-use super::manifest_cache::Content;
+use super::manifest_cache::{Content, MANIFEST_BYTES_MAX};
+use super::memory_budget::{Holder, Reservation};
 use super::references::MissingLink;
 use super::rereading::facts_of_manifest;
-use super::{Registry, RegistryError};
+use super::{Blob, Registry, RegistryError};
 use crate::auth::Permit;
 use crate::index::{Fact, Forget};
 use crate::layout::{self, Key, Place};
 use crate::oci::{Algorithm, Digest, Manifest, Reference, RepositoryName, Tag};
-use crate::store::{Depth, Small, Step};
+use crate::store::{Depth, Meta, Small, Step};
 
 /// Longest manifest read back: the most that `limits.manifest_size_bytes` may ever have been, so that lowering it hides
 /// nothing, and a layer that is asked for as a manifest does not fill the memory.
@@ -34,8 +35,19 @@ pub struct StoredManifest {
     pub digest: Digest,
     /// What it says it is.
     pub media_type: Arc<str>,
+    /// Its length.
+    pub size_bytes: u64,
     /// Its exact bytes.
-    pub bytes: Bytes,
+    pub content: ManifestContent,
+}
+
+/// Where the bytes of a manifest are.
+#[derive(Debug, Clone)]
+pub enum ManifestContent {
+    /// In memory, counted in the budget.
+    InMemory(Bytes),
+    /// In the store, to be read by [`Registry::read_blob`]: it is too long to be held for as long as a client takes.
+    InStore(Blob),
 }
 
 /// A manifest that was taken.
@@ -56,23 +68,33 @@ impl Registry {
     ) -> Result<StoredManifest, RegistryError> {
         let unknown = || RegistryError::ManifestUnknown(reference.clone());
         let digest = self.resolve(name, reference).await?.ok_or_else(unknown)?;
-        let content = self.content_of(name, &digest).await?;
+        let (key, meta) = self
+            .linked_manifest(name, &digest)
+            .await?
+            .ok_or_else(unknown)?;
+        let content = self.content_of(&digest, &key, &meta).await?;
         let Content { media_type, bytes } = content.ok_or_else(unknown)?;
+        let size_bytes = meta.size_bytes;
+        let content = match bytes {
+            Some(bytes) => ManifestContent::InMemory(bytes),
+            None => ManifestContent::InStore(Blob::at(key, &digest, size_bytes)),
+        };
         Ok(StoredManifest {
             digest,
             media_type,
-            bytes,
+            size_bytes,
+            content,
         })
     }
 
+    /// The content at `key`, without its bytes if they are too many to be held. A client decides for how long they are; so
+    /// those that are held are counted, and where no more may be, they are read again while they are sent.
     async fn content_of(
         &self,
-        name: &RepositoryName,
         digest: &Digest,
+        key: &Key,
+        meta: &Meta,
     ) -> Result<Option<Content>, RegistryError> {
-        let Some((key, meta)) = self.linked_manifest(name, digest).await? else {
-            return Ok(None);
-        };
         // The link's word counts: a path of one algorithm may lead to data of the other.
         let Some(Place::BlobData(target)) = Place::parse(key.as_str()) else {
             return Ok(None);
@@ -80,32 +102,63 @@ impl Registry {
         if let Some(content) = self.manifests.get(digest, &meta.version) {
             return Ok(Some(content));
         }
+        let Some(reservation) = self.reserve_for_manifest(meta.size_bytes) else {
+            // What it is can be told only from all of it.
+            let _turn = self.long_reads.acquire().await;
+            let Some((meta, content)) = self.read_sound(key, &target, READ_SIZE_MAX_BYTES).await?
+            else {
+                return Ok(None);
+            };
+            let content = content.without_bytes();
+            if meta.size_bytes > MANIFEST_BYTES_MAX {
+                self.manifests.put(digest, meta.version, &content);
+            }
+            return Ok(Some(content));
+        };
+        let Some(read) = self.read_sound(key, &target, MANIFEST_BYTES_MAX).await? else {
+            return Ok(None);
+        };
+        let (meta, content) = read;
+        let content = content.held_by(reservation);
+        self.manifests.put(digest, meta.version, &content);
+        Ok(Some(content))
+    }
+
+    /// The data of `target`, if they are there, no longer than `size_max_bytes`, and what their digest says.
+    async fn read_sound(
+        &self,
+        key: &Key,
+        target: &Digest,
+        size_max_bytes: u64,
+    ) -> Result<Option<(Meta, Content)>, RegistryError> {
         let mut read = None;
-        self.read_each(
-            std::slice::from_ref(&key),
-            READ_SIZE_MAX_BYTES,
-            |_, data| {
-                if let Small::Whole(meta, bytes) = data {
-                    read = Some((meta, bytes));
-                }
-            },
-        )
+        self.read_each(std::slice::from_ref(key), size_max_bytes, |_, data| {
+            if let Small::Whole(meta, bytes) = data {
+                read = Some((meta, bytes));
+            }
+        })
         .await?;
         let Some((meta, bytes)) = read else {
             return Ok(None);
         };
-        let known = self.hashed_before(&target, &meta);
+        let known = self.hashed_before(target, &meta);
         let (size_bytes, algorithm) = (bytes.len(), target.algorithm());
         let look = move || {
             let hashed = Hashed::of(&bytes, algorithm, known);
             (Content::of(bytes), hashed)
         };
         let (content, hashed) = self.parsing.run(size_bytes, look).await?;
-        if !self.is_sound(&target, &meta, hashed) {
-            return Ok(None);
+        let is_sound = self.is_sound(target, &meta, hashed);
+        Ok(is_sound.then_some((meta, content)))
+    }
+
+    fn reserve_for_manifest(&self, size_bytes: u64) -> Option<Reservation> {
+        if size_bytes > MANIFEST_BYTES_MAX {
+            return None;
         }
-        self.manifests.put(digest, meta.version, &content);
-        Ok(Some(content))
+        let mut reservation = self.memory.reservation(Holder::Manifests);
+        let size_bytes = usize::try_from(size_bytes).ok()?;
+        reservation.grow_to(size_bytes).ok().map(|()| reservation)
     }
 
     async fn resolve(

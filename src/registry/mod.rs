@@ -17,6 +17,7 @@ mod lists;
 mod locks;
 mod manifest_cache;
 mod manifests;
+mod memory_budget;
 #[cfg(test)]
 mod open_mode;
 mod parsing;
@@ -38,15 +39,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use tokio::sync::Semaphore;
 
 pub use self::blobs::Blob;
 pub use self::comparing::{Comparison, Filled, Progress, Tell};
 pub use self::error::{BodyError, RegistryError};
 pub use self::keeper::IndexedError;
 pub use self::listings::{Page, PageRequest};
-pub use self::manifests::{PushedManifest, StoredManifest};
+pub use self::manifests::{ManifestContent, PushedManifest, StoredManifest};
+pub use self::memory_budget::{BudgetSpent, Holder, MemoryBudget, Reservation};
 pub use self::readiness::{Readiness, Trouble};
-pub use self::referrers::Referrer;
+pub use self::referrers::{Referrer, ReferrersPage};
 pub use self::sessions::Owner;
 pub use self::status::{IndexStatus, Status};
 pub use self::uploads::Chunk;
@@ -63,6 +66,9 @@ use crate::clock::Clock;
 use crate::index::Index;
 use crate::store::ObjectStore;
 
+/// Reads at a time that hold much for a moment: manifests of many megabytes, and pages of referrers.
+const LONG_READS_AT_ONCE: usize = 2;
+
 /// A request's body: bytes as they come, or why no more will.
 pub type Body = BoxStream<'static, Result<Bytes, BodyError>>;
 
@@ -74,6 +80,9 @@ pub struct Registry {
     clock: Arc<dyn Clock>,
     lists: Lists,
     manifests: ManifestCache,
+    memory: MemoryBudget,
+    long_reads: Semaphore,
+    referrer_reads: Arc<Semaphore>,
     damage: Damage,
     parsing: Parsing,
     /// By digest, held from the check that everything referenced exists to the revision link.
@@ -98,6 +107,9 @@ impl Registry {
             sessions: Sessions::new(secret, open_uploads, Arc::clone(&clock)),
             lists: Lists::new(index, Arc::clone(&clock)),
             manifests: ManifestCache::default(),
+            memory: MemoryBudget::new(settings.limits.whole_bodies_bytes),
+            long_reads: Semaphore::new(LONG_READS_AT_ONCE),
+            referrer_reads: Arc::new(Semaphore::new(LONG_READS_AT_ONCE)),
             damage: Damage::default(),
             parsing: Parsing::default(),
             store,
@@ -112,6 +124,11 @@ impl Registry {
     /// What the config decided.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// The memory that bodies may take which are held whole.
+    pub fn memory(&self) -> &MemoryBudget {
+        &self.memory
     }
 
     fn check_writable(&self) -> Result<(), RegistryError> {
@@ -163,6 +180,9 @@ pub struct Limits {
     /// Longest manifest taken (`limits.manifest_size_bytes`, 4 MiB by default as the specification asks, at most 16 MiB:
     /// 4 MiB hold a Geranos disk of 1 TiB).
     pub manifest_size_bytes: usize,
+    /// Memory for bodies that are held whole, of all requests and answers together (`limits.whole_bodies_bytes`, 64 MiB: a
+    /// dozen of the longest manifests at once, or thousands of usual ones).
+    pub whole_bodies_bytes: usize,
     /// Repositories looked through for a blob to mount (`limits.mount_probes`, 1,000): each costs two look-ups.
     pub mount_probes: usize,
     /// Entries in one page of a list (`limits.list_page`, 1,000).

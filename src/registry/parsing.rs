@@ -57,7 +57,7 @@ mod tests {
     use crate::layout::Place;
     use crate::oci::{Algorithm, Digest, READ_HERE_BYTES, Reference, RepositoryName};
     use crate::registry::open_mode::OpenMode;
-    use crate::registry::{Limits, References, Registry, Settings};
+    use crate::registry::{Limits, ManifestContent, PageRequest, References, Registry, Settings};
     use crate::store::memory::MemoryStore;
 
     const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -71,6 +71,7 @@ mod tests {
             case_insensitive: false,
             limits: Limits {
                 manifest_size_bytes: 4 * 1024 * 1024,
+                whole_bodies_bytes: 64 * 1024 * 1024,
                 mount_probes: 10,
                 list_page: 10,
                 catalog_page: 10,
@@ -107,12 +108,11 @@ mod tests {
         let put = |body| registry.put_manifest(&name, &reference, &[], Some(INDEX), body, &permit);
         put(body.clone()).await.unwrap();
         put(body.slice(1..)).await.unwrap_err();
-        assert_eq!(
-            registry.manifest(&name, &reference).await.unwrap().bytes,
-            body
-        );
-        let referrers = registry.referrers(&name, &subject, None).await.unwrap();
-        assert_eq!(referrers.len(), 1, "not read at all");
+        let found = registry.manifest(&name, &reference).await.unwrap();
+        assert!(matches!(found.content, ManifestContent::InMemory(bytes) if bytes == body));
+        let page = PageRequest::default();
+        let referrers = registry.referrers(&name, &subject, None, &page);
+        assert_eq!(referrers.await.unwrap().items.len(), 1, "not read at all");
         registry.read_everything().await.unwrap();
         let read_bytes = READ_HERE_BYTES.get() - before;
         assert_eq!(read_bytes, 0, "a long manifest was read on an async thread");

@@ -32,6 +32,7 @@ async fn who_is_removed_while_it_waits_for_a_lock_is_refused() {
         case_insensitive: false,
         limits: Limits {
             manifest_size_bytes: 1 << 20,
+            whole_bodies_bytes: 64 * 1024 * 1024,
             mount_probes: 10,
             list_page: 10,
             catalog_page: 10,

@@ -55,6 +55,7 @@ impl Lab {
             case_insensitive: false,
             limits: Limits {
                 manifest_size_bytes: 1 << 20,
+                whole_bodies_bytes: 64 * 1024 * 1024,
                 mount_probes: 100,
                 list_page: 100,
                 catalog_page: 100,

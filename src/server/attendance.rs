@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures_util::Stream as _;
 
 use super::incoming::Patience;
+use super::pulse::{Pulse, Turn};
 use crate::store::{ByteStream, StoreError};
 
 /// How much of an answer is handed over at once: what the HTTP library holds for a reader who has stopped is at most this,
@@ -47,8 +48,11 @@ impl Source {
 }
 
 /// The exchanges of one connection.
-#[derive(Clone, Default)]
-pub(super) struct Attendance(Arc<Mutex<Listed>>);
+#[derive(Clone)]
+pub(super) struct Attendance {
+    listed: Arc<Mutex<Listed>>,
+    pulse: Arc<Pulse>,
+}
 
 #[derive(Default)]
 struct Listed {
@@ -80,6 +84,14 @@ struct Answering {
 }
 
 impl Attendance {
+    /// Of the connection with this pulse.
+    pub(super) fn new(pulse: Arc<Pulse>) -> Self {
+        Self {
+            listed: Arc::default(),
+            pulse,
+        }
+    }
+
     /// Another request has come.
     pub(super) fn begin(&self) -> InUse {
         let exchange = Arc::new(Exchange(Mutex::new(Phase::Handling)));
@@ -89,7 +101,8 @@ impl Attendance {
             listed.open.retain(|exchange| !exchange.has_ended());
         }
         listed.open.push(Arc::clone(&exchange));
-        InUse(exchange)
+        let turn = Arc::new(self.pulse.begin());
+        InUse { exchange, turn }
     }
 
     /// Gives up readers who do not read. Tells how many requests have come so far, if none of them is open any more.
@@ -105,7 +118,7 @@ impl Attendance {
 
     fn lock(&self) -> MutexGuard<'_, Listed> {
         // A list stays whole whoever panics.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -141,13 +154,22 @@ impl Exchange {
 }
 
 /// The right to the connection's place; ends when dropped.
-pub(super) struct InUse(Arc<Exchange>);
+pub(super) struct InUse {
+    exchange: Arc<Exchange>,
+    turn: Arc<Turn>,
+}
 
 impl InUse {
+    /// Whose turn it is, for whoever reads the request's body.
+    pub(super) fn turn(&self) -> Arc<Turn> {
+        Arc::clone(&self.turn)
+    }
+
     /// The answer begins.
     pub(super) fn answer(&self, source: Source, now: Duration) {
         let seen = (0, now);
-        *self.0.lock() = Phase::Answering(Answering {
+        self.turn.answers();
+        *self.exchange.lock() = Phase::Answering(Answering {
             source,
             began: now,
             asked: 0,
@@ -161,7 +183,7 @@ impl InUse {
         &self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, StoreError>>> {
-        let mut phase = self.0.lock();
+        let mut phase = self.exchange.lock();
         let Phase::Answering(answering) = &mut *phase else {
             let source = std::io::Error::from(std::io::ErrorKind::TimedOut);
             let doing = "go on with an answer that nobody has read for a while".to_owned();
@@ -169,8 +191,15 @@ impl InUse {
         };
         answering.asked += 1;
         let piece = answering.source.poll(context);
-        if let Poll::Ready(Some(Ok(bytes))) = &piece {
-            answering.sent_bytes += bytes.len() as u64;
+        match &piece {
+            // The store has not got it yet.
+            Poll::Pending => self.turn.ours(),
+            Poll::Ready(Some(Ok(bytes))) => {
+                answering.sent_bytes += bytes.len() as u64;
+                self.turn.moved(bytes.len());
+                self.turn.clients();
+            }
+            Poll::Ready(_) => self.turn.clients(),
         }
         piece
     }
@@ -178,7 +207,7 @@ impl InUse {
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        *self.0.lock() = Phase::Ended;
+        *self.exchange.lock() = Phase::Ended;
     }
 }
 
@@ -200,6 +229,8 @@ mod tests {
             stall_secs: STALL.as_secs(),
             floor_bytes_per_sec: 1_024,
             pressure,
+            whole_body_secs: 120,
+            memory: crate::registry::MemoryBudget::new(1024),
         }
     }
 
@@ -217,12 +248,15 @@ mod tests {
     #[test]
     fn a_reader_who_has_stopped_is_given_up_and_one_who_crawls_is_not() {
         let clock = ManualClock::at_unix_secs(0);
-        let patience = patience(&clock, Pressure::new(10));
+        let patience = patience(
+            &clock,
+            Pressure::new(10, Vec::new(), Arc::new(clock.clone())),
+        );
         for source in [
             endless(),
             Source::Whole(Bytes::from(vec![0; PIECE_BYTES * 100])),
         ] {
-            let attendance = Attendance::default();
+            let attendance = Attendance::new(Pulse::new(Arc::new(ManualClock::at_unix_secs(0))));
             let in_use = attendance.begin();
             assert_eq!(
                 attendance.look(&patience),
@@ -248,8 +282,11 @@ mod tests {
     #[test]
     fn a_small_answer_that_is_never_asked_for_is_given_up_too() {
         let clock = ManualClock::at_unix_secs(0);
-        let patience = patience(&clock, Pressure::new(10));
-        let attendance = Attendance::default();
+        let patience = patience(
+            &clock,
+            Pressure::new(10, Vec::new(), Arc::new(clock.clone())),
+        );
+        let attendance = Attendance::new(Pulse::new(Arc::new(ManualClock::at_unix_secs(0))));
         let in_use = attendance.begin();
         in_use.answer(Source::Whole(Bytes::from_static(b"ok")), clock.elapsed());
         clock.advance(STALL);
@@ -259,13 +296,12 @@ mod tests {
     #[tokio::test]
     async fn a_crawling_reader_makes_room_when_connections_are_scarce() {
         let clock = ManualClock::at_unix_secs(0);
-        let pressure = Pressure::new(5);
-        let mut permits = Vec::new();
-        for _ in 0..5 {
-            permits.push(pressure.permit().await);
-        }
+        let pressure = Pressure::new(5, Vec::new(), Arc::new(clock.clone()));
+        let _places: Vec<_> = (0..5)
+            .map(|last| pressure.admit([192, 0, 2, last].into()))
+            .collect();
         let patience = patience(&clock, pressure);
-        let attendance = Attendance::default();
+        let attendance = Attendance::new(Pulse::new(Arc::new(ManualClock::at_unix_secs(0))));
         let in_use = attendance.begin();
         in_use.answer(endless(), clock.elapsed());
         clock.advance(STALL / 2);
@@ -276,7 +312,7 @@ mod tests {
 
     #[test]
     fn ended_exchanges_are_not_kept() {
-        let attendance = Attendance::default();
+        let attendance = Attendance::new(Pulse::new(Arc::new(ManualClock::at_unix_secs(0))));
         for _ in 0..SWEEP_AT * 10 {
             drop(attendance.begin());
         }

@@ -1,7 +1,7 @@
 //! Connections: taking them, TLS, HTTP, and letting go of them when the server ends.
 //!
-//! Must not know what a request asks. Invariant: no connection outlives the drain time, none is taken beyond the limit, and
-//! none is cut while its body moves before that.
+//! Must not know what a request asks. Invariant: no connection outlives the drain time, each has a place (`pressure`) for as
+//! long as it lives, taking them never stops, and none is cut while its body moves before the drain time.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -24,12 +24,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::attendance::Attendance;
-use super::dispatch::State;
+use super::dispatch::{Peer, State};
 use super::incoming::RequestBody;
-use super::pressure::Pressure;
+use super::pressure::{Place, Pressure, RESERVE};
 use super::stall::StallGuard;
 use super::{ServerError, Services, Settings};
 use crate::auth::Listening;
+use crate::clock::Clock;
 use crate::platform;
 
 /// Requests on one HTTP/2 connection at once: an image has seldom more layers, and each may hold a window.
@@ -37,6 +38,9 @@ const STREAMS_MAX: u32 = 128;
 /// HTTP/2 windows: hyper's 64 KiB caps a push at a few MB/s over a LAN. One connection holds at most the second.
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// What the windows of all HTTP/2 connections are, about: each new one has its part, down to what HTTP/2 begins with.
+const ALL_WINDOWS_BYTES: u32 = 32 * 1024 * 1024;
+const WINDOW_BYTES_MIN: u32 = 64 * 1024;
 /// What the system holds for a client that reads slowly, beyond what is under way: the stall limit judges a reader by what
 /// the system takes next, and a full buffer of the usual megabytes takes nothing for minutes from one who reads 16 KiB/s.
 const UNSENT_BYTES: u32 = 128 * 1024;
@@ -49,6 +53,14 @@ const HTTP1_BUFFER_BYTES: usize = 128 * 1024;
 const BACKLOG: i32 = 1_024;
 /// A pause after a failed accept (no descriptors left), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often it is looked for connections that take too long while others may need their places.
+const LOOK: Duration = Duration::from_secs(1);
+/// What a connection that is put out has to end what it is saying.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Open files for everything but connections: the index, directories, what is written at the moment.
+const DESCRIPTORS_SPARE: u64 = 256;
+/// Open files of a connection: itself, and what it reads or writes.
+const DESCRIPTORS_EACH: u64 = 2;
 /// How often a connection is looked at in the time that it may idle.
 const LOOKS_PER_REST: u32 = 4;
 /// The first byte of every TLS connection: a handshake record (RFC 8446 section 5.1).
@@ -77,7 +89,9 @@ impl Server {
                 }),
             });
         }
-        let pressure = Pressure::new(settings.limits.connections);
+        let limit = connections_max(settings.limits.connections);
+        let proxies = settings.trusted_proxies.clone();
+        let pressure = Pressure::new(limit, proxies, Arc::clone(&services.clock));
         Ok(Self {
             listener,
             state: Arc::new(State::new(services, settings, pressure)),
@@ -94,26 +108,31 @@ impl Server {
         let ending = CancellationToken::new();
         let connections = TaskTracker::new();
         let mut shutdown = std::pin::pin!(shutdown);
+        let clock = Arc::clone(&self.state.services.clock);
+        let pressure = self.state.pressure.clone();
+        let mut look = clock.sleep(LOOK);
         loop {
-            let permit = tokio::select! {
-                permit = self.state.pressure.permit() => permit,
-                () = &mut shutdown => break,
-            };
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
+                () = &mut look => {
+                    pressure.sweep(&self.state.settings.limits);
+                    look = clock.sleep(LOOK);
+                    continue;
+                }
                 () = &mut shutdown => break,
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    let serving = serve(Arc::clone(&self.state), stream, peer, ending.clone());
-                    connections.spawn(async move {
-                        serving.await;
-                        drop(permit);
-                    });
+                    // One that finds no place at all is closed.
+                    if let Some(place) = pressure.admit(peer.ip()) {
+                        let state = Arc::clone(&self.state);
+                        connections.spawn(serve(state, stream, peer, place, ending.clone()));
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot take a connection");
-                    self.state.services.clock.sleep(ACCEPT_PAUSE).await;
+                    pressure.make_room();
+                    clock.sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
@@ -143,7 +162,13 @@ async fn drain(connections: &TaskTracker, state: &State) {
     }
 }
 
-async fn serve(state: Arc<State>, stream: TcpStream, peer: SocketAddr, ending: CancellationToken) {
+async fn serve(
+    state: Arc<State>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: Place,
+    ending: CancellationToken,
+) {
     // Answers are written whole; waiting for more to send would only delay them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, %peer, "cannot set TCP_NODELAY");
@@ -152,17 +177,20 @@ async fn serve(state: Arc<State>, stream: TcpStream, peer: SocketAddr, ending: C
         tracing::debug!(%error, %peer, "cannot limit what is unsent");
     }
     let Some(tls) = state.services.tls.clone() else {
-        return serve_http(state, stream, peer, Speaks::Plain, ending).await;
+        return serve_http(state, stream, peer, place, Speaks::Plain, ending).await;
     };
     let time = Duration::from_secs(state.settings.limits.handshake_secs);
     let is_tls = tokio::select! {
         first = first_byte(&stream) => first.map(|byte| byte == TLS_HANDSHAKE),
         () = state.services.clock.sleep(time) => None,
+        () = place.put_out() => None,
         () = ending.cancelled() => None,
     };
     match is_tls {
         None => {}
-        Some(false) => serve_http(state, stream, peer, Speaks::PlainByMistake, ending).await,
+        Some(false) => {
+            serve_http(state, stream, peer, place, Speaks::PlainByMistake, ending).await;
+        }
         Some(true) => {
             let accepting = async {
                 let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
@@ -173,12 +201,13 @@ async fn serve(state: Arc<State>, stream: TcpStream, peer: SocketAddr, ending: C
             let stream = tokio::select! {
                 accepted = accepting => accepted,
                 () = state.services.clock.sleep(time) => return,
+                () = place.put_out() => return,
                 () = ending.cancelled() => return,
             };
             match stream {
                 Ok(mut stream) => {
                     stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
-                    serve_http(state, stream, peer, Speaks::Tls, ending).await;
+                    serve_http(state, stream, peer, place, Speaks::Tls, ending).await;
                 }
                 // Mostly a client that does not trust our authority; it knows better what is wrong than we do.
                 Err(error) => tracing::debug!(%error, %peer, "TLS handshake failed"),
@@ -209,12 +238,14 @@ async fn serve_http<S>(
     state: Arc<State>,
     stream: S,
     peer: SocketAddr,
+    place: Place,
     speaks: Speaks,
     ending: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = &state.settings.limits;
+    let clock = Arc::clone(&state.services.clock);
     let was_refused = Arc::new(AtomicBool::new(false));
     let guard = StallGuard::new(
         stream,
@@ -222,8 +253,14 @@ async fn serve_http<S>(
         Duration::from_secs(limits.stall_secs),
         Arc::clone(&was_refused),
     );
-    let builder = builder(&state.settings, speaks);
-    let attendance = Attendance::default();
+    let builder = builder(&state, speaks);
+    place.pulse().speaks();
+    let attendance = Attendance::new(Arc::clone(place.pulse()));
+    let other_end = Peer {
+        address: peer,
+        is_tls: speaks == Speaks::Tls,
+        is_reserve: place.is_reserve(),
+    };
     let idle = |rest_secs| {
         let rest = Duration::from_secs(rest_secs);
         idle(attendance.clone(), Arc::clone(&state), rest)
@@ -234,7 +271,8 @@ async fn serve_http<S>(
     let service = service_fn(move |request: Request<Incoming>| {
         let state = Arc::clone(&state);
         let in_use = attendance.begin();
-        let request = request.map(|incoming| RequestBody::new(incoming, Arc::clone(&was_refused)));
+        let body = |incoming| RequestBody::new(incoming, Arc::clone(&was_refused), in_use.turn());
+        let request = request.map(body);
         async move {
             Ok::<_, Infallible>(match speaks {
                 Speaks::PlainByMistake => {
@@ -242,28 +280,34 @@ async fn serve_http<S>(
                     state.add_configured_headers(&mut answer);
                     answer
                 }
-                Speaks::Tls | Speaks::Plain => {
-                    let is_tls = speaks == Speaks::Tls;
-                    state.answer(request, peer, is_tls, in_use).await
-                }
+                Speaks::Tls | Speaks::Plain => state.answer(request, other_end, in_use).await,
             })
         }
     });
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(guard), service));
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = async { tokio::select! { () = ending.cancelled() => {}, () = first_idle => {} } } => {
+        () = async { tokio::select! { () = ending.cancelled() => {}, () = first_idle => {}, () = place.put_out() => {} } } => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 result = connection.as_mut() => result,
                 // What it still holds, nobody reads.
                 () = second_idle => return,
+                () = last_words(&place, clock.as_ref()) => return,
             }
         }
     };
     if let Err(error) = result {
         // Clients leave in the middle of things all the time.
         tracing::debug!(error = %super::error::chain(error.as_ref()), %peer, "connection ended early");
+    }
+}
+
+/// Resolves when a connection that is put out has had its last words.
+async fn last_words(place: &Place, clock: &dyn Clock) {
+    place.put_out().await;
+    if place.may_finish() {
+        clock.sleep(LAST_WORDS).await;
     }
 }
 
@@ -288,7 +332,32 @@ async fn idle(attendance: Attendance, state: Arc<State>, rest: Duration) {
     }
 }
 
-fn builder(settings: &Settings, speaks: Speaks) -> auto::Builder<TokioExecutor> {
+/// How many connections there may be: no more than the system has descriptors for.
+fn connections_max(wanted: usize) -> usize {
+    let Some(descriptors) = platform::raise_descriptor_limit() else {
+        return wanted;
+    };
+    let room = descriptors.saturating_sub(DESCRIPTORS_SPARE) / DESCRIPTORS_EACH;
+    let room = usize::try_from(room).unwrap_or(usize::MAX).max(RESERVE);
+    if room < wanted {
+        tracing::warn!(
+            descriptors,
+            connections = room,
+            "fewer connections than `limits.connections`; hint: raise `ulimit -n`"
+        );
+    }
+    wanted.min(room)
+}
+
+/// An HTTP/2 connection's part of all windows.
+fn connection_window_bytes(connections: usize) -> u32 {
+    let connections = u32::try_from(connections).unwrap_or(u32::MAX).max(1);
+    (ALL_WINDOWS_BYTES / connections).clamp(WINDOW_BYTES_MIN, CONNECTION_WINDOW_BYTES)
+}
+
+fn builder(state: &State, speaks: Speaks) -> auto::Builder<TokioExecutor> {
+    let settings = &state.settings;
+    let window_bytes = connection_window_bytes(state.pressure.taken());
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -302,8 +371,8 @@ fn builder(settings: &Settings, speaks: Speaks) -> auto::Builder<TokioExecutor> 
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES.min(window_bytes))
+        .initial_connection_window_size(window_bytes)
         // A peer that is gone without a word answers no ping.
         .keep_alive_interval(Duration::from_secs(settings.limits.header_secs))
         .keep_alive_timeout(Duration::from_secs(settings.limits.header_secs));

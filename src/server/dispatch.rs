@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::header::{
-    ALLOW, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, USER_AGENT,
+    ALLOW, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, USER_AGENT,
     X_CONTENT_TYPE_OPTIONS,
 };
 use http::request::Parts;
@@ -29,6 +29,7 @@ use super::{
     token, uploads,
 };
 use crate::auth::{Access, Caller, Origin, Permit, is_host};
+use crate::registry::{Holder, Reservation};
 use crate::telemetry::field;
 
 /// All that a request needs, shared by all connections.
@@ -38,6 +39,15 @@ pub(super) struct State {
     pub(super) pressure: Pressure,
     /// `http.headers`; a name may have several values.
     configured_headers: HeaderMap,
+}
+
+/// The other end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer {
+    pub(super) address: SocketAddr,
+    pub(super) is_tls: bool,
+    /// Whether there was no place for it: only health is answered.
+    pub(super) is_reserve: bool,
 }
 
 /// A request that may do what it asks.
@@ -79,7 +89,15 @@ impl State {
             stall_secs: self.settings.limits.stall_secs,
             floor_bytes_per_sec: self.settings.limits.floor_bytes_per_sec,
             pressure: self.pressure.clone(),
+            whole_body_secs: self.settings.limits.whole_body_secs,
+            memory: self.services.registry.memory().clone(),
         }
+    }
+
+    /// Room for what a request or its answer holds in memory as a whole.
+    pub(super) fn reservation(&self, origin: &Origin) -> Reservation {
+        let holder = Holder::Client(origin.client);
+        self.services.registry.memory().reservation(holder)
     }
 
     /// The path of something below `/v2/`, as the client sees it.
@@ -103,18 +121,24 @@ impl State {
     pub(super) async fn answer(
         self: Arc<Self>,
         request: Request<RequestBody>,
-        peer: SocketAddr,
-        is_tls: bool,
+        peer: Peer,
         in_use: InUse,
     ) -> Response<ResponseBody> {
         let (head, body) = request.into_parts();
         let path = RequestPath::decode(head.uri.path()).below(&self.settings.prefix);
         let query = head.uri.query().unwrap_or_default();
         let route = check_host(&head).and_then(|()| Ok(Route::parse(&head.method, &path, query)?));
-        let mut reading = origin::read(&self.settings, peer, is_tls, &head.headers, &head.uri);
+        let mut reading = origin::read(
+            &self.settings,
+            peer.address,
+            peer.is_tls,
+            &head.headers,
+            &head.uri,
+        );
         let named = reading.request_id.take();
         let id = named.unwrap_or_else(RequestId::random);
         let method = head.method.clone();
+        let is_http1 = head.version < Version::HTTP_2;
         let user_agent = head.headers.get(USER_AGENT);
         let mut line = Line {
             clock: Arc::clone(&self.services.clock),
@@ -133,6 +157,9 @@ impl State {
         let (shown_method, shown_path) = (field(method.as_str()), field(&line.path));
         let span = tracing::info_span!("request", %id, method = %shown_method, route = line.route, path = %shown_path);
         let handled = match route {
+            Ok(route) if peer.is_reserve && !matches!(route, Route::Health | Route::Ready) => {
+                Err(ServerError::NoPlace)
+            }
             Ok(route) => {
                 self.handle(route, head, body, reading, &mut line.account)
                     .instrument(span.clone())
@@ -140,12 +167,23 @@ impl State {
             }
             Err(error) => Err(error),
         };
-        let mut answer = handled.unwrap_or_else(|error: ServerError| {
+        let counted = handled.and_then(|mut answer| {
+            let holder = Holder::Client(line.client);
+            let reservation = self.services.registry.memory().reservation(holder);
+            answer.body_mut().count(reservation)?;
+            Ok(answer)
+        });
+        let mut answer = counted.unwrap_or_else(|error: ServerError| {
             line.refusal = error.refusal();
             span.in_scope(|| error.response())
         });
         if method == Method::OPTIONS || answer.status() == StatusCode::METHOD_NOT_ALLOWED {
             self.set_allow(&mut answer, &path, &method);
+        }
+        // Others wait for a place in the reserve. HTTP/2 knows no such header.
+        if peer.is_reserve && is_http1 {
+            let close = HeaderValue::from_static("close");
+            answer.headers_mut().insert(CONNECTION, close);
         }
         self.finish(&mut answer, &method, &id);
         line.status = answer.status().as_u16();
@@ -225,8 +263,8 @@ impl State {
             Route::Base => Ok(response::bytes(StatusCode::OK, "application/json", "{}")),
             Route::Catalog(page) => listings::catalog(self, &request, &page).await,
             Route::Tags(name, page) => listings::tags(self, &name, &page).await,
-            Route::Referrers(name, subject, artifact_type) => {
-                listings::referrers(self, &name, &subject, artifact_type.as_deref()).await
+            Route::Referrers(name, subject, artifact_type, page) => {
+                listings::referrers(self, &name, &subject, artifact_type.as_deref(), &page).await
             }
             Route::BlobRead(name, digest) => blobs::read(self, &request, &name, &digest).await,
             Route::BlobDelete(name, digest) => blobs::delete(self, &request, &name, &digest).await,

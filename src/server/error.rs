@@ -14,7 +14,7 @@ use super::response;
 use super::route::RouteError;
 use crate::auth::{Refusal, TokenRefusal};
 use crate::oci::Digest;
-use crate::registry::{BodyError, RegistryError};
+use crate::registry::{BodyError, BudgetSpent, RegistryError};
 use crate::store::StoreError;
 use crate::telemetry::field;
 
@@ -56,6 +56,18 @@ pub(super) enum ServerError {
         /// What is taken.
         limit_bytes: usize,
     },
+    /// The body is held whole, and has not come in the time for that.
+    #[error("the body was not there after {limit_secs} s")]
+    BodyTooLate {
+        /// The time.
+        limit_secs: u64,
+    },
+    /// Others hold the memory that this would take.
+    #[error("the registry holds as much as it may for others; hint: try again in a few seconds")]
+    MemoryBudget(#[from] BudgetSpent),
+    /// All connections are taken, by requests that move.
+    #[error("all connections are taken; hint: try again in a few seconds")]
+    NoPlace,
     /// Plain HTTP came to a port that speaks TLS.
     #[error("this port speaks https, not http; the authority to trust is at {authority_url}")]
     PlainHttp {
@@ -66,6 +78,9 @@ pub(super) enum ServerError {
     #[error("the server failed")]
     Internal,
 }
+
+/// When to try again what there was no memory for: a body of the usual size is there and gone in less.
+const RETRY_AFTER_SECS: u64 = 5;
 
 /// The closed list of the specification, as far as it is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -118,7 +133,9 @@ impl ServerError {
     /// The answer.
     pub(super) fn response(&self) -> Response<ResponseBody> {
         let (status, code) = self.status_and_code();
-        if status.is_server_error() {
+        let is_ours =
+            status.is_server_error() && !matches!(self, Self::MemoryBudget(_) | Self::NoPlace);
+        if is_ours {
             tracing::error!(error = %field(&chain(self)), status = status.as_u16(), "request failed");
         } else {
             tracing::debug!(error = %field(&chain(self)), status = status.as_u16(), "request refused");
@@ -201,6 +218,10 @@ impl ServerError {
                 }
             },
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Code::ManifestInvalid),
+            Self::BodyTooLate { .. } => (StatusCode::REQUEST_TIMEOUT, Code::ManifestInvalid),
+            Self::MemoryBudget(_) | Self::NoPlace => {
+                (StatusCode::SERVICE_UNAVAILABLE, Code::TooManyRequests)
+            }
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown),
         }
     }
@@ -220,6 +241,7 @@ impl ServerError {
                 "no space left on this registry; hint: free some, then send it again".to_owned()
             }
             Self::Registry(error @ RegistryError::Busy) => error.to_string(),
+            Self::MemoryBudget(_) | Self::NoPlace => self.to_string(),
             _ if status.is_server_error() => "the registry failed; its log tells why".to_owned(),
             Self::Registry(RegistryError::DeletesDisabled) => {
                 format!("{self}; hint: set `storage.delete.enabled: true`")
@@ -244,6 +266,9 @@ impl ServerError {
             }
             Self::Registry(RegistryError::Busy) => {
                 (RETRY_AFTER, Some(HeaderValue::from(BUSY_SECS)))
+            }
+            Self::MemoryBudget(_) | Self::NoPlace => {
+                (RETRY_AFTER, Some(HeaderValue::from(RETRY_AFTER_SECS)))
             }
             // Tells the client where to go on (distribution-spec "Pushing a blob in chunks").
             Self::Registry(

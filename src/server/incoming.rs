@@ -1,14 +1,15 @@
 //! Bodies on their way in.
 //!
 //! Design: DESIGN D7. No clock limits a body that moves; one that stands still for the stall limit is ended, and while
-//! connections are scarce one that creeps too. Must not know what is in them. Invariant: a body that breaks off is an error,
+//! connections are scarce one that creeps too. A body that is held whole is another thing: it takes memory for as long as
+//! it comes, so it has a time, and a place in the memory budget. Must not know what is in them. Invariant: a body that breaks off is an error,
 //! never a shorter body.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
@@ -16,24 +17,27 @@ use hyper::body::Incoming;
 
 use super::ServerError;
 use super::pressure::Pressure;
+use super::pulse::Turn;
 use crate::clock::Clock;
-use crate::registry::{self, BodyError};
+use crate::registry::{self, BodyError, MemoryBudget, Reservation};
 
 /// A request's body, which notes when it is given up before its end.
 pub(super) struct RequestBody {
     incoming: Incoming,
     has_ended: bool,
     was_refused: Arc<AtomicBool>,
+    turn: Arc<Turn>,
 }
 
 impl RequestBody {
     /// `was_refused` becomes true if not all of the body is read.
-    pub(super) fn new(incoming: Incoming, was_refused: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(incoming: Incoming, was_refused: Arc<AtomicBool>, turn: Arc<Turn>) -> Self {
         let has_ended = incoming.is_end_stream();
         Self {
             incoming,
             has_ended,
             was_refused,
+            turn,
         }
     }
 
@@ -43,7 +47,12 @@ impl RequestBody {
     }
 
     async fn frame(&mut self) -> Option<Result<Frame<Bytes>, hyper::Error>> {
+        self.turn.clients();
         let frame = self.incoming.frame().await;
+        self.turn.ours();
+        if let Some(Ok(frame)) = &frame {
+            self.turn.moved(frame.data_ref().map_or(0, Bytes::len));
+        }
         // After an error there is nobody left to send more.
         self.has_ended = !matches!(frame, Some(Ok(_)));
         frame
@@ -65,7 +74,12 @@ pub(super) struct Patience {
     pub(super) stall_secs: u64,
     pub(super) floor_bytes_per_sec: u64,
     pub(super) pressure: Pressure,
+    pub(super) whole_body_secs: u64,
+    pub(super) memory: MemoryBudget,
 }
+
+/// How often it is looked whether memory is scarce, in the time that a body has which is held whole.
+const WHOLE_BODY_LOOKS: u32 = 4;
 
 /// How long a body may take before its rate is judged at all.
 const RATE_GRACE: Duration = Duration::from_secs(30);
@@ -88,25 +102,81 @@ impl Patience {
         stream::try_unfold(state, Receiving::next).boxed()
     }
 
-    /// The whole of a small body.
+    /// The whole of a body, which is counted in the memory budget as it comes: what a client says of its length costs
+    /// nobody anything.
     pub(super) async fn collect(
         &self,
         body: RequestBody,
         limit_bytes: usize,
+        reservation: Reservation,
     ) -> Result<Bytes, ServerError> {
-        if body.incoming.size_hint().lower() > limit_bytes as u64 {
+        let told_bytes = body.incoming.size_hint();
+        if told_bytes.lower() > limit_bytes as u64 {
             return Err(ServerError::BodyTooLarge { limit_bytes });
         }
-        let mut body = self.receive(body);
-        let mut bytes = BytesMut::new();
-        while let Some(piece) = body.next().await {
-            let piece = piece.map_err(registry::RegistryError::from)?;
-            if bytes.len() + piece.len() > limit_bytes {
-                return Err(ServerError::BodyTooLarge { limit_bytes });
-            }
-            bytes.extend_from_slice(&piece);
+        let told_bytes = told_bytes
+            .exact()
+            .and_then(|size| usize::try_from(size).ok());
+        let room = Room {
+            bytes: Vec::new(),
+            told_bytes: told_bytes.unwrap_or(limit_bytes).min(limit_bytes),
+            limit_bytes,
+            reservation,
+        };
+        let pieces = self.receive(body);
+        tokio::select! {
+            collected = room.gather(pieces) => collected,
+            limit_secs = self.collected_in_time() => Err(ServerError::BodyTooLate { limit_secs }),
         }
-        Ok(bytes.freeze())
+    }
+
+    /// Resolves when a body that is held whole has had its time, which is a quarter while memory for these is scarce.
+    async fn collected_in_time(&self) -> u64 {
+        let part = Duration::from_secs(self.whole_body_secs) / WHOLE_BODY_LOOKS;
+        let began = self.clock.elapsed();
+        for look in 1..=WHOLE_BODY_LOOKS {
+            let next = began + part * look;
+            let left = next.saturating_sub(self.clock.elapsed());
+            self.clock.sleep(left).await;
+            if self.memory.is_scarce() {
+                return (part * look).as_secs();
+            }
+        }
+        self.whole_body_secs
+    }
+}
+
+/// A body that is held whole, as it grows.
+struct Room {
+    bytes: Vec<u8>,
+    /// How long it will be at most.
+    told_bytes: usize,
+    limit_bytes: usize,
+    reservation: Reservation,
+}
+
+impl Room {
+    async fn gather(mut self, mut pieces: registry::Body) -> Result<Bytes, ServerError> {
+        while let Some(piece) = pieces.next().await {
+            self.add(&piece.map_err(registry::RegistryError::from)?)?;
+        }
+        Ok(self.reservation.hold(self.bytes))
+    }
+
+    fn add(&mut self, piece: &[u8]) -> Result<(), ServerError> {
+        let limit_bytes = self.limit_bytes;
+        let size_bytes = self.bytes.len() + piece.len();
+        if size_bytes > limit_bytes {
+            return Err(ServerError::BodyTooLarge { limit_bytes });
+        }
+        if size_bytes > self.bytes.capacity() {
+            let doubled_bytes = (self.bytes.capacity() * 2).min(self.told_bytes);
+            let capacity_bytes = size_bytes.max(doubled_bytes);
+            self.reservation.grow_to(capacity_bytes)?;
+            self.bytes.reserve_exact(capacity_bytes - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(piece);
+        Ok(())
     }
 }
 

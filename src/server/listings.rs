@@ -3,11 +3,13 @@
 //! Source: distribution-spec end-8 and end-12, distribution's catalog. Must not know where lists come from. Invariant: a
 //! page that is not the last carries a `Link` to the next (RFC 8288), relative like every other address that we give.
 
+use std::collections::BTreeMap;
+
 use http::header::LINK;
 use http::{Response, StatusCode};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::dispatch::{Allowed, State};
 use super::outgoing::ResponseBody;
@@ -55,38 +57,69 @@ pub(super) async fn referrers(
     name: &RepositoryName,
     subject: &Digest,
     artifact_type: Option<&str>,
+    page: &PageRequest,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let found = state
-        .services
-        .registry
-        .referrers(name, subject, artifact_type)
+    let registry = &state.services.registry;
+    let found = registry
+        .referrers(name, subject, artifact_type, page)
         .await?;
-    let manifests: Vec<Value> = found.into_iter().map(descriptor).collect();
     let index_type = MediaType::OciIndex.as_str();
-    let body = json!({ "schemaVersion": 2, "mediaType": index_type, "manifests": manifests });
+    let body = ReferrersIndex {
+        schema_version: 2,
+        media_type: index_type,
+        manifests: found.items.iter().map(ReferrerDescriptor::of).collect(),
+    };
     let mut answer = response::json(StatusCode::OK, index_type, &body);
     if artifact_type.is_some() {
         response::set(&mut answer, response::FILTERS_APPLIED, "artifactType");
     }
+    if let Some(next) = &found.next {
+        let path = state.path(&format!("{name}/referrers/{subject}"));
+        let last = escaped(&next.to_string()).to_string();
+        let count = page.count.map(|count| format!("&n={count}"));
+        let kind = artifact_type.map(|kind| format!("&artifactType={}", escaped(kind)));
+        let (count, kind) = (count.unwrap_or_default(), kind.unwrap_or_default());
+        let link = format!("<{path}?last={last}{count}{kind}>; rel=\"next\"");
+        response::set(&mut answer, LINK, &link);
+    }
     Ok(answer)
 }
 
-fn descriptor(referrer: Referrer) -> Value {
-    let mut fields = Map::new();
-    fields.insert("mediaType".into(), referrer.media_type.as_str().into());
-    fields.insert("digest".into(), referrer.digest.to_string().into());
-    fields.insert("size".into(), referrer.size_bytes.into());
-    if let Some(artifact_type) = referrer.artifact_type {
-        fields.insert("artifactType".into(), artifact_type.into());
+/// The answer of `/referrers`: an image index (distribution-spec "Listing Referrers").
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ReferrersIndex<'a> {
+    schema_version: u8,
+    media_type: &'a str,
+    manifests: Vec<ReferrerDescriptor<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ReferrerDescriptor<'a> {
+    media_type: &'a str,
+    digest: String,
+    size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    artifact_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: &'a BTreeMap<String, String>,
+}
+
+impl<'a> ReferrerDescriptor<'a> {
+    fn of(referrer: &'a Referrer) -> Self {
+        Self {
+            media_type: referrer.media_type.as_str(),
+            digest: referrer.digest.to_string(),
+            size: referrer.size_bytes,
+            artifact_type: referrer.artifact_type.as_deref(),
+            annotations: &referrer.annotations,
+        }
     }
-    if !referrer.annotations.is_empty() {
-        let annotations = referrer
-            .annotations
-            .into_iter()
-            .map(|(name, value)| (name, value.into()));
-        fields.insert("annotations".into(), Value::Object(annotations.collect()));
-    }
-    Value::Object(fields)
+}
+
+fn escaped(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, NON_ALPHANUMERIC)
 }
 
 fn page_answer<T>(
@@ -98,7 +131,7 @@ fn page_answer<T>(
 ) -> Response<ResponseBody> {
     let mut answer = response::json(StatusCode::OK, "application/json", body);
     if let (true, Some(last)) = (page.has_more, last) {
-        let last = utf8_percent_encode(last, NON_ALPHANUMERIC);
+        let last = escaped(last);
         // Asks for the next page in the size of this one, which is what the client asked for or what we give at most.
         let count = request
             .count

@@ -4,13 +4,14 @@
 //! whatever a client says it accepts: hiding them helps nobody (distribution answers 404 there).
 
 use http::header::LOCATION;
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 
 use super::blobs::is_known;
 use super::dispatch::{Allowed, State, content_type};
 use super::outgoing::ResponseBody;
 use super::{ServerError, response};
 use crate::oci::{Reference, RepositoryName, Tag};
+use crate::registry::ManifestContent;
 
 pub(super) async fn read(
     state: &State,
@@ -23,7 +24,17 @@ pub(super) async fn read(
     let mut answer = if is_known {
         response::empty(StatusCode::NOT_MODIFIED)
     } else {
-        response::bytes(StatusCode::OK, &manifest.media_type, manifest.bytes)
+        let body = match manifest.content {
+            ManifestContent::InMemory(bytes) => ResponseBody::counted(bytes),
+            ManifestContent::InStore(_) if request.head.method == Method::HEAD => {
+                ResponseBody::unsent(manifest.size_bytes)
+            }
+            ManifestContent::InStore(blob) => {
+                let bytes = state.services.registry.read_blob(&blob, None).await?;
+                ResponseBody::stream(bytes, manifest.size_bytes)
+            }
+        };
+        response::with_body(StatusCode::OK, &manifest.media_type, body)
     };
     response::set_digest(&mut answer, &manifest.digest);
     Ok(answer)
@@ -46,7 +57,11 @@ pub(super) async fn put(
     let registry = &state.services.registry;
     let bytes = state
         .patience()
-        .collect(body, registry.settings().limits.manifest_size_bytes)
+        .collect(
+            body,
+            registry.settings().limits.manifest_size_bytes,
+            state.reservation(&origin),
+        )
         .await?;
     let permit = state.services.auth.permit(&caller, &access, &origin);
     let pushed = registry

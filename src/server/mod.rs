@@ -19,6 +19,7 @@ mod multipart;
 mod origin;
 mod outgoing;
 mod pressure;
+mod pulse;
 mod request_id;
 mod response;
 mod route;
@@ -108,6 +109,9 @@ pub struct Limits {
     pub handshake_secs: u64,
     /// `token_body_bytes` (64 KiB): the form posted to the token endpoint.
     pub token_body_bytes: usize,
+    /// `whole_body_secs` (120): time for a body that is held whole, a manifest or a form; a quarter of it while memory for
+    /// these is scarce.
+    pub whole_body_secs: u64,
     /// `floor_bytes_per_sec` (1,024): the least rate of a body while more than 80 % of the connections are taken.
     pub floor_bytes_per_sec: u64,
 }
@@ -131,6 +135,7 @@ impl Settings {
                 handshake_secs: 10,
                 token_body_bytes: 64 * 1024,
                 floor_bytes_per_sec: 1_024,
+                whole_body_secs: 120,
             },
         }
     }

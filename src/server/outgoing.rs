@@ -11,13 +11,19 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::access_log::Line;
 use super::attendance::{InUse, Source};
+use crate::registry::{BudgetSpent, Reservation};
 use crate::store::{ByteStream, StoreError};
+
+/// Shorter answers are not counted in the memory budget: what surrounds them takes as much.
+const UNCOUNTED_BYTES_MAX: usize = 1024;
 
 /// What every answer carries.
 pub(super) struct ResponseBody {
     state: State,
     /// How many bytes are still to come.
     remaining_bytes: u64,
+    /// Whether what is held in memory is counted in the budget, or needs not be.
+    is_counted: bool,
     /// Written when the body has ended, or been given up.
     line: Option<Line>,
 }
@@ -35,21 +41,53 @@ impl ResponseBody {
     }
 
     pub(super) fn whole(bytes: Bytes) -> Self {
-        let remaining_bytes = bytes.len() as u64;
         Self {
-            state: State::Alone(Source::Whole(bytes)),
-            remaining_bytes,
-            line: None,
+            is_counted: bytes.len() < UNCOUNTED_BYTES_MAX,
+            ..Self::counted(bytes)
         }
+    }
+
+    /// Bytes that are counted in the memory budget already.
+    pub(super) fn counted(bytes: Bytes) -> Self {
+        let size_bytes = bytes.len() as u64;
+        Self::new(Source::Whole(bytes), size_bytes)
+    }
+
+    /// What the answer to a HEAD would have.
+    pub(super) fn unsent(size_bytes: u64) -> Self {
+        Self::new(Source::Whole(Bytes::new()), size_bytes)
     }
 
     /// `size_bytes` bytes from the store.
     pub(super) fn stream(bytes: ByteStream, size_bytes: u64) -> Self {
+        Self::new(Source::Stream(bytes), size_bytes)
+    }
+
+    fn new(source: Source, size_bytes: u64) -> Self {
         Self {
-            state: State::Alone(Source::Stream(bytes)),
+            state: State::Alone(source),
             remaining_bytes: size_bytes,
+            is_counted: true,
             line: None,
         }
+    }
+
+    /// How many bytes are to come.
+    pub(super) fn size_bytes(&self) -> u64 {
+        self.remaining_bytes
+    }
+
+    /// Counts what is held in memory until it is sent: how long that takes is for the client to say.
+    pub(super) fn count(&mut self, mut reservation: Reservation) -> Result<(), BudgetSpent> {
+        let State::Alone(Source::Whole(bytes)) = &mut self.state else {
+            return Ok(());
+        };
+        if !self.is_counted {
+            reservation.grow_to(bytes.len())?;
+            *bytes = reservation.hold(std::mem::take(bytes));
+            self.is_counted = true;
+        }
+        Ok(())
     }
 
     /// Writes `line` to the access log when the body ends, and keeps the connection in use until then.

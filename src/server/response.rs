@@ -42,9 +42,17 @@ pub(super) fn bytes(
     content_type: &str,
     body: impl Into<bytes::Bytes>,
 ) -> Response<ResponseBody> {
-    let body = body.into();
-    let length = HeaderValue::from(body.len());
-    let mut answer = Response::new(ResponseBody::whole(body));
+    with_body(status, content_type, ResponseBody::whole(body.into()))
+}
+
+/// An answer with this body.
+pub(super) fn with_body(
+    status: StatusCode,
+    content_type: &str,
+    body: ResponseBody,
+) -> Response<ResponseBody> {
+    let length = HeaderValue::from(body.size_bytes());
+    let mut answer = Response::new(body);
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_LENGTH, length);
     set(&mut answer, CONTENT_TYPE, content_type);

@@ -179,7 +179,7 @@ pub enum Route {
     /// `GET tags/list` (end-8).
     Tags(RepositoryName, PageRequest),
     /// `GET referrers/<digest>` (end-12).
-    Referrers(RepositoryName, Digest, Option<String>),
+    Referrers(RepositoryName, Digest, Option<String>, PageRequest),
     /// `GET|HEAD blobs/<digest>` (end-2).
     BlobRead(RepositoryName, Digest),
     /// `DELETE blobs/<digest>` (end-10).
@@ -241,7 +241,7 @@ impl Route {
             Endpoint::Referrers(name, digest) => {
                 let artifact_type = query.filled("artifactType").map(Into::into);
                 let (name, digest) = (parse_name(name)?, digest.parse()?);
-                reading(Self::Referrers(name, digest, artifact_type))
+                reading(Self::Referrers(name, digest, artifact_type, query.page()?))
             }
             Endpoint::Manifest(name, reference) => {
                 let (name, reference) = (parse_name(name)?, reference.parse::<Reference>());

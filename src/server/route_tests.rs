@@ -115,7 +115,7 @@ fn all_labels() -> Vec<&'static str> {
             Route::BaseRedirect => Route::Base,
             Route::Base => Route::Catalog(PageRequest::default()),
             Route::Catalog(_) => Route::Tags(n.clone(), PageRequest::default()),
-            Route::Tags(..) => Route::Referrers(n.clone(), d.clone(), None),
+            Route::Tags(..) => Route::Referrers(n.clone(), d.clone(), None, PageRequest::default()),
             Route::Referrers(..) => Route::BlobRead(n.clone(), d.clone()),
             Route::BlobRead(..) => Route::BlobDelete(n.clone(), d.clone()),
             Route::BlobDelete(..) => Route::UploadBegin(n.clone(), UploadStart::Session(None)),

@@ -28,18 +28,22 @@ pub(super) async fn answer(
         // Read also where it is no form, so that the client is heard out.
         let bytes = state
             .patience()
-            .collect(body, state.settings.limits.token_body_bytes)
+            .collect(
+                body,
+                state.settings.limits.token_body_bytes,
+                state.reservation(&origin),
+            )
             .await?;
-        let text = is_form(&head.headers).then(|| String::from_utf8(bytes.into()));
-        text.transpose()
-            .map_err(|_| ServerError::BadHeader("the form is not text"))?
+        is_form(&head.headers).then_some(bytes)
     } else {
         None
     };
+    let form = form.as_deref().map(std::str::from_utf8).transpose();
+    let form = form.map_err(|_| ServerError::BadHeader("the form is not text"))?;
     let authorization = authorization(head)?;
     let request = TokenRequest {
         query: head.uri.query().unwrap_or_default(),
-        form: form.as_deref(),
+        form,
         authorization: &authorization,
         origin: &origin,
     };

@@ -53,6 +53,7 @@ impl Default for Options {
                 case_insensitive: false,
                 limits: registry::Limits {
                     manifest_size_bytes: 4 * 1024 * 1024,
+                    whole_bodies_bytes: 64 * 1024 * 1024,
                     mount_probes: 1_000,
                     list_page: 1_000,
                     catalog_page: 1_000,

@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use time::OffsetDateTime;
@@ -36,6 +36,8 @@ pub(super) struct Sessions {
     pub(super) volume: Arc<Volume>,
     pub(super) boot_id: Option<String>,
     pub(super) writebacks: Arc<Semaphore>,
+    /// What all uploads have received and not yet written.
+    pub(super) gathered_bytes: Arc<AtomicUsize>,
     shared: Mutex<HashMap<PathBuf, Weak<Shared>>>,
     /// Sessions whose bytes the disk has lost and which could not be removed: refused for as long as this process lives.
     unremoved: Mutex<HashMap<PathBuf, Arc<Shared>>>,
@@ -59,6 +61,7 @@ impl Sessions {
             volume,
             boot_id,
             writebacks: Arc::new(Semaphore::new(WRITEBACKS_MAX)),
+            gathered_bytes: Arc::default(),
             shared: Mutex::default(),
             unremoved: Mutex::default(),
         }

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -22,6 +23,12 @@ use crate::store::{StoreError, Upload};
 /// How much is gathered for one hop: hashing it takes about a millisecond, which makes the hop's own cost vanish.
 const GATHER_BYTES: usize = 1024 * 1024;
 
+/// What all uploads together gather before they do with smaller hops: slow clients in great number must not fill the memory.
+const GATHER_ALL_BYTES: usize = 32 * 1024 * 1024;
+
+/// What each gathers then: less than what a connection receives at a time.
+const GATHER_SCARCE_BYTES: usize = 16 * 1024;
+
 /// How many pieces are gathered for one hop: a client that sends a byte at a time must not fill the memory with handles.
 const GATHER_PIECES: usize = 1024;
 
@@ -33,10 +40,45 @@ const CHECKPOINT_BYTES: u64 = 256 * 1024 * 1024;
 
 pub(super) struct FileUpload {
     session: Arc<Session>,
-    gathered: Vec<Bytes>,
-    gathered_bytes: usize,
+    gathered: Gathered,
     sink: Slot,
     offset_bytes: u64,
+}
+
+/// Pieces that are not in the file yet, counted among those of all uploads.
+struct Gathered {
+    pieces: Vec<Bytes>,
+    bytes: usize,
+    of_all_bytes: Arc<AtomicUsize>,
+}
+
+impl Gathered {
+    fn new(session: &Session) -> Self {
+        Self {
+            pieces: Vec::new(),
+            bytes: 0,
+            of_all_bytes: Arc::clone(&session.sessions.gathered_bytes),
+        }
+    }
+
+    fn push(&mut self, piece: Bytes) {
+        self.bytes += piece.len();
+        self.of_all_bytes.fetch_add(piece.len(), Ordering::Relaxed);
+        self.pieces.push(piece);
+    }
+
+    fn is_enough(&self) -> bool {
+        let is_scarce = self.of_all_bytes.load(Ordering::Relaxed) > GATHER_ALL_BYTES;
+        self.bytes >= GATHER_BYTES
+            || self.pieces.len() >= GATHER_PIECES
+            || (is_scarce && self.bytes >= GATHER_SCARCE_BYTES)
+    }
+}
+
+impl Drop for Gathered {
+    fn drop(&mut self) {
+        self.of_all_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 enum Slot {
@@ -57,9 +99,8 @@ pub(super) struct Received {
 impl FileUpload {
     pub(super) fn new(session: Arc<Session>, sink: Sink) -> Self {
         Self {
+            gathered: Gathered::new(&session),
             session,
-            gathered: Vec::new(),
-            gathered_bytes: 0,
             offset_bytes: sink.offset_bytes,
             sink: Slot::Free(sink),
         }
@@ -86,13 +127,12 @@ impl FileUpload {
 
     /// Sends off what is gathered, once what was sent before has arrived.
     async fn flush(&mut self) -> Result<(), StoreError> {
-        if self.gathered.is_empty() {
+        if self.gathered.pieces.is_empty() {
             return Ok(());
         }
         self.finish_flight().await?;
-        let pieces = std::mem::take(&mut self.gathered);
-        self.gathered_bytes = 0;
-        self.start(move |session, sink| write(session, sink, &pieces))
+        let gathered = std::mem::replace(&mut self.gathered, Gathered::new(&self.session));
+        self.start(move |session, sink| write(session, sink, &gathered.pieces))
             .await
     }
 
@@ -123,8 +163,7 @@ impl FileUpload {
                 let offset_bytes = sink.offset_bytes;
                 self.sink = Slot::Free(sink);
                 if result.is_err() {
-                    self.gathered.clear();
-                    self.gathered_bytes = 0;
+                    self.gathered = Gathered::new(&self.session);
                     self.offset_bytes = offset_bytes;
                 }
                 result?;
@@ -158,9 +197,8 @@ impl Upload for FileUpload {
             return Ok(());
         }
         self.offset_bytes += bytes.len() as u64;
-        self.gathered_bytes += bytes.len();
         self.gathered.push(bytes);
-        if self.gathered_bytes >= GATHER_BYTES || self.gathered.len() >= GATHER_PIECES {
+        if self.gathered.is_enough() {
             self.flush().await?;
         }
         Ok(())
