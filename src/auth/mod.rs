@@ -18,6 +18,7 @@ mod explain;
 #[cfg(test)]
 mod explain_tests;
 mod failures;
+mod fair_queue;
 mod glob;
 mod go_regex;
 mod grant;

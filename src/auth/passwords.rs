@@ -2,8 +2,8 @@
 //!
 //! Must not know tokens or rules. Invariant: a wrong password and an unknown account cost the same, which is what
 //! the dearest account costs, so that time tells nobody which accounts there are; verified credentials cost one bcrypt,
-//! also where they come many times at once; a password is compared off the async threads, a few at a time, and guesses
-//! sent at once are slowed like guesses sent one by one.
+//! also where they come many times at once; a password is compared off the async threads, a few at a time and of each client
+//! in turn, and guesses sent at once are slowed like guesses sent one by one.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -11,11 +11,12 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use tokio::sync::{OwnedMutexGuard, Semaphore};
+use tokio::sync::OwnedMutexGuard;
 
 use super::address_group::address_group;
 use super::bounded::Bounded;
 use super::failures::Failures;
+use super::fair_queue::FairQueue;
 use super::keyed_hash::{KeyedHash, Purpose};
 use super::settings::Limits;
 use super::users::Users;
@@ -49,8 +50,8 @@ pub(super) struct Passwords {
     hash: KeyedHash,
     failures: Arc<Failures>,
     verified: Mutex<Bounded<[u8; 32], ()>>,
-    permits: Arc<Semaphore>,
-    queue: Queue,
+    turns: FairQueue,
+    callers: Callers,
     comparing: Comparing,
     /// How many logins were compared.
     compared_logins: AtomicUsize,
@@ -66,9 +67,12 @@ impl Passwords {
             failures: Arc::new(Failures::new(limits, hash.clone())),
             hash,
             verified: Mutex::new(Bounded::new(limits.verified_passwords_max)),
-            permits: Arc::new(Semaphore::new(limits.bcrypt_concurrency.max(1))),
-            queue: Queue {
-                max: limits.bcrypt_waiting_max,
+            turns: FairQueue::new(
+                limits.bcrypt_concurrency,
+                limits.bcrypt_waiting_max,
+                limits.bcrypt_waiting_per_client_max,
+            ),
+            callers: Callers {
                 per_client_max: limits.bcrypt_waiting_per_client_max.max(1),
                 waiting: Mutex::default(),
             },
@@ -103,7 +107,7 @@ impl Passwords {
         if let Some(verdict) = known() {
             return verdict;
         }
-        let Some(waiting) = self.queue.enter(client) else {
+        let Some(waiting) = self.callers.enter(client) else {
             return LATER;
         };
         // The same login sent many times at once, as parallel clients begin, is compared once. Others of the same burst
@@ -113,14 +117,14 @@ impl Passwords {
         if let Some(verdict) = known() {
             return verdict;
         }
-        let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
+        let Ok(turn) = self.turns.turn(client).await else {
             return LATER;
         };
         drop(waiting);
         if let Some(verdict) = known() {
             return verdict;
         }
-        let turn = (permit, alone);
+        let turn = (turn, alone);
         let real = stored.and_then(|stored| Some((stored.to_owned(), bcrypt_cost(stored)?)));
         let dearest = users.dearest_cost();
         let work = Arc::clone(&self.bcrypt_work);
@@ -211,33 +215,29 @@ impl Comparing {
     }
 }
 
-/// Who waits for a turn. One client alone cannot fill it.
-struct Queue {
-    max: usize,
+/// Who waits, for a turn or for the same login to be compared. One client alone cannot be very many.
+struct Callers {
     per_client_max: usize,
     waiting: Mutex<BTreeMap<IpAddr, usize>>,
 }
 
-/// A place in the queue, given back also by a caller who gives up.
+/// A place among them, given back also by a caller who gives up.
 struct Waiting<'a> {
-    queue: &'a Queue,
+    callers: &'a Callers,
     client: IpAddr,
 }
 
-impl Queue {
+impl Callers {
     fn enter(&self, client: IpAddr) -> Option<Waiting<'_>> {
         let client = address_group(client);
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.values().sum::<usize>() >= self.max {
-            return None;
-        }
         let own = waiting.entry(client).or_default();
         if *own >= self.per_client_max {
             return None;
         }
         *own += 1;
         Some(Waiting {
-            queue: self,
+            callers: self,
             client,
         })
     }
@@ -246,7 +246,7 @@ impl Queue {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut waiting = self
-            .queue
+            .callers
             .waiting
             .lock()
             .unwrap_or_else(PoisonError::into_inner);

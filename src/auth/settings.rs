@@ -173,7 +173,8 @@ pub struct Limits {
     /// Password checks at a time. Two: each takes a core for 50 ms or more, and the smallest machines have two cores; with
     /// the cache of verified passwords one core is enough for 20 new logins a second.
     pub bcrypt_concurrency: usize,
-    /// Password checks that wait; more are turned away. One second of patience per 20.
+    /// Password checks that wait; clients have their turns in rotation. Where more would wait, the client with the most is
+    /// turned away. One second of patience per 20.
     pub bcrypt_waiting_max: usize,
     /// Of these, from one client (an IPv6 /64): more parallel first logins than any tool makes, and at most a second or two
     /// of everybody's patience.

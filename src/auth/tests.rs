@@ -497,6 +497,37 @@ async fn one_address_cannot_fill_the_queue_of_logins() {
 }
 
 #[tokio::test]
+async fn a_first_login_is_not_behind_the_guesses_of_another_address() {
+    let lab = Lab::new();
+    let flood = (0..32).map(|n| {
+        let guess = format!("user-{n}:wrong");
+        let lab = &lab;
+        async move {
+            let _ = lab.token("", Some(&guess)).await;
+            lab.auth.compared_logins()
+        }
+    });
+    let elsewhere = Origin {
+        client: "192.0.2.200".parse().unwrap(),
+        ..lab.origin.clone()
+    };
+    let login = async {
+        // After all of them.
+        tokio::task::yield_now().await;
+        let header = basic_header("alice:right");
+        let caller = lab.auth.caller(&[&header], &elsewhere).await;
+        assert_eq!(caller.expect("a caller").account(), "alice");
+        lab.auth.compared_logins()
+    };
+    let (of_flood, compared) = tokio::join!(futures_util::future::join_all(flood), login);
+    assert!(
+        compared <= 6,
+        "{compared} logins were begun before its own had ended"
+    );
+    assert!(of_flood.into_iter().max() >= Some(30));
+}
+
+#[tokio::test]
 async fn open_mode_and_foreign_tokens_only() {
     let lab = Lab::new();
     let clock = || Arc::new(lab.clock.clone());
