@@ -83,6 +83,10 @@ check "without a server that is said, and not held against the command" said 'no
 # docker's way to keep a token instead of the password, where it is switched on.
 sed -i 's/^  #refresh_tokens: false/  refresh_tokens: true/' "$DIR/boathouse.yml"
 check "refresh tokens are switched on" grep -q '^  refresh_tokens: true' "$DIR/boathouse.yml"
+# Whoever owns the file could give themselves any account.
+refused "root does not serve by a users file of another user" 'belongs to the user' \
+  timeout 30 "$BOATHOUSE" up --dir "$DIR"
+chown root "$DIR/users.yml"
 start_server "$W/home"
 kept=$(curl -sS --fail --cacert "$CA" -u "ann:$new" \
   "$URL/token?service=boathouse&offline_token=true&client_id=docker" | jq -er .refresh_token)
