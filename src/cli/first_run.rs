@@ -142,8 +142,8 @@ fn make_directories(places: &Places) -> anyhow::Result<()> {
     durable_file::make_private_directory_if_ours(&places.state_directory)
         .with_context(|| format!("cannot make {}", places.state_directory.display()))?;
     make(&places.keys_directory, 0o700)?;
-    // By the umask: another registry, under another user, may read the store.
-    make(&places.data, 0o777)
+    // As the store makes it: for its owner and group.
+    make(&places.data, 0o750)
 }
 
 #[cfg(test)]
@@ -254,6 +254,7 @@ mod tests {
         complete(&places, &Request::default(), &TestWorkshop::default()).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&places.keys_directory), 0o700);
+        assert_eq!(mode(&places.data) & 0o007, 0);
         assert_eq!(mode(&places.config), 0o600);
         assert_eq!(mode(&places.admin_password), 0o600);
     }
