@@ -105,6 +105,10 @@ impl Registry {
         let Some(reservation) = self.reserve_for_manifest(meta.size_bytes) else {
             // What it is can be told only from all of it.
             let _turn = self.long_reads.acquire().await;
+            // Others may have asked for the same meanwhile.
+            if let Some(content) = self.manifests.get(digest, &meta.version) {
+                return Ok(Some(content));
+            }
             let Some((meta, content)) = self.read_sound(key, &target, READ_SIZE_MAX_BYTES).await?
             else {
                 return Ok(None);
