@@ -8,6 +8,7 @@ mod acl_explain_json;
 mod acl_explain_text;
 mod assemble;
 mod auth_settings;
+mod authority_scope;
 mod certificates;
 pub mod check;
 mod client;
