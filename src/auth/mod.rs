@@ -27,9 +27,12 @@ mod keyed_hash;
 mod keys;
 #[cfg(test)]
 mod live_users_tests;
+#[cfg(test)]
+mod login_tests;
 mod own_names;
 mod passwords;
 mod pattern;
+mod permit;
 mod placeholder;
 mod refresh;
 #[cfg(test)]
@@ -55,6 +58,7 @@ pub use go_regex::RegexError;
 pub use grant::{Grant, GrantError, exactly};
 pub use own_names::Listening;
 pub use pattern::PatternError;
+pub use permit::Permit;
 pub use placeholder::Fields;
 pub use request::TokenRequest;
 pub use service::Auth;
@@ -89,31 +93,6 @@ impl Viewer<'_> {
     pub fn may_list(&self, name: &RepositoryName) -> bool {
         let name = name.as_str();
         self.auth.may_see(self.caller, self.origin, name, true)
-    }
-}
-
-/// The right to carry out one request. It is asked for again when the request's body has come and its locks are held:
-/// accounts and rules change meanwhile, and a body can be held open for days.
-pub struct Permit<'a> {
-    viewer: Viewer<'a>,
-    access: &'a Access,
-}
-
-impl<'a> Permit<'a> {
-    /// What the same caller may see elsewhere.
-    pub fn viewer(&self) -> &Viewer<'a> {
-        &self.viewer
-    }
-
-    /// Whether the caller may do now what it was let in for. A token that has expired meanwhile is no reason to refuse: its
-    /// request may have been long.
-    pub fn confirm(&self) -> Result<(), Refusal> {
-        let Viewer {
-            auth,
-            caller,
-            origin,
-        } = &self.viewer;
-        auth.confirm(caller, self.access, origin)
     }
 }
 

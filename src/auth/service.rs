@@ -22,7 +22,7 @@ use super::signing::SigningKey;
 use super::token::{OUR_CLAIM_VERSION, OurClaim};
 use super::users::{self, ANONYMOUS, Users};
 use super::verifier::{Genuine, Verifier};
-use super::{Permit, SetupError, Viewer};
+use super::{SetupError, Viewer};
 use crate::clock::Clock;
 use crate::oci::RepositoryName;
 
@@ -30,7 +30,7 @@ use crate::oci::RepositoryName;
 const LEEWAY_SECS: u64 = 60;
 
 /// For so long after a token's end its upload sessions go on: the layer of a VM image takes hours on a slow line.
-const SESSION_EXTENSION_SECS: u64 = 24 * 60 * 60;
+pub(super) const SESSION_EXTENSION_SECS: u64 = 24 * 60 * 60;
 
 /// How a login ended.
 pub(super) enum LoggedIn {
@@ -251,44 +251,6 @@ impl Auth {
         })
     }
 
-    /// Whether `caller`, who was let in for `access` when the request came, may still do it. Who was removed, has another
-    /// password or was revoked since is refused like a bad credential; a token may have expired since, but not for longer
-    /// than its upload sessions go on.
-    pub(super) fn confirm(
-        &self,
-        caller: &Caller,
-        access: &Access,
-        origin: &Origin,
-    ) -> Result<(), Refusal> {
-        let now = self.clock.unix_secs();
-        let is_current =
-            |account, generation: &String| self.generation_of(account).as_ref() == Some(generation);
-        let is_over = |token: &Genuine| {
-            now.saturating_sub(token.claims.exp) > SESSION_EXTENSION_SECS
-                || now > token.vouched_until_unix_secs
-        };
-        let still_holds = match &caller.identity {
-            Identity::Open | Identity::Nobody | Identity::Invalid { .. } => true,
-            Identity::Basic {
-                account,
-                generation,
-            } => is_current(account, generation),
-            Identity::Ours { token, generation } => {
-                is_current(&token.claims.sub, generation) && !is_over(token)
-            }
-            Identity::Foreign(token) => !is_over(token),
-        };
-        if still_holds {
-            return self.authorise(caller, access, origin);
-        }
-        let is_token = !matches!(caller.identity, Identity::Basic { .. });
-        let ended = Caller {
-            identity: Identity::Invalid { is_token },
-            expired_secs: 0,
-        };
-        self.authorise(&ended, access, origin)
-    }
-
     /// Says where this registry listens, once that is known.
     pub fn listens(&self, listening: Listening) {
         // A second one would be of another server with the same judge, which there is not.
@@ -485,17 +447,6 @@ impl Auth {
         has_credential
             && caller.expired_secs == 0
             && self.holds(caller, &Access::Push(name.clone()), origin)
-    }
-
-    /// The right of `caller` to what it was let in for, to be confirmed before the store is touched.
-    pub fn permit<'a>(
-        &'a self,
-        caller: &'a Caller,
-        access: &'a Access,
-        origin: &'a Origin,
-    ) -> Permit<'a> {
-        let viewer = self.viewer(caller, origin);
-        Permit { viewer, access }
     }
 
     /// What this caller may see beyond the repository that was asked for (DESIGN D8).
