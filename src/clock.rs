@@ -34,7 +34,7 @@ pub trait Clock: Send + Sync {
 const SOURCE_UNIX_SECS: u64 = 1_767_225_600;
 
 /// A moment before which this program did not exist: `SOURCE_DATE_EPOCH` of the build, which makes builds reproducible, but
-/// not before [`SOURCE_UNIX_SECS`] (some builders set it to 0 or 1).
+/// not before `SOURCE_UNIX_SECS` (some builders set it to 0 or 1).
 pub const BUILT_UNIX_SECS: u64 = match option_env!("SOURCE_DATE_EPOCH") {
     Some(text) => later(decimal(text.as_bytes()), SOURCE_UNIX_SECS),
     None => SOURCE_UNIX_SECS,
