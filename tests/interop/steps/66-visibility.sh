@@ -45,7 +45,10 @@ same "… but not with a token that only pulls" 404 \
   "$(with_token both repository:team/a:pull --head "$URL/v2/team/a/blobs/$layer")"
 same "… nor to who has no rights for team/b" 404 "$(as one --head "$URL/v2/team/a/blobs/$layer")"
 same "… by a token neither" 404 "$(with_token one repository:team/a:pull,push --head "$URL/v2/team/a/blobs/$layer")"
-same "GET looks in team/a only" 404 "$(as both "$URL/v2/team/a/blobs/$layer")"
+same "GET keeps what HEAD has told" 200 "$(as both "$URL/v2/team/a/blobs/$layer")"
+same "… with the same token" 200 "$(with_token both repository:team/a:pull,push "$URL/v2/team/a/blobs/$layer")"
+same "… not with one that only pulls" 404 "$(with_token both repository:team/a:pull "$URL/v2/team/a/blobs/$layer")"
+same "… nor for who has no rights for team/b" 404 "$(as one "$URL/v2/team/a/blobs/$layer")"
 
 same "who has no rights for team/b cannot link it by a manifest" 400 "$(as one -X PUT --data-binary "@$manifest" \
   -H 'Content-Type: application/vnd.oci.image.manifest.v1+json' "$URL/v2/team/a/manifests/1")"
@@ -57,6 +60,7 @@ same "… and the layer is there" 200 "$(as one "$URL/v2/team/a/blobs/$layer")"
 
 same "a layer is deleted in team/a" 202 "$(as both -X DELETE "$URL/v2/team/a/blobs/$layer")"
 same "… and gone there" 404 "$(as both --head "$URL/v2/team/a/blobs/$layer")"
+same "… for GET as well" 404 "$(as both "$URL/v2/team/a/blobs/$layer")"
 same "… and in team/b it is not" 200 "$(as both --head "$URL/v2/team/b/blobs/$layer")"
 stop_server
 start_server "$W/home"
