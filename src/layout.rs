@@ -1,9 +1,10 @@
 //! Where everything lies: distribution's storage layout, in both directions.
 //!
 //! Source: distribution's `registry/storage/paths.go` and `docs/storage-layout.md`. Pure text; must not know whether a key
-//! is a file or an object. Invariant: [`Place::key`] and [`Place::parse`] are inverse, so a key that another program wrote
+//! is a file or an object. Invariant: [`PlaceOf::key`] and [`OwnedPlace::parse`] are inverse, so a key that another program wrote
 //! is either understood completely or left alone.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -167,63 +168,83 @@ impl FromStr for UploadId {
     }
 }
 
-/// A thing that the layout has a place for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Place {
+/// A thing that the layout has a place for, named by what the caller has.
+pub type Place<'a> = PlaceOf<&'a RepositoryName, &'a Tag>;
+
+/// The same, with names of its own: what a key was found to be.
+pub type OwnedPlace = PlaceOf<RepositoryName, Tag>;
+
+/// See [`Place`] and [`OwnedPlace`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PlaceOf<N, T> {
     /// The bytes of a blob, config or manifest.
     BlobData(Digest),
     /// Says that the repository has this blob; holds the digest as text.
-    LayerLink(RepositoryName, Digest),
+    LayerLink(N, Digest),
     /// Says that the repository has this manifest; holds the digest as text.
-    RevisionLink(RepositoryName, Digest),
+    RevisionLink(N, Digest),
     /// What the tag points at; holds the digest as text.
-    TagCurrent(RepositoryName, Tag),
+    TagCurrent(N, T),
     /// Says that the tag has once pointed at this manifest; holds the digest as text.
-    TagIndex(RepositoryName, Tag, Digest),
+    TagIndex(N, T, Digest),
     /// The bytes that an upload session has received.
-    UploadData(RepositoryName, UploadId),
+    UploadData(N, UploadId),
     /// When the session began (RFC 3339, UTC).
-    UploadStartedAt(RepositoryName, UploadId),
+    UploadStartedAt(N, UploadId),
 }
 
-impl Place {
+impl<N: Borrow<RepositoryName>, T: Borrow<Tag>> PlaceOf<N, T> {
     /// The key of this place.
     pub fn key(&self) -> Key {
         let text = match self {
             Self::BlobData(digest) => {
-                format!(
-                    "{ROOT}blobs/{}/{}/{}/data",
-                    digest.algorithm(),
-                    digest.hex_prefix(),
-                    digest.hex()
-                )
+                let hex = digest.hex();
+                let prefix = hex.get(..2).unwrap_or_default();
+                format!("{ROOT}blobs/{}/{prefix}/{hex}/data", digest.algorithm())
             }
-            Self::LayerLink(name, digest) => format!("{}link", layer_directory(name, digest)),
-            Self::RevisionLink(name, digest) => format!("{}link", revision_directory(name, digest)),
-            Self::TagCurrent(name, tag) => format!("{}current/link", tag_directory(name, tag)),
+            Self::LayerLink(name, digest) => {
+                format!("{}link", layer_directory(name.borrow(), digest))
+            }
+            Self::RevisionLink(name, digest) => {
+                format!("{}link", revision_directory(name.borrow(), digest))
+            }
+            Self::TagCurrent(name, tag) => {
+                format!("{}current/link", tag_directory(name.borrow(), tag.borrow()))
+            }
             Self::TagIndex(name, tag, digest) => {
                 format!(
                     "{}index/{}/{}/link",
-                    tag_directory(name, tag),
+                    tag_directory(name.borrow(), tag.borrow()),
                     digest.algorithm(),
                     digest.hex()
                 )
             }
-            Self::UploadData(name, id) => format!("{}data", upload_directory(name, *id)),
-            Self::UploadStartedAt(name, id) => format!("{}startedat", upload_directory(name, *id)),
+            Self::UploadData(name, id) => {
+                format!("{}data", upload_directory(name.borrow(), *id))
+            }
+            Self::UploadStartedAt(name, id) => {
+                format!("{}startedat", upload_directory(name.borrow(), *id))
+            }
         };
         Key(text.into())
     }
+}
 
+impl OwnedPlace {
     /// What lies at `key`, if it is a place of the layout.
     pub fn parse(key: &str) -> Option<Self> {
         let path = key.strip_prefix(ROOT)?;
         if let Some(blob) = path.strip_prefix("blobs/") {
             let (algorithm, rest) = blob.split_once('/')?;
-            let (prefix, rest) = rest.split_once('/')?;
+            let (prefix, rest) = rest
+                .split_once('/')
+                .filter(|(prefix, _)| prefix.len() == 2)?;
             let digest =
                 Digest::from_parts(algorithm.parse().ok()?, rest.strip_suffix("/data")?).ok()?;
-            return (digest.hex_prefix() == prefix).then_some(Self::BlobData(digest));
+            return digest
+                .hex()
+                .starts_with(prefix)
+                .then_some(Self::BlobData(digest));
         }
         // A component of a name never starts with `_`, so the first that does ends the name.
         let path = path.strip_prefix("repositories/")?;
@@ -352,15 +373,15 @@ pub fn tombstone(day: u64, name: &RepositoryName, digest: &Digest) -> Key {
 
 /// The directory that must appear at once with all that is put below it, if `key` lies in one: a tag's.
 pub fn whole_directory(key: &Key) -> Option<Prefix> {
-    match Place::parse(key.as_str())? {
-        Place::TagCurrent(name, tag) | Place::TagIndex(name, tag, _) => {
+    match OwnedPlace::parse(key.as_str())? {
+        OwnedPlace::TagCurrent(name, tag) | OwnedPlace::TagIndex(name, tag, _) => {
             Some(tag_directory(&name, &tag))
         }
-        Place::BlobData(_)
-        | Place::LayerLink(..)
-        | Place::RevisionLink(..)
-        | Place::UploadData(..)
-        | Place::UploadStartedAt(..) => None,
+        OwnedPlace::BlobData(_)
+        | OwnedPlace::LayerLink(..)
+        | OwnedPlace::RevisionLink(..)
+        | OwnedPlace::UploadData(..)
+        | OwnedPlace::UploadStartedAt(..) => None,
     }
 }
 
@@ -392,19 +413,19 @@ mod tests {
         })
     }
 
-    fn place() -> impl Strategy<Value = Place> {
+    fn place() -> impl Strategy<Value = OwnedPlace> {
         let id = || {
             (any::<u64>(), any::<u64>()).prop_map(|(random, mac)| UploadId::from_parts(random, mac))
         };
         prop_oneof![
-            digest().prop_map(Place::BlobData),
-            (name(), digest()).prop_map(|(name, digest)| Place::LayerLink(name, digest)),
-            (name(), digest()).prop_map(|(name, digest)| Place::RevisionLink(name, digest)),
-            (name(), tag()).prop_map(|(name, tag)| Place::TagCurrent(name, tag)),
+            digest().prop_map(OwnedPlace::BlobData),
+            (name(), digest()).prop_map(|(name, digest)| OwnedPlace::LayerLink(name, digest)),
+            (name(), digest()).prop_map(|(name, digest)| OwnedPlace::RevisionLink(name, digest)),
+            (name(), tag()).prop_map(|(name, tag)| OwnedPlace::TagCurrent(name, tag)),
             (name(), tag(), digest())
-                .prop_map(|(name, tag, digest)| Place::TagIndex(name, tag, digest)),
-            (name(), id()).prop_map(|(name, id)| Place::UploadData(name, id)),
-            (name(), id()).prop_map(|(name, id)| Place::UploadStartedAt(name, id)),
+                .prop_map(|(name, tag, digest)| OwnedPlace::TagIndex(name, tag, digest)),
+            (name(), id()).prop_map(|(name, id)| OwnedPlace::UploadData(name, id)),
+            (name(), id()).prop_map(|(name, id)| OwnedPlace::UploadStartedAt(name, id)),
         ]
     }
 
@@ -415,15 +436,15 @@ mod tests {
         let hex = digest.hex();
         let cases = [
             (
-                Place::BlobData(digest.clone()),
+                OwnedPlace::BlobData(digest),
                 format!("docker/registry/v2/blobs/sha256/e3/{hex}/data"),
             ),
             (
-                Place::LayerLink(name.clone(), digest.clone()),
+                OwnedPlace::LayerLink(name.clone(), digest),
                 format!("docker/registry/v2/repositories/team/app/_layers/sha256/{hex}/link"),
             ),
             (
-                Place::TagCurrent(name, "v1".parse().unwrap()),
+                OwnedPlace::TagCurrent(name, "v1".parse().unwrap()),
                 "docker/registry/v2/repositories/team/app/_manifests/tags/v1/current/link"
                     .to_owned(),
             ),
@@ -436,8 +457,8 @@ mod tests {
     #[test]
     fn a_tag_named_like_a_directory_is_still_a_tag() {
         for tag in ["index", "current", "link", "_uploads", "_layers"] {
-            let place = Place::TagCurrent("a".parse().unwrap(), tag.parse().unwrap());
-            assert_eq!(Place::parse(place.key().as_str()), Some(place));
+            let place = OwnedPlace::TagCurrent("a".parse().unwrap(), tag.parse().unwrap());
+            assert_eq!(OwnedPlace::parse(place.key().as_str()), Some(place));
         }
     }
 
@@ -451,13 +472,13 @@ mod tests {
     proptest! {
         #[test]
         fn key_and_parse_are_inverse(place in place()) {
-            prop_assert_eq!(Place::parse(place.key().as_str()), Some(place.clone()));
+            prop_assert_eq!(OwnedPlace::parse(place.key().as_str()), Some(place.clone()));
             prop_assert!(place.key().as_str().parse::<Key>().is_ok());
         }
 
         #[test]
         fn any_text_is_understood_completely_or_left_alone(text in "(docker/registry/v2/)?[a-z0-9_/.]{0,60}") {
-            if let Some(place) = Place::parse(&text) {
+            if let Some(place) = OwnedPlace::parse(&text) {
                 prop_assert_eq!(place.key().to_string(), text);
             }
         }

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use boathouse::layout::{Place, UploadId};
+use boathouse::layout::{OwnedPlace, UploadId};
 use boathouse::oci::range::{Requested, Sent};
 use boathouse::oci::{Digest, Reference, RepositoryName};
 use libfuzzer_sys::fuzz_target;
@@ -20,7 +20,7 @@ fuzz_target!(|text: &str| {
     if let Ok(id) = text.parse::<UploadId>() {
         assert_eq!(id.to_string(), text);
     }
-    if let Some(place) = Place::parse(text) {
+    if let Some(place) = OwnedPlace::parse(text) {
         assert_eq!(place.key().as_str(), text);
     }
     let _ = text.parse::<boathouse::oci::scope::Scope>();

@@ -4,10 +4,8 @@
 //! its algorithm and then its bytes, so it needs no end. Must not know who asks. Invariant: keys sort as what they stand
 //! for is listed, and a change of anything here is a change of `ledger::SCHEMA`.
 
-use std::fmt::Write as _;
-
 use super::facts::{Child, ChildKind, Revision};
-use crate::oci::{Algorithm, Digest, RepositoryName};
+use crate::oci::{Digest, RepositoryName};
 
 const IS_INDEX: u8 = 1;
 const HAS_SUBJECT: u8 = 2;
@@ -25,38 +23,26 @@ pub(super) fn joined(mut prefix: Vec<u8>, rest: &[u8]) -> Vec<u8> {
 }
 
 pub(super) fn of_digest(digest: &Digest) -> Vec<u8> {
-    let mut key = vec![match digest.algorithm() {
-        Algorithm::Sha256 => 1,
-        Algorithm::Sha512 => 2,
-    }];
-    let nibble = |letter: u8| match letter {
-        b'a'..=b'f' => letter - b'a' + 10,
-        _ => letter.wrapping_sub(b'0') & 15,
+    let algorithm = match digest {
+        Digest::Sha256(_) => 1,
+        Digest::Sha512(_) => 2,
     };
-    let (pairs, _) = digest.hex().as_bytes().as_chunks::<2>();
-    key.extend(
-        pairs
-            .iter()
-            .map(|[high, low]| nibble(*high) << 4 | nibble(*low)),
-    );
-    key
+    joined(vec![algorithm], digest.bytes())
 }
 
 /// The digest at the beginning of `bytes`, and what follows it.
 pub(super) fn split_digest(bytes: &[u8]) -> Option<(Digest, &[u8])> {
-    let (first, rest) = bytes.split_first()?;
-    let algorithm = match first {
-        1 => Algorithm::Sha256,
-        2 => Algorithm::Sha512,
-        _ => return None,
-    };
-    let (raw, rest) = rest.split_at_checked(algorithm.hex_length() / 2)?;
-    let hex = raw.iter().fold(String::new(), |mut hex, byte| {
-        // Writing into a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    });
-    Some((Digest::from_parts(algorithm, &hex).ok()?, rest))
+    match bytes.split_first()? {
+        (1, rest) => {
+            let (bytes, rest) = rest.split_first_chunk()?;
+            Some((Digest::Sha256(*bytes), rest))
+        }
+        (2, rest) => {
+            let (bytes, rest) = rest.split_first_chunk()?;
+            Some((Digest::Sha512(*bytes), rest))
+        }
+        _ => None,
+    }
 }
 
 /// The name at the beginning of a key that [`below`] began, and what follows it.
@@ -141,6 +127,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::oci::Algorithm;
 
     fn any_digest() -> impl Strategy<Value = Digest> {
         (0..2_usize, any::<Vec<u8>>())
@@ -150,7 +137,7 @@ mod tests {
     proptest! {
         #[test]
         fn digests_come_back_and_sort_as_text(one in any_digest(), other in any_digest()) {
-            prop_assert_eq!(digest(&of_digest(&one)), Some(one.clone()));
+            prop_assert_eq!(digest(&of_digest(&one)), Some(one));
             let by_key = of_digest(&one).cmp(&of_digest(&other));
             prop_assert_eq!(by_key, one.to_string().cmp(&other.to_string()));
         }
@@ -158,16 +145,16 @@ mod tests {
         #[test]
         fn values_come_back(digest in any_digest(), size_bytes: u64, is_index: bool, subject in proptest::option::of(any_digest())) {
             let kind = if is_index { ChildKind::Listed } else { ChildKind::Blob };
-            let one = Child { digest: digest.clone(), size_bytes, kind };
-            prop_assert_eq!(child(digest.clone(), &of_child(&one)), Some(one));
-            let one = Revision { digest: digest.clone(), size_bytes, is_index, subject };
+            let one = Child { digest, size_bytes, kind };
+            prop_assert_eq!(child(digest, &of_child(&one)), Some(one));
+            let one = Revision { digest, size_bytes, is_index, subject };
             prop_assert_eq!(revision(digest, &of_revision(&one)), Some(one));
         }
 
         #[test]
         fn no_value_is_read_from_rubbish_by_panicking(bytes: Vec<u8>) {
             let known = Digest::of(Algorithm::Sha256, b"");
-            let _ = (split_digest(&bytes), size(&bytes), child(known.clone(), &bytes), revision(known, &bytes));
+            let _ = (split_digest(&bytes), size(&bytes), child(known, &bytes), revision(known, &bytes));
         }
     }
 }

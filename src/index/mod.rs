@@ -272,7 +272,7 @@ impl Index {
         limit: usize,
     ) -> Result<Vec<Revision>, IndexError> {
         let name = name.clone();
-        let after = after.cloned();
+        let after = after.copied();
         self.ask(move |ledger| questions::revisions(ledger, &name, after.as_ref(), limit))
             .await
     }
@@ -286,8 +286,8 @@ impl Index {
         limit: usize,
     ) -> Result<Vec<Digest>, IndexError> {
         let name = name.clone();
-        let subject = subject.clone();
-        let after = after.cloned();
+        let subject = *subject;
+        let after = after.copied();
         self.ask(move |ledger| questions::referrers(ledger, &name, &subject, after.as_ref(), limit))
             .await
     }
@@ -300,7 +300,7 @@ impl Index {
         limit: usize,
     ) -> Result<Vec<Digest>, IndexError> {
         let name = name.clone();
-        let after = after.cloned();
+        let after = after.copied();
         self.ask(move |ledger| questions::layers(ledger, &name, after.as_ref(), limit))
             .await
     }
@@ -312,7 +312,7 @@ impl Index {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<RepositoryName>, IndexError> {
-        let digest = digest.clone();
+        let digest = *digest;
         let after = after.map(str::to_owned);
         self.ask(move |ledger| questions::holders(ledger, &digest, after.as_deref(), limit))
             .await
@@ -325,8 +325,8 @@ impl Index {
         after: Option<&Digest>,
         limit: usize,
     ) -> Result<Vec<Child>, IndexError> {
-        let parent = parent.clone();
-        let after = after.cloned();
+        let parent = *parent;
+        let after = after.copied();
         self.ask(move |ledger| questions::children(ledger, &parent, after.as_ref(), limit))
             .await
     }
@@ -343,7 +343,7 @@ impl Index {
         after: Option<&Digest>,
         limit: usize,
     ) -> Result<Vec<(Digest, u64)>, IndexError> {
-        let after = after.cloned();
+        let after = after.copied();
         self.ask(move |ledger| questions::blobs(ledger, after.as_ref(), limit))
             .await
     }

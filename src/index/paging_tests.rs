@@ -55,7 +55,7 @@ async fn walks(index: &Index) {
     index.settle().await;
     assert_eq!(index.statistics().dropped_batches, 0);
     links.sort_unstable();
-    manifests.sort_unstable_by_key(|(name, revision)| (name.clone(), revision.digest.clone()));
+    manifests.sort_unstable_by_key(|(name, revision)| (name.clone(), revision.digest));
 
     for limit in [7, PAGE_MAX, PAGE_MAX * 2] {
         let mut found: Vec<(Digest, RepositoryName)> = Vec::new();
@@ -72,7 +72,7 @@ async fn walks(index: &Index) {
         let mut found: Vec<(RepositoryName, Revision)> = Vec::new();
         loop {
             let after = found.last();
-            let after = after.map(|(name, revision)| (name.clone(), revision.digest.clone()));
+            let after = after.map(|(name, revision)| (name.clone(), revision.digest));
             let page = index.manifests(after.as_ref(), limit).await.unwrap();
             assert!(page.len() <= limit.min(PAGE_MAX));
             if page.is_empty() {

@@ -123,7 +123,7 @@ impl Index {
         near: &RepositoryName,
         half: usize,
     ) -> Result<Vec<(Digest, RepositoryName)>, IndexError> {
-        let digest = digest.clone();
+        let digest = *digest;
         let name_space = near.as_str().split_inclusive('/').next();
         let from = name_space.unwrap_or_default().to_owned();
         self.ask(move |ledger| links_near(ledger, &digest, &from, half))

@@ -47,7 +47,7 @@ pub(super) fn apply(
                 None => ledger.get(at.0, &at.1)?,
             };
             let subject = value
-                .and_then(|value| keys::revision(digest.clone(), &value))
+                .and_then(|value| keys::revision(*digest, &value))
                 .and_then(|revision| revision.subject);
             if let Some(subject) = subject {
                 let key = referrer_key(name, &subject, digest);

@@ -1,11 +1,12 @@
 //! Content digests: `algorithm:hex`.
 //!
-//! Source: image-spec `descriptor.md` "Digests". Must not know where content is kept. Invariant: the hex of a [`Digest`] is
-//! lower case and exactly as long as its algorithm's output.
+//! Source: image-spec `descriptor.md` "Digests". Must not know where content is kept. Invariant: a [`Digest`] is as
+//! long as its algorithm's output, and its text has lower-case hex digits only.
 
 use std::fmt;
 use std::str::FromStr;
 
+use data_encoding::HEXLOWER;
 use sha2::digest::common::hazmat::SerializableState;
 use sha2::{Digest as _, Sha256, Sha512};
 
@@ -56,11 +57,13 @@ impl FromStr for Algorithm {
     }
 }
 
-/// The address of some content.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Digest {
-    algorithm: Algorithm,
-    hex: Box<str>,
+/// The address of some content. A small value: it is passed by copy.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Digest {
+    /// `sha256:` and 64 hex digits.
+    Sha256([u8; 32]),
+    /// `sha512:` and 128 hex digits.
+    Sha512([u8; 64]),
 }
 
 impl Digest {
@@ -73,35 +76,53 @@ impl Digest {
 
     /// From its two halves, as they stand in a path.
     pub fn from_parts(algorithm: Algorithm, hex: &str) -> Result<Self, DigestError> {
-        let is_lower_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        if hex.len() != algorithm.hex_length() || !hex.bytes().all(is_lower_hex) {
-            return Err(DigestError::Malformed);
+        match algorithm {
+            Algorithm::Sha256 => decoded(hex).map(Self::Sha256),
+            Algorithm::Sha512 => decoded(hex).map(Self::Sha512),
         }
-        Ok(Self {
-            algorithm,
-            hex: hex.into(),
-        })
     }
 
     /// The algorithm before the colon.
     pub fn algorithm(&self) -> Algorithm {
-        self.algorithm
+        match self {
+            Self::Sha256(_) => Algorithm::Sha256,
+            Self::Sha512(_) => Algorithm::Sha512,
+        }
+    }
+
+    /// What the hex digits stand for.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Sha256(bytes) => bytes,
+            Self::Sha512(bytes) => bytes,
+        }
     }
 
     /// The hex digits after the colon.
-    pub fn hex(&self) -> &str {
-        &self.hex
+    pub fn hex(&self) -> String {
+        HEXLOWER.encode(self.bytes())
     }
+}
 
-    /// The first two hex digits, which name the directory that distribution keeps a blob in.
-    pub fn hex_prefix(&self) -> &str {
-        self.hex.get(..2).unwrap_or_default()
+/// As many bytes as `N`, from lower-case hex digits.
+fn decoded<const N: usize>(hex: &str) -> Result<[u8; N], DigestError> {
+    let mut bytes = [0; N];
+    if hex.len() != 2 * N {
+        return Err(DigestError::Malformed);
     }
+    let decoded = HEXLOWER.decode_mut(hex.as_bytes(), &mut bytes);
+    decoded.map_err(|_| DigestError::Malformed)?;
+    Ok(bytes)
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}:{}", self.algorithm, self.hex)
+        let algorithm = self.algorithm();
+        write!(
+            formatter,
+            "{algorithm}:{}",
+            HEXLOWER.encode_display(self.bytes())
+        )
     }
 }
 
@@ -167,14 +188,9 @@ impl Hasher {
 
     /// The digest of all that was taken in.
     pub fn finish(self) -> Digest {
-        let algorithm = self.algorithm();
-        let hex = match self {
-            Self::Sha256(hasher) => lower_hex(&hasher.finalize()),
-            Self::Sha512(hasher) => lower_hex(&hasher.finalize()),
-        };
-        Digest {
-            algorithm,
-            hex: hex.into(),
+        match self {
+            Self::Sha256(hasher) => Digest::Sha256(hasher.finalize().into()),
+            Self::Sha512(hasher) => Digest::Sha512(hasher.finalize().into()),
         }
     }
 
@@ -197,17 +213,6 @@ impl Hasher {
                 .map(Self::Sha512),
         }
     }
-}
-
-fn lower_hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
-            // Writing into a String cannot fail.
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ impl Blob {
     pub(super) fn at(key: Key, digest: &Digest, size_bytes: u64) -> Self {
         Self {
             key,
-            digest: digest.clone(),
+            digest: *digest,
             size_bytes,
         }
     }
@@ -57,10 +57,10 @@ impl Registry {
         digest: &Digest,
     ) -> Result<Blob, RegistryError> {
         let found = self.linked_blob(name, digest).await?;
-        let (key, meta) = found.ok_or_else(|| RegistryError::BlobUnknown(digest.clone()))?;
+        let (key, meta) = found.ok_or(RegistryError::BlobUnknown(*digest))?;
         Ok(Blob {
             key,
-            digest: digest.clone(),
+            digest: *digest,
             size_bytes: meta.size_bytes,
         })
     }
@@ -87,7 +87,7 @@ impl Registry {
             .await?
             .ok_or(unknown)?;
         if self.is_deleted_lately(name, digest).await? {
-            return Err(RegistryError::BlobUnknown(digest.clone()));
+            return Err(RegistryError::BlobUnknown(*digest));
         }
         Ok(elsewhere)
     }
@@ -106,7 +106,7 @@ impl Registry {
         };
         Ok(self.find_data(&target).await?.map(|(key, meta)| Blob {
             key,
-            digest: digest.clone(),
+            digest: *digest,
             size_bytes: meta.size_bytes,
         }))
     }
@@ -120,7 +120,7 @@ impl Registry {
         match self.store.get(&blob.key, range).await {
             Ok((_, bytes)) => Ok(bytes),
             // Removed since it was looked up.
-            Err(StoreError::NotFound) => Err(RegistryError::BlobUnknown(blob.digest.clone())),
+            Err(StoreError::NotFound) => Err(RegistryError::BlobUnknown(blob.digest)),
             Err(error) => Err(error.into()),
         }
     }
@@ -149,11 +149,11 @@ impl Registry {
         let Some(target) = target else {
             return Ok(false);
         };
-        let link = Place::LayerLink(name.clone(), digest.clone());
+        let link = Place::LayerLink(name, *digest);
         permit.confirm()?;
         let change = turn.begin();
         self.store.apply(vec![put_link(&link, &target)]).await?;
-        change.made(vec![Fact::Layer(digest.clone())]);
+        change.made(vec![Fact::Layer(*digest)]);
         Ok(true)
     }
 
@@ -236,7 +236,7 @@ impl Registry {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<Option<Digest>, RegistryError> {
-        let link = Place::LayerLink(repository.clone(), digest.clone());
+        let link = Place::LayerLink(repository, *digest);
         let Some(target) = self.read_link(&link.key()).await? else {
             return Ok(None);
         };
@@ -254,9 +254,9 @@ impl Registry {
         self.check_deletable()?;
         let turn = self.lists.turn(name).await?;
         let _lock = self.digest_locks.exclusive([digest]).await?;
-        let link = Place::LayerLink(name.clone(), digest.clone()).key();
+        let link = Place::LayerLink(name, *digest).key();
         if self.find(&link).await?.is_none() {
-            return Err(RegistryError::BlobUnknown(digest.clone()));
+            return Err(RegistryError::BlobUnknown(*digest));
         }
         permit.confirm()?;
         let change = turn.begin();
@@ -268,7 +268,7 @@ impl Registry {
             Err(StoreError::Full) => self.store.apply(vec![removal()]).await?,
             other => other?,
         }
-        change.removed(vec![Forget::Layer(digest.clone())]);
+        change.removed(vec![Forget::Layer(*digest)]);
         Ok(())
     }
 }

@@ -215,8 +215,8 @@ async fn facts_in(index: &Index, name: &RepositoryName) -> Result<Vec<Fact>, Ind
         // The other direction: who has these blobs.
         let is_holder = index.is_holder(name, page.clone()).await?;
         for ((digest, size_bytes), is_holder) in page.iter().zip(sizes).zip(is_holder) {
-            facts.extend(size_bytes.map(|size_bytes| Fact::Size(digest.clone(), size_bytes)));
-            facts.extend(is_holder.then(|| Fact::Layer(digest.clone())));
+            facts.extend(size_bytes.map(|size_bytes| Fact::Size(*digest, size_bytes)));
+            facts.extend(is_holder.then_some(Fact::Layer(*digest)));
         }
         layers.extend(page);
         if is_last {
@@ -244,24 +244,24 @@ async fn facts_of_revision(
     name: &RepositoryName,
     revision: Revision,
 ) -> Result<Vec<Fact>, IndexError> {
-    let digest = revision.digest.clone();
+    let digest = revision.digest;
     let mut facts = Vec::new();
     let mut after: Option<Digest> = None;
     loop {
         let page = index.children(&digest, after.as_ref(), PAGE_MAX).await?;
         let is_last = page.len() < PAGE_MAX;
-        after = page.last().map(|child| child.digest.clone());
+        after = page.last().map(|child| child.digest);
         facts.extend(page.into_iter().map(|child| Fact::Edge {
-            parent: digest.clone(),
+            parent: digest,
             child,
         }));
         if is_last {
             break;
         }
     }
-    let size_bytes = index.sizes(vec![digest.clone()]).await?.first().copied();
+    let size_bytes = index.sizes(vec![digest]).await?.first().copied();
     let size_bytes = size_bytes.flatten();
-    facts.extend(size_bytes.map(|size_bytes| Fact::Size(digest.clone(), size_bytes)));
+    facts.extend(size_bytes.map(|size_bytes| Fact::Size(digest, size_bytes)));
     // The other direction: the referrers of its subject.
     if revision.subject.is_none() || index.is_referrer(name, &revision).await? {
         facts.push(Fact::Revision(revision));

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::*;
 use crate::auth::{Access, Auth, Authentication, Caller, Origin, Permit};
 use crate::clock::ManualClock;
-use crate::layout::{Key, Place, Prefix};
+use crate::layout::{Key, OwnedPlace, Prefix};
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName};
 use crate::store::memory::MemoryStore;
 use crate::store::{ByteStream, Depth, Entry, Meta, Step, StoreError, Upload};
@@ -214,7 +214,7 @@ impl Lab {
 
     /// A tag that is there leads to a whole manifest.
     async fn check_tag(&self, tag: &str, cut: Cut) -> Option<Bytes> {
-        let link = Place::TagCurrent(self.name.clone(), tag.parse().unwrap()).key();
+        let link = OwnedPlace::TagCurrent(self.name.clone(), tag.parse().unwrap()).key();
         self.registry.read_link(&link).await.expect("readable")?;
         let found = self
             .registry
@@ -325,7 +325,7 @@ async fn a_cut_delete_of_a_blob_leaves_its_link_or_its_tombstone() {
     for cut in cuts() {
         let lab = Lab::with_a_tag().await;
         let digest = Digest::of(Algorithm::Sha256, b"blob");
-        let link = Place::LayerLink(lab.name.clone(), digest.clone());
+        let link = OwnedPlace::LayerLink(lab.name.clone(), digest);
         let steps = vec![super::links::put_link(&link, &digest)];
         lab.store.inner.apply(steps).await.expect("nothing is cut");
         lab.cut(Some(cut));
@@ -351,7 +351,7 @@ async fn a_manifest_of_thousands_of_tags_goes_with_all_of_them() {
     let digest = Digest::of(Algorithm::Sha256, BEFORE);
     let tags = (0..2_500).map(|number| {
         let tag = format!("t{number}").parse().unwrap();
-        super::links::put_link(&Place::TagCurrent(lab.name.clone(), tag), &digest)
+        super::links::put_link(&OwnedPlace::TagCurrent(lab.name.clone(), tag), &digest)
     });
     lab.store.inner.apply(tags.collect()).await.expect("stored");
     let access = Access::Delete(lab.name.clone());

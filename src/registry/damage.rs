@@ -58,6 +58,7 @@ enum Verdict {
 }
 
 /// What hashing has found of bytes that were just read. It takes long, so it is done where they are parsed.
+#[derive(Clone, Copy)]
 pub(super) enum Hashed {
     /// Whether they are right, as was found before.
     Before(bool),
@@ -102,7 +103,7 @@ impl Damage {
             found.verdicts.clear();
         }
         let verdict = (meta.version.clone(), verdict);
-        let before = found.verdicts.insert(digest.clone(), verdict.clone());
+        let before = found.verdicts.insert(*digest, verdict.clone());
         if verdict.1 == Verdict::Damaged && before != Some(verdict) {
             tracing::warn!(
                 %digest,
@@ -161,7 +162,7 @@ impl Registry {
         };
         let is_sound = match self.sound_at_a_glance(digest, &meta) {
             Some(is_sound) => is_sound,
-            None => match self.known_sizes(vec![digest.clone()]).await.first() {
+            None => match self.known_sizes(vec![*digest]).await.first() {
                 Some(Some(size_bytes)) => self.agrees_with(digest, &meta, *size_bytes).await?,
                 Some(None) | None => true,
             },
@@ -294,5 +295,5 @@ fn verdict_of(is_sound: bool) -> Verdict {
 }
 
 fn data_key(digest: &Digest) -> Key {
-    Place::BlobData(digest.clone()).key()
+    Place::BlobData(*digest).key()
 }

@@ -3,11 +3,13 @@
 //! Source: `docs/storage-layout.md`. Must not know what is linked. Invariant: the content of a link wins over its path (a
 //! sha512 push to the old registry leaves a sha512 path that holds a sha256 digest), and a damaged link is as good as none.
 
+use std::borrow::Borrow;
+
 use super::damage::Hashed;
 use super::manifests::READ_SIZE_MAX_BYTES;
 use super::{Registry, RegistryError};
-use crate::layout::{Key, Place};
-use crate::oci::{Digest, Manifest, RepositoryName};
+use crate::layout::{Key, Place, PlaceOf};
+use crate::oci::{Digest, Manifest, RepositoryName, Tag};
 use crate::store::{Meta, Small, Step, StoreError};
 
 /// A link holds at most `sha512:` and 128 digits; the rest is room for the line end that other tools leave.
@@ -137,8 +139,7 @@ impl Registry {
         name: &RepositoryName,
         digest: &Digest,
     ) -> Result<Option<(Key, Meta)>, RegistryError> {
-        self.linked_data(&Place::LayerLink(name.clone(), digest.clone()))
-            .await
+        self.linked_data(&Place::LayerLink(name, *digest)).await
     }
 
     /// The same for a manifest, by its revision link.
@@ -147,8 +148,7 @@ impl Registry {
         name: &RepositoryName,
         digest: &Digest,
     ) -> Result<Option<(Key, Meta)>, RegistryError> {
-        self.linked_data(&Place::RevisionLink(name.clone(), digest.clone()))
-            .await
+        self.linked_data(&Place::RevisionLink(name, *digest)).await
     }
 
     /// What is known of the data that each of `links` leads to, in their order, where it is there: link *and* data.
@@ -157,7 +157,7 @@ impl Registry {
         links: &[Key],
     ) -> Result<Vec<Option<(Digest, Meta)>>, RegistryError> {
         let targets = self.read_links(links).await?;
-        let data: Vec<Digest> = targets.iter().flatten().cloned().collect();
+        let data: Vec<Digest> = targets.iter().flatten().copied().collect();
         let mut found = self.find_each_data(&data).await?.into_iter();
         let linked = targets.into_iter().map(|target| {
             let target = target?;
@@ -175,7 +175,7 @@ impl Registry {
     ) -> Result<Vec<Digest>, RegistryError> {
         let mut absent = Vec::new();
         for part in digests.chunks(AT_ONCE) {
-            let link = |digest: &Digest| Place::RevisionLink(name.clone(), digest.clone()).key();
+            let link = |digest: &Digest| Place::RevisionLink(name, *digest).key();
             let targets = self
                 .read_links(&part.iter().map(link).collect::<Vec<_>>())
                 .await?;
@@ -183,10 +183,10 @@ impl Registry {
             for (digest, target) in part.iter().zip(targets) {
                 match target {
                     Some(target) => {
-                        data.push(Place::BlobData(target.clone()).key());
+                        data.push(Place::BlobData(target).key());
                         linked.push((digest, target));
                     }
-                    None => absent.push(digest.clone()),
+                    None => absent.push(*digest),
                 }
             }
             let (mut linked, mut left) = (linked.into_iter(), data.as_slice());
@@ -194,12 +194,12 @@ impl Registry {
                 let contents = self.read_some(&mut left, READ_SIZE_MAX_BYTES).await?;
                 let contents = contents.into_iter().map(|(_, content)| content);
                 let (part, contents): (Vec<_>, Vec<_>) = linked.by_ref().zip(contents).unzip();
-                let targets = part.iter().map(|(_, target)| target.clone()).collect();
+                let targets = part.iter().map(|(_, target)| *target).collect();
                 let parsed = self.parse_each(targets, contents).await?;
                 for ((digest, _), content) in part.into_iter().zip(parsed) {
                     match content {
                         Some((meta, stored)) => visit(digest, meta, stored),
-                        None => absent.push(digest.clone()),
+                        None => absent.push(*digest),
                     }
                 }
             }
@@ -223,7 +223,7 @@ impl Registry {
                 Small::Whole(meta, _) => self.hashed_before(digest, meta),
                 Small::Absent | Small::TooLarge(_) => None,
             };
-            (digest.clone(), known)
+            (*digest, known)
         });
         let judged: Vec<(Digest, Option<bool>)> = judged.collect();
         let parse = |(content, (digest, known)): (Small, (Digest, Option<bool>))| match content {
@@ -244,7 +244,7 @@ impl Registry {
         Ok(sound.collect())
     }
 
-    async fn linked_data(&self, link: &Place) -> Result<Option<(Key, Meta)>, RegistryError> {
+    async fn linked_data(&self, link: &Place<'_>) -> Result<Option<(Key, Meta)>, RegistryError> {
         let Some(target) = self.read_link(&link.key()).await? else {
             return Ok(None);
         };
@@ -253,6 +253,10 @@ impl Registry {
 }
 
 /// Writes a link to `digest` at `place`.
-pub(super) fn put_link(place: &Place, digest: &Digest) -> Step {
+pub(super) fn put_link<N, T>(place: &PlaceOf<N, T>, digest: &Digest) -> Step
+where
+    N: Borrow<RepositoryName>,
+    T: Borrow<Tag>,
+{
     Step::put(place.key(), digest.to_string())
 }

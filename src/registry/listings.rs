@@ -147,7 +147,7 @@ impl Registry {
         name: &RepositoryName,
         tags: Vec<Tag>,
     ) -> Result<Vec<Tag>, RegistryError> {
-        let current = |tag: &Tag| Place::TagCurrent(name.clone(), tag.clone()).key();
+        let current = |tag: &Tag| Place::TagCurrent(name, tag).key();
         let keys: Vec<Key> = tags.iter().map(current).collect();
         let found = self.find_each(&keys).await?;
         let tags = tags.into_iter().zip(found);

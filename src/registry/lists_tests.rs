@@ -3,7 +3,7 @@
 use super::super::keeper::RETRY_PAUSE;
 use super::*;
 use crate::clock::ManualClock;
-use crate::layout::Place;
+use crate::layout::OwnedPlace;
 use crate::oci::Algorithm;
 use crate::registry::links::put_link;
 use crate::registry::{Limits, PageRequest, References, Settings};
@@ -49,7 +49,7 @@ impl Lab {
         Registry::new(store, index, settings, &[7; 32], self.clock.clone())
     }
 
-    async fn link(&self, place: Place, digest: &Digest) {
+    async fn link(&self, place: OwnedPlace, digest: &Digest) {
         let steps = vec![put_link(&place, digest)];
         self.store.apply(steps).await.unwrap();
     }
@@ -69,7 +69,7 @@ async fn an_index_that_is_set_aside_while_it_serves_is_filled_again() {
     let lab = Lab::new();
     let (name, tag): (_, Tag) = (name("a"), "v1".parse().unwrap());
     let digest = Digest::of(Algorithm::Sha256, b"manifest");
-    lab.link(Place::TagCurrent(name.clone(), tag.clone()), &digest)
+    lab.link(OwnedPlace::TagCurrent(name.clone(), tag.clone()), &digest)
         .await;
     let (registry, index) = (lab.registry(), &lab.index);
     registry.read_everything().await.unwrap();
@@ -95,7 +95,7 @@ async fn no_doubt_is_forgotten_however_many_there_are() {
     let (kept, new) = (name("kept"), name("new"));
     let digest = Digest::of(Algorithm::Sha256, b"manifest");
     let tag = |name: &RepositoryName, tag: &str| {
-        let place = Place::TagCurrent(name.clone(), tag.parse().unwrap());
+        let place = OwnedPlace::TagCurrent(name.clone(), tag.parse().unwrap());
         lab.link(place, &digest)
     };
     tag(&kept, "v1").await;

@@ -102,7 +102,7 @@ impl Generations {
             self.young_bytes = 0;
         }
         self.old.remove(digest);
-        let replaced = self.young.insert(digest.clone(), (version, content));
+        let replaced = self.young.insert(*digest, (version, content));
         let replaced_bytes = replaced.map_or(0, |(_, content)| content.size_bytes());
         self.young_bytes = self.young_bytes + size_bytes - replaced_bytes;
     }

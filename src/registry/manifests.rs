@@ -16,7 +16,7 @@ use super::rereading::facts_of_manifest;
 use super::{Blob, Registry, RegistryError};
 use crate::auth::Permit;
 use crate::index::{Fact, Forget};
-use crate::layout::{self, Key, Place};
+use crate::layout::{self, Key, OwnedPlace, Place};
 use crate::oci::{Algorithm, Digest, Manifest, Reference, RepositoryName, Tag};
 use crate::store::{Depth, Meta, Small, Step};
 
@@ -96,7 +96,7 @@ impl Registry {
         meta: &Meta,
     ) -> Result<Option<Content>, RegistryError> {
         // The link's word counts: a path of one algorithm may lead to data of the other.
-        let Some(Place::BlobData(target)) = Place::parse(key.as_str()) else {
+        let Some(OwnedPlace::BlobData(target)) = OwnedPlace::parse(key.as_str()) else {
             return Ok(None);
         };
         if let Some(content) = self.manifests.get(digest, &meta.version) {
@@ -171,11 +171,8 @@ impl Registry {
         reference: &Reference,
     ) -> Result<Option<Digest>, RegistryError> {
         match reference {
-            Reference::Digest(digest) => Ok(Some(digest.clone())),
-            Reference::Tag(tag) => {
-                self.read_link(&Place::TagCurrent(name.clone(), tag.clone()).key())
-                    .await
-            }
+            Reference::Digest(digest) => Ok(Some(*digest)),
+            Reference::Tag(tag) => self.read_link(&Place::TagCurrent(name, tag).key()).await,
         }
     }
 
@@ -204,7 +201,7 @@ impl Registry {
             && digest != *expected
         {
             return Err(RegistryError::DigestMismatch {
-                expected: expected.clone(),
+                expected: *expected,
                 computed: digest,
             });
         }
@@ -244,7 +241,7 @@ impl Registry {
                 .chain(keeper)
                 .map(|link| Fact::Layer(link.path)),
         );
-        facts.extend(tags.into_iter().map(|tag| Fact::Tag(tag, digest.clone())));
+        facts.extend(tags.into_iter().map(|tag| Fact::Tag(tag, digest)));
         permit.confirm()?;
         let change = turn.begin();
         self.store.apply(steps).await?;
@@ -294,8 +291,8 @@ impl Registry {
             return Ok(None);
         }
         Ok(Some(MissingLink {
-            path: digest.clone(),
-            target: digest.clone(),
+            path: *digest,
+            target: *digest,
         }))
     }
 
@@ -340,7 +337,7 @@ impl Registry {
         let (tags, revision) = match reference {
             Reference::Tag(tag) => (vec![tag.clone()], None),
             Reference::Digest(_) => {
-                let revision = Place::RevisionLink(name.clone(), digest.clone()).key();
+                let revision = Place::RevisionLink(name, digest).key();
                 self.read_link(&revision).await?.ok_or_else(unknown)?;
                 (self.tags_at(name, &digest).await?, Some(digest))
             }
@@ -374,7 +371,7 @@ impl Registry {
         digest: &Digest,
     ) -> Result<Vec<Tag>, RegistryError> {
         let all = self.tag_directories(name).await?;
-        let current = |tag: &Tag| Place::TagCurrent(name.clone(), tag.clone()).key();
+        let current = |tag: &Tag| Place::TagCurrent(name, tag).key();
         let links: Vec<Key> = all.iter().map(current).collect();
         let targets = self.read_links(&links).await?;
         let pointing = all.into_iter().zip(targets);
@@ -392,29 +389,16 @@ fn put_steps<'a>(
     layer_links: impl Iterator<Item = &'a MissingLink>,
     tags: &[Tag],
 ) -> Vec<Step> {
-    let mut steps = vec![Step::put(Place::BlobData(digest.clone()).key(), bytes)];
-    steps.extend(layer_links.map(|link| {
-        put_link(
-            &Place::LayerLink(name.clone(), link.path.clone()),
-            &link.target,
-        )
-    }));
-    steps.push(put_link(
-        &Place::RevisionLink(name.clone(), digest.clone()),
-        digest,
-    ));
+    let mut steps = vec![Step::put(Place::BlobData(*digest).key(), bytes)];
+    steps
+        .extend(layer_links.map(|link| put_link(&Place::LayerLink(name, link.path), &link.target)));
+    steps.push(put_link(&Place::RevisionLink(name, *digest), digest));
     if !tags.is_empty() {
         steps.push(Step::Barrier);
     }
     for tag in tags {
-        steps.push(put_link(
-            &Place::TagIndex(name.clone(), tag.clone(), digest.clone()),
-            digest,
-        ));
-        steps.push(put_link(
-            &Place::TagCurrent(name.clone(), tag.clone()),
-            digest,
-        ));
+        steps.push(put_link(&Place::TagIndex(name, tag, *digest), digest));
+        steps.push(put_link(&Place::TagCurrent(name, tag), digest));
     }
     steps
 }

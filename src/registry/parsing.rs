@@ -54,7 +54,7 @@ mod tests {
 
     use crate::clock::{Clock, ManualClock};
     use crate::index::Index;
-    use crate::layout::Place;
+    use crate::layout::OwnedPlace;
     use crate::oci::{Algorithm, Digest, READ_HERE_BYTES, Reference, RepositoryName};
     use crate::registry::open_mode::OpenMode;
     use crate::registry::{Limits, ManifestContent, PageRequest, References, Registry, Settings};
@@ -124,7 +124,7 @@ mod tests {
         let name: RepositoryName = "a".parse().unwrap();
         let link = |number: u32| {
             let digest = Digest::of(Algorithm::Sha256, &number.to_be_bytes());
-            Place::LayerLink(name.clone(), digest).key()
+            OwnedPlace::LayerLink(name.clone(), digest).key()
         };
         let links: Vec<_> = (0..10_000).map(link).collect();
         let turns = Arc::new(AtomicUsize::new(0));

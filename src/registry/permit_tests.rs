@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::auth::{self, Access, Accounts, Auth, Origin, Rule, RuleText, User};
 use crate::clock::ManualClock;
-use crate::layout::Place;
+use crate::layout::OwnedPlace;
 use crate::oci::{Algorithm, Digest, Reference};
 use crate::store::Step;
 use crate::store::memory::MemoryStore;
@@ -61,9 +61,9 @@ async fn who_is_removed_while_it_waits_for_a_lock_is_refused() {
         unreachable!("made above")
     };
     let digest = Digest::of(Algorithm::Sha256, b"blob");
-    let link = Place::LayerLink(app.clone(), digest.clone());
+    let link = OwnedPlace::LayerLink(app.clone(), digest);
     let data = Step::put(
-        Place::BlobData(digest.clone()).key(),
+        OwnedPlace::BlobData(digest).key(),
         Bytes::from_static(b"blob"),
     );
     let steps = vec![data, super::links::put_link(&link, &digest)];

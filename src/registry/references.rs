@@ -33,10 +33,10 @@ impl Registry {
         // What an index lists is a manifest of this repository or a blob of it, whatever its media type says: BuildKit's
         // cache is an index of blobs.
         let listed = distinct(manifest.children().iter().filter(|child| !child.is_foreign));
-        let listed = self.unlinked(listed, |digest| Place::RevisionLink(name.clone(), digest));
+        let listed = self.unlinked(listed, |digest| Place::RevisionLink(name, digest));
         let not_manifests = listed.await?;
         let blobs = blobs.into_iter().chain(not_manifests).collect();
-        let unlinked = self.unlinked(blobs, |digest| Place::LayerLink(name.clone(), digest));
+        let unlinked = self.unlinked(blobs, |digest| Place::LayerLink(name, digest));
         let unlinked = unlinked.await?;
 
         let total = unlinked.len();
@@ -46,15 +46,15 @@ impl Registry {
         for descriptor in unlinked {
             let digest = &descriptor.digest;
             if let Some(target) = self.mountable(digest, &mut candidates).await? {
-                if let Some(meta) = self.find(&Place::BlobData(target.clone()).key()).await? {
+                if let Some(meta) = self.find(&Place::BlobData(target).key()).await? {
                     self.check_size(descriptor, &meta)?;
                 }
                 missing_links.push(MissingLink {
-                    path: digest.clone(),
+                    path: *digest,
                     target,
                 });
             } else if self.is_strict() {
-                unknown.push(digest.clone());
+                unknown.push(*digest);
                 // It is refused, and the client is told enough.
                 if unknown.len() == UNKNOWN_NAMED_MAX {
                     break;
@@ -75,9 +75,9 @@ impl Registry {
     async fn unlinked<'a>(
         &self,
         descriptors: Vec<&'a Descriptor>,
-        link: impl Fn(Digest) -> Place,
+        link: impl Fn(Digest) -> Place<'a>,
     ) -> Result<Vec<&'a Descriptor>, RegistryError> {
-        let key = |descriptor: &&Descriptor| link(descriptor.digest.clone()).key();
+        let key = |descriptor: &&Descriptor| link(descriptor.digest).key();
         let keys: Vec<Key> = descriptors.iter().map(key).collect();
         let mut unlinked = Vec::new();
         for (descriptor, data) in descriptors.into_iter().zip(self.linked_each(&keys).await?) {
@@ -106,7 +106,7 @@ impl Registry {
         match self.settings.references {
             References::Any => Ok(()),
             References::Strict => Err(RegistryError::DescriptorSize {
-                digest: descriptor.digest.clone(),
+                digest: descriptor.digest,
                 said_bytes: descriptor.size_bytes,
                 stored_bytes: stored.size_bytes,
             }),

@@ -162,10 +162,10 @@ impl Registry {
                 return Ok(false);
             }
             page.bytes += size_bytes(&referrer);
-            page.last = Some(referrer.digest.clone());
+            page.last = Some(referrer.digest);
             page.items.push(referrer);
         }
-        page.last = candidates.last().cloned().or(page.last.take());
+        page.last = candidates.last().copied().or(page.last.take());
         Ok(true)
     }
 
@@ -225,7 +225,7 @@ fn referrer(
     }
     Some(Referrer {
         media_type: manifest.media_type,
-        digest: digest.clone(),
+        digest: *digest,
         size_bytes,
         artifact_type: manifest.artifact_type,
         annotations: manifest.annotations,

@@ -43,7 +43,7 @@ pub(super) struct Reading {
 /// A digest's directory in a repository, and the link that belongs in it.
 pub(super) struct Unlinked {
     digest: Digest,
-    link: Place,
+    link: Key,
     directory: Prefix,
 }
 
@@ -111,7 +111,7 @@ impl Registry {
         let mut facts = vec![Fact::Known];
         let tags = self.tag_directories(name).await?;
         moved();
-        let current = |tag: &Tag| Place::TagCurrent(name.clone(), tag.clone()).key();
+        let current = |tag: &Tag| Place::TagCurrent(name, tag).key();
         let links: Vec<Key> = tags.iter().map(current).collect();
         for (tag, digest) in tags.into_iter().zip(self.read_links(&links).await?) {
             // One without a link is proposed too, and no list will show it: the old registry may write the link later, and
@@ -146,7 +146,7 @@ impl Registry {
             if let Fact::Edge { child, .. } = fact
                 && child.kind == ChildKind::Blob
             {
-                said.insert(child.digest.clone(), child.size_bytes);
+                said.insert(child.digest, child.size_bytes);
             }
         }
         let mut damaged = HashMap::new();
@@ -161,7 +161,7 @@ impl Registry {
             if let Some((_, meta)) = self.find_data(digest).await?
                 && !self.agrees_with(digest, &meta, *said_bytes).await?
             {
-                damaged.insert(digest.clone(), *said_bytes);
+                damaged.insert(*digest, *said_bytes);
             }
         }
         facts.retain(|fact| !matches!(fact, Fact::Layer(digest) if damaged.contains_key(digest)));
@@ -183,12 +183,12 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         let directory = layout::layer_links_directory(name, algorithm);
         let digests = self.digest_directories(&directory, algorithm).await?;
-        let link = |digest: &Digest| Place::LayerLink(name.clone(), digest.clone());
-        let links: Vec<Key> = digests.iter().map(|digest| link(digest).key()).collect();
+        let link = |digest: &Digest| Place::LayerLink(name, *digest).key();
+        let links: Vec<Key> = digests.iter().map(&link).collect();
         for (digest, data) in digests.into_iter().zip(self.linked_each(&links).await?) {
             let Some((_, meta)) = data else {
                 let link = link(&digest);
-                if self.find(&link.key()).await?.is_none() {
+                if self.find(&link).await?.is_none() {
                     let directory = layout::layer_directory(name, &digest);
                     reading.unlinked.push(Unlinked {
                         digest,
@@ -198,10 +198,9 @@ impl Registry {
                 }
                 continue;
             };
-            reading.facts.extend([
-                Fact::Layer(digest.clone()),
-                Fact::Size(digest, meta.size_bytes),
-            ]);
+            reading
+                .facts
+                .extend([Fact::Layer(digest), Fact::Size(digest, meta.size_bytes)]);
         }
         Ok(())
     }
@@ -221,8 +220,8 @@ impl Registry {
             facts.extend(facts_of_revision(digest, meta.size_bytes, &stored));
         };
         for digest in self.each_manifest(name, &digests, &mut read).await? {
-            let link = Place::RevisionLink(name.clone(), digest.clone());
-            if self.find(&link.key()).await?.is_none() {
+            let link = Place::RevisionLink(name, digest).key();
+            if self.find(&link).await?.is_none() {
                 let directory = layout::revision_directory(name, &digest);
                 reading.unlinked.push(Unlinked {
                     digest,
@@ -255,7 +254,6 @@ impl Registry {
         } in unlinked
         {
             let _lock = self.digest_locks.exclusive_at_last(&digest).await;
-            let link = link.key();
             if self.find(&link).await?.is_some() {
                 continue;
             }
@@ -293,9 +291,9 @@ fn facts_of_revision(digest: &Digest, size_bytes: u64, stored: &Stored) -> Vec<F
         Stored::Manifest(manifest) => facts_of_manifest(digest, size_bytes, manifest),
         // What it references is its own secret.
         Stored::Unreadable => vec![
-            Fact::Size(digest.clone(), size_bytes),
+            Fact::Size(*digest, size_bytes),
             Fact::Revision(Revision {
-                digest: digest.clone(),
+                digest: *digest,
                 size_bytes,
                 is_index: false,
                 subject: None,
@@ -313,15 +311,12 @@ pub(super) fn facts_of_manifest(
     manifest: &Manifest,
 ) -> Vec<Fact> {
     let mut facts = vec![
-        Fact::Size(digest.clone(), size_bytes),
+        Fact::Size(*digest, size_bytes),
         Fact::Revision(Revision {
-            digest: digest.clone(),
+            digest: *digest,
             size_bytes,
             is_index: manifest.media_type.is_index(),
-            subject: manifest
-                .subject
-                .as_ref()
-                .map(|subject| subject.digest.clone()),
+            subject: manifest.subject.as_ref().map(|subject| subject.digest),
         }),
     ];
     let blobs = manifest.blobs().map(|blob| (blob, ChildKind::Blob));
@@ -330,9 +325,9 @@ pub(super) fn facts_of_manifest(
         .iter()
         .map(|child| (child, ChildKind::Listed));
     facts.extend(blobs.chain(children).map(|(descriptor, kind)| Fact::Edge {
-        parent: digest.clone(),
+        parent: *digest,
         child: Child {
-            digest: descriptor.digest.clone(),
+            digest: descriptor.digest,
             size_bytes: descriptor.size_bytes,
             kind,
         },

@@ -125,7 +125,7 @@ async fn totals(index: &Index) -> Result<(u64, u64, u64), IndexError> {
                     let size_bytes = sizes.of(digest).await?.unwrap_or_default();
                     count += 1;
                     stored_bytes += size_bytes;
-                    last = Some((digest.clone(), size_bytes));
+                    last = Some((*digest, size_bytes));
                     size_bytes
                 }
             };
@@ -202,7 +202,7 @@ impl<'a> SizesInOrder<'a> {
             }
             let page = self.index.blobs(self.read_to.as_ref(), PAGE_MAX).await?;
             self.is_end = page.len() < PAGE_MAX;
-            self.read_to = page.last().map(|(digest, _)| digest.clone());
+            self.read_to = page.last().map(|(digest, _)| *digest);
             self.page = page.into_iter();
         }
     }
@@ -210,6 +210,6 @@ impl<'a> SizesInOrder<'a> {
 
 /// Half of a digest: as good as the whole to tell a million of them apart, in a fifth of the room.
 pub(super) fn mark_of(digest: &Digest) -> u128 {
-    let half = digest.hex().get(..32).unwrap_or_default();
-    u128::from_str_radix(half, 16).unwrap_or_default()
+    let half = digest.bytes().first_chunk().copied();
+    u128::from_be_bytes(half.unwrap_or_default())
 }

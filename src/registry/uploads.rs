@@ -177,7 +177,7 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         self.check_writable()?;
         let id = self.new_upload_id(name, owner)?;
-        let final_key = Place::BlobData(digest.clone()).key();
+        let final_key = Place::BlobData(*digest).key();
         let directory = upload_directory(name, id);
         let algorithm = Some(digest.algorithm());
         let mut upload = self
@@ -209,13 +209,13 @@ impl Registry {
             discard(upload).await;
             self.sessions.remember(id, Ended::Cancelled);
             return Err(RegistryError::DigestMismatch {
-                expected: digest.clone(),
+                expected: *digest,
                 computed,
             });
         }
         let size_bytes = upload.offset_bytes();
-        let key = Place::BlobData(digest.clone()).key();
-        let link = put_link(&Place::LayerLink(name.clone(), digest.clone()), digest);
+        let key = Place::BlobData(*digest).key();
+        let link = put_link(&Place::LayerLink(name, *digest), digest);
         // Keeps the sweep of empty link directories away while this one is filled.
         let turn = self.lists.turn(name).await?;
         let _lock = self.digest_locks.exclusive([digest]).await?;
@@ -231,11 +231,8 @@ impl Registry {
             self.sessions.remember(id, Ended::Failed);
             return Err(error.into());
         }
-        change.made(vec![
-            Fact::Layer(digest.clone()),
-            Fact::Size(digest.clone(), size_bytes),
-        ]);
-        self.sessions.remember(id, Ended::Finished(digest.clone()));
+        change.made(vec![Fact::Layer(*digest), Fact::Size(*digest, size_bytes)]);
+        self.sessions.remember(id, Ended::Finished(*digest));
         Ok(())
     }
 

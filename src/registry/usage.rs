@@ -70,7 +70,7 @@ impl Registry {
     async fn tags_usage(&self, name: &RepositoryName) -> Result<Vec<Usage>, IndexedError> {
         let index = &self.lists.index;
         let tags = all_tags(index, name).await?;
-        let current = |tag: &Tag| Place::TagCurrent(name.clone(), tag.clone()).key();
+        let current = |tag: &Tag| Place::TagCurrent(name, tag).key();
         let links: Vec<Key> = tags.iter().map(current).collect();
         // What the index says of it may be out of date: the old registry moves a tag and no directory's time tells.
         let digests = self.read_links(&links).await?;
@@ -122,7 +122,7 @@ async fn add_blobs(
         let is_last = links.len() < PAGE_MAX;
         for (digest, name) in &links {
             if group.0.as_ref() != Some(digest) {
-                let ended = std::mem::replace(&mut group, (Some(digest.clone()), Vec::new()));
+                let ended = std::mem::replace(&mut group, (Some(*digest), Vec::new()));
                 add_group(&mut sizes, ended, rows).await?;
             }
             group.1.push(name.clone());
@@ -197,12 +197,12 @@ async fn usage_of_tags(
 ) -> Result<Vec<Usage>, IndexError> {
     let mut tags_of: BTreeMap<Digest, u64> = BTreeMap::new();
     for (_, digest) in &tags {
-        *tags_of.entry(digest.clone()).or_default() += 1;
+        *tags_of.entry(*digest).or_default() += 1;
     }
     let mut needed = HashMap::new();
     let mut bytes_of = Vec::with_capacity(tags_of.len());
     for (root, digest) in tags_of.keys().enumerate() {
-        bytes_of.push(walk(index, vec![digest.clone()], root, &mut needed).await?);
+        bytes_of.push(walk(index, vec![*digest], root, &mut needed).await?);
     }
     // What no tag leads to keeps its blobs all the same, until it is deleted itself.
     let mut untagged = all_revisions(index, name).await?;
@@ -262,7 +262,7 @@ async fn walk(
     let mut seen = HashSet::new();
     let mut bytes = 0;
     while let Some((digest, size_bytes, kind)) = unread.pop() {
-        if !seen.insert(digest.clone()) {
+        if !seen.insert(digest) {
             continue;
         }
         // A manifest may claim any size of what is not here.
@@ -294,7 +294,7 @@ async fn children(
         let after = all.last().map(|(digest, _, _)| digest);
         let page = index.children(parent, after, PAGE_MAX).await?;
         let is_last = page.len() < PAGE_MAX;
-        let digests = page.iter().map(|child| child.digest.clone()).collect();
+        let digests = page.iter().map(|child| child.digest).collect();
         let sizes = index.sizes(digests).await?;
         all.extend(page.into_iter().zip(sizes).map(|(child, size_bytes)| {
             let size_bytes = size_bytes.unwrap_or(child.size_bytes);

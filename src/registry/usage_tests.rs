@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::clock::{Clock as _, ManualClock};
 use crate::index::{Child, Fact, Health, Revision};
-use crate::layout::Place;
+use crate::layout::OwnedPlace;
 use crate::oci::Algorithm;
 use crate::registry::links::put_link;
 use crate::registry::{Limits, References, Registry, Settings};
@@ -61,8 +61,8 @@ impl Lab {
     /// A blob of the store, linked by a repository.
     async fn put_blob(&self, name: &str, content: &'static [u8]) -> Digest {
         let digest = Digest::of(Algorithm::Sha256, content);
-        let bytes = Step::put(Place::BlobData(digest.clone()).key(), content);
-        let link = put_link(&Place::LayerLink(self::name(name), digest.clone()), &digest);
+        let bytes = Step::put(OwnedPlace::BlobData(digest).key(), content);
+        let link = put_link(&OwnedPlace::LayerLink(self::name(name), digest), &digest);
         self.apply(vec![bytes, link]).await;
         digest
     }
@@ -79,9 +79,9 @@ fn number(number: u64) -> Digest {
 fn manifest(digest: u64, size_bytes: u64, children: &[(u64, u64, ChildKind)]) -> Vec<Fact> {
     let parent = number(digest);
     let mut facts = vec![
-        Fact::Size(parent.clone(), size_bytes),
+        Fact::Size(parent, size_bytes),
         Fact::Revision(Revision {
-            digest: parent.clone(),
+            digest: parent,
             size_bytes,
             is_index: false,
             subject: None,
@@ -93,10 +93,7 @@ fn manifest(digest: u64, size_bytes: u64, children: &[(u64, u64, ChildKind)]) ->
             size_bytes: *size_bytes,
             kind: *kind,
         };
-        facts.push(Fact::Edge {
-            parent: parent.clone(),
-            child,
-        });
+        facts.push(Fact::Edge { parent, child });
     }
     facts
 }
@@ -138,7 +135,7 @@ async fn a_child_that_two_indexes_list_is_unique_in_neither() {
         ("moved", 1),
     ];
     facts.extend([tag("moved", 3), tag("gone", 3)]);
-    let place = |text: &str| Place::TagCurrent(name("a"), text.parse().unwrap());
+    let place = |text: &str| OwnedPlace::TagCurrent(name("a"), text.parse().unwrap());
     let links = moved.map(|(text, at)| put_link(&place(text), &number(at)));
     lab.apply(links.into()).await;
     lab.index.record(&name("a"), facts);
@@ -227,9 +224,9 @@ async fn sizes_are_found_in_order_across_pages() {
 async fn a_manifest_that_cannot_be_understood_takes_its_room() {
     let lab = Lab::new();
     let digest = Digest::of(Algorithm::Sha256, b"nothing that we know");
-    let bytes = Place::BlobData(digest.clone()).key();
-    let link = Place::RevisionLink(name("a"), digest.clone());
-    let tag = Place::TagCurrent(name("a"), "v1".parse().unwrap());
+    let bytes = OwnedPlace::BlobData(digest).key();
+    let link = OwnedPlace::RevisionLink(name("a"), digest);
+    let tag = OwnedPlace::TagCurrent(name("a"), "v1".parse().unwrap());
     let links = [put_link(&link, &digest), put_link(&tag, &digest)];
     lab.apply(vec![Step::put(bytes, "nothing that we know")])
         .await;
@@ -270,7 +267,7 @@ async fn what_is_asked_about_must_be_there() {
 async fn each_kind_of_difference_is_found_and_named() {
     let lab = Lab::new();
     let linked = lab.put_blob("a", b"blob").await;
-    let place = Place::TagCurrent(name("a"), "v1".parse().unwrap());
+    let place = OwnedPlace::TagCurrent(name("a"), "v1".parse().unwrap());
     lab.apply(vec![put_link(&place, &number(1))]).await;
     lab.put_blob("gone", b"other").await;
     lab.registry.read_everything().await.unwrap();
@@ -282,14 +279,12 @@ async fn each_kind_of_difference_is_found_and_named() {
     assert_eq!(found.facts, 7);
 
     // Behind its back: what the index says too much, too little, and otherwise.
-    let facts = vec![tag("v1", 2), tag("v2", 2), Fact::Size(linked.clone(), 5)];
+    let facts = vec![tag("v1", 2), tag("v2", 2), Fact::Size(linked, 5)];
     lab.index.record(&name("a"), facts);
     lab.index.record(&name("nowhere"), vec![Fact::Known]);
     let other = Digest::of(Algorithm::Sha256, b"other");
-    lab.index.forget(
-        &name("gone"),
-        vec![crate::index::Forget::Layer(other.clone())],
-    );
+    lab.index
+        .forget(&name("gone"), vec![crate::index::Forget::Layer(other)]);
     let mut expected = vec![
         format!("a: only in the store: tag v1 -> {}", number(1)),
         format!("a: only in the index: tag v1 -> {}", number(2)),

@@ -101,7 +101,7 @@ fn every_endpoint_needs_what_the_table_says() {
 /// The labels of all variants. A new variant breaks the match, and then the table above lacks its row.
 fn all_labels() -> Vec<&'static str> {
     let (n, d, id) = (name("a"), digest(), UploadId::from_parts(0, 0));
-    let reference = Reference::Digest(d.clone());
+    let reference = Reference::Digest(d);
     let first = Route::Options;
     let mut labels = vec![first.label()];
     let mut current = first;
@@ -115,12 +115,12 @@ fn all_labels() -> Vec<&'static str> {
             Route::BaseRedirect => Route::Base,
             Route::Base => Route::Catalog(PageRequest::default()),
             Route::Catalog(_) => Route::Tags(n.clone(), PageRequest::default()),
-            Route::Tags(..) => Route::Referrers(n.clone(), d.clone(), None, PageRequest::default()),
-            Route::Referrers(..) => Route::BlobRead(n.clone(), d.clone()),
-            Route::BlobRead(..) => Route::BlobDelete(n.clone(), d.clone()),
+            Route::Tags(..) => Route::Referrers(n.clone(), d, None, PageRequest::default()),
+            Route::Referrers(..) => Route::BlobRead(n.clone(), d),
+            Route::BlobRead(..) => Route::BlobDelete(n.clone(), d),
             Route::BlobDelete(..) => Route::UploadBegin(n.clone(), UploadStart::Session(None)),
             Route::UploadBegin(..) => Route::UploadAppend(n.clone(), id),
-            Route::UploadAppend(..) => Route::UploadFinish(n.clone(), id, d.clone()),
+            Route::UploadAppend(..) => Route::UploadFinish(n.clone(), id, d),
             Route::UploadFinish(..) => Route::UploadStatus(n.clone(), id),
             Route::UploadStatus(..) => Route::UploadCancel(n.clone(), id),
             Route::UploadCancel(..) => Route::ManifestRead(n.clone(), reference.clone()),

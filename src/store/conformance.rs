@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
-use crate::layout::{Key, Place, Prefix, UploadId, tag_directory, upload_directory};
+use crate::layout::{Key, OwnedPlace, Prefix, UploadId, tag_directory, upload_directory};
 use crate::oci::{Algorithm, Digest, RepositoryName, Tag};
 use crate::store::{Condition, Depth, ObjectStore, Small, Step, StoreError, Upload, Version};
 
@@ -291,8 +291,8 @@ async fn removal(store: &dyn ObjectStore) {
     let digest = Digest::of(Algorithm::Sha256, b"manifest");
     let tag = |text: &str| -> Tag { text.parse().unwrap() };
     let put_tag = |text: &str| {
-        let index = Place::TagIndex(name.clone(), tag(text), digest.clone());
-        let current = Place::TagCurrent(name.clone(), tag(text));
+        let index = OwnedPlace::TagIndex(name.clone(), tag(text), digest);
+        let current = OwnedPlace::TagCurrent(name.clone(), tag(text));
         let link = digest.to_string();
         [
             Step::put(index.key(), link.clone()),
@@ -301,7 +301,7 @@ async fn removal(store: &dyn ObjectStore) {
     };
     store.apply(put_tag("v1").into()).await.unwrap();
     store.apply(put_tag("v1-rc").into()).await.unwrap();
-    let current = Place::TagCurrent(name.clone(), tag("v1")).key();
+    let current = OwnedPlace::TagCurrent(name.clone(), tag("v1")).key();
     assert_eq!(read(store, &current).await.unwrap(), digest.to_string());
     let v1 = tag_directory(&name, &tag("v1"));
     let remove = || vec![Step::RemoveTree(v1.clone())];

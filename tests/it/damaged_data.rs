@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use boathouse::clock::{Clock, ManualClock};
 use boathouse::index::Index;
-use boathouse::layout::Place;
+use boathouse::layout::OwnedPlace;
 use boathouse::oci::{Algorithm, Digest, RepositoryName};
 use http::StatusCode;
 use tempfile::TempDir;
@@ -42,7 +42,7 @@ impl Lab {
     }
 
     fn data(&self, digest: &Digest) -> PathBuf {
-        let key = Place::BlobData(digest.clone()).key();
+        let key = OwnedPlace::BlobData(*digest).key();
         self.directory.path().join(key.as_str())
     }
 }
@@ -233,9 +233,9 @@ async fn damaged_links_are_absent_and_stay_where_they_are_until_a_push_heals_the
         let name: RepositoryName = "a".parse().unwrap();
         let tag = "v1".parse().unwrap();
         let links = [
-            Place::LayerLink(name.clone(), digest(LAYER)),
-            Place::RevisionLink(name.clone(), image.clone()),
-            Place::TagCurrent(name, tag),
+            OwnedPlace::LayerLink(name.clone(), digest(LAYER)),
+            OwnedPlace::RevisionLink(name.clone(), image),
+            OwnedPlace::TagCurrent(name, tag),
         ];
         let links = links.map(|link| lab.directory.path().join(link.key().as_str()));
         for link in &links {

@@ -46,7 +46,7 @@ const AT_HOME: [(&str, &[&str], &str); 3] = [
     ),
 ];
 
-const MAX_LINES: usize = 500;
+const MAX_LINES: usize = 700;
 
 #[test]
 fn modules_name_only_modules_to_their_right() {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use boathouse::clock::{Clock, ManualClock};
 use boathouse::index::Index;
-use boathouse::layout::Place;
+use boathouse::layout::OwnedPlace;
 use boathouse::oci::{Algorithm, Digest, RepositoryName};
 use http::StatusCode;
 use tempfile::TempDir;
@@ -169,13 +169,13 @@ async fn links_out_of_the_tree_are_not_followed_and_nothing_is_swept_because_of_
     fs::rename(lab.repositories().join("known"), outside.join("known")).unwrap();
     symlink(outside.join("known"), lab.repositories().join("known")).unwrap();
     let name: RepositoryName = "torn".parse().unwrap();
-    let link = Place::LayerLink(name.clone(), digest(LAYER)).key();
+    let link = OwnedPlace::LayerLink(name.clone(), digest(LAYER)).key();
     let link = lab.directory.path().join(link.as_str());
     fs::rename(&link, outside.join("link")).unwrap();
     symlink(outside.join("link"), &link).unwrap();
     // Its directory has changed, so that it is read again, and what holds no link would be swept.
     fs::create_dir(lab.repositories().join("torn/_layers/sha256/@eaDir")).unwrap();
-    let data = Place::BlobData(digest(b"elsewhere")).key();
+    let data = OwnedPlace::BlobData(digest(b"elsewhere")).key();
     let data = lab.directory.path().join(data.as_str());
     fs::rename(&data, outside.join("data")).unwrap();
     symlink(outside.join("data"), &data).unwrap();
@@ -209,7 +209,7 @@ async fn links_out_of_the_tree_are_not_followed_and_nothing_is_swept_because_of_
     let bytes = fs::read(
         lab.directory
             .path()
-            .join(Place::BlobData(manifest_of(&lab)).key().as_str()),
+            .join(OwnedPlace::BlobData(manifest_of(&lab)).key().as_str()),
     );
     let put = registry
         .put("/v2/evil/manifests/v9")

@@ -9,7 +9,7 @@ use super::recorder::{Cut, RecordingDisk};
 use super::tests::left_in;
 use super::{FilesystemStore, Settings};
 use crate::clock::ManualClock;
-use crate::layout::{Key, Place, UploadId, tag_directory, upload_directory};
+use crate::layout::{Key, OwnedPlace, UploadId, tag_directory, upload_directory};
 use crate::oci::{Algorithm, Digest, RepositoryName, Tag};
 use crate::store::memory::MemoryStore;
 use crate::store::{Depth, ObjectStore, Step};
@@ -54,18 +54,18 @@ fn digest(content: &str) -> Digest {
 fn put_manifest(tag: &Tag, content: &str) -> Vec<Step> {
     let digest = digest(content);
     let link = Bytes::from(digest.to_string());
-    let put = |place: Place| Step::put(place.key(), link.clone());
+    let put = |place: OwnedPlace| Step::put(place.key(), link.clone());
     vec![
-        Step::put(Place::BlobData(digest.clone()).key(), content.to_owned()),
-        put(Place::RevisionLink(name(), digest.clone())),
+        Step::put(OwnedPlace::BlobData(digest).key(), content.to_owned()),
+        put(OwnedPlace::RevisionLink(name(), digest)),
         Step::Barrier,
-        put(Place::TagIndex(name(), tag.clone(), digest.clone())),
-        put(Place::TagCurrent(name(), tag.clone())),
+        put(OwnedPlace::TagIndex(name(), tag.clone(), digest)),
+        put(OwnedPlace::TagCurrent(name(), tag.clone())),
     ]
 }
 
 fn current(tag: &Tag) -> Key {
-    Place::TagCurrent(name(), tag.clone()).key()
+    OwnedPlace::TagCurrent(name(), tag.clone()).key()
 }
 
 /// Holds at every moment: whatever may be seen after a power cut is whole.
@@ -93,8 +93,8 @@ fn check_all_that_is_visible_is_whole(cut: &Cut) {
         if path.ends_with("/current/link") && path.starts_with("docker/") {
             let digest: Digest = std::str::from_utf8(link).unwrap().parse().unwrap();
             for before in [
-                Place::BlobData(digest.clone()),
-                Place::RevisionLink(name(), digest),
+                OwnedPlace::BlobData(digest),
+                OwnedPlace::RevisionLink(name(), digest),
             ] {
                 assert!(
                     durable.contains_key(before.key().as_str()),
@@ -117,7 +117,7 @@ async fn upload(store: &dyn ObjectStore, number: u64, content: &str) -> Step {
     let digest = upload.digest(Algorithm::Sha256).await.unwrap();
     Step::Finish {
         upload,
-        key: Place::BlobData(digest).key(),
+        key: OwnedPlace::BlobData(digest).key(),
     }
 }
 
@@ -128,7 +128,7 @@ async fn what_was_applied_survives_a_power_cut() {
     let stores: [&dyn ObjectStore; 2] = [&*bench.store, &model];
     for round in 0..8 {
         for store in stores {
-            let layer = Place::LayerLink(name(), digest("layer")).key();
+            let layer = OwnedPlace::LayerLink(name(), digest("layer")).key();
             let steps = match round {
                 0 => vec![upload(store, 1, "layer").await, Step::put(layer, "link")],
                 1 => put_manifest(&tag("v1"), "first"),
@@ -197,7 +197,7 @@ async fn a_tag_that_was_removed_in_the_same_step_is_built_anew() {
         durable[current(&tag).as_str()],
         digest("new").to_string().into_bytes()
     );
-    let old = Place::TagIndex(name(), tag, digest("old")).key();
+    let old = OwnedPlace::TagIndex(name(), tag, digest("old")).key();
     assert!(!durable.contains_key(old.as_str()), "came back");
 }
 
@@ -247,7 +247,7 @@ async fn requests_that_share_groups_keep_their_barriers() {
     assert_eq!(left_in(bench.root.path(), "tmp"), 0, "left in tmp");
     let durable = cuts.last().unwrap().durable();
     for number in 0..24 {
-        let manifest = Place::BlobData(digest(&format!("m{number}"))).key();
+        let manifest = OwnedPlace::BlobData(digest(&format!("m{number}"))).key();
         assert!(durable.contains_key(manifest.as_str()));
     }
 }
@@ -255,7 +255,7 @@ async fn requests_that_share_groups_keep_their_barriers() {
 #[tokio::test]
 async fn directories_of_a_process_that_died_before_syncing_them_are_synced() {
     let bench = bench();
-    let key = Place::LayerLink(name(), digest("layer")).key();
+    let key = OwnedPlace::LayerLink(name(), digest("layer")).key();
     let path = bench.root.path().join(key.as_str());
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     let steps = vec![Step::put(key.clone(), "link")];
@@ -268,7 +268,7 @@ async fn directories_of_a_process_that_died_before_syncing_them_are_synced() {
 async fn a_blob_of_a_process_that_died_before_syncing_it_is_synced_and_repaired() {
     for left_behind in ["layer", "lay", "", "lllll"] {
         let bench = bench();
-        let key = Place::BlobData(digest("layer")).key();
+        let key = OwnedPlace::BlobData(digest("layer")).key();
         let path = bench.root.path().join(key.as_str());
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, left_behind).unwrap();

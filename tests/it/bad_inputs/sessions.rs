@@ -53,7 +53,7 @@ async fn bad_input_03_a_digest_of_another_kind() {
     let registry = TestRegistry::open();
     let before = stored(&registry);
     let location = begin(&registry, "a").await;
-    let hex = sha256("01234").hex().to_owned();
+    let hex = sha256("01234").hex().clone();
     let bad = [
         format!("sha256:{}", hex.to_uppercase()),
         format!("SHA256:{hex}"),

@@ -44,7 +44,7 @@ impl Write {
     /// Whether it has certainly taken the place of `earlier`.
     fn replaces(&self, earlier: &Write) -> bool {
         let applies = match &self.only_at {
-            Some(digest) => earlier.value == Value::Points(digest.clone()),
+            Some(digest) => earlier.value == Value::Points(*digest),
             None => true,
         };
         self.ended.is_some() && applies && earlier.ended_before(self)
@@ -82,7 +82,7 @@ impl Register {
         let Some(digest) = &write.only_at else {
             return true;
         };
-        let target = Value::Points(digest.clone());
+        let target = Value::Points(*digest);
         self.writes.iter().any(|earlier| {
             let was_gone = self.writes.iter().any(|between| {
                 between.only_at.is_none()
@@ -191,7 +191,7 @@ impl Ledger {
     }
 
     pub(super) fn add_content(&self, digest: &Digest, content: Bytes) {
-        self.with(|state| state.contents.insert(digest.clone(), content));
+        self.with(|state| state.contents.insert(*digest, content));
     }
 
     pub(super) fn content(&self, digest: &Digest) -> Option<Bytes> {

@@ -203,7 +203,7 @@ async fn read_key(client: &mut Client, ledger: &Ledger, key: &Key) -> Read {
             let digest = Digest::of(Algorithm::Sha256, &answer.body);
             let said = answer.header("docker-content-digest");
             (said == digest.to_string())
-                .then(|| Value::Points(digest.clone()))
+                .then_some(Value::Points(digest))
                 .ok_or_else(|| format!("its bytes are {digest}, not {said}"))
         }
         _ => Err(format!("{answer:?}")),
@@ -264,7 +264,7 @@ async fn judge_session(
 ) {
     let mut client = Client::of(address);
     let digest = Digest::of(Algorithm::Sha256, &session.content);
-    let key = Key::Blob(session.repository, digest.clone());
+    let key = Key::Blob(session.repository, digest);
     let put = format!("{}?digest={digest}", session.location);
     let status = client
         .get(&session.location)

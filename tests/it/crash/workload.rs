@@ -188,7 +188,7 @@ impl Worker {
             .into_iter()
             .map(|blob| there(Key::Blob(repository, blob)));
         let mut effects: Vec<Effect> = blobs.collect();
-        effects.push(there(Key::Manifest(repository, digest.clone())));
+        effects.push(there(Key::Manifest(repository, digest)));
         let reference = if self.random.below(4) == 0 {
             digest.to_string()
         } else {
@@ -216,7 +216,7 @@ impl Worker {
             && let Some(digest) = &known
         {
             let content = self.ledger.content(digest)?;
-            return Some((digest.clone(), content.clone(), blobs_of(&content)));
+            return Some((*digest, content.clone(), blobs_of(&content)));
         }
         let is_blob = |key: &Key, is_there| matches!(key, Key::Blob(..)) && is_there;
         let mut blobs = Vec::new();
@@ -266,14 +266,10 @@ impl Worker {
         };
         let tag = |tag: &&'static str| {
             let key = Key::Tag(repository, tag);
-            (key, Value::Absent, Some(digest.clone()))
+            (key, Value::Absent, Some(digest))
         };
         let mut effects: Vec<Effect> = TAGS.iter().map(tag).collect();
-        effects.push((
-            Key::Manifest(repository, digest.clone()),
-            Value::Absent,
-            None,
-        ));
+        effects.push((Key::Manifest(repository, digest), Value::Absent, None));
         self.delete(format!("/v2/{repository}/manifests/{digest}"), effects)
             .await
     }

@@ -102,7 +102,7 @@ async fn a_tag_that_was_moved_by_a_process_that_died_is_read_again() {
 
     // To a manifest that is there already, so that nothing else changes; the index never hears of it.
     let tag: Tag = "v1".parse().unwrap();
-    let current = Place::TagCurrent(name("a"), tag.clone()).key();
+    let current = OwnedPlace::TagCurrent(name("a"), tag.clone()).key();
     let steps = vec![Step::put(current, second.to_string())];
     lab.store.apply(steps).await.unwrap();
     let pointed = async || lab.index.tags(&name("a"), None, 1).await.unwrap();

@@ -39,16 +39,16 @@ async fn a_list_shows_nothing_that_only_the_index_knows() {
     lab.settle(&registry).await;
     let revision = |digest: &Digest| {
         Fact::Revision(Revision {
-            digest: digest.clone(),
+            digest: *digest,
             size_bytes: 2,
             is_index: false,
-            subject: Some(subject.clone()),
+            subject: Some(subject),
         })
     };
     let facts = vec![
-        Fact::Tag("ghost".parse().unwrap(), ghost.clone()),
+        Fact::Tag("ghost".parse().unwrap(), ghost),
         revision(&ghost),
-        Fact::Layer(ghost.clone()),
+        Fact::Layer(ghost),
     ];
     lab.index.record(&name("a"), facts.clone());
     lab.index.record(&name("ghost"), facts);

@@ -15,7 +15,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use boathouse::clock::{Clock, ManualClock};
 use boathouse::index::{self, Child, Fact, Forget, Health, Index, PAGE_MAX, Revision};
-use boathouse::layout::Place;
+use boathouse::layout::OwnedPlace;
 use boathouse::oci::{Algorithm, Digest, RepositoryName, Tag};
 use boathouse::registry::Registry;
 use boathouse::store::faulty::{Fault, FaultyStore, Operation};

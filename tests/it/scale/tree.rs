@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use boathouse::layout::Place;
+use boathouse::layout::OwnedPlace;
 use boathouse::oci::{Algorithm, Digest, RepositoryName, Tag};
 use serde_json::{Value, json};
 
@@ -205,7 +205,7 @@ impl Writer {
         match piece {
             Piece::Blobs => {
                 for (number, digest) in self.blobs.iter().enumerate() {
-                    self.put(&Place::BlobData(digest.clone()), &blob(number));
+                    self.put(&OwnedPlace::BlobData(*digest), &blob(number));
                 }
             }
             Piece::Ordinary(number) => self.write_ordinary(*number),
@@ -281,29 +281,29 @@ impl Writer {
 
     fn put_manifest(&self, name: &RepositoryName, manifest: &[u8]) -> Digest {
         let digest = digest(manifest);
-        self.put(&Place::BlobData(digest.clone()), manifest);
-        let link = Place::RevisionLink(name.clone(), digest.clone());
+        self.put(&OwnedPlace::BlobData(digest), manifest);
+        let link = OwnedPlace::RevisionLink(name.clone(), digest);
         self.put(&link, digest.to_string().as_bytes());
         digest
     }
 
     fn link_layer(&self, name: &RepositoryName, digest: &Digest) {
-        let link = Place::LayerLink(name.clone(), digest.clone());
+        let link = OwnedPlace::LayerLink(name.clone(), *digest);
         self.put(&link, digest.to_string().as_bytes());
     }
 
     fn link_tag(&self, name: &RepositoryName, tag: &str, digest: &Digest) {
         let tag: Tag = tag.parse().expect("a tag");
         let links = [
-            Place::TagIndex(name.clone(), tag.clone(), digest.clone()),
-            Place::TagCurrent(name.clone(), tag),
+            OwnedPlace::TagIndex(name.clone(), tag.clone(), *digest),
+            OwnedPlace::TagCurrent(name.clone(), tag),
         ];
         for link in links {
             self.put(&link, digest.to_string().as_bytes());
         }
     }
 
-    fn put(&self, place: &Place, bytes: &[u8]) {
+    fn put(&self, place: &OwnedPlace, bytes: &[u8]) {
         let path = self.root.join(place.key().as_str());
         let parent = path.parent().expect("below the root");
         fs::create_dir_all(parent)
