@@ -1,11 +1,11 @@
 //! Boathouse: a self-contained home for container images and VM images.
 //!
-//! One strict order of modules; each names only modules to its right, and a test in `tests/it/layers.rs` enforces it:
+//! The modules have one strict order. Each names only modules to its right; the test `tests/it/layers.rs` enforces it:
 //!
-//! `cli > config > server > ui > webhooks > tls > registry > auth > index > store > layout > oci > telemetry > heartbeat >
-//! clock > durable_file > platform`
+//! `cli > config > server > tls > registry > auth > index > store > layout > oci > telemetry > heartbeat > clock >
+//! durable_file > platform`
 //!
-//! `docs/architecture.md` tells what each is for and how a request travels through them.
+//! `docs/architecture.md` describes each module and the path of a request through them.
 
 pub mod auth;
 pub mod cli;
@@ -22,5 +22,3 @@ pub mod server;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
-pub mod ui;
-pub mod webhooks;

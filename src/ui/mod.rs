@@ -1,1 +1,0 @@
-//! The place of the web page. Empty until there is one.

@@ -1,1 +1,0 @@
-//! The place of notifications to other programs. Empty until there are some.
