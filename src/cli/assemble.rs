@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, anyhow};
+use data_encoding::HEXLOWER;
 
 use super::LogFormat;
 use super::auth_settings::{self, derived_secret};
@@ -313,7 +314,7 @@ pub(super) fn open_registry(
     let index = index::Settings {
         directory: config.state_directory.join("index"),
         // The secret lies with the data: an index of other data is recognised, and data may move.
-        store_id: hex(&derived_secret(state.secret(), "index")?),
+        store_id: HEXLOWER.encode(&derived_secret(state.secret(), "index")?),
     };
     durable_file::make_private_directory_if_ours(&config.state_directory)
         .with_context(|| format!("cannot make {}", config.state_directory.display()))?;
@@ -351,15 +352,6 @@ pub(super) fn registry_name(config: &Config) -> anyhow::Result<String> {
         hosts,
         &tls::best_host_name(),
     ))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing into a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn welcome(start: &Start, config: &Config, tls: Option<&Tls>) -> anyhow::Result<Welcome> {

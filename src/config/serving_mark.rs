@@ -12,6 +12,8 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use data_encoding::HEXLOWER;
+
 use crate::durable_file;
 
 /// Between the name of the users file and the id of the mark.
@@ -46,12 +48,7 @@ impl ServingMark {
         let users_file = real(users_file)?;
         let mut bytes = [0; ID_BYTES];
         getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-        let id = bytes.iter().fold(String::new(), |mut id, byte| {
-            use std::fmt::Write as _;
-            // Writing to a String cannot fail.
-            let _ = write!(id, "{byte:02x}");
-            id
-        });
+        let id = HEXLOWER.encode(&bytes);
         let path = users_file.with_file_name(name_of(&users_file, &id));
         let mut new = path.clone().into_os_string();
         new.push(".new");

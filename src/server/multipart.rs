@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::registry::{Blob, Registry, RegistryError};
@@ -26,13 +27,9 @@ pub(super) struct Multipart {
 impl Multipart {
     /// `ranges` of content of `size_bytes` and `part_type`; `None` without randomness.
     pub(super) fn new(ranges: Vec<Range<u64>>, size_bytes: u64, part_type: &str) -> Option<Self> {
-        use std::fmt::Write as _;
         let mut random = [0; BOUNDARY_BYTES];
         getrandom::fill(&mut random).ok()?;
-        let mut boundary = String::new();
-        for byte in random {
-            write!(boundary, "{byte:02x}").ok()?;
-        }
+        let boundary = HEXLOWER.encode(&random);
         let mut line_end = "";
         let mut parts = Vec::with_capacity(ranges.len());
         for range in ranges {
