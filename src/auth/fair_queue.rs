@@ -1,8 +1,8 @@
-//! Turns for work that only a few may do at a time, shared out among clients.
+//! A queue for work of which only a few pieces may run at a time. Clients take turns.
 //!
-//! Must not know what the work is. Invariants: a free turn goes to each waiting client in rotation, so that a client with one
-//! waiting is not behind another one's hundred; what waits is bounded, of each client and of all together, and a full
-//! queue makes room for who has less waiting than the one with the most.
+//! Must not know what the work is. Invariants: free turns go to the waiting clients in rotation, so a client with one
+//! waiting task does not stand behind the hundred of another. The number of waiting tasks is limited, for each client and
+//! in all. If the queue is full, the client with the most waiting tasks loses its last one to a client with fewer.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -12,9 +12,9 @@ use tokio::sync::oneshot;
 
 use super::address_group::address_group;
 
-/// Where clients wait for their turns.
+/// Where tasks wait for a turn. A client is an address, or the /64 network of an IPv6 address.
 #[derive(Clone)]
-pub(super) struct FairQueue(Arc<Turns>);
+pub struct FairQueue(Arc<Turns>);
 
 struct Turns {
     waiting_max: usize,
@@ -26,20 +26,21 @@ struct State {
     free: usize,
     waiting: usize,
     by_client: HashMap<IpAddr, VecDeque<oneshot::Sender<Turn>>>,
-    /// The clients that wait, each once, in the order of their turns.
+    /// Clients with waiting tasks, each once, in the order of their turns.
     rotation: VecDeque<IpAddr>,
 }
 
-/// A turn; the next one's when dropped.
-pub(super) struct Turn(Option<FairQueue>);
+/// A turn. When it is dropped, it passes to the next waiting task.
+pub struct Turn(Option<FairQueue>);
 
-/// Too many wait already.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Crowded;
+/// The queue is full, or the client has as many waiting tasks as it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many of this client wait already")]
+pub struct Crowded;
 
 impl FairQueue {
-    /// `at_once` turns, and nobody waiting.
-    pub(super) fn new(at_once: usize, waiting_max: usize, waiting_per_client_max: usize) -> Self {
+    /// An empty queue with `at_once` turns.
+    pub fn new(at_once: usize, waiting_max: usize, waiting_per_client_max: usize) -> Self {
         Self(Arc::new(Turns {
             waiting_max,
             waiting_per_client_max: waiting_per_client_max.max(1),
@@ -52,8 +53,8 @@ impl FairQueue {
         }))
     }
 
-    /// Waits for a turn of `client`.
-    pub(super) async fn turn(&self, client: IpAddr) -> Result<Turn, Crowded> {
+    /// Waits until `client` has a turn.
+    pub async fn turn(&self, client: IpAddr) -> Result<Turn, Crowded> {
         let waiting = {
             let mut state = self.lock();
             if state.free > 0 {
@@ -62,12 +63,12 @@ impl FairQueue {
             }
             self.wait(&mut state, address_group(client))?
         };
-        // Whoever makes room for others loses the sender.
+        // The sender is dropped if this task lost its place in a full queue.
         waiting.await.map_err(|_| Crowded)
     }
 
     fn wait(&self, state: &mut State, client: IpAddr) -> Result<oneshot::Receiver<Turn>, Crowded> {
-        state.drop_those_who_left(client);
+        state.drop_cancelled(client);
         let own = state.by_client.get(&client).map_or(0, VecDeque::len);
         if own >= self.0.waiting_per_client_max {
             return Err(Crowded);
@@ -84,7 +85,7 @@ impl FairQueue {
         Ok(receiver)
     }
 
-    /// A turn has ended.
+    /// Gives a turn that has ended to the next task.
     fn pass_on(&self) {
         loop {
             let mut state = self.lock();
@@ -93,7 +94,7 @@ impl FairQueue {
                 return;
             };
             drop(state);
-            // Who has left meanwhile gives it back, and that must not pass it on from in here.
+            // A task that was cancelled does not take it. Its turn must not call this function again when it is dropped.
             match next.send(Turn(Some(self.clone()))) {
                 Ok(()) => return,
                 Err(mut unwanted) => unwanted.0 = None,
@@ -108,7 +109,7 @@ impl FairQueue {
 }
 
 impl State {
-    /// The first who waits of the client whose turn it is.
+    /// The first waiting task of the client whose turn it is.
     fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
         let client = self.rotation.pop_front()?;
         let own = self.by_client.get_mut(&client)?;
@@ -122,7 +123,7 @@ impl State {
         next
     }
 
-    fn drop_those_who_left(&mut self, client: IpAddr) {
+    fn drop_cancelled(&mut self, client: IpAddr) {
         let Some(own) = self.by_client.get_mut(&client) else {
             return;
         };
@@ -132,7 +133,7 @@ impl State {
         self.forget_if_none_waits(client);
     }
 
-    /// Turns away the last of whoever has the most waiting, if that is more than `wanted`.
+    /// Removes the last task of the client with the most waiting tasks, if it has more than `wanted`.
     fn make_room(&mut self, wanted: usize) -> Result<(), Crowded> {
         let largest = self.by_client.iter().max_by_key(|(_, own)| own.len());
         let client = largest

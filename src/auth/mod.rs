@@ -54,6 +54,7 @@ pub use acl::{Question, Rule, RuleError, RuleText, Unmet, decide};
 pub use acl_mistakes::{Mistake, MistakeKind, mistakes};
 pub use address_group::address_group;
 pub use explain::{Explanation, Standing};
+pub use fair_queue::{Crowded, FairQueue, Turn};
 pub use go_regex::RegexError;
 pub use grant::{Grant, GrantError, exactly};
 pub use own_names::Listening;

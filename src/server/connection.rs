@@ -20,6 +20,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,9 +30,10 @@ use super::incoming::RequestBody;
 use super::pressure::{Place, Pressure, RESERVE};
 use super::stall::StallGuard;
 use super::{ServerError, Services, Settings};
-use crate::auth::Listening;
+use crate::auth::{FairQueue, Listening};
 use crate::clock::Clock;
 use crate::platform;
+use crate::tls::Tls;
 
 /// Requests on one HTTP/2 connection at once: an image has seldom more layers, and each may hold a window.
 const STREAMS_MAX: u32 = 128;
@@ -92,9 +94,10 @@ impl Server {
         let limit = connections_max(settings.limits.connections);
         let proxies = settings.trusted_proxies.clone();
         let pressure = Pressure::new(limit, proxies, Arc::clone(&services.clock));
+        let handshakes = handshake_queue(limit + RESERVE);
         Ok(Self {
             listener,
-            state: Arc::new(State::new(services, settings, pressure)),
+            state: Arc::new(State::new(services, settings, pressure, handshakes)),
         })
     }
 
@@ -192,14 +195,8 @@ async fn serve(
             serve_http(state, stream, peer, place, Speaks::PlainByMistake, ending).await;
         }
         Some(true) => {
-            let accepting = async {
-                let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
-                let http2 = !state.settings.http2_disabled;
-                let config = tls.server_config(http2, start.client_hello().cipher_suites());
-                start.into_stream(config).await
-            };
             let stream = tokio::select! {
-                accepted = accepting => accepted,
+                accepted = shake_hands(&state, &tls, stream, peer) => accepted,
                 () = state.services.clock.sleep(time) => return,
                 () = place.put_out() => return,
                 () = ending.cancelled() => return,
@@ -214,6 +211,33 @@ async fn serve(
             }
         }
     }
+}
+
+/// The TLS handshake. Its expensive part is the answer to the client's first message: a key exchange and a signature. Clients
+/// take turns for it, so that a flood from one address delays only its own handshakes.
+async fn shake_hands(
+    state: &State,
+    tls: &Tls,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+    let turn = state.handshakes.turn(peer.ip()).await;
+    let turn = turn.map_err(std::io::Error::other)?;
+    // The tasks that are ready run first: other clients join the queue, and requests are not delayed by a row of handshakes.
+    tokio::task::yield_now().await;
+    let http2 = !state.settings.http2_disabled;
+    let config = tls.server_config(http2, start.client_hello().cipher_suites());
+    let accepting = start.into_stream(config);
+    // What remains is cheap, and waits for the network.
+    drop(turn);
+    accepting.await
+}
+
+/// One turn for each thread that could use it. Every connection may wait: their number is limited already.
+fn handshake_queue(connections_max: usize) -> FairQueue {
+    let threads = tokio::runtime::Handle::current().metrics().num_workers();
+    FairQueue::new(threads, connections_max, connections_max)
 }
 
 async fn first_byte(stream: &TcpStream) -> Option<u8> {

@@ -28,7 +28,7 @@ use super::{
     Locations, ServerError, Services, Settings, blobs, listings, manifests, origin, response,
     token, uploads,
 };
-use crate::auth::{Access, Caller, Origin, Permit, is_host};
+use crate::auth::{Access, Caller, FairQueue, Origin, Permit, is_host};
 use crate::registry::{Holder, Reservation};
 use crate::telemetry::field;
 
@@ -37,6 +37,8 @@ pub(super) struct State {
     pub(super) services: Services,
     pub(super) settings: Settings,
     pub(super) pressure: Pressure,
+    /// Turns for TLS handshakes.
+    pub(super) handshakes: FairQueue,
     /// `http.headers`; a name may have several values.
     configured_headers: HeaderMap,
 }
@@ -69,7 +71,12 @@ impl Allowed {
 }
 
 impl State {
-    pub(super) fn new(services: Services, settings: Settings, pressure: Pressure) -> Self {
+    pub(super) fn new(
+        services: Services,
+        settings: Settings,
+        pressure: Pressure,
+        handshakes: FairQueue,
+    ) -> Self {
         let header = |(name, value): &(String, String)| {
             Some((name.parse::<HeaderName>().ok()?, value.parse().ok()?))
         };
@@ -78,6 +85,7 @@ impl State {
             services,
             settings,
             pressure,
+            handshakes,
             configured_headers,
         }
     }

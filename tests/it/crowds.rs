@@ -2,6 +2,7 @@
 //!
 //! The crowd comes from 127.0.0.1, others from 127.0.0.2 (where that is no address of this machine, from `::1`).
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +10,10 @@ use std::time::Duration;
 use boathouse::clock::ManualClock;
 use boathouse::tls::{self, Tls};
 use http::StatusCode;
+use socket2::{Domain, Socket, Type};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 
 use crate::support::{OCI_INDEX, Options, TestRegistry};
 
@@ -29,20 +32,41 @@ fn options() -> Options {
     options
 }
 
+fn tls_options(keys: &TempDir) -> Options {
+    let settings = tls::Settings::Automatic {
+        ca_certificate: keys.path().join("ca.crt"),
+        keys_directory: keys.path().join("keys"),
+        hosts: Vec::new(),
+    };
+    let clock = ManualClock::at_unix_secs(1_800_000_000);
+    let tls = Tls::open(&settings, Arc::new(clock)).expect("certificates");
+    Options {
+        tls: tls.map(Arc::new),
+        ..options()
+    }
+}
+
 async fn connect(registry: &TestRegistry) -> TcpStream {
     let address = SocketAddr::from(([127, 0, 0, 1], registry.address.port()));
     TcpStream::connect(address).await.unwrap()
 }
 
-async fn connect_from_elsewhere(registry: &TestRegistry) -> TcpStream {
+/// Connects without giving the server a moment to run.
+fn connect_from_elsewhere(registry: &TestRegistry) -> std::net::TcpStream {
     let port = registry.address.port();
-    let socket = TcpSocket::new_v4().unwrap();
-    if socket.bind(SocketAddr::from(([127, 0, 0, 2], 0))).is_ok() {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let elsewhere = SocketAddr::from(([127, 0, 0, 2], 0));
+    if socket.bind(&elsewhere.into()).is_ok() {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        return socket.connect(address).await.unwrap();
+        socket.connect(&address.into()).unwrap();
+        return socket.into();
     }
-    let address: SocketAddr = format!("[::1]:{port}").parse().unwrap();
-    TcpStream::connect(address).await.unwrap()
+    std::net::TcpStream::connect(format!("[::1]:{port}")).unwrap()
+}
+
+fn asynchronous(stream: std::net::TcpStream) -> TcpStream {
+    stream.set_nonblocking(true).unwrap();
+    TcpStream::from_std(stream).unwrap()
 }
 
 /// The head of the answer to a GET.
@@ -90,7 +114,7 @@ async fn a_crowd_of_one_address_keeps_nobody_else_out() {
         let registry = TestRegistry::start(options());
         let crowd = crowd(&registry, first_words).await;
         for _ in 0..20 {
-            let stream = connect_from_elsewhere(&registry).await;
+            let stream = asynchronous(connect_from_elsewhere(&registry));
             let answer = get(stream, "/v2/").await;
             assert!(
                 answer.starts_with("HTTP/1.1 200"),
@@ -104,23 +128,12 @@ async fn a_crowd_of_one_address_keeps_nobody_else_out() {
 #[tokio::test]
 async fn nor_does_a_crowd_in_the_middle_of_its_handshakes() {
     let keys = tempfile::tempdir().unwrap();
-    let settings = tls::Settings::Automatic {
-        ca_certificate: keys.path().join("ca.crt"),
-        keys_directory: keys.path().join("keys"),
-        hosts: Vec::new(),
-    };
-    let clock = ManualClock::at_unix_secs(1_800_000_000);
-    let tls = Tls::open(&settings, Arc::new(clock)).expect("certificates");
-    let tls = tls.map(Arc::new);
     let half_a_hello: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
     for first_words in [b"", half_a_hello] {
-        let registry = TestRegistry::start(Options {
-            tls: tls.clone(),
-            ..options()
-        });
+        let registry = TestRegistry::start(tls_options(&keys));
         let _crowd = crowd(&registry, first_words).await;
         for _ in 0..20 {
-            let stream = connect_from_elsewhere(&registry).await;
+            let stream = asynchronous(connect_from_elsewhere(&registry));
             // Told that this is a port for TLS: it was heard.
             let answer = get(stream, "/v2/").await;
             assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
@@ -169,4 +182,51 @@ async fn an_upload_that_moves_is_not_cut_by_a_crowd_of_its_own_address() {
     let reading = tokio::time::timeout(PATIENCE, upload.read_exact(&mut answer));
     reading.await.expect("in time").expect("an answer");
     assert_eq!(&answer, b"HTTP/1.1 202");
+}
+
+/// The first message of a TLS client.
+fn client_hello() -> Vec<u8> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = "localhost".try_into().unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    hello
+}
+
+/// The server runs on this test's only thread: while the test does not wait for anything, it does nothing, so all messages
+/// are there when it begins.
+#[tokio::test]
+async fn handshakes_of_one_address_do_not_come_before_those_of_another() {
+    const FLOOD: usize = 200;
+    let keys = tempfile::tempdir().unwrap();
+    let mut options = tls_options(&keys);
+    options.server.limits.connections = 4 * FLOOD;
+    let registry = TestRegistry::start(options);
+    let hello = client_hello();
+    let mut flood = Vec::new();
+    for _ in 0..FLOOD {
+        let address = SocketAddr::from(([127, 0, 0, 1], registry.address.port()));
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.write_all(&hello).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        flood.push(stream);
+    }
+    let mut other = connect_from_elsewhere(&registry);
+    other.write_all(&hello).unwrap();
+    let mut byte = [0];
+    let mut other = asynchronous(other);
+    let answer = tokio::time::timeout(PATIENCE, other.read_exact(&mut byte));
+    answer.await.expect("in time").expect("an answer");
+    let answered = flood.iter().filter(|stream| stream.peek(&mut [0]).is_ok());
+    let answered = answered.count();
+    assert!(
+        answered < FLOOD / 2,
+        "{answered} handshakes of the flood came before the other client's"
+    );
 }
