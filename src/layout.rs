@@ -8,6 +8,8 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 
+use uuid::{Uuid, Variant, Version};
+
 use crate::oci::{Algorithm, Digest, RepositoryName, Tag};
 
 /// Everything that distribution knows lies below this.
@@ -98,11 +100,7 @@ pub struct KeyError;
 
 /// The name of an upload session: a UUID of version 8 (RFC 9562), which older registries recognise as one of theirs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct UploadId(u128);
-
-/// Which bits of a UUID say version 8 and variant 1 (RFC 9562 section 5.8).
-const UUID_FIXED_MASK: u128 = (0xf << 76) | (0b11 << 62);
-const UUID_FIXED: u128 = (0x8 << 76) | (0b10 << 62);
+pub struct UploadId(Uuid);
 
 impl UploadId {
     /// How many bits are free: 60 before the variant, 62 after it.
@@ -112,18 +110,14 @@ impl UploadId {
     pub fn from_parts(random: u64, mac: u64) -> Self {
         let random = u128::from(random & (u64::MAX >> 4));
         let high = ((random >> 12) << 80) | ((random & 0xfff) << 64);
-        Self(high | u128::from(mac & (u64::MAX >> 2)) | UUID_FIXED)
+        let bytes = (high | u128::from(mac)).to_be_bytes();
+        Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
     }
 
     /// The 60 bits and the 62 bits again.
     pub fn parts(self) -> (u64, u64) {
-        let random = ((self.0 >> 80) << 12) | ((self.0 >> 64) & 0xfff);
-        let mac = self.0 & u128::from(u64::MAX >> 2);
-        // Both are cut to at most 62 bits above, so neither conversion loses any.
-        (
-            u64::try_from(random).unwrap_or_default(),
-            u64::try_from(mac).unwrap_or_default(),
-        )
+        let (high, low) = self.0.as_u64_pair();
+        (((high >> 16) << 12) | (high & 0xfff), low & (u64::MAX >> 2))
     }
 }
 
@@ -139,16 +133,7 @@ impl UploadId {
 
 impl fmt::Display for UploadId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bits = self.0;
-        write!(
-            formatter,
-            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-            bits >> 96,
-            (bits >> 80) & 0xffff,
-            (bits >> 64) & 0xffff,
-            (bits >> 48) & 0xffff,
-            bits & 0xffff_ffff_ffff
-        )
+        self.0.fmt(formatter)
     }
 }
 
@@ -156,12 +141,12 @@ impl FromStr for UploadId {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
-        let digits = text.replace('-', "");
-        let bits = u128::from_str_radix(&digits, 16).map_err(|_| KeyError)?;
-        let id = Self(bits);
-        // Compared as text too, so that only the one spelling that we print is ever taken.
-        if bits & UUID_FIXED_MASK == UUID_FIXED && id.to_string() == text {
-            Ok(id)
+        let id = Uuid::try_parse(text).map_err(|_| KeyError)?;
+        let is_ours =
+            (id.get_version(), id.get_variant()) == (Some(Version::Custom), Variant::RFC4122);
+        // Compared as text too: a UUID has several spellings, and only the one that we print is accepted.
+        if is_ours && id.to_string() == text {
+            Ok(Self(id))
         } else {
             Err(KeyError)
         }
