@@ -18,14 +18,17 @@ use crate::registry::{BodyError, BudgetSpent, RegistryError};
 use crate::store::StoreError;
 use crate::telemetry::field;
 
-/// When to come again after others were busy with the same things for minutes.
-const BUSY_SECS: u64 = 10;
+/// `Retry-After` of a request that waited for minutes for others with the same names and digests.
+const RETRY_AFTER_LOCKS_SECS: u64 = 10;
+/// `Retry-After` of a new upload session beyond the limit: by then, some sessions of a push under way have ended.
+const RETRY_AFTER_SESSIONS_SECS: u64 = 30;
+/// `Retry-After` of a body for which there was no memory: most bodies that are held in memory are sent in less time.
+const RETRY_AFTER_MEMORY_SECS: u64 = 5;
+/// `Retry-After` of a connection in the reserve: by then, requests that no longer move have lost their places.
+const RETRY_AFTER_CONNECTIONS_SECS: u64 = 5;
 
 /// The longest message. Most errors repeat what they are about, and a client decides how long that is.
 const MESSAGE_CHARS_MAX: usize = 1_000;
-/// When to come again with another upload session: some of a push that is under way have ended by then.
-const SESSIONS_SECS: u64 = 30;
-
 /// Why a request is not answered as it hoped.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ServerError {
@@ -78,9 +81,6 @@ pub(super) enum ServerError {
     #[error("the server failed")]
     Internal,
 }
-
-/// When to try again what there was no memory for: a body of the usual size is there and gone in less.
-const RETRY_AFTER_SECS: u64 = 5;
 
 /// The closed list of the specification, as far as it is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -262,14 +262,13 @@ impl ServerError {
                 (RETRY_AFTER, Some(HeaderValue::from(*retry_after_secs)))
             }
             Self::Registry(RegistryError::TooManyUploads { .. }) => {
-                (RETRY_AFTER, Some(HeaderValue::from(SESSIONS_SECS)))
+                (RETRY_AFTER, Some(RETRY_AFTER_SESSIONS_SECS.into()))
             }
             Self::Registry(RegistryError::Busy) => {
-                (RETRY_AFTER, Some(HeaderValue::from(BUSY_SECS)))
+                (RETRY_AFTER, Some(RETRY_AFTER_LOCKS_SECS.into()))
             }
-            Self::MemoryBudget(_) | Self::NoPlace => {
-                (RETRY_AFTER, Some(HeaderValue::from(RETRY_AFTER_SECS)))
-            }
+            Self::MemoryBudget(_) => (RETRY_AFTER, Some(RETRY_AFTER_MEMORY_SECS.into())),
+            Self::NoPlace => (RETRY_AFTER, Some(RETRY_AFTER_CONNECTIONS_SECS.into())),
             // Tells the client where to go on (distribution-spec "Pushing a blob in chunks").
             Self::Registry(
                 RegistryError::OutOfOrder { offset_bytes }
