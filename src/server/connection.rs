@@ -55,6 +55,9 @@ const HTTP1_BUFFER_BYTES: usize = 128 * 1024;
 const BACKLOG: i32 = 1_024;
 /// A pause after a failed accept (no descriptors left), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections taken in one go while places are scarce; then their tasks run. A burst would otherwise fill the reserve several
+/// times over, and each new connection would close one whose request was not read yet.
+const BATCH_WHILE_SCARCE: usize = RESERVE / 2;
 /// How often it is looked for connections that take too long while others may need their places.
 const LOOK: Duration = Duration::from_secs(1);
 /// What a connection that is put out has to end what it is saying.
@@ -114,6 +117,7 @@ impl Server {
         let clock = Arc::clone(&self.state.services.clock);
         let pressure = self.state.pressure.clone();
         let mut look = clock.sleep(LOOK);
+        let mut taken_while_scarce = 0;
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
@@ -137,6 +141,11 @@ impl Server {
                     pressure.make_room();
                     clock.sleep(ACCEPT_PAUSE).await;
                 }
+            }
+            taken_while_scarce += usize::from(pressure.is_high());
+            if taken_while_scarce >= BATCH_WHILE_SCARCE {
+                taken_while_scarce = 0;
+                tokio::task::yield_now().await;
             }
         }
         drop(self.listener);

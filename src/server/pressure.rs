@@ -26,6 +26,10 @@ use crate::clock::Clock;
 /// Places beyond the limit in which health is answered: enough for all who watch a machine at once.
 pub(super) const RESERVE: usize = 32;
 
+/// Connections that were put out and may finish their answers. Those that are leaving count against the reserve; this leaves
+/// half of it to newcomers.
+const FINISHING_MAX: usize = RESERVE / 2;
+
 /// How long a connection may take in the reserve until it has asked.
 const RESERVE_TIME: Duration = Duration::from_secs(2);
 
@@ -316,9 +320,9 @@ impl Place {
         self.member.put_out.cancelled().await;
     }
 
-    /// Whether one that is put out may finish what it is saying: not where many are.
+    /// Whether a connection that was put out may finish its answer: not while many are leaving.
     pub(super) fn may_finish(&self) -> bool {
-        self.pressure.lock().leaving <= RESERVE
+        self.pressure.lock().leaving <= FINISHING_MAX
     }
 }
 
@@ -453,6 +457,26 @@ mod tests {
         drop((crowd, busy, health));
         assert!(!admit(&pressure, ATTACKER).is_reserve());
         assert_eq!(pressure.lock().leaving, 0);
+    }
+
+    #[test]
+    fn connections_that_finish_their_answers_leave_room_in_the_reserve() {
+        let (pressure, clock) = pressure(100);
+        let mut finishing = Vec::new();
+        for _ in 0..500 {
+            clock.advance(Duration::from_millis(1));
+            finishing.push(admit(&pressure, ATTACKER));
+            // What may not finish ends at once.
+            finishing.retain(|place| !is_put_out(place) || place.may_finish());
+        }
+        let left = finishing.iter().filter(|place| is_put_out(place)).count();
+        assert_eq!(left, FINISHING_MAX);
+        let turns: Vec<_> = finishing
+            .iter()
+            .map(|place| place.pulse().begin())
+            .collect();
+        assert!(admit(&pressure, ATTACKER).is_reserve());
+        drop(turns);
     }
 
     #[test]

@@ -161,6 +161,28 @@ async fn health_is_answered_when_all_places_are_taken_and_the_rest_is_told_to_wa
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
+/// As many as the backlog of a busy accept loop: it took them all in one go, and each put out one before it was heard.
+#[tokio::test]
+async fn health_is_answered_to_all_who_ask_at_once_while_all_places_are_taken() {
+    let registry = TestRegistry::start(options());
+    let _crowd = crowd(&registry, &slow_body()).await;
+    let mut asking = Vec::new();
+    for _ in 0..100 {
+        let address = SocketAddr::from(([127, 0, 0, 1], registry.address.port()));
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        let request = b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).unwrap();
+        asking.push(asynchronous(stream));
+    }
+    let mut answered = 0;
+    for mut stream in asking {
+        let mut answer = [0; 12];
+        let read = tokio::time::timeout(PATIENCE, stream.read_exact(&mut answer));
+        answered += usize::from(read.await.expect("in time").is_ok());
+    }
+    assert_eq!(answered, 100, "the others were cut before they were heard");
+}
+
 #[tokio::test]
 async fn an_upload_that_moves_is_not_cut_by_a_crowd_of_its_own_address() {
     let registry = TestRegistry::start(options());
