@@ -9,6 +9,34 @@ use std::ops::Range;
 /// ask for some dozens at once, and each that is left after merging costs a part and an opened file.
 pub const RANGES_MAX: usize = 64;
 
+/// One range, while the length of the content is not known (RFC 9110 section 14.1.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ByteRange {
+    /// `first-`: from there to the end.
+    From(u64),
+    /// `first-last`: both of them and what is between.
+    Between {
+        /// Position of the first byte.
+        first: u64,
+        /// Position of the last byte.
+        last: u64,
+    },
+    /// `-count`: so many at the end.
+    Last(u64),
+}
+
+impl ByteRange {
+    /// Which bytes these are in content of `size_bytes`; `None` if it has none of them (416).
+    pub fn within(self, size_bytes: u64) -> Option<Range<u64>> {
+        let range = match self {
+            Self::From(first) => first..size_bytes,
+            Self::Between { first, last } => first..last.saturating_add(1).min(size_bytes),
+            Self::Last(count) => size_bytes.saturating_sub(count)..size_bytes,
+        };
+        (!range.is_empty()).then_some(range)
+    }
+}
+
 /// What a `Range` header means for content of some length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Requested {

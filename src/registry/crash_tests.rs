@@ -4,7 +4,6 @@
 //! process was killed), or with any one step of a phase done and the others lost (power was cut; only what lies before a
 //! barrier is certain).
 
-use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -14,9 +13,10 @@ use super::*;
 use crate::auth::{Access, Auth, Authentication, Caller, Origin, Permit};
 use crate::clock::ManualClock;
 use crate::layout::{Key, OwnedPlace, Prefix};
+use crate::oci::range::ByteRange;
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName};
 use crate::store::memory::MemoryStore;
-use crate::store::{ByteStream, Depth, Entry, Meta, Step, StoreError, Upload};
+use crate::store::{Content, Depth, Fingerprint, Listing, Meta, Step, StoreError, Upload};
 
 #[derive(Debug, Clone, Copy)]
 enum Cut {
@@ -64,30 +64,17 @@ impl CutStore {
 
 #[async_trait]
 impl ObjectStore for CutStore {
-    async fn get(
-        &self,
-        key: &Key,
-        range: Option<Range<u64>>,
-    ) -> Result<(Meta, ByteStream), StoreError> {
-        self.inner.get(key, range).await
+    async fn read(&self, key: &Key, range: Option<ByteRange>) -> Result<Content, StoreError> {
+        self.inner.read(key, range).await
     }
     async fn head(&self, key: &Key) -> Result<Meta, StoreError> {
         self.inner.head(key).await
     }
-    async fn touch(&self, key: &Key) -> Result<(), StoreError> {
-        self.inner.touch(key).await
+    async fn fingerprint(&self, prefixes: &[Prefix]) -> Result<Option<Fingerprint>, StoreError> {
+        self.inner.fingerprint(prefixes).await
     }
-    async fn presign(&self, key: &Key) -> Result<Option<String>, StoreError> {
-        self.inner.presign(key).await
-    }
-    async fn list(
-        &self,
-        prefix: &Prefix,
-        after: Option<&str>,
-        depth: Depth,
-        limit: usize,
-    ) -> Result<Vec<Entry>, StoreError> {
-        self.inner.list(prefix, after, depth, limit).await
+    fn entries(&self, prefix: &Prefix, depth: Depth) -> Listing {
+        self.inner.entries(prefix, depth)
     }
     async fn apply(&self, steps: Vec<Step>) -> Result<(), StoreError> {
         let cut = *self.cut.lock().expect("no panic holds it");
@@ -107,16 +94,12 @@ impl ObjectStore for CutStore {
             None => Err(StoreError::Conflict),
         }
     }
-    async fn open_upload(
+    async fn begin_upload(
         &self,
         prefix: &Prefix,
         algorithm: Option<Algorithm>,
-        final_key: Option<&Key>,
-        length: Option<u64>,
     ) -> Result<Box<dyn Upload>, StoreError> {
-        self.inner
-            .open_upload(prefix, algorithm, final_key, length)
-            .await
+        self.inner.begin_upload(prefix, algorithm).await
     }
     async fn resume_upload(&self, prefix: &Prefix) -> Result<Option<Box<dyn Upload>>, StoreError> {
         self.inner.resume_upload(prefix).await

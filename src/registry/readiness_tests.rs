@@ -1,6 +1,5 @@
 //! Tests of `readiness`: stores that do not answer, loops that end, and what is only degraded.
 
-use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
@@ -11,9 +10,10 @@ use crate::clock::ManualClock;
 use crate::index::Index;
 use crate::layout::Key;
 use crate::oci::Algorithm;
+use crate::oci::range::ByteRange;
 use crate::registry::{IndexedError, Limits, References, Settings};
 use crate::store::memory::MemoryStore;
-use crate::store::{ByteStream, Entry, Meta, Step, Upload};
+use crate::store::{Content, Entry, Fingerprint, Listing, Meta, Step, Upload};
 
 const CALM: u8 = 0;
 const HANGS: u8 = 1;
@@ -30,21 +30,17 @@ struct WildStore {
 
 #[async_trait]
 impl ObjectStore for WildStore {
-    async fn get(
-        &self,
-        key: &Key,
-        range: Option<Range<u64>>,
-    ) -> Result<(Meta, ByteStream), StoreError> {
-        self.inner.get(key, range).await
+    async fn read(&self, key: &Key, range: Option<ByteRange>) -> Result<Content, StoreError> {
+        self.inner.read(key, range).await
     }
     async fn head(&self, key: &Key) -> Result<Meta, StoreError> {
         self.inner.head(key).await
     }
-    async fn touch(&self, key: &Key) -> Result<(), StoreError> {
-        self.inner.touch(key).await
+    async fn fingerprint(&self, prefixes: &[Prefix]) -> Result<Option<Fingerprint>, StoreError> {
+        self.inner.fingerprint(prefixes).await
     }
-    async fn presign(&self, key: &Key) -> Result<Option<String>, StoreError> {
-        self.inner.presign(key).await
+    fn entries(&self, prefix: &Prefix, depth: Depth) -> Listing {
+        self.inner.entries(prefix, depth)
     }
     async fn list(
         &self,
@@ -68,16 +64,12 @@ impl ObjectStore for WildStore {
         let is_full = self.mood.load(Ordering::SeqCst) == IS_FULL;
         Ok(is_full.then_some(Constraint::Full))
     }
-    async fn open_upload(
+    async fn begin_upload(
         &self,
         prefix: &Prefix,
         algorithm: Option<Algorithm>,
-        final_key: Option<&Key>,
-        length: Option<u64>,
     ) -> Result<Box<dyn Upload>, StoreError> {
-        self.inner
-            .open_upload(prefix, algorithm, final_key, length)
-            .await
+        self.inner.begin_upload(prefix, algorithm).await
     }
     async fn resume_upload(&self, prefix: &Prefix) -> Result<Option<Box<dyn Upload>>, StoreError> {
         self.inner.resume_upload(prefix).await

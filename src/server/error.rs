@@ -241,6 +241,9 @@ impl ServerError {
                 "no space left on this registry; hint: free some, then send it again".to_owned()
             }
             Self::Registry(error @ RegistryError::Busy) => error.to_string(),
+            Self::Registry(RegistryError::Store(StoreError::Busy { .. })) => {
+                "the registry's storage is busy; hint: try again in a few seconds".to_owned()
+            }
             Self::MemoryBudget(_) | Self::NoPlace => self.to_string(),
             _ if status.is_server_error() => "the registry failed; its log tells why".to_owned(),
             Self::Registry(RegistryError::DeletesDisabled) => {
@@ -266,6 +269,12 @@ impl ServerError {
             }
             Self::Registry(RegistryError::Busy) => {
                 (RETRY_AFTER, Some(RETRY_AFTER_LOCKS_SECS.into()))
+            }
+            Self::Registry(RegistryError::Store(StoreError::Busy { retry_after })) => {
+                // Rounded up: a client that comes too early is refused again.
+                let secs = retry_after.as_millis().div_ceil(1000).max(1);
+                let secs = u64::try_from(secs).unwrap_or(u64::MAX);
+                (RETRY_AFTER, Some(secs.into()))
             }
             Self::MemoryBudget(_) => (RETRY_AFTER, Some(RETRY_AFTER_MEMORY_SECS.into())),
             Self::NoPlace => (RETRY_AFTER, Some(RETRY_AFTER_CONNECTIONS_SECS.into())),
@@ -319,7 +328,8 @@ fn registry_status_and_code(error: &RegistryError) -> (StatusCode, Code) {
         RegistryError::Store(StoreError::Full) => {
             (StatusCode::INSUFFICIENT_STORAGE, Code::Unavailable)
         }
-        RegistryError::Busy | RegistryError::Store(StoreError::Conflict) => {
+        RegistryError::Busy
+        | RegistryError::Store(StoreError::Conflict | StoreError::Busy { .. }) => {
             (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable)
         }
         RegistryError::Store(StoreError::NotFound | StoreError::Io { .. }) => {

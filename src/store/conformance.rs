@@ -7,9 +7,14 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
-use crate::layout::{Key, OwnedPlace, Prefix, UploadId, tag_directory, upload_directory};
+use crate::layout::{
+    self, Key, OwnedPlace, Prefix, UploadId, layer_directory, tag_directory, upload_directory,
+};
+use crate::oci::range::ByteRange;
 use crate::oci::{Algorithm, Digest, RepositoryName, Tag};
-use crate::store::{Condition, Depth, ObjectStore, Small, Step, StoreError, Upload, Version};
+use crate::store::{
+    Condition, Content, Depth, Listed, ObjectStore, Small, Step, StoreError, Upload, Version,
+};
 
 /// Runs all checks; `new` makes an empty store.
 pub(super) async fn check_all<S: ObjectStore + 'static>(new: impl Fn() -> S) {
@@ -18,13 +23,14 @@ pub(super) async fn check_all<S: ObjectStore + 'static>(new: impl Fn() -> S) {
     conditions(&new()).await;
     order(&new()).await;
     listing(&new()).await;
-    pages(&new()).await;
+    lazy_listing(&new()).await;
+    fingerprints(&new()).await;
     own_keys(&new()).await;
     removal(&new()).await;
     finishing(&new()).await;
     resuming(&new()).await;
     digests(&new()).await;
-    foreign_uploads(&new(), &new()).await;
+    settling(&new()).await;
     concurrency(Arc::new(new())).await;
 }
 
@@ -47,10 +53,11 @@ async fn put(store: &dyn ObjectStore, path: &str, content: &str) {
 }
 
 async fn read(store: &dyn ObjectStore, path: &Key) -> Option<Bytes> {
-    match store.get(path, None).await {
-        Ok((meta, stream)) => {
-            let bytes: BytesMut = stream.try_collect().await.unwrap();
+    match store.read(path, None).await {
+        Ok(Content { meta, range, bytes }) => {
+            let bytes: BytesMut = bytes.try_collect().await.unwrap();
             assert_eq!(bytes.len() as u64, meta.size_bytes);
+            assert_eq!(range, Some(0..meta.size_bytes));
             Some(bytes.freeze())
         }
         Err(StoreError::NotFound) => None,
@@ -59,8 +66,13 @@ async fn read(store: &dyn ObjectStore, path: &Key) -> Option<Bytes> {
 }
 
 async fn keys(store: &dyn ObjectStore, below: &str, depth: Depth) -> Vec<String> {
-    let entries = store.list(&prefix(below), None, depth, 1000).await.unwrap();
-    entries.into_iter().map(|entry| entry.key).collect()
+    let listed = store.entries(&prefix(below), depth);
+    let keys = listed.map_ok(|listed: Listed| listed.key);
+    keys.try_collect().await.unwrap()
+}
+
+async fn begin(store: &dyn ObjectStore, number: u64) -> Box<dyn Upload> {
+    store.begin_upload(&session(number), None).await.unwrap()
 }
 
 async fn reading(store: &dyn ObjectStore) {
@@ -77,29 +89,42 @@ async fn reading(store: &dyn ObjectStore) {
     assert_eq!(read(store, &long).await.unwrap(), content);
     assert_eq!(read(store, &short).await.unwrap(), "abc");
     assert_eq!(read(store, &key("a/empty")).await.unwrap(), "");
-    for range in [0..0, 0..1, 5..300_000, 262_144..524_288, 999_999..1_000_003] {
-        let (meta, stream) = store.get(&long, Some(range.clone())).await.unwrap();
-        assert_eq!(meta.size_bytes, 1_000_003);
-        let bytes: BytesMut = stream.try_collect().await.unwrap();
-        let [start, end] = [range.start, range.end].map(|at| usize::try_from(at).unwrap());
-        assert_eq!(bytes, content[start..end], "{range:?}");
+    let between = |first, last| ByteRange::Between { first, last };
+    let cases = [
+        (between(0, 0), Some(0..1)),
+        (between(5, 299_999), Some(5..300_000)),
+        (between(262_144, 524_287), Some(262_144..524_288)),
+        (between(999_999, u64::MAX), Some(999_999..1_000_003)),
+        (ByteRange::From(999_999), Some(999_999..1_000_003)),
+        (ByteRange::Last(4), Some(999_999..1_000_003)),
+        (ByteRange::Last(u64::MAX), Some(0..1_000_003)),
+        (between(1_000_003, 1_000_004), None),
+        (ByteRange::From(1_000_003), None),
+        (ByteRange::Last(0), None),
+    ];
+    for (asked, expected) in cases {
+        let Content { meta, range, bytes } = store.read(&long, Some(asked)).await.unwrap();
+        assert_eq!(meta, store.head(&long).await.unwrap());
+        assert_eq!(range, expected, "{asked:?}");
+        let bytes: BytesMut = bytes.try_collect().await.unwrap();
+        let [start, end] = range
+            .map_or([0, 0], |range| [range.start, range.end])
+            .map(|at| usize::try_from(at).unwrap());
+        assert_eq!(bytes, content[start..end], "{asked:?}");
     }
-    assert!(store.get(&short, Some(0..4)).await.is_err());
+    let empty = store.read(&key("a/empty"), Some(ByteRange::From(0))).await;
+    assert_eq!(empty.unwrap().range, None);
     for nothing in ["a", "b", "a/short/c", &"x".repeat(300)] {
         let nothing = key(nothing);
         let head = store.head(&nothing).await;
         assert!(matches!(head, Err(StoreError::NotFound)), "{nothing}");
         assert!(read(store, &nothing).await.is_none(), "{nothing}");
-        let touched = store.touch(&nothing).await;
-        assert!(matches!(touched, Err(StoreError::NotFound)), "{nothing}");
     }
     let meta = store.head(&short).await.unwrap();
     assert_eq!((meta.size_bytes, meta.is_prefix), (3, false));
-    store.touch(&short).await.unwrap();
-    assert!(store.head(&short).await.unwrap().modified >= meta.modified);
-    // A reader that stops early harms nobody.
-    let (_, mut stream) = store.get(&long, None).await.unwrap();
-    stream.next().await.unwrap().unwrap();
+    // A reader may stop early.
+    let mut content = store.read(&long, None).await.unwrap();
+    content.bytes.next().await.unwrap().unwrap();
 }
 
 async fn reading_each(store: &dyn ObjectStore) {
@@ -182,12 +207,15 @@ async fn order(store: &dyn ObjectStore) {
     let (a, b, c) = (key("x/a"), key("x/b"), key("x/c"));
     let steps = vec![
         Step::put(a.clone(), "1"),
-        Step::put(a.clone(), "2"),
         Step::put(b.clone(), "1"),
+        Step::Then,
+        Step::put(a.clone(), "2"),
         Step::Remove(b.clone()),
         Step::Barrier,
         Step::Barrier,
         Step::Remove(c.clone()),
+        Step::Then,
+        Step::Then,
         Step::put(c.clone(), "1"),
         Step::Barrier,
     ];
@@ -197,11 +225,13 @@ async fn order(store: &dyn ObjectStore) {
     // What fails stops what follows, and only in its own request.
     let steps = vec![
         Step::put(b.clone(), "3"),
+        Step::Then,
         Step::Put {
             key: a.clone(),
             bytes: "3".into(),
             condition: Condition::Absent,
         },
+        Step::Then,
         Step::put(c.clone(), "3"),
         Step::Barrier,
         Step::put(key("x/d"), "3"),
@@ -229,15 +259,9 @@ async fn listing(store: &dyn ObjectStore) {
     assert_eq!(keys(store, "r/a/", Depth::One).await, ["r/a/1", "r/a/2/"]);
     assert!(keys(store, "nothing/here/", Depth::One).await.is_empty());
     assert!(keys(store, "s/", Depth::All).await.is_empty());
-    let entries = store.list(&prefix("r/"), None, Depth::One, 10).await;
-    for entry in entries.unwrap() {
-        assert_eq!(entry.meta.is_prefix, entry.key.ends_with('/'));
-        let size_bytes = if entry.meta.is_prefix { 0 } else { 7 };
-        assert_eq!(entry.meta.size_bytes, size_bytes);
-    }
 }
 
-async fn pages(store: &dyn ObjectStore) {
+async fn lazy_listing(store: &dyn ObjectStore) {
     let mut expected = Vec::new();
     for number in 0..30 {
         let path = format!("p/{}/{}", number % 5, number);
@@ -245,32 +269,72 @@ async fn pages(store: &dyn ObjectStore) {
         expected.push(path);
     }
     expected.sort();
-    for limit in [1, 2, 7, 30, 31] {
-        let mut found: Vec<String> = Vec::new();
-        loop {
-            let after = found.last().cloned();
-            let page = store
-                .list(&prefix("p/"), after.as_deref(), Depth::All, limit)
-                .await
-                .unwrap();
-            assert!(page.len() <= limit);
-            if page.is_empty() {
-                break;
-            }
-            found.extend(page.into_iter().map(|entry| entry.key));
-        }
-        assert_eq!(found, expected, "by {limit}");
+    assert_eq!(keys(store, "p/", Depth::All).await, expected);
+    // A reader may stop early, and the store may change meanwhile: what was there before and after shows.
+    let mut listed = store.entries(&prefix("p/"), Depth::All);
+    assert_eq!(listed.next().await.unwrap().unwrap().key, expected[0]);
+    store
+        .apply(vec![Step::Remove(key("p/4/29")), Step::put(key("q"), "")])
+        .await
+        .unwrap();
+    let rest: Vec<Listed> = listed.try_collect().await.unwrap();
+    let rest: Vec<String> = rest.into_iter().map(|listed| listed.key).collect();
+    for path in &expected[1..] {
+        assert!(rest.contains(path) || path == "p/4/29", "{path}");
     }
-    let after = |after: &'static str, depth| async move {
-        let page = store.list(&prefix("p/"), Some(after), depth, 2).await;
-        let keys = page.unwrap().into_iter().map(|entry| entry.key);
-        keys.collect::<Vec<_>>()
+}
+
+async fn fingerprints(store: &dyn ObjectStore) {
+    let name: RepositoryName = "team/app".parse().unwrap();
+    let other: RepositoryName = "team/app2".parse().unwrap();
+    let digest = |text: &str| Digest::of(Algorithm::Sha256, text.as_bytes());
+    let tag = |text: &str| -> Tag { text.parse().unwrap() };
+    let watched = [
+        layout::tags_directory(&name),
+        layout::revisions_directory(&name, Algorithm::Sha256),
+        layout::layer_links_directory(&name, Algorithm::Sha256),
+    ];
+    let look = async || store.fingerprint(&watched).await.unwrap();
+    let Some(nothing) = look().await else {
+        return;
     };
-    assert_eq!(after("p/1/", Depth::One).await, ["p/2/", "p/3/"]);
-    assert_eq!(after("p/1", Depth::One).await, ["p/1/", "p/2/"]);
-    assert_eq!(after("p/1/zzz", Depth::All).await, ["p/2/12", "p/2/17"]);
-    assert_eq!(after("p/~", Depth::All).await, [""; 0]);
-    assert_eq!(after("a", Depth::One).await, ["p/0/", "p/1/"]);
+    assert_eq!(look().await, Some(nothing.clone()));
+    let link = |place: OwnedPlace, text: &str| Step::put(place.key(), digest(text).to_string());
+    let tag_to = |name: &RepositoryName, text: &str, target: &str| {
+        let index = OwnedPlace::TagIndex(name.clone(), tag(text), digest(target));
+        let current = OwnedPlace::TagCurrent(name.clone(), tag(text));
+        vec![link(index, target), link(current, target)]
+    };
+    let layer =
+        |name: &RepositoryName| vec![link(OwnedPlace::LayerLink(name.clone(), digest("l")), "l")];
+    let revision = OwnedPlace::RevisionLink(name.clone(), digest("m"));
+    let changes = [
+        layer(&name),
+        vec![link(revision, "m")],
+        tag_to(&name, "v1", "m"),
+        tag_to(&name, "v2", "m"),
+        // A tag that is moved.
+        tag_to(&name, "v1", "n"),
+        vec![Step::RemoveTree(tag_directory(&name, &tag("v2")))],
+        vec![Step::RemoveTree(layer_directory(&name, &digest("l")))],
+    ];
+    let mut before = vec![nothing.value];
+    for (number, steps) in changes.into_iter().enumerate() {
+        // Times that are made of a clock's ticks may be the same within one of them.
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        store.apply(steps).await.unwrap();
+        let found = look().await.unwrap();
+        assert!(
+            !before.contains(&found.value),
+            "change {number} does not show"
+        );
+        assert_eq!(look().await.unwrap().value, found.value);
+        // What happens elsewhere does not.
+        store.apply(tag_to(&other, "v1", "m")).await.unwrap();
+        store.apply(layer(&other)).await.unwrap();
+        assert_eq!(look().await.unwrap().value, found.value);
+        before.push(found.value);
+    }
 }
 
 async fn own_keys(store: &dyn ObjectStore) {
@@ -315,10 +379,12 @@ async fn removal(store: &dyn ObjectStore) {
     store.apply(remove()).await.unwrap();
     // Removed and put in one request, in both orders.
     let mut steps = remove();
+    steps.push(Step::Then);
     steps.extend(put_tag("v1"));
     store.apply(steps).await.unwrap();
     assert!(read(store, &current).await.is_some());
     let mut steps: Vec<Step> = put_tag("v2").into();
+    steps.push(Step::Then);
     steps.push(Step::RemoveTree(tag_directory(&name, &tag("v2"))));
     steps.extend(put_tag("v3"));
     steps.extend(remove());
@@ -332,44 +398,72 @@ async fn removal(store: &dyn ObjectStore) {
 }
 
 async fn finishing(store: &dyn ObjectStore) {
-    let target = key("blobs/data");
-    for (number, content) in [(1, "hello"), (2, "hello")] {
-        let mut upload = store
-            .open_upload(&session(number), None, None, None)
-            .await
-            .unwrap();
-        for piece in content.as_bytes().chunks(2) {
+    let sha256 = |content: &str| Digest::of(Algorithm::Sha256, content.as_bytes());
+    let target = OwnedPlace::BlobData(sha256("hello")).key();
+    for number in [1, 2] {
+        let mut upload = begin(store, number).await;
+        if number == 2 {
+            upload.expect(&sha256("hello"), Some(5));
+        }
+        for piece in "hello".as_bytes().chunks(2) {
             upload.append(Bytes::copy_from_slice(piece)).await.unwrap();
         }
         assert_eq!(upload.offset_bytes(), 5);
-        let finish = Step::Finish {
-            upload,
-            key: target.clone(),
-        };
         let link = Step::put(key("links/link"), "link");
-        store.apply(vec![finish, link]).await.unwrap();
+        upload.finish(&sha256("hello"), vec![link]).await.unwrap();
         assert_eq!(read(store, &target).await.unwrap(), "hello");
         assert_eq!(read(store, &key("links/link")).await.unwrap(), "link");
         let below = session(number);
         assert!(keys(store, below.as_str(), Depth::All).await.is_empty());
         assert!(store.resume_upload(&below).await.unwrap().is_none());
     }
-    // An empty blob, and a session that is given up.
-    let empty = store.open_upload(&session(3), None, None, None).await;
-    let finish = Step::Finish {
-        upload: empty.unwrap(),
-        key: key("blobs/empty"),
-    };
-    store.apply(vec![finish]).await.unwrap();
-    assert_eq!(read(store, &key("blobs/empty")).await.unwrap(), "");
-    let mut upload = store
-        .open_upload(&session(4), None, None, None)
+    // Data of the same length that are there, and damaged, are replaced.
+    store
+        .apply(vec![Step::put(target.clone(), "hellx")])
         .await
         .unwrap();
+    let mut upload = begin(store, 3).await;
+    upload.append("hello".into()).await.unwrap();
+    upload.finish(&sha256("hello"), Vec::new()).await.unwrap();
+    assert_eq!(read(store, &target).await.unwrap(), "hello");
+    // Bytes that are not what they are finished as do not come under that digest, nor does what was to follow.
+    let mut upload = begin(store, 4).await;
+    upload.append("other".into()).await.unwrap();
+    let link = Step::put(key("links/other"), "link");
+    let refused = upload.finish(&sha256("wanted"), vec![link]).await;
+    assert!(matches!(refused, Err(StoreError::Io { .. })));
+    let wanted = OwnedPlace::BlobData(sha256("wanted")).key();
+    assert!(read(store, &wanted).await.is_none());
+    assert!(read(store, &key("links/other")).await.is_none());
+    // An empty blob by the other algorithm, and a session that is given up.
+    let wide = Digest::of(Algorithm::Sha512, b"");
+    let empty = begin(store, 5).await;
+    empty.finish(&wide, Vec::new()).await.unwrap();
+    let wide = OwnedPlace::BlobData(wide).key();
+    assert_eq!(read(store, &wide).await.unwrap(), "");
+    let mut upload = begin(store, 6).await;
     upload.append("gone".into()).await.unwrap();
     upload.persist().await.unwrap();
     upload.abort().await.unwrap();
-    assert!(store.resume_upload(&session(4)).await.unwrap().is_none());
+    assert!(store.resume_upload(&session(6)).await.unwrap().is_none());
+}
+
+async fn settling(store: &dyn ObjectStore) {
+    put(store, "a/b", "c").await;
+    let steps = || vec![Step::Settle(key("a/b")), Step::put(key("d"), "e")];
+    store.apply(steps()).await.unwrap();
+    assert_eq!(read(store, &key("a/b")).await.unwrap(), "c");
+    assert_eq!(read(store, &key("d")).await.unwrap(), "e");
+    for absent in ["a", "a/c", "a/b/c"] {
+        let steps = vec![
+            Step::Settle(key(absent)),
+            Step::Then,
+            Step::put(key("f"), ""),
+        ];
+        let refused = store.apply(steps).await;
+        assert!(matches!(refused, Err(StoreError::NotFound)), "{absent}");
+        assert!(read(store, &key("f")).await.is_none());
+    }
 }
 
 async fn resuming(store: &dyn ObjectStore) {
@@ -377,7 +471,7 @@ async fn resuming(store: &dyn ObjectStore) {
     let piece = Bytes::from(vec![7; 700_000]);
     let mut expected = Vec::new();
     let mut upload = store
-        .open_upload(&session(1), Some(Algorithm::Sha512), None, None)
+        .begin_upload(&session(1), Some(Algorithm::Sha512))
         .await
         .unwrap();
     for sitting in 1..=3 {
@@ -406,10 +500,7 @@ async fn resuming(store: &dyn ObjectStore) {
 }
 
 async fn digests(store: &dyn ObjectStore) {
-    let mut upload = store
-        .open_upload(&session(1), None, None, None)
-        .await
-        .unwrap();
+    let mut upload = begin(store, 1).await;
     let empty = upload.digest(Algorithm::Sha256).await.unwrap();
     assert_eq!(empty, Digest::of(Algorithm::Sha256, b""));
     upload.append("ab".into()).await.unwrap();
@@ -423,19 +514,6 @@ async fn digests(store: &dyn ObjectStore) {
     }
 }
 
-async fn foreign_uploads(store: &dyn ObjectStore, other: &dyn ObjectStore) {
-    let upload: Box<dyn Upload> = other
-        .open_upload(&session(1), None, None, None)
-        .await
-        .unwrap();
-    let finish = Step::Finish {
-        upload,
-        key: key("blobs/data"),
-    };
-    let refused = store.apply(vec![finish]).await;
-    assert!(matches!(refused, Err(StoreError::Io { .. })));
-}
-
 async fn concurrency<S: ObjectStore + 'static>(store: Arc<S>) {
     // Sixteen writers add one each to a number, by comparing what they read.
     let counter = key("n/counter");
@@ -446,13 +524,13 @@ async fn concurrency<S: ObjectStore + 'static>(store: Arc<S>) {
             tokio::spawn(async move {
                 put(&*store, &format!("n/{number}"), "mine").await;
                 loop {
-                    let (meta, stream) = store.get(&counter, None).await.unwrap();
-                    let text: BytesMut = stream.try_collect().await.unwrap();
+                    let read = store.read(&counter, None).await.unwrap();
+                    let text: BytesMut = read.bytes.try_collect().await.unwrap();
                     let value: u32 = std::str::from_utf8(&text).unwrap().parse().unwrap();
                     let step = Step::Put {
                         key: counter.clone(),
                         bytes: (value + 1).to_string().into(),
-                        condition: Condition::Match(meta.version),
+                        condition: Condition::Match(read.meta.version),
                     };
                     match store.apply(vec![step]).await {
                         Err(StoreError::Conflict) => {}

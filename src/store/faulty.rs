@@ -5,35 +5,35 @@
 
 use std::any::Any;
 use std::io;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 
 use crate::heartbeat::Heartbeat;
 use crate::layout::{Key, Prefix};
+use crate::oci::range::ByteRange;
 use crate::oci::{Algorithm, Digest};
 use crate::store::{
-    ByteStream, Constraint, Depth, Entry, Meta, ObjectStore, Step, StoreError, Upload,
+    Constraint, Content, Depth, Entry, Fingerprint, Listing, Meta, ObjectStore, Step, StoreError,
+    Upload,
 };
 
 /// What can be made to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// [`ObjectStore::get`]
+    /// [`ObjectStore::read`]
     Get,
     /// [`ObjectStore::head`]
     Head,
-    /// [`ObjectStore::touch`]
-    Touch,
-    /// [`ObjectStore::presign`]
-    Presign,
-    /// [`ObjectStore::list`]
+    /// [`ObjectStore::entries`]
     List,
+    /// [`ObjectStore::fingerprint`]
+    Fingerprint,
     /// [`ObjectStore::apply`]
     Apply,
-    /// [`ObjectStore::open_upload`]
+    /// [`ObjectStore::begin_upload`]
     OpenUpload,
     /// [`ObjectStore::resume_upload`]
     ResumeUpload,
@@ -43,6 +43,8 @@ pub enum Operation {
     Persist,
     /// [`Upload::digest`]
     Digest,
+    /// [`Upload::finish`]
+    Finish,
 }
 
 /// How it fails.
@@ -128,13 +130,9 @@ impl Faults {
 
 #[async_trait]
 impl ObjectStore for FaultyStore {
-    async fn get(
-        &self,
-        key: &Key,
-        range: Option<Range<u64>>,
-    ) -> Result<(Meta, ByteStream), StoreError> {
+    async fn read(&self, key: &Key, range: Option<ByteRange>) -> Result<Content, StoreError> {
         self.faults.check(Operation::Get)?;
-        self.inner.get(key, range).await
+        self.inner.read(key, range).await
     }
 
     async fn head(&self, key: &Key) -> Result<Meta, StoreError> {
@@ -142,14 +140,16 @@ impl ObjectStore for FaultyStore {
         self.inner.head(key).await
     }
 
-    async fn touch(&self, key: &Key) -> Result<(), StoreError> {
-        self.faults.check(Operation::Touch)?;
-        self.inner.touch(key).await
+    fn entries(&self, prefix: &Prefix, depth: Depth) -> Listing {
+        match self.faults.check(Operation::List) {
+            Ok(()) => self.inner.entries(prefix, depth),
+            Err(error) => stream::iter([Err(error)]).boxed(),
+        }
     }
 
-    async fn presign(&self, key: &Key) -> Result<Option<String>, StoreError> {
-        self.faults.check(Operation::Presign)?;
-        self.inner.presign(key).await
+    async fn fingerprint(&self, prefixes: &[Prefix]) -> Result<Option<Fingerprint>, StoreError> {
+        self.faults.check(Operation::Fingerprint)?;
+        self.inner.fingerprint(prefixes).await
     }
 
     async fn list(
@@ -176,18 +176,13 @@ impl ObjectStore for FaultyStore {
         self.inner.heartbeats()
     }
 
-    async fn open_upload(
+    async fn begin_upload(
         &self,
         prefix: &Prefix,
         algorithm: Option<Algorithm>,
-        final_key: Option<&Key>,
-        length: Option<u64>,
     ) -> Result<Box<dyn Upload>, StoreError> {
         self.faults.check(Operation::OpenUpload)?;
-        let upload = self
-            .inner
-            .open_upload(prefix, algorithm, final_key, length)
-            .await?;
+        let upload = self.inner.begin_upload(prefix, algorithm).await?;
         Ok(self.wrap(upload))
     }
 
@@ -205,6 +200,10 @@ struct FaultyUpload {
 
 #[async_trait]
 impl Upload for FaultyUpload {
+    fn expect(&mut self, digest: &Digest, length_bytes: Option<u64>) {
+        self.inner.expect(digest, length_bytes);
+    }
+
     fn offset_bytes(&self) -> u64 {
         self.inner.offset_bytes()
     }
@@ -222,6 +221,11 @@ impl Upload for FaultyUpload {
     async fn digest(&mut self, algorithm: Algorithm) -> Result<Digest, StoreError> {
         self.faults.check(Operation::Digest)?;
         self.inner.digest(algorithm).await
+    }
+
+    async fn finish(self: Box<Self>, digest: &Digest, then: Vec<Step>) -> Result<(), StoreError> {
+        self.faults.check(Operation::Finish)?;
+        self.inner.finish(digest, then).await
     }
 
     async fn abort(self: Box<Self>) -> Result<(), StoreError> {

@@ -3,9 +3,8 @@
 //! Must not be clever: what it does is what the seam means. Invariant: every change happens under one lock.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -14,10 +13,12 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
 use crate::clock::Clock;
-use crate::layout::{Key, OWN_DIRECTORY, Prefix};
+use crate::layout::{Key, OWN_DIRECTORY, Place, Prefix};
+use crate::oci::range::ByteRange;
 use crate::oci::{Algorithm, Digest};
 use crate::store::{
-    ByteStream, Condition, Depth, Entry, Meta, ObjectStore, Step, StoreError, Upload, Version,
+    self, Condition, Depth, Fingerprint, Listed, Listing, Meta, ObjectStore, Step, StoreError,
+    Upload, Version,
 };
 
 /// See the module.
@@ -51,22 +52,6 @@ impl MemoryStore {
     fn content(&self) -> MutexGuard<'_, Content> {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn put(&self, content: &mut Content, key: &str, bytes: Bytes) {
-        content.writes += 1;
-        let object = Object {
-            bytes,
-            modified: self.clock.now(),
-            version: content.writes,
-        };
-        content.objects.insert(key.to_owned(), object);
-    }
-}
-
-impl Content {
-    fn remove_below(&mut self, prefix: &str) {
-        self.objects.retain(|key, _| !key.starts_with(prefix));
-    }
 }
 
 impl Object {
@@ -80,88 +65,8 @@ impl Object {
     }
 }
 
-#[async_trait]
-impl ObjectStore for MemoryStore {
-    async fn get(
-        &self,
-        key: &Key,
-        range: Option<Range<u64>>,
-    ) -> Result<(Meta, ByteStream), StoreError> {
-        let content = self.content();
-        let object = content
-            .objects
-            .get(key.as_str())
-            .ok_or(StoreError::NotFound)?;
-        let range = range.unwrap_or(0..object.bytes.len() as u64);
-        if range.start > range.end || range.end > object.bytes.len() as u64 {
-            return Err(failed("read", key, "the range lies outside the content"));
-        }
-        // Both ends are at most a length in memory.
-        let [start, end] = [range.start, range.end].map(|at| usize::try_from(at).unwrap_or(0));
-        let bytes = object.bytes.slice(start..end);
-        Ok((object.meta(), stream::iter([Ok(bytes)]).boxed()))
-    }
-
-    async fn head(&self, key: &Key) -> Result<Meta, StoreError> {
-        let content = self.content();
-        let object = content.objects.get(key.as_str());
-        object.map(Object::meta).ok_or(StoreError::NotFound)
-    }
-
-    async fn touch(&self, key: &Key) -> Result<(), StoreError> {
-        let now = self.clock.now();
-        let mut content = self.content();
-        let object = content.objects.get_mut(key.as_str());
-        object.ok_or(StoreError::NotFound)?.modified = now;
-        Ok(())
-    }
-
-    async fn presign(&self, _key: &Key) -> Result<Option<String>, StoreError> {
-        Ok(None)
-    }
-
-    async fn list(
-        &self,
-        prefix: &Prefix,
-        after: Option<&str>,
-        depth: Depth,
-        limit: usize,
-    ) -> Result<Vec<Entry>, StoreError> {
-        let content = self.content();
-        let mut entries: BTreeMap<String, Meta> = BTreeMap::new();
-        for (key, object) in &content.objects {
-            let Some(rest) = key.strip_prefix(prefix.as_str()) else {
-                continue;
-            };
-            let own = key.strip_prefix(OWN_DIRECTORY);
-            if prefix.as_str().is_empty() && own.is_some_and(|own| own.starts_with('/')) {
-                continue;
-            }
-            match rest.split_once('/') {
-                Some((directory, _)) if depth == Depth::One => {
-                    let meta = Meta {
-                        size_bytes: 0,
-                        modified: None,
-                        version: Version::default(),
-                        is_prefix: true,
-                    };
-                    entries.insert(format!("{prefix}{directory}/"), meta);
-                }
-                _ => {
-                    entries.insert(key.clone(), object.meta());
-                }
-            }
-        }
-        Ok(entries
-            .into_iter()
-            .filter(|(key, _)| after.is_none_or(|after| key.as_str() > after))
-            .take(limit)
-            .map(|(key, meta)| Entry { key, meta })
-            .collect())
-    }
-
-    async fn apply(&self, steps: Vec<Step>) -> Result<(), StoreError> {
-        let mut content = self.content();
+impl Content {
+    fn apply(&mut self, steps: Vec<Step>, now: SystemTime) -> Result<(), StoreError> {
         for step in steps {
             match step {
                 Step::Put {
@@ -169,7 +74,7 @@ impl ObjectStore for MemoryStore {
                     bytes,
                     condition,
                 } => {
-                    let existing = content.objects.get(key.as_str()).map(Object::meta);
+                    let existing = self.objects.get(key.as_str()).map(Object::meta);
                     let holds = match condition {
                         Condition::Any => true,
                         Condition::Absent => existing.is_none(),
@@ -180,46 +85,132 @@ impl ObjectStore for MemoryStore {
                     if !holds {
                         return Err(StoreError::Conflict);
                     }
-                    self.put(&mut content, key.as_str(), bytes);
+                    self.put(key.as_str(), bytes, now);
                 }
                 Step::Finish { upload, key } => {
-                    let upload = upload.into_any().downcast::<MemoryUpload>().ok();
-                    let Some(upload) =
-                        upload.filter(|upload| Arc::ptr_eq(&upload.store.content, &self.content))
-                    else {
+                    let Ok(upload) = upload.into_any().downcast::<MemoryUpload>() else {
                         return Err(failed("write", &key, "the upload belongs to another store"));
                     };
-                    content.remove_below(upload.prefix.as_str());
-                    self.put(&mut content, key.as_str(), upload.received.into());
+                    self.remove_below(upload.prefix.as_str());
+                    self.put(key.as_str(), upload.received.into(), now);
                 }
                 Step::Remove(key) => {
-                    content.objects.remove(key.as_str());
+                    self.objects.remove(key.as_str());
                 }
-                Step::RemoveTree(prefix) => content.remove_below(prefix.as_str()),
-                // Nothing here outlives the process, so all is as durable as it gets.
-                Step::Barrier => {}
+                Step::RemoveTree(prefix) => self.remove_below(prefix.as_str()),
+                Step::Settle(key) => {
+                    if !self.objects.contains_key(key.as_str()) {
+                        return Err(StoreError::NotFound);
+                    }
+                }
+                // Each step is visible before the next, and nothing here outlives the process.
+                Step::Then | Step::Barrier => {}
             }
         }
         Ok(())
     }
 
-    async fn open_upload(
+    fn put(&mut self, key: &str, bytes: Bytes, modified: SystemTime) {
+        self.writes += 1;
+        let object = Object {
+            bytes,
+            modified,
+            version: self.writes,
+        };
+        self.objects.insert(key.to_owned(), object);
+    }
+
+    fn remove_below(&mut self, prefix: &str) {
+        self.objects.retain(|key, _| !key.starts_with(prefix));
+    }
+}
+
+#[async_trait]
+impl ObjectStore for MemoryStore {
+    async fn read(
+        &self,
+        key: &Key,
+        range: Option<ByteRange>,
+    ) -> Result<store::Content, StoreError> {
+        let content = self.content();
+        let object = content.objects.get(key.as_str());
+        let object = object.ok_or(StoreError::NotFound)?;
+        let size_bytes = object.bytes.len() as u64;
+        let wanted = match range {
+            Some(range) => range.within(size_bytes),
+            None => Some(0..size_bytes),
+        };
+        let Some(range) = wanted else {
+            return Ok(store::Content::out_of_range(object.meta()));
+        };
+        // Both ends are at most a length in memory.
+        let [start, end] = [range.start, range.end].map(|at| usize::try_from(at).unwrap_or(0));
+        let bytes = object.bytes.slice(start..end);
+        Ok(store::Content {
+            meta: object.meta(),
+            range: Some(range),
+            bytes: stream::iter([Ok(bytes)]).boxed(),
+        })
+    }
+
+    async fn head(&self, key: &Key) -> Result<Meta, StoreError> {
+        let content = self.content();
+        let object = content.objects.get(key.as_str());
+        object.map(Object::meta).ok_or(StoreError::NotFound)
+    }
+
+    fn entries(&self, prefix: &Prefix, depth: Depth) -> Listing {
+        let content = self.content();
+        let mut found = BTreeSet::new();
+        for key in content.objects.keys() {
+            let Some(rest) = key.strip_prefix(prefix.as_str()) else {
+                continue;
+            };
+            let own = key.strip_prefix(OWN_DIRECTORY);
+            if prefix.as_str().is_empty() && own.is_some_and(|own| own.starts_with('/')) {
+                continue;
+            }
+            found.insert(match rest.split_once('/') {
+                Some((directory, _)) if depth == Depth::One => format!("{prefix}{directory}/"),
+                _ => key.clone(),
+            });
+        }
+        stream::iter(found.into_iter().map(|key| Ok(Listed { key }))).boxed()
+    }
+
+    async fn fingerprint(&self, prefixes: &[Prefix]) -> Result<Option<Fingerprint>, StoreError> {
+        let content = self.content();
+        let is_below = |key: &str| {
+            prefixes
+                .iter()
+                .any(|prefix| key.starts_with(prefix.as_str()))
+        };
+        let below = content.objects.iter().filter(|(key, _)| is_below(key));
+        let lines: Vec<String> = below
+            .map(|(key, object)| format!("{key} {}", object.version))
+            .collect();
+        Ok(Some(Fingerprint {
+            value: Digest::of(Algorithm::Sha256, lines.join("\n").as_bytes()).to_string(),
+            is_settled: true,
+        }))
+    }
+
+    async fn apply(&self, steps: Vec<Step>) -> Result<(), StoreError> {
+        self.content().apply(steps, self.clock.now())
+    }
+
+    async fn begin_upload(
         &self,
         prefix: &Prefix,
         _algorithm: Option<Algorithm>,
-        _final_key: Option<&Key>,
-        _length: Option<u64>,
     ) -> Result<Box<dyn Upload>, StoreError> {
-        let started_at = time::OffsetDateTime::from(self.clock.now())
+        let now = self.clock.now();
+        let started_at = time::OffsetDateTime::from(now)
             .format(&time::format_description::well_known::Rfc3339)
             .unwrap_or_default();
         let mut content = self.content();
-        self.put(
-            &mut content,
-            &format!("{prefix}startedat"),
-            started_at.into(),
-        );
-        self.put(&mut content, &format!("{prefix}data"), Bytes::new());
+        content.put(&format!("{prefix}startedat"), started_at.into(), now);
+        content.put(&format!("{prefix}data"), Bytes::new(), now);
         Ok(Box::new(MemoryUpload {
             store: self.clone(),
             prefix: prefix.clone(),
@@ -258,15 +249,26 @@ impl Upload for MemoryUpload {
     }
 
     async fn persist(&mut self) -> Result<u64, StoreError> {
-        let mut content = self.store.content();
         let key = format!("{}data", self.prefix);
-        self.store
-            .put(&mut content, &key, self.received.clone().into());
+        let (bytes, now) = (self.received.clone().into(), self.store.clock.now());
+        self.store.content().put(&key, bytes, now);
         Ok(self.offset_bytes())
     }
 
     async fn digest(&mut self, algorithm: Algorithm) -> Result<Digest, StoreError> {
         Ok(Digest::of(algorithm, &self.received))
+    }
+
+    async fn finish(self: Box<Self>, digest: &Digest, then: Vec<Step>) -> Result<(), StoreError> {
+        if Digest::of(digest.algorithm(), &self.received) != *digest {
+            return Err(StoreError::not_its_digest(self.prefix.as_str()));
+        }
+        let now = self.store.clock.now();
+        let mut content = self.store.content();
+        content.remove_below(self.prefix.as_str());
+        let key = Place::BlobData(*digest).key();
+        content.put(key.as_str(), self.received.into(), now);
+        content.apply(then, now)
     }
 
     async fn abort(self: Box<Self>) -> Result<(), StoreError> {

@@ -16,19 +16,23 @@ use std::any::Any;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use futures_util::TryStreamExt as _;
 use futures_util::stream::BoxStream;
+use futures_util::{StreamExt as _, TryStreamExt as _, future, stream};
 
 use crate::heartbeat::Heartbeat;
 use crate::layout::{Key, Prefix};
+use crate::oci::range::ByteRange;
 use crate::oci::{Algorithm, Digest};
 
 /// Content as it is read, in pieces of the store's choice.
 pub type ByteStream = BoxStream<'static, Result<Bytes, StoreError>>;
+
+/// Keys, one by one; ends after the first error.
+pub type Listing = BoxStream<'static, Result<Listed, StoreError>>;
 
 /// How much one [`ObjectStore::read_each`] brings, and at most one content more: bounds memory where all are long.
 pub const READ_EACH_BYTES: u64 = 4 * 1024 * 1024;
@@ -36,14 +40,24 @@ pub const READ_EACH_BYTES: u64 = 4 * 1024 * 1024;
 /// Bytes by key, over a directory or a bucket.
 #[async_trait]
 pub trait ObjectStore: Send + Sync {
-    /// The bytes at `key`, or those of `range` (which must lie within the content: see [`Meta::size_bytes`]).
+    /// The bytes at `key`, or those of `range`, with what is known of the whole content: one look-up for all of it.
+    async fn read(&self, key: &Key, range: Option<ByteRange>) -> Result<Content, StoreError>;
+
+    /// Replaced by [`ObjectStore::read`].
     async fn get(
         &self,
         key: &Key,
         range: Option<Range<u64>>,
-    ) -> Result<(Meta, ByteStream), StoreError>;
+    ) -> Result<(Meta, ByteStream), StoreError> {
+        let range = range.map(|range| ByteRange::Between {
+            first: range.start,
+            last: range.end.saturating_sub(1),
+        });
+        let content = self.read(key, range).await?;
+        Ok((content.meta, content.bytes))
+    }
 
-    /// What [`ObjectStore::get`] would say, without the bytes.
+    /// What is known of the content at `key`, without the bytes.
     async fn head(&self, key: &Key) -> Result<Meta, StoreError>;
 
     /// [`ObjectStore::head`] for each of `keys`, in their order; `None` where there is nothing.
@@ -64,10 +78,12 @@ pub trait ObjectStore: Send + Sync {
     async fn read_each(&self, keys: &[Key], size_max_bytes: u64) -> Result<Vec<Small>, StoreError> {
         let mut gathered = Gathered::default();
         for key in keys {
-            gathered.push(match self.get(key, None).await {
-                Ok((meta, _)) if meta.size_bytes > size_max_bytes => Small::TooLarge(meta),
-                Ok((meta, pieces)) => {
-                    let bytes: BytesMut = pieces.try_collect().await?;
+            gathered.push(match self.read(key, None).await {
+                Ok(Content { meta, .. }) if meta.size_bytes > size_max_bytes => {
+                    Small::TooLarge(meta)
+                }
+                Ok(Content { meta, bytes, .. }) => {
+                    let bytes: BytesMut = bytes.try_collect().await?;
                     Small::Whole(meta, bytes.freeze())
                 }
                 Err(StoreError::NotFound) => Small::Absent,
@@ -80,24 +96,51 @@ pub trait ObjectStore: Send + Sync {
         Ok(gathered.items)
     }
 
-    /// Makes the modification time of `key` now: a lease against collection.
-    async fn touch(&self, key: &Key) -> Result<(), StoreError>;
+    /// Nobody needs it any more.
+    async fn touch(&self, key: &Key) -> Result<(), StoreError> {
+        self.head(key).await.map(drop)
+    }
 
-    /// An address from which a client may read `key` itself for a while; `None` where the store has none to give.
-    async fn presign(&self, key: &Key) -> Result<Option<String>, StoreError>;
+    /// Nobody needs it any more.
+    async fn presign(&self, _key: &Key) -> Result<Option<String>, StoreError> {
+        Ok(None)
+    }
 
-    /// Up to `limit` entries below `prefix` whose full key is greater than `after`, in byte order of the full key. With
-    /// [`Depth::One`], what lies deeper is shown as one prefix entry (its key ends in `/`). A prefix that holds nothing
-    /// lists as empty.
+    /// What lies below `prefix`, in byte order of the full key (`a-b/`, `a.b/` come before `a/`). With [`Depth::One`], what
+    /// lies deeper shows as one entry, whose key ends in `/`. A prefix that holds nothing lists as empty. Each directory is
+    /// read once, when the stream comes to it; what comes or goes meanwhile may show or not.
+    fn entries(&self, prefix: &Prefix, depth: Depth) -> Listing;
+
+    /// Replaced by [`ObjectStore::entries`].
     async fn list(
         &self,
         prefix: &Prefix,
         after: Option<&str>,
         depth: Depth,
         limit: usize,
-    ) -> Result<Vec<Entry>, StoreError>;
+    ) -> Result<Vec<Entry>, StoreError> {
+        let listed = self.entries(prefix, depth);
+        let listed = listed.try_filter(|listed| {
+            future::ready(after.is_none_or(|after| listed.key.as_str() > after))
+        });
+        let entry = |listed: Listed| Entry {
+            meta: Meta {
+                size_bytes: 0,
+                modified: None,
+                version: Version::default(),
+                is_prefix: listed.is_prefix(),
+            },
+            key: listed.key,
+        };
+        listed.map_ok(entry).take(limit).try_collect().await
+    }
 
-    /// Carries out `steps` in order; durable on return. On an error, a front part of them may have happened.
+    /// What shows whether something changed below any of `prefixes`: equal values mean that nothing directly below one of
+    /// them came or went, and no directory that appears whole (a tag) was changed. `None` if the store cannot tell.
+    async fn fingerprint(&self, prefixes: &[Prefix]) -> Result<Option<Fingerprint>, StoreError>;
+
+    /// Carries out `steps`; all are durable on return. On an error, some of them may have happened, but none that follows a
+    /// [`Step::Then`] or [`Step::Barrier`] unless all before it have.
     async fn apply(&self, steps: Vec<Step>) -> Result<(), StoreError>;
 
     /// What keeps it from taking what is written now, as far as that can be told without writing.
@@ -110,15 +153,24 @@ pub trait ObjectStore: Send + Sync {
         Vec::new()
     }
 
-    /// Begins an upload session in the directory `prefix`. The algorithm that the client announced is computed while
-    /// receiving (sha256 always is); `final_key` and `length` help a store that can write to the final place at once.
+    /// Begins an upload session in the directory `prefix`. Its sha256 is computed while it receives, and `algorithm`, where the
+    /// client has announced another one.
+    async fn begin_upload(
+        &self,
+        prefix: &Prefix,
+        algorithm: Option<Algorithm>,
+    ) -> Result<Box<dyn Upload>, StoreError>;
+
+    /// Replaced by [`ObjectStore::begin_upload`].
     async fn open_upload(
         &self,
         prefix: &Prefix,
         algorithm: Option<Algorithm>,
-        final_key: Option<&Key>,
-        length: Option<u64>,
-    ) -> Result<Box<dyn Upload>, StoreError>;
+        _final_key: Option<&Key>,
+        _length: Option<u64>,
+    ) -> Result<Box<dyn Upload>, StoreError> {
+        self.begin_upload(prefix, algorithm).await
+    }
 
     /// Takes up the session in the directory `prefix` where it stands; `None` if its bytes are not there.
     async fn resume_upload(&self, prefix: &Prefix) -> Result<Option<Box<dyn Upload>>, StoreError>;
@@ -128,6 +180,10 @@ pub trait ObjectStore: Send + Sync {
 /// perhaps more.
 #[async_trait]
 pub trait Upload: Send {
+    /// The client has named the digest, and perhaps the length, before the first byte. A store that can write to the final key
+    /// from the start does so.
+    fn expect(&mut self, _digest: &Digest, _length_bytes: Option<u64>) {}
+
     /// How many bytes were appended, in this and earlier sittings.
     fn offset_bytes(&self) -> u64;
 
@@ -139,6 +195,11 @@ pub trait Upload: Send {
 
     /// The digest of all that was appended; reads everything again where `algorithm` was not computed while receiving.
     async fn digest(&mut self, algorithm: Algorithm) -> Result<Digest, StoreError>;
+
+    /// Makes a blob of the session: its bytes become the data of `digest`, then `then` is carried out as by
+    /// [`ObjectStore::apply`]; all is durable on return. Data that are there already are replaced: they are the same, or
+    /// damaged. Fails if the bytes are not what `digest` says.
+    async fn finish(self: Box<Self>, digest: &Digest, then: Vec<Step>) -> Result<(), StoreError>;
 
     /// Forgets the session and its bytes.
     async fn abort(self: Box<Self>) -> Result<(), StoreError>;
@@ -170,7 +231,12 @@ pub enum Step {
     Remove(Key),
     /// Removes all keys below the prefix at once: none of them is visible after the first is not.
     RemoveTree(Prefix),
-    /// Nothing that follows becomes visible before all before it is durable.
+    /// Makes what is at the key durable, whoever wrote it; [`StoreError::NotFound`] if nothing is there. For what another
+    /// process may have left visible when it died.
+    Settle(Key),
+    /// Nothing that follows is visible before all before it is.
+    Then,
+    /// Nothing that follows is visible before all before it is durable.
     Barrier,
 }
 
@@ -215,6 +281,50 @@ pub enum Depth {
 }
 
 /// One line of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The full key; ends in `/` where it stands for all that lies below. May be anything that another program has put there.
+    pub key: String,
+}
+
+impl Listed {
+    /// Whether it stands for what lies below it.
+    pub fn is_prefix(&self) -> bool {
+        self.key.ends_with('/')
+    }
+}
+
+/// Content as it is read.
+pub struct Content {
+    /// About the whole content.
+    pub meta: Meta,
+    /// Which bytes these are; `None` if the content has none of those that were asked for.
+    pub range: Option<Range<u64>>,
+    /// The bytes; none where `range` is `None`.
+    pub bytes: ByteStream,
+}
+
+impl Content {
+    /// The answer to a reader who asked for what the content does not have.
+    pub(crate) fn out_of_range(meta: Meta) -> Self {
+        Self {
+            meta,
+            range: None,
+            bytes: stream::empty().boxed(),
+        }
+    }
+}
+
+/// See [`ObjectStore::fingerprint`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// Opaque text.
+    pub value: String,
+    /// Whether each change from now on will show. Where it is made of times, one within the same tick would not.
+    pub is_settled: bool,
+}
+
+/// Replaced by [`Listed`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The full key; ends in `/` for a prefix entry. May be anything that another program has put there.
@@ -284,6 +394,12 @@ pub enum StoreError {
     /// No room left (disk or quota); nothing was lost.
     #[error("no space left in the store")]
     Full,
+    /// The store takes no more for a moment; nothing was lost.
+    #[error("the store is busy")]
+    Busy {
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// Something else; `doing` says what was being done to which key.
     #[error("cannot {doing}")]
     Io {
@@ -296,6 +412,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The bytes of `upload` are not what they were finished as.
+    pub(crate) fn not_its_digest(upload: &str) -> Self {
+        Self::Io {
+            doing: format!("finish the upload {upload}"),
+            source: io::Error::new(io::ErrorKind::InvalidData, "it does not have that digest"),
+        }
+    }
+
     /// What the system said while `doing` something; no room left is told apart.
     pub(crate) fn from_io(doing: impl Into<String>, source: io::Error) -> Self {
         match source.kind() {

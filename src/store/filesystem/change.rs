@@ -4,10 +4,9 @@
 //! keys.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use super::nursery::Nursery;
-use super::volume::Temporary;
+use super::volume::Incoming;
 use crate::layout::{self, Key, Prefix};
 use crate::store::Condition;
 
@@ -16,13 +15,10 @@ pub(super) type Phase = Vec<Change>;
 
 pub(super) enum Change {
     Place(Placement),
-    /// The data of an upload, synced, on its way to its blob's key.
-    Finish {
-        data: PathBuf,
-        key: Key,
-    },
     Remove(Key),
     RemoveTree(Prefix),
+    /// What is there is made durable.
+    Settle(Key),
     /// All that is put into a directory which must appear whole.
     Whole {
         directory: Prefix,
@@ -34,7 +30,7 @@ pub(super) enum Change {
 
 /// A synced file on its way to its key.
 pub(super) struct Placement {
-    pub(super) file: Temporary,
+    pub(super) file: Incoming,
     pub(super) key: Key,
     pub(super) condition: Condition,
 }
@@ -114,9 +110,8 @@ impl Change {
     fn area(&self) -> String {
         match self {
             Self::Place(placement) => placement.key.to_string(),
-            Self::Finish { key, .. } => key.to_string(),
             // A key of a whole directory stands for all of it, as it does when it is put.
-            Self::Remove(key) => match layout::whole_directory(key) {
+            Self::Remove(key) | Self::Settle(key) => match layout::whole_directory(key) {
                 Some(directory) => directory.to_string(),
                 None => key.to_string(),
             },

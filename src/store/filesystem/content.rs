@@ -19,8 +19,9 @@ use super::buffers::{BUFFER_BYTES, Buffers};
 use super::reading::{MustWait, Opened, exactly_at_once, length, open, open_at_once};
 use super::volume::Volume;
 use crate::layout::Key;
+use crate::oci::range::ByteRange;
 use crate::platform;
-use crate::store::{ByteStream, Meta, StoreError};
+use crate::store::{Content, Meta, StoreError};
 
 /// How much one read from memory takes: what is sent next should still be in the processor's cache.
 const CACHED_PIECE_BYTES: usize = 128 * 1024;
@@ -36,19 +37,22 @@ const SMALL_BYTES: usize = 16 * 1024;
 const DISK_PIECES: u32 = 16;
 
 /// The content of `key`, or `range` of it.
-pub(super) async fn get(
+pub(super) async fn read(
     volume: &Arc<Volume>,
     key: &Key,
-    range: Option<Range<u64>>,
+    range: Option<ByteRange>,
     buffers: &Arc<Buffers>,
-) -> io::Result<(Meta, ByteStream)> {
+) -> io::Result<Content> {
     let (path, doing) = (volume.boundary.path(key), format!("read {key}"));
     let (volume, buffers) = (Arc::clone(volume), Arc::clone(buffers));
     let opened = match open_at_once(&path) {
         Ok(opened) => Reader::new(opened, range, buffers)?,
         Err(MustWait) => hop(move || Reader::new(open(&volume, &path)?, range, buffers)).await?,
     };
-    let (meta, mut reader) = opened;
+    let (meta, Some(mut reader)) = opened else {
+        return Ok(Content::out_of_range(opened.0));
+    };
+    let range = Some(reader.left.clone());
     // The first piece, so that what cannot be read at all is told before an answer has begun.
     if let Some(piece) = reader.next_piece().await {
         reader.first = Some(piece?);
@@ -58,7 +62,11 @@ pub(super) async fn get(
         let piece = piece.map_err(|source| StoreError::from_io(doing.clone(), source));
         Some((piece, (reader, doing)))
     });
-    Ok((meta, pieces.boxed()))
+    Ok(Content {
+        meta,
+        range,
+        bytes: pieces.boxed(),
+    })
 }
 
 struct Reader {
@@ -74,26 +82,27 @@ struct Reader {
 }
 
 impl Reader {
+    /// A reader of `range`, or of all; none if there is nothing in the range.
     fn new(
         opened: Opened,
-        range: Option<Range<u64>>,
+        range: Option<ByteRange>,
         buffers: Arc<Buffers>,
-    ) -> io::Result<(Meta, Self)> {
+    ) -> io::Result<(Meta, Option<Self>)> {
         let Opened::File(file, meta) = opened else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        let left = range.unwrap_or(0..meta.size_bytes);
-        if left.start > left.end || left.end > meta.size_bytes {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let reader = Self {
+        let left = match range {
+            Some(range) => range.within(meta.size_bytes),
+            None => Some(0..meta.size_bytes),
+        };
+        let reader = left.map(|left| Self {
             file: Arc::new(file),
             buffers,
             left,
             first: None,
             coming: None,
             disk_pieces: 0,
-        };
+        });
         Ok((meta, reader))
     }
 

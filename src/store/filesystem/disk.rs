@@ -53,6 +53,9 @@ pub(super) trait Disk: Send + Sync {
     /// Gives a file or directory another modification time.
     fn set_time(&self, file: &File, time: NewTime) -> io::Result<()>;
 
+    /// The names in a directory.
+    fn read_directory(&self, path: &Path) -> io::Result<fs::ReadDir>;
+
     /// Which file system `path` lies on: nothing is renamed from one to another.
     fn device(&self, path: &Path) -> io::Result<u64>;
 
@@ -120,6 +123,10 @@ impl Disk for RealDisk {
                 Ok(rustix::fs::futimens(file, &times)?)
             }
         }
+    }
+
+    fn read_directory(&self, path: &Path) -> io::Result<fs::ReadDir> {
+        fs::read_dir(path)
     }
 
     fn device(&self, path: &Path) -> io::Result<u64> {

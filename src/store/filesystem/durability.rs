@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 use tempfile::TempDir;
 
 use super::recorder::{Cut, RecordingDisk};
@@ -106,19 +107,12 @@ fn check_all_that_is_visible_is_whole(cut: &Cut) {
     }
 }
 
-async fn upload(store: &dyn ObjectStore, number: u64, content: &str) -> Step {
-    let id = UploadId::from_parts(number, number);
-    let directory = upload_directory(&name(), id);
-    let mut upload = store
-        .open_upload(&directory, None, None, None)
-        .await
-        .unwrap();
+/// What a blob PUT does.
+async fn push_blob(store: &dyn ObjectStore, number: u64, content: &str, then: Vec<Step>) {
+    let directory = upload_directory(&name(), UploadId::from_parts(number, number));
+    let mut upload = store.begin_upload(&directory, None).await.unwrap();
     upload.append(content.to_owned().into()).await.unwrap();
-    let digest = upload.digest(Algorithm::Sha256).await.unwrap();
-    Step::Finish {
-        upload,
-        key: OwnedPlace::BlobData(digest).key(),
-    }
+    upload.finish(&digest(content), then).await.unwrap();
 }
 
 #[tokio::test]
@@ -130,11 +124,17 @@ async fn what_was_applied_survives_a_power_cut() {
         for store in stores {
             let layer = OwnedPlace::LayerLink(name(), digest("layer")).key();
             let steps = match round {
-                0 => vec![upload(store, 1, "layer").await, Step::put(layer, "link")],
+                0 => {
+                    push_blob(store, 1, "layer", vec![Step::put(layer, "link")]).await;
+                    continue;
+                }
                 1 => put_manifest(&tag("v1"), "first"),
                 2 => put_manifest(&tag("v1"), "second"),
                 3 => put_manifest(&tag("v2"), "second"),
-                4 => vec![upload(store, 2, "layer").await],
+                4 => {
+                    push_blob(store, 2, "layer", Vec::new()).await;
+                    continue;
+                }
                 5 => vec![Step::RemoveTree(tag_directory(&name(), &tag("v1")))],
                 6 => put_manifest(&tag("v1"), "third"),
                 _ => vec![Step::Remove(layer)],
@@ -144,12 +144,9 @@ async fn what_was_applied_survives_a_power_cut() {
         let mut durable = bench.disk.cut_now().durable();
         durable.retain(|path, _| path.starts_with("docker/") && !path.contains("/_uploads/"));
         let everything = crate::layout::Prefix::everything();
-        let entries = model.list(&everything, None, Depth::All, 1000).await;
-        let expected: Vec<String> = entries
-            .unwrap()
-            .into_iter()
-            .map(|entry| entry.key)
-            .collect();
+        let listed = model.entries(&everything, Depth::All);
+        let expected = listed.map_ok(|listed| listed.key);
+        let expected: Vec<String> = expected.try_collect().await.unwrap();
         for key in &expected {
             assert!(
                 durable.contains_key(key),
@@ -272,9 +269,29 @@ async fn a_blob_of_a_process_that_died_before_syncing_it_is_synced_and_repaired(
         let path = bench.root.path().join(key.as_str());
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, left_behind).unwrap();
-        let steps = vec![upload(&*bench.store, 1, "layer").await];
-        bench.store.apply(steps).await.unwrap();
+        push_blob(&*bench.store, 1, "layer", Vec::new()).await;
         let durable = bench.disk.cut_now().durable();
         assert_eq!(durable[key.as_str()], b"layer");
+    }
+}
+
+#[tokio::test]
+async fn what_a_process_left_visible_when_it_died_is_settled() {
+    let bench = bench();
+    let blob = OwnedPlace::BlobData(digest("layer")).key();
+    let link = OwnedPlace::LayerLink(name(), digest("layer")).key();
+    for key in [&blob, &link] {
+        let path = bench.root.path().join(key.as_str());
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "layer").unwrap();
+        let durable = bench.disk.cut_now().durable();
+        assert!(!durable.contains_key(key.as_str()));
+    }
+    let steps = [&blob, &link].map(|key| Step::Settle(key.clone()));
+    bench.store.apply(steps.into()).await.unwrap();
+    let durable = bench.disk.cut_now().durable();
+    for key in [&blob, &link] {
+        let kept = durable.get(key.as_str()).map(Vec::as_slice);
+        assert_eq!(kept, Some(&b"layer"[..]), "lost by the power cut: {key}");
     }
 }

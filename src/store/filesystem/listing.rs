@@ -1,140 +1,164 @@
-//! Listings of directories in byte order of the full key.
+//! What lies below a prefix: listings, and fingerprints made of the times of directories.
 //!
-//! Must not know what the keys mean. Invariant: entries come strictly ascending, all greater than `after`; what vanishes
-//! while listing, and names that are not UTF-8, are left out. A link that is not followed is listed as the file that it is,
+//! Must not know what the keys mean. Invariants: entries come in byte order of the full key; a directory is read once, and its
+//! names are held once; names that are not UTF-8 are left out. A link that is not followed is listed as the file that it is,
 //! so that whoever asks whether a directory is empty sees it.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::boundary::{Boundary, not_followed};
-use super::volume::{is_absent, meta_of};
+use futures_util::{StreamExt as _, stream};
+
+use super::blocking;
+use super::boundary::not_followed;
+use super::volume::{Volume, is_absent};
 use crate::layout::{OWN_DIRECTORY, Prefix};
-use crate::store::{Depth, Entry};
+use crate::store::{Depth, Fingerprint, Listed, Listing, StoreError};
 
-/// Lists what lies below `prefix` of the store at `root`; blocks.
-pub(super) fn list(
-    root: &Path,
-    boundary: &Boundary,
-    prefix: &Prefix,
-    after: Option<&str>,
+/// How coarse a file system's times may be (a tick of the kernel is 10 ms at most): a directory that is changed twice within
+/// it may show the same time after both.
+const TIME_STEP: Duration = Duration::from_millis(100);
+
+/// Lists what lies below `prefix`.
+pub(super) fn list(volume: &Arc<Volume>, prefix: &Prefix, depth: Depth) -> Listing {
+    let walk = Walk {
+        volume: Arc::clone(volume),
+        depth,
+        unread: Some(prefix.to_string()),
+        levels: Vec::new(),
+    };
+    stream::try_unfold(walk, Walk::advance).boxed()
+}
+
+/// The directories that a listing is in, innermost last.
+struct Walk {
+    volume: Arc<Volume>,
     depth: Depth,
-    limit: usize,
-) -> io::Result<Vec<Entry>> {
-    if !boundary.is_followed(&root.join(prefix.as_str())) {
+    /// The next one to be read.
+    unread: Option<String>,
+    levels: Vec<Level>,
+}
+
+/// A directory, and the names in it that are still to come. Those of directories end in `/`: so they sort as the keys below
+/// them do.
+struct Level {
+    prefix: String,
+    names: std::vec::IntoIter<String>,
+}
+
+impl Walk {
+    async fn advance(mut self) -> Result<Option<(Listed, Self)>, StoreError> {
+        loop {
+            if let Some(prefix) = self.unread.take() {
+                let (volume, directory) = (Arc::clone(&self.volume), prefix.clone());
+                let is_first = self.levels.is_empty();
+                let names = blocking(move || names_in(&volume, &directory, is_first)).await?;
+                let names = names
+                    .map_err(|source| StoreError::from_io(format!("list {prefix}"), source))?
+                    .into_iter();
+                self.levels.push(Level { prefix, names });
+            }
+            let Some(level) = self.levels.last_mut() else {
+                return Ok(None);
+            };
+            let Some(name) = level.names.next() else {
+                self.levels.pop();
+                continue;
+            };
+            let key = format!("{}{name}", level.prefix);
+            if self.depth == Depth::All && key.ends_with('/') {
+                self.unread = Some(key);
+                continue;
+            }
+            return Ok(Some((Listed { key }, self)));
+        }
+    }
+}
+
+/// The names in a directory, sorted; none if it is not there. Blocks.
+fn names_in(volume: &Volume, prefix: &str, is_first: bool) -> io::Result<Vec<String>> {
+    let path = volume.root().join(prefix);
+    // Below it, links are looked at one by one.
+    if is_first && !volume.boundary.is_followed(&path) {
         return Err(not_followed());
     }
-    let mut found = Vec::new();
-    // The directories that we are in, innermost last, each with what is still to come, greatest first.
-    let mut open = vec![pending(
-        root,
-        boundary,
-        prefix.as_str(),
-        after,
-        Wanted::of(depth, limit),
-    )?];
-    while found.len() < limit
-        && let Some(level) = open.last_mut()
-    {
-        let Some((key, Child { path, is_followed })) = level.pop() else {
-            open.pop();
-            continue;
-        };
-        if depth == Depth::All && key.ends_with('/') {
-            open.push(pending(root, boundary, &key, after, Wanted::Everything)?);
-            continue;
-        }
-        let metadata = if is_followed {
-            fs::metadata(path)
-        } else {
-            fs::symlink_metadata(path)
-        };
-        match metadata {
-            Ok(metadata) => found.push(Entry {
-                meta: meta_of(&metadata),
-                key,
-            }),
-            Err(error) if is_absent(&error) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(found)
-}
-
-/// How much of a directory is remembered while it is read.
-#[derive(Clone, Copy)]
-enum Wanted {
-    Everything,
-    First(usize),
-}
-
-impl Wanted {
-    fn of(depth: Depth, limit: usize) -> Self {
-        match depth {
-            Depth::One => Self::First(limit),
-            // A directory may turn out to be empty, so no number of entries is known to be enough.
-            Depth::All => Self::Everything,
-        }
-    }
-}
-
-/// What is to be listed, or looked into.
-struct Child {
-    path: PathBuf,
-    /// Whether a link there is followed.
-    is_followed: bool,
-}
-
-/// The children of the directory `prefix` that can lead to something behind `after`, greatest first.
-fn pending(
-    root: &Path,
-    boundary: &Boundary,
-    prefix: &str,
-    after: Option<&str>,
-    wanted: Wanted,
-) -> io::Result<Vec<(String, Child)>> {
-    let entries = match fs::read_dir(root.join(prefix)) {
+    let entries = match volume.disk.read_directory(&path) {
         Ok(entries) => entries,
         Err(error) if is_absent(&error) => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let mut children = BTreeMap::new();
+    let mut names = Vec::new();
     for entry in entries {
         let entry = entry?;
-        let Ok(name) = entry.file_name().into_string() else {
+        let Ok(mut name) = entry.file_name().into_string() else {
             continue;
         };
         if prefix.is_empty() && name == OWN_DIRECTORY {
             continue;
         }
-        let path = entry.path();
-        let (is_followed, is_directory) = match entry.file_type() {
-            Ok(kind) if kind.is_symlink() => {
-                let is_followed = boundary.is_listed(&path);
-                (is_followed, is_followed && path.is_dir())
-            }
-            Ok(kind) => (true, kind.is_dir()),
-            Err(_) => continue,
+        // What vanishes meanwhile is left out.
+        let Ok(kind) = entry.file_type() else {
+            continue;
         };
-        // With its slash, a directory sorts as the keys in it do.
-        let key = format!("{prefix}{name}{}", if is_directory { "/" } else { "" });
-        let is_wanted =
-            after.is_none_or(|after| key.as_str() > after || leads_past(&key, after, wanted));
-        if is_wanted {
-            children.insert(key, Child { path, is_followed });
+        let is_directory = if kind.is_symlink() {
+            match linked_kind(volume, &entry) {
+                Some(kind) => kind.is_dir(),
+                None => continue,
+            }
+        } else {
+            kind.is_dir()
+        };
+        if is_directory {
+            name.push('/');
         }
-        if let Wanted::First(limit) = wanted
-            && children.len() > limit
-        {
-            children.pop_last();
-        }
+        names.push(name);
     }
-    Ok(children.into_iter().rev().collect())
+    names.sort_unstable();
+    Ok(names)
 }
 
-/// Whether a directory that sorts before `after` can hold keys that sort behind it.
-fn leads_past(key: &str, after: &str, wanted: Wanted) -> bool {
-    matches!(wanted, Wanted::Everything) && key.ends_with('/') && after.starts_with(key)
+/// What the link leads to, or the link itself where it is not followed; `None` if it leads nowhere.
+fn linked_kind(volume: &Volume, link: &fs::DirEntry) -> Option<fs::FileType> {
+    let path = link.path();
+    let metadata = if volume.boundary.is_listed(&path) {
+        fs::metadata(path)
+    } else {
+        fs::symlink_metadata(path)
+    };
+    metadata.ok().map(|metadata| metadata.file_type())
+}
+
+/// The times of the directories of `prefixes`; blocks. `None` where the file system has no times.
+pub(super) fn fingerprint(volume: &Volume, prefixes: &[Prefix]) -> io::Result<Option<Fingerprint>> {
+    let mut value = String::new();
+    let mut newest = UNIX_EPOCH;
+    for prefix in prefixes {
+        let path = volume.directory(prefix);
+        if !volume.boundary.is_followed(&path) {
+            return Err(not_followed());
+        }
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => {
+                let Ok(modified) = metadata.modified() else {
+                    return Ok(None);
+                };
+                newest = newest.max(modified);
+                let since = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
+                value.push_str(&since.as_nanos().to_string());
+            }
+            Ok(_) => {}
+            Err(error) if is_absent(&error) => {}
+            Err(error) => return Err(error),
+        }
+        value.push(' ');
+    }
+    let is_settled = distance(newest, volume.clock.now()) >= TIME_STEP;
+    Ok(Some(Fingerprint { value, is_settled }))
+}
+
+fn distance(one: SystemTime, other: SystemTime) -> Duration {
+    let apart = one.duration_since(other);
+    apart.unwrap_or_else(|other_is_later| other_is_later.duration())
 }

@@ -17,6 +17,7 @@ mod disk;
 mod durability;
 mod listing;
 mod nursery;
+mod old_listing;
 mod publish;
 mod reading;
 #[cfg(test)]
@@ -32,34 +33,30 @@ mod upload;
 mod volume;
 mod watched_disk;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use rustix::fs::StatVfsMountFlags;
-use tokio::sync::Semaphore;
 
 use self::buffers::Buffers;
-use self::committer::Committer;
 use self::disk::{Disk, RealDisk};
 use self::reading::MustWait;
 use self::session::Sessions;
+use self::staging::Writer;
+use self::upload::FileUpload;
 use self::volume::{Volume, is_absent};
 use crate::clock::Clock;
 use crate::heartbeat::Heartbeat;
 use crate::layout::{Key, Prefix};
 use crate::oci::Algorithm;
+use crate::oci::range::ByteRange;
 use crate::store::{
-    ByteStream, Constraint, Depth, Entry, Gathered, Meta, ObjectStore, Small, Step, StoreError,
-    Upload,
+    Constraint, Content, Depth, Entry, Fingerprint, Gathered, Listing, Meta, ObjectStore, Small,
+    Step, StoreError, Upload,
 };
-
-/// How many requests write and sync their bytes at once. File systems join what syncs at the same time; beyond this they
-/// only queue, each on a thread.
-const STAGING_REQUESTS_MAX: usize = 32;
 
 /// How many keys are looked at, and read, before a hop to where waiting is allowed, as long as all is in memory: a few
 /// microseconds each, less than the hop.
@@ -95,8 +92,7 @@ impl Settings {
 pub struct FilesystemStore {
     volume: Arc<Volume>,
     sessions: Arc<Sessions>,
-    committer: Arc<Committer>,
-    staging: Semaphore,
+    writer: Arc<Writer>,
     buffers: Arc<Buffers>,
 }
 
@@ -118,11 +114,12 @@ impl FilesystemStore {
             disk,
             clock,
         )?);
+        let writer = Arc::new(Writer::start(Arc::clone(&volume))?);
+        let sessions = Sessions::new(Arc::clone(&volume), Arc::clone(&writer), settings.boot_id);
         Ok(Self {
-            sessions: Arc::new(Sessions::new(Arc::clone(&volume), settings.boot_id)),
-            committer: Arc::new(Committer::start(Arc::clone(&volume))?),
+            sessions: Arc::new(sessions),
+            writer,
             volume,
-            staging: Semaphore::new(STAGING_REQUESTS_MAX),
             buffers: Arc::default(),
         })
     }
@@ -130,12 +127,8 @@ impl FilesystemStore {
 
 #[async_trait]
 impl ObjectStore for FilesystemStore {
-    async fn get(
-        &self,
-        key: &Key,
-        range: Option<Range<u64>>,
-    ) -> Result<(Meta, ByteStream), StoreError> {
-        let content = content::get(&self.volume, key, range, &self.buffers).await;
+    async fn read(&self, key: &Key, range: Option<ByteRange>) -> Result<Content, StoreError> {
+        let content = content::read(&self.volume, key, range, &self.buffers).await;
         content.map_err(|source| absent_or_failed(format!("read {key}"), source))
     }
 
@@ -203,25 +196,15 @@ impl ObjectStore for FilesystemStore {
         .await?
     }
 
-    async fn touch(&self, key: &Key) -> Result<(), StoreError> {
-        let path = self.volume.boundary.path(key);
-        let volume = Arc::clone(&self.volume);
-        blocking(move || {
-            if !volume.boundary.is_followed(&path) {
-                return Err(io::ErrorKind::NotFound.into());
-            }
-            let file = File::open(path)?;
-            if file.metadata()?.is_dir() {
-                return Err(io::ErrorKind::NotFound.into());
-            }
-            volume.set_stamp(&file)
-        })
-        .await?
-        .map_err(|source| absent_or_failed(format!("touch {key}"), source))
+    fn entries(&self, prefix: &Prefix, depth: Depth) -> Listing {
+        listing::list(&self.volume, prefix, depth)
     }
 
-    async fn presign(&self, _key: &Key) -> Result<Option<String>, StoreError> {
-        Ok(None)
+    async fn fingerprint(&self, prefixes: &[Prefix]) -> Result<Option<Fingerprint>, StoreError> {
+        let (volume, prefixes) = (Arc::clone(&self.volume), prefixes.to_vec());
+        blocking(move || listing::fingerprint(&volume, &prefixes))
+            .await?
+            .map_err(|source| StoreError::from_io("look at the times of directories", source))
     }
 
     async fn list(
@@ -236,7 +219,7 @@ impl ObjectStore for FilesystemStore {
         let below = prefix.clone();
         let listed = blocking(move || {
             let (root, boundary) = (volume.root(), &volume.boundary);
-            listing::list(root, boundary, &below, after.as_deref(), depth, limit)
+            old_listing::list(root, boundary, &below, after.as_deref(), depth, limit)
         });
         listed
             .await?
@@ -244,29 +227,21 @@ impl ObjectStore for FilesystemStore {
     }
 
     async fn apply(&self, steps: Vec<Step>) -> Result<(), StoreError> {
-        let incoming = staging::receive(&self.sessions, steps).await?;
-        let (phases, sessions) = {
-            let _permit = self.staging.acquire().await;
-            let volume = Arc::clone(&self.volume);
-            blocking(move || staging::stage(&volume, incoming)).await??
+        let mut steps = steps;
+        let Some(Step::Finish { .. }) = steps.first() else {
+            return self.writer.write(None, steps).await;
         };
-        let (committer, volume) = (Arc::clone(&self.committer), Arc::clone(&self.volume));
-        // A task of its own, so that it cleans up also where the caller goes away.
-        let task = tokio::spawn(async move {
-            let mut leftovers = committer.commit(phases).await?;
-            leftovers.extend(sessions);
-            if leftovers.is_empty() {
-                return Ok(());
-            }
-            // Out of sight already: a failure is only room lost until the next start or the next purge.
-            blocking(move || {
-                for path in leftovers {
-                    let _ = volume.disk.remove_tree(&path);
-                }
-            })
-            .await
-        });
-        task.await.map_err(interrupted)?
+        let Step::Finish { upload, key } = steps.remove(0) else {
+            return Ok(());
+        };
+        let upload = upload.into_any().downcast::<FileUpload>().ok();
+        let upload = upload.filter(|upload| upload.is_of(&self.sessions));
+        let Some(upload) = upload else {
+            let source = io::Error::other("the upload belongs to another store");
+            return Err(StoreError::from_io(format!("write {key}"), source));
+        };
+        let received = upload.into_received().await?;
+        self.writer.write(Some((received, key)), steps).await
     }
 
     async fn constraint(&self) -> Result<Option<Constraint>, StoreError> {
@@ -285,16 +260,14 @@ impl ObjectStore for FilesystemStore {
     }
 
     fn heartbeats(&self) -> Vec<Arc<Heartbeat>> {
-        let committer = Arc::clone(&self.committer.heartbeat);
+        let committer = Arc::clone(&self.writer.committer.heartbeat);
         vec![committer, Arc::clone(&self.volume.writing)]
     }
 
-    async fn open_upload(
+    async fn begin_upload(
         &self,
         prefix: &Prefix,
         algorithm: Option<Algorithm>,
-        _final_key: Option<&Key>,
-        _length: Option<u64>,
     ) -> Result<Box<dyn Upload>, StoreError> {
         let upload = Sessions::open(&self.sessions, prefix, algorithm).await?;
         Ok(Box::new(upload))

@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::absent_or_failed;
 use super::boundary::not_followed;
 use super::change::{Change, Placement};
 use super::disk::Reach;
@@ -42,6 +43,15 @@ pub(super) struct Changed {
     has_lost_track: bool,
     /// What was renamed out of sight, to be removed once that is durable.
     pub(super) trash: Vec<PathBuf>,
+}
+
+impl Changed {
+    /// The directory exists, and will be durable once the one above it is synced.
+    fn made(&mut self, directory: &Path) {
+        self.directories
+            .extend(directory.parent().map(Path::to_owned));
+        self.settling.insert(directory.to_owned());
+    }
 }
 
 /// The directories that a phase settles. Each request finds out for itself what it must have synced, so that none counts
@@ -82,15 +92,10 @@ impl Publisher {
         changed: &mut Changed,
     ) -> Result<(), StoreError> {
         match change {
+            // Also over bytes that are there. Data of a blob are the same where the disk kept them, and this is their repair
+            // where it did not: cut, emptied, filled with zeros by a crash of a program that does not sync what it renames,
+            // or never written, which the kernel reports only once.
             Change::Place(placement) => self.place(&placement, changed),
-            // Also over bytes that are there. They are the same where the disk kept them, and this is their repair where
-            // it did not: cut, emptied, filled with zeros by a crash of a program that does not sync what it renames, or
-            // never written, which nobody is told of a second time.
-            Change::Finish { data, key } => {
-                let target = self.volume.path(&key);
-                self.rename_into_place(&data, &target, false, changed)
-                    .map_err(|source| StoreError::from_io(format!("write {key}"), source))
-            }
             Change::Remove(key) => {
                 let path = self.volume.path(&key);
                 let gone = self.volume.disk.remove_file(&path);
@@ -101,6 +106,11 @@ impl Publisher {
                 let path = self.volume.directory(&prefix);
                 self.remove_tree(&path, changed)
                     .map_err(|source| StoreError::from_io(format!("remove {prefix}"), source))
+            }
+            Change::Settle(key) => {
+                let path = self.volume.path(&key);
+                self.settle_path(&path, changed)
+                    .map_err(|source| absent_or_failed(format!("make {key} durable"), source))
             }
             Change::Whole {
                 directory,
@@ -194,31 +204,20 @@ impl Publisher {
 
     /// Makes the directories above `path` that are missing, and marks all for a sync that are not known to be durable.
     fn make_parents(&mut self, path: &Path, changed: &mut Changed) -> io::Result<()> {
-        let root = self.volume.root();
         let Some(parent) = path.parent() else {
             return Ok(());
         };
         changed.directories.insert(parent.to_owned());
-        let mut unsettled: Vec<&Path> = parent
-            .ancestors()
-            .take_while(|directory| {
-                *directory != root
-                    && !self.settled.contains(*directory)
-                    && !changed.settling.contains(*directory)
-            })
-            .collect();
+        let unsettled = self.unsettled(path, changed);
         if !unsettled.is_empty() && !self.volume.boundary.is_followed(parent) {
             return Err(not_followed());
         }
-        while let Some(directory) = unsettled.pop() {
+        for directory in unsettled.into_iter().rev() {
             match self.volume.disk.make_directory(directory) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
             }
-            if let Some(above) = directory.parent() {
-                changed.directories.insert(above.to_owned());
-            }
-            changed.settling.insert(directory.to_owned());
+            changed.made(directory);
         }
         Ok(())
     }
@@ -281,6 +280,37 @@ impl Publisher {
             changed.removed.push(path.to_owned());
         }
         self.removed(gone, path, changed)
+    }
+
+    /// Makes a file durable that another process may have left without a sync of it or of its name.
+    fn settle_path(&self, path: &Path, changed: &mut Changed) -> io::Result<()> {
+        if !self.volume.boundary.is_followed(path) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let file = fs::File::open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.volume.disk.sync_file(&file)?;
+        changed
+            .directories
+            .extend(path.parent().map(Path::to_owned));
+        for directory in self.unsettled(path, changed) {
+            changed.made(directory);
+        }
+        Ok(())
+    }
+
+    /// The directories above `path`, innermost first, that are not known to be durable.
+    fn unsettled<'a>(&self, path: &'a Path, changed: &Changed) -> Vec<&'a Path> {
+        let root = self.volume.root();
+        let above = path.ancestors().skip(1);
+        let is_unsettled = |directory: &&Path| {
+            *directory != root
+                && !self.settled.contains(*directory)
+                && !changed.settling.contains(*directory)
+        };
+        above.take_while(is_unsettled).collect()
     }
 
     /// Marks the parent for a sync even where there was nothing to remove: whoever removed it may not have lived to do so.

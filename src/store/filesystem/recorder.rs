@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::disk::{Disk, NewTime, Reach, RealDisk};
@@ -31,6 +31,8 @@ pub(super) struct RecordingDisk {
     pub(super) belongs_to_others: AtomicBool,
     /// Directories whose path contains this cannot be synced.
     pub(super) refused_directory: Mutex<Option<&'static str>>,
+    /// How often a directory was read.
+    pub(super) directories_read: AtomicUsize,
     /// Whoever holds this holds up every sync of a directory.
     pub(super) gate: Mutex<()>,
 }
@@ -72,6 +74,7 @@ impl RecordingDisk {
             other_devices: Mutex::default(),
             belongs_to_others: AtomicBool::new(false),
             refused_directory: Mutex::default(),
+            directories_read: AtomicUsize::new(0),
             gate: Mutex::default(),
         }
     }
@@ -252,6 +255,11 @@ impl Disk for RecordingDisk {
             synced.held.insert(inode, directory);
             Ok(())
         })
+    }
+
+    fn read_directory(&self, path: &Path) -> io::Result<fs::ReadDir> {
+        self.directories_read.fetch_add(1, Ordering::SeqCst);
+        RealDisk.read_directory(path)
     }
 
     fn device(&self, path: &Path) -> io::Result<u64> {

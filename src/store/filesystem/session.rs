@@ -18,6 +18,7 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 use super::boundary::not_followed;
 use super::checkpoint::{Checkpoint, FILE_NAME, LENGTH_BYTES_MAX};
+use super::staging::Writer;
 use super::upload::FileUpload;
 use super::volume::{Volume, is_absent};
 use super::{absent_or_failed, blocking};
@@ -34,6 +35,7 @@ const READ_BYTES: usize = 1024 * 1024;
 /// What the sessions of one store share.
 pub(super) struct Sessions {
     pub(super) volume: Arc<Volume>,
+    pub(super) writer: Arc<Writer>,
     pub(super) boot_id: Option<String>,
     pub(super) writebacks: Arc<Semaphore>,
     /// What all uploads have received and not yet written.
@@ -56,9 +58,10 @@ pub(super) struct Shared {
 }
 
 impl Sessions {
-    pub(super) fn new(volume: Arc<Volume>, boot_id: Option<String>) -> Self {
+    pub(super) fn new(volume: Arc<Volume>, writer: Arc<Writer>, boot_id: Option<String>) -> Self {
         Self {
             volume,
+            writer,
             boot_id,
             writebacks: Arc::new(Semaphore::new(WRITEBACKS_MAX)),
             gathered_bytes: Arc::default(),

@@ -1,127 +1,155 @@
 //! The way of a request to the committer: its bytes are written and synced, so that only names are left to be changed.
 //!
-//! Must not change any name that a reader sees. Invariant: whatever fails here leaves the store as it was.
+//! Must not change any name that a reader sees, before the committer does. Invariant: whatever fails before that leaves the
+//! store as it was.
 
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use super::change::{Change, Phase, Placement, gather_whole_directories};
+use super::committer::Committer;
 use super::nursery::Nursery;
-use super::session::Sessions;
-use super::upload::{FileUpload, Received};
-use super::volume::Volume;
+use super::upload::Received;
+use super::volume::{Incoming, Volume};
+use super::{blocking, interrupted};
 use crate::layout::Key;
 use crate::store::{Condition, Step, StoreError};
 
-/// A step, with an upload in it that has nothing in flight any more.
-pub(super) enum Incoming {
-    Upload(Received, Key),
-    Step(Step),
+/// How many requests write and sync their bytes at once. File systems join what syncs at the same time; beyond this they
+/// only queue, each on a thread.
+const STAGING_REQUESTS_MAX: usize = 32;
+
+/// Everything that is written with names goes through here.
+pub(super) struct Writer {
+    volume: Arc<Volume>,
+    staging: Semaphore,
+    pub(super) committer: Committer,
 }
 
-/// Ends what uploads still have in flight, so that the rest of a step can be done without waiting.
-pub(super) async fn receive(
-    sessions: &Arc<Sessions>,
-    steps: Vec<Step>,
-) -> Result<Vec<Incoming>, StoreError> {
-    let mut incoming = Vec::with_capacity(steps.len());
-    for step in steps {
-        incoming.push(match step {
-            Step::Finish { upload, key } => {
-                let upload = upload.into_any().downcast::<FileUpload>().ok();
-                let upload = upload.filter(|upload| upload.is_of(sessions));
-                let Some(upload) = upload else {
-                    let source = io::Error::other("the upload belongs to another store");
-                    return Err(StoreError::from_io(format!("write {key}"), source));
-                };
-                Incoming::Upload(upload.into_received().await?, key)
-            }
-            step @ (Step::Put { .. } | Step::Remove(_) | Step::RemoveTree(_) | Step::Barrier) => {
-                Incoming::Step(step)
-            }
-        });
+impl Writer {
+    pub(super) fn start(volume: Arc<Volume>) -> Result<Self, StoreError> {
+        Ok(Self {
+            committer: Committer::start(Arc::clone(&volume))?,
+            staging: Semaphore::new(STAGING_REQUESTS_MAX),
+            volume,
+        })
     }
-    Ok(incoming)
+
+    /// Gives the bytes of `received`, if any, their key, then carries out `steps`; all is durable on return.
+    pub(super) async fn write(
+        self: &Arc<Self>,
+        received: Option<(Received, Key)>,
+        steps: Vec<Step>,
+    ) -> Result<(), StoreError> {
+        let session = received.as_ref().map(|(data, _)| data.directory.clone());
+        let phases = {
+            let _permit = self.staging.acquire().await;
+            let volume = Arc::clone(&self.volume);
+            blocking(move || stage(&volume, received, steps)).await??
+        };
+        let writer = Arc::clone(self);
+        // A task of its own, so that it cleans up also where the caller goes away.
+        let task = tokio::spawn(async move {
+            let mut leftovers = writer.committer.commit(phases).await?;
+            leftovers.extend(session);
+            if leftovers.is_empty() {
+                return Ok(());
+            }
+            // Out of sight already: a failure is only room lost until the next start or the next purge.
+            blocking(move || {
+                for path in leftovers {
+                    let _ = writer.volume.disk.remove_tree(&path);
+                }
+            })
+            .await
+        });
+        task.await.map_err(interrupted)?
+    }
 }
 
-/// Writes and syncs all bytes of a request, so that only names are left to be changed; tells the phases of that, and the
-/// sessions that end with it.
-pub(super) fn stage(
+/// Writes and syncs all bytes of a request.
+fn stage(
     volume: &Volume,
-    incoming: Vec<Incoming>,
-) -> Result<(Vec<Phase>, Vec<PathBuf>), StoreError> {
+    received: Option<(Received, Key)>,
+    steps: Vec<Step>,
+) -> Result<Vec<Phase>, StoreError> {
     let mut phases = Vec::new();
     let mut phase = Phase::new();
-    let mut sessions = Vec::new();
-    for step in incoming {
+    // What may become visible in any order.
+    let mut stretch = Phase::new();
+    if let Some((received, key)) = received {
+        let file = arrive(volume, &received, &key);
+        stretch.push(Change::Place(Placement {
+            file: file.map_err(|source| StoreError::from_io(format!("write {key}"), source))?,
+            key,
+            condition: Condition::Any,
+        }));
+    }
+    for step in steps {
         match step {
-            Incoming::Upload(received, key) => {
-                received
-                    .sync()
-                    .map_err(|source| StoreError::from_io(format!("write {key}"), source))?;
-                if volume.boundary.is_apart(&received.data, &volume.path(&key)) {
-                    // The administrator has moved the blobs, or the repositories, to a disk of their own.
-                    let file = volume
-                        .copy_temporary(received.file(), &key)
-                        .map_err(|source| StoreError::from_io(format!("write {key}"), source))?;
-                    phase.push(Change::Place(Placement {
-                        file,
-                        key,
-                        condition: Condition::Any,
-                    }));
-                } else {
-                    phase.push(Change::Finish {
-                        data: received.data,
-                        key,
-                    });
-                }
-                sessions.push(received.directory);
-            }
-            Incoming::Step(Step::Put {
+            Step::Put {
                 key,
                 bytes,
                 condition,
-            }) => {
-                let file = volume
-                    .write_temporary(&bytes, &key)
-                    .map_err(|source| StoreError::from_io(format!("write {key}"), source))?;
-                phase.push(Change::Place(Placement {
-                    file,
+            } => {
+                let file = volume.write_temporary(&bytes, &key);
+                stretch.push(Change::Place(Placement {
+                    file: file
+                        .map_err(|source| StoreError::from_io(format!("write {key}"), source))?,
                     key,
                     condition,
                 }));
             }
-            Incoming::Step(Step::Remove(key)) => phase.push(Change::Remove(key)),
-            Incoming::Step(Step::RemoveTree(prefix)) => phase.push(Change::RemoveTree(prefix)),
-            // `receive` has turned every Finish into an upload.
-            Incoming::Step(Step::Barrier | Step::Finish { .. }) => {
-                phases.push(prepare(volume, std::mem::take(&mut phase))?);
+            Step::Remove(key) => stretch.push(Change::Remove(key)),
+            Step::RemoveTree(prefix) => stretch.push(Change::RemoveTree(prefix)),
+            Step::Settle(key) => stretch.push(Change::Settle(key)),
+            Step::Then => prepare(volume, &mut phase, std::mem::take(&mut stretch))?,
+            Step::Barrier => {
+                prepare(volume, &mut phase, std::mem::take(&mut stretch))?;
+                phases.push(std::mem::take(&mut phase));
+            }
+            // `apply` has taken it out.
+            Step::Finish { key, .. } => {
+                let source = std::io::ErrorKind::Unsupported.into();
+                return Err(StoreError::from_io(format!("write {key}"), source));
             }
         }
     }
-    phases.push(prepare(volume, phase)?);
-    Ok((phases, sessions))
+    prepare(volume, &mut phase, stretch)?;
+    phases.push(phase);
+    Ok(phases)
 }
 
-/// Puts what must appear together into a directory that is synced here, beside other requests, and not in the committer.
-fn prepare(volume: &Volume, phase: Phase) -> Result<Phase, StoreError> {
-    let mut phase = gather_whole_directories(phase);
-    for change in &mut phase {
-        let Change::Whole {
+/// Makes the bytes of an upload durable, where they can be renamed to `key` from.
+fn arrive(volume: &Volume, received: &Received, key: &Key) -> std::io::Result<Incoming> {
+    received.sync()?;
+    if volume.boundary.is_apart(&received.data, &volume.path(key)) {
+        // The administrator has moved the blobs, or the repositories, to a disk of their own.
+        return volume.copy_temporary(received.file(), key);
+    }
+    // The session keeps them if this fails.
+    Ok(Incoming::kept(received.data.clone()))
+}
+
+/// Adds a stretch to a phase. What must appear together is put into a directory that is synced here, in parallel with other
+/// requests, and not in the committer.
+fn prepare(volume: &Volume, phase: &mut Phase, stretch: Phase) -> Result<(), StoreError> {
+    for mut change in gather_whole_directories(stretch) {
+        if let Change::Whole {
             directory,
             nursery,
             placements,
-        } = change
-        else {
-            continue;
-        };
-        let target = volume.directory(directory);
-        if !target.exists() {
-            let filled = Nursery::fill(volume, &target, placements);
-            let failed = |source| StoreError::from_io(format!("write {directory}"), source);
-            *nursery = Some(filled.map_err(failed)?);
+        } = &mut change
+        {
+            let target = volume.directory(directory);
+            if !target.exists() {
+                let filled = Nursery::fill(volume, &target, placements);
+                let failed = |source| StoreError::from_io(format!("write {directory}"), source);
+                *nursery = Some(filled.map_err(failed)?);
+            }
         }
+        phase.push(change);
     }
-    Ok(phase)
+    Ok(())
 }

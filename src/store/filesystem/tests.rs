@@ -47,13 +47,22 @@ pub(super) fn key(text: &str) -> Key {
 }
 
 pub(super) async fn begin(store: &FilesystemStore) -> Box<dyn Upload> {
-    let opened = store.open_upload(&session(), None, None, None).await;
+    let opened = store.begin_upload(&session(), None).await;
     opened.unwrap()
 }
 
 async fn resumed_digest(store: &FilesystemStore) -> Digest {
     let mut upload = store.resume_upload(&session()).await.unwrap().unwrap();
     upload.digest(Algorithm::Sha256).await.unwrap()
+}
+
+pub(super) async fn keys_below(
+    store: &FilesystemStore,
+    prefix: &Prefix,
+    depth: Depth,
+) -> Vec<String> {
+    let keys = store.entries(prefix, depth).map_ok(|listed| listed.key);
+    keys.try_collect().await.unwrap()
 }
 
 pub(super) fn sha256(bytes: &[u8]) -> Digest {
@@ -93,12 +102,7 @@ async fn lists_only_what_belongs_to_the_registry() {
     fs::write(root.path().join(odd), "").unwrap();
     fs::write(root.path().join("boathouse/secret"), "").unwrap();
     for depth in [Depth::One, Depth::All] {
-        let entries = store.list(&Prefix::everything(), None, depth, 1000).await;
-        let keys: Vec<String> = entries
-            .unwrap()
-            .into_iter()
-            .map(|entry| entry.key)
-            .collect();
+        let keys = keys_below(&store, &Prefix::everything(), depth).await;
         let expected: &[&str] = if depth == Depth::One {
             &["docker/"]
         } else {
@@ -110,8 +114,58 @@ async fn lists_only_what_belongs_to_the_registry() {
     let nothing = Step::Remove(Place::BlobData(sha256(b"nothing")).key());
     store.apply(vec![nothing]).await.unwrap();
     let blobs: Prefix = "docker/registry/v2/blobs/sha256/".parse().unwrap();
-    let spread = store.list(&blobs, None, Depth::One, 1000).await.unwrap();
+    let spread = keys_below(&store, &blobs, Depth::One).await;
     assert_eq!(spread.len(), 256);
+}
+
+#[tokio::test]
+async fn a_listing_reads_each_directory_once_and_none_before_it_comes_to_it() {
+    let (root, disk, store) = on_recorder();
+    for directory in 0..5 {
+        let path = root.path().join(format!("a/{directory}"));
+        fs::create_dir_all(&path).unwrap();
+        for number in 0..500 {
+            fs::write(path.join(number.to_string()), "").unwrap();
+        }
+    }
+    let reads = || disk.directories_read.swap(0, Ordering::SeqCst);
+    reads();
+    let below: Prefix = "a/0/".parse().unwrap();
+    assert_eq!(keys_below(&store, &below, Depth::One).await.len(), 500);
+    assert_eq!(reads(), 1);
+    let all: Prefix = "a/".parse().unwrap();
+    assert_eq!(keys_below(&store, &all, Depth::All).await.len(), 2_500);
+    assert_eq!(reads(), 6);
+    let mut listed = store.entries(&all, Depth::All);
+    assert_eq!(reads(), 0);
+    listed.try_next().await.unwrap().unwrap();
+    assert_eq!(reads(), 2);
+}
+
+#[tokio::test]
+async fn a_fingerprint_is_settled_when_a_tick_of_the_clock_has_passed() {
+    let root = tempfile::tempdir().unwrap();
+    let clock = ManualClock::at_unix_secs(1_700_000_000);
+    let settings = Settings::at(root.path());
+    let store = FilesystemStore::open(settings, Arc::new(clock.clone())).unwrap();
+    let tags = "docker/registry/v2/repositories/a/_manifests/tags/";
+    let look = async || {
+        let found = store.fingerprint(&[tags.parse().unwrap()]).await;
+        found.unwrap().unwrap()
+    };
+    for content in ["1", "2"] {
+        let tag = key(&format!("{tags}v1/current/link"));
+        store.apply(vec![Step::put(tag, content)]).await.unwrap();
+        // A new directory has the time of the system's clock, a changed one that of ours.
+        let directory = fs::File::open(root.path().join(tags)).unwrap();
+        let modified = directory.metadata().unwrap().modified().unwrap();
+        directory
+            .set_modified(crate::clock::Clock::now(&clock))
+            .unwrap();
+        assert!(!look().await.is_settled, "{modified:?}");
+        clock.advance(std::time::Duration::from_millis(100));
+        assert!(look().await.is_settled);
+    }
 }
 
 #[tokio::test]
@@ -145,10 +199,10 @@ async fn a_file_that_shrinks_while_it_is_read_is_an_error() {
     let store = open(root.path(), None);
     let steps = vec![Step::put(key("a"), vec![1; 3_000_000])];
     store.apply(steps).await.unwrap();
-    let (_, stream) = store.get(&key("a"), None).await.unwrap();
+    let content = store.read(&key("a"), None).await.unwrap();
     let file = fs::File::options().write(true).open(root.path().join("a"));
     file.unwrap().set_len(1_000_000).unwrap();
-    let read: Result<Vec<Bytes>, StoreError> = stream.try_collect().await;
+    let read: Result<Vec<Bytes>, StoreError> = content.bytes.try_collect().await;
     assert!(matches!(read, Err(StoreError::Io { .. })));
 }
 
@@ -277,18 +331,12 @@ async fn a_session_whose_bytes_the_disk_refused_is_not_resumed() {
     let mut upload = begin(&store).await;
     upload.append("abc".into()).await.unwrap();
     disk.refuses_file_syncs.store(true, Ordering::SeqCst);
-    let finish = Step::Finish {
-        upload,
-        key: key("blob"),
-    };
-    assert!(store.apply(vec![finish]).await.is_err());
+    assert!(upload.finish(&sha256(b"abc"), Vec::new()).await.is_err());
     disk.refuses_file_syncs.store(false, Ordering::SeqCst);
     // The next sync would succeed, and the bytes would be lost.
     assert!(store.resume_upload(&session()).await.unwrap().is_none());
-    assert!(matches!(
-        store.head(&key("blob")).await,
-        Err(StoreError::NotFound)
-    ));
+    let blob = store.head(&Place::BlobData(sha256(b"abc")).key()).await;
+    assert!(matches!(blob, Err(StoreError::NotFound)));
 }
 
 #[tokio::test]
@@ -376,14 +424,9 @@ async fn a_long_upload_is_written_back_while_it_arrives() {
     for _ in 0..70 {
         upload.append(piece.clone()).await.unwrap();
     }
-    let digest = upload.digest(Algorithm::Sha256).await.unwrap();
-    assert_eq!(digest, sha256(&vec![5; 70_000_000]));
-    let finish = Step::Finish {
-        upload,
-        key: key("blob"),
-    };
-    store.apply(vec![finish]).await.unwrap();
-    let meta = store.head(&key("blob")).await.unwrap();
+    let digest = sha256(&vec![5; 70_000_000]);
+    upload.finish(&digest, Vec::new()).await.unwrap();
+    let meta = store.head(&Place::BlobData(digest).key()).await.unwrap();
     assert_eq!(meta.size_bytes, 70_000_000);
 }
 

@@ -17,8 +17,9 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::blocking;
 use super::session::{Session, Sessions, Sink};
+use crate::layout::Place;
 use crate::oci::{Algorithm, Digest};
-use crate::store::{StoreError, Upload};
+use crate::store::{Step, StoreError, Upload};
 
 /// How much is gathered for one hop: hashing it takes about a millisecond, which makes the hop's own cost vanish.
 const GATHER_BYTES: usize = 1024 * 1024;
@@ -224,6 +225,20 @@ impl Upload for FileUpload {
         // Just added where it was missing.
         let hasher = hasher.ok_or_else(|| lost(&self.session))?;
         Ok(hasher.finish())
+    }
+
+    async fn finish(
+        mut self: Box<Self>,
+        digest: &Digest,
+        then: Vec<Step>,
+    ) -> Result<(), StoreError> {
+        if self.digest(digest.algorithm()).await? != *digest {
+            return Err(StoreError::not_its_digest(&self.session.name));
+        }
+        let writer = Arc::clone(&self.session.sessions.writer);
+        let key = Place::BlobData(*digest).key();
+        let received = self.into_received().await?;
+        writer.write(Some((received, key)), then).await
     }
 
     async fn abort(mut self: Box<Self>) -> Result<(), StoreError> {

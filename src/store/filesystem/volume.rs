@@ -204,7 +204,7 @@ impl Volume {
     }
 
     /// A file with `bytes` in it, synced, without a name of its own, on its way to `key`.
-    pub(super) fn write_temporary(&self, bytes: &Bytes, key: &Key) -> io::Result<Temporary> {
+    pub(super) fn write_temporary(&self, bytes: &Bytes, key: &Key) -> io::Result<Incoming> {
         let (temporary, file) = self.new_temporary(key)?;
         self.disk.write(&file, bytes, 0)?;
         self.set_stamp(&file)?;
@@ -213,7 +213,7 @@ impl Volume {
     }
 
     /// The same with all bytes of `source`, which lies on another file system than `key`.
-    pub(super) fn copy_temporary(&self, source: &File, key: &Key) -> io::Result<Temporary> {
+    pub(super) fn copy_temporary(&self, source: &File, key: &Key) -> io::Result<Incoming> {
         let (temporary, mut file) = self.new_temporary(key)?;
         let mut source = source;
         source.rewind()?;
@@ -223,7 +223,7 @@ impl Volume {
         Ok(temporary)
     }
 
-    fn new_temporary(&self, key: &Key) -> io::Result<(Temporary, File)> {
+    fn new_temporary(&self, key: &Key) -> io::Result<(Incoming, File)> {
         let path = self.new_path(Corner::Temporary, &self.path(key));
         let file = OpenOptions::new()
             .read(true)
@@ -231,7 +231,11 @@ impl Volume {
             .create_new(true)
             .open(&path)?;
         // Made before the first thing that can fail, so that it is removed then.
-        Ok((Temporary { path }, file))
+        let temporary = Incoming {
+            path,
+            is_kept: false,
+        };
+        Ok((temporary, file))
     }
 }
 
@@ -268,13 +272,28 @@ fn umask_for(mode: u32) -> u32 {
     (!mode & 0o077) | 0o002
 }
 
-/// A file below `tmp/`; removed when dropped, unless it was renamed by then.
-pub(super) struct Temporary {
+/// A file on its way to its key: below `tmp/`, and then removed when dropped unless it was renamed by then, or in the directory
+/// of an upload.
+pub(super) struct Incoming {
     pub(super) path: PathBuf,
+    is_kept: bool,
 }
 
-impl Drop for Temporary {
+impl Incoming {
+    /// One that stays where it is if it is not renamed.
+    pub(super) fn kept(path: PathBuf) -> Self {
+        Self {
+            path,
+            is_kept: true,
+        }
+    }
+}
+
+impl Drop for Incoming {
     fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
         // Not there any more in the good case; what cannot be removed now is removed at the next start.
         let _ = fs::remove_file(&self.path);
     }

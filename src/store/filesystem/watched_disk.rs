@@ -2,7 +2,7 @@
 //!
 //! Must not know what is written or why. Invariant: it does what the disk inside does, and each call that returns is a move.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -55,6 +55,10 @@ impl Disk for WatchedDisk {
     fn set_time(&self, file: &File, time: NewTime) -> io::Result<()> {
         let _under_way = self.heartbeat.enter();
         self.inner.set_time(file, time)
+    }
+
+    fn read_directory(&self, path: &Path) -> io::Result<fs::ReadDir> {
+        self.inner.read_directory(path)
     }
 
     fn device(&self, path: &Path) -> io::Result<u64> {
