@@ -4,7 +4,7 @@ use boathouse::oci::{Algorithm, Digest};
 use futures_util::future::join_all;
 use http::StatusCode;
 
-use crate::support::{OCI_MANIFEST, TestRegistry, image_manifest, tree};
+use crate::support::{OCI_MANIFEST, TestRegistry, image_manifest};
 
 const CLIENTS: usize = 16;
 
@@ -34,7 +34,7 @@ async fn the_same_blob_from_all_is_one_blob() {
         let blob = blob.send().await.expect(StatusCode::OK);
         assert!(blob.body == content, "{name}");
     }
-    let files = tree(registry.directory.path());
+    let files = registry.data.files();
     let copies = files.values().filter(|bytes| **bytes == content).count();
     assert_eq!(copies, 1, "{:?}", files.keys());
     assert!(!files.keys().any(|name| name.contains("_uploads")));

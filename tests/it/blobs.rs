@@ -5,9 +5,9 @@ use std::sync::Arc;
 use boathouse::clock::ManualClock;
 use boathouse::oci::range::RANGES_MAX;
 use boathouse::store::faulty::{Fault, FaultyStore, Operation};
-use boathouse::store::filesystem::{self, FilesystemStore};
 use http::StatusCode;
 
+use crate::data::Data;
 use crate::support::{Answer, Options, TestRegistry};
 
 #[tokio::test]
@@ -294,11 +294,11 @@ async fn deleting_and_writing_can_be_switched_off() {
             .await
             .expect_error(405, "UNSUPPORTED");
     }
-    let directory = registry.stop().await;
+    let data = registry.stop().await;
 
     let mut options = Options::default();
     options.registry.readonly = true;
-    let registry = TestRegistry::start_in(directory, options);
+    let registry = TestRegistry::start_in(data, options);
     registry
         .get(&format!("/v2/a/blobs/{digest}"))
         .send()
@@ -361,13 +361,11 @@ async fn nothing_answers_outside_the_registry() {
 
 #[tokio::test]
 async fn a_blob_is_deleted_on_a_full_disk_too() {
-    let directory = Arc::new(tempfile::tempdir().unwrap());
+    let data = Data::new();
     let clock = ManualClock::at_unix_secs(1_800_000_000);
-    let settings = filesystem::Settings::at(directory.path());
-    let store = FilesystemStore::open(settings, Arc::new(clock.clone())).unwrap();
-    let store = FaultyStore::new(Arc::new(store));
+    let store = FaultyStore::new(data.open(Arc::new(clock.clone())));
     let shared = Arc::new(store.clone());
-    let registry = TestRegistry::start_on(shared, directory, clock, Options::default());
+    let registry = TestRegistry::start_on(shared, data, clock, Options::default());
     let digest = registry.push_blob("a", b"in the way").await;
     store.fail(Operation::Apply, 0, Fault::Full);
     let path = format!("/v2/a/blobs/{digest}");

@@ -133,8 +133,8 @@ async fn a_moving_body_is_given_its_time_when_the_server_ends() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
-    let directory = stopping.await.unwrap();
-    let registry = TestRegistry::start_in(directory, Options::default());
+    let data = stopping.await.unwrap();
+    let registry = TestRegistry::start_in(data, Options::default());
     registry
         .get(&format!("/v2/a/blobs/{digest}"))
         .send()

@@ -1,7 +1,5 @@
 //! Data that are not what their digest says: emptied, cut, lengthened, altered. They count as absent, and a push heals them.
 
-use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use boathouse::clock::{Clock, ManualClock};
@@ -9,22 +7,22 @@ use boathouse::index::Index;
 use boathouse::layout::OwnedPlace;
 use boathouse::oci::{Algorithm, Digest, RepositoryName};
 use http::StatusCode;
-use tempfile::TempDir;
 
+use crate::data::Data;
 use crate::support::{Answer, OCI_INDEX, OCI_MANIFEST, Options, TestRegistry, image_manifest};
 
 const LAYER: &[u8] = b"layer of some bytes";
 
 /// A store and its index, over several starts.
 struct Lab {
-    directory: Arc<TempDir>,
+    data: Arc<Data>,
     index: Arc<Index>,
 }
 
 impl Lab {
     fn new() -> Self {
         Self {
-            directory: Arc::new(tempfile::tempdir().unwrap()),
+            data: Data::new(),
             index: empty_index(),
         }
     }
@@ -36,15 +34,14 @@ impl Lab {
             keeps_index: false,
             ..Options::default()
         };
-        let registry = TestRegistry::start_in(Arc::clone(&self.directory), options);
+        let registry = TestRegistry::start_in(Arc::clone(&self.data), options);
         registry.registry.read_everything().await.unwrap();
         registry
     }
+}
 
-    fn data(&self, digest: &Digest) -> PathBuf {
-        let key = OwnedPlace::BlobData(*digest).key();
-        self.directory.path().join(key.as_str())
-    }
+fn data_key(digest: &Digest) -> String {
+    OwnedPlace::BlobData(*digest).key().to_string()
 }
 
 fn empty_index() -> Arc<Index> {
@@ -86,7 +83,7 @@ async fn a_blob_of_a_length_that_cannot_be_right_is_absent_until_it_is_pushed_ag
             let registry = lab.start().await;
             let (manifest, _) = registry.push_image("a", "v1", LAYER).await;
             registry.stop().await;
-            fs::write(lab.data(&digest(LAYER)), &bytes).unwrap();
+            lab.data.write(&data_key(&digest(LAYER)), &bytes);
             if !index_survives {
                 lab.index = empty_index();
             }
@@ -109,7 +106,8 @@ async fn a_blob_of_a_length_that_cannot_be_right_is_absent_until_it_is_pushed_ag
             assert_eq!(statuses(&registry, &path).await, (200, 200), "{case}");
             let put = put_manifest(&registry, "/v2/a/manifests/v2", OCI_MANIFEST, &manifest);
             put.await.expect(StatusCode::CREATED);
-            assert_eq!(fs::read(lab.data(&digest(LAYER))).unwrap(), LAYER, "{case}");
+            let healed = lab.data.read(&data_key(&digest(LAYER)));
+            assert_eq!(healed.unwrap(), LAYER, "{case}");
         }
     }
 }
@@ -121,10 +119,10 @@ async fn a_manifest_that_contradicts_the_file_finds_out_who_is_right() {
     registry.push_blob("a", b"{}").await;
     registry.push_blob("a", LAYER).await;
     registry.stop().await;
-    fs::write(lab.data(&digest(LAYER)), &LAYER[..5]).unwrap();
+    lab.data.write(&data_key(&digest(LAYER)), &LAYER[..5]);
     // Nobody knows how long it was: no manifest names it, and the index is a new one.
     let options = Options::default();
-    let registry = TestRegistry::start_in(Arc::clone(&lab.directory), options);
+    let registry = TestRegistry::start_in(Arc::clone(&lab.data), options);
     let manifest = image_manifest(LAYER, "");
     let put = put_manifest(&registry, "/v2/a/manifests/v1", OCI_MANIFEST, &manifest);
     put.await.expect_error(400, "MANIFEST_BLOB_UNKNOWN");
@@ -148,11 +146,11 @@ async fn data_that_came_back_while_we_were_away_are_seen_whatever_the_index_thou
     registry.push_blob("a", LAYER).await;
     registry.stop().await;
     for damaged in [&LAYER[..5], b"layer of some bytes and more"] {
-        fs::write(lab.data(&digest(LAYER)), damaged).unwrap();
+        lab.data.write(&data_key(&digest(LAYER)), damaged);
         lab.index = empty_index();
         lab.start().await.stop().await;
         // Restored from a backup.
-        fs::write(lab.data(&digest(LAYER)), LAYER).unwrap();
+        lab.data.write(&data_key(&digest(LAYER)), LAYER);
         let registry = lab.start().await;
         let path = format!("/v2/a/blobs/{}", digest(LAYER));
         assert_eq!(statuses(&registry, &path).await, (200, 200));
@@ -178,7 +176,7 @@ async fn a_damaged_manifest_is_absent_everywhere_until_it_is_pushed_again() {
         let lab = Lab::new();
         let registry = lab.start().await;
         let (_, subject) = registry.push_image("a", "v1", LAYER).await;
-        let size_bytes = fs::metadata(lab.data(&subject)).unwrap().len();
+        let size_bytes = lab.data.read(&data_key(&subject)).unwrap().len();
         let about = format!(
             r#","subject":{{"mediaType":"{OCI_MANIFEST}","digest":"{subject}","size":{size_bytes}}}"#
         );
@@ -187,8 +185,8 @@ async fn a_damaged_manifest_is_absent_everywhere_until_it_is_pushed_again() {
         put.await.expect(StatusCode::CREATED);
         let manifest_digest = digest(manifest.as_bytes());
         registry.stop().await;
-        let path = lab.data(&manifest_digest);
-        fs::write(&path, change(manifest.as_bytes())).unwrap();
+        let key = data_key(&manifest_digest);
+        lab.data.write(&key, change(manifest.as_bytes()));
 
         let registry = lab.start().await;
         let by_digest = format!("/v2/a/manifests/{manifest_digest}");
@@ -237,9 +235,9 @@ async fn damaged_links_are_absent_and_stay_where_they_are_until_a_push_heals_the
             OwnedPlace::RevisionLink(name.clone(), image),
             OwnedPlace::TagCurrent(name, tag),
         ];
-        let links = links.map(|link| lab.directory.path().join(link.key().as_str()));
+        let links = links.map(|link| link.key().to_string());
         for link in &links {
-            fs::write(link, damaged).unwrap();
+            lab.data.write(link, damaged);
         }
         let registry = lab.start().await;
         let (blob, by_digest) = (
@@ -255,7 +253,8 @@ async fn damaged_links_are_absent_and_stay_where_they_are_until_a_push_heals_the
             0,
             "{damaged:?}"
         );
-        assert!(links.iter().all(|link| link.exists()), "swept: {damaged:?}");
+        let are_there = links.iter().all(|link| lab.data.read(link).is_some());
+        assert!(are_there, "swept: {damaged:?}");
         registry.push_blob("a", LAYER).await;
         let put = put_manifest(&registry, "/v2/a/manifests/v1", OCI_MANIFEST, &manifest);
         put.await.expect(StatusCode::CREATED);
@@ -276,7 +275,7 @@ async fn the_empty_blob_is_sound_and_nothing_else_is_under_its_digest() {
     let registry = lab.start().await;
     assert_eq!(statuses(&registry, &path).await, (200, 200));
     registry.stop().await;
-    fs::write(lab.data(&digest(b"")), "x").unwrap();
+    lab.data.write(&data_key(&digest(b"")), "x");
     let registry = lab.start().await;
     assert_eq!(statuses(&registry, &path).await, (404, 404));
 }

@@ -13,7 +13,7 @@ use boathouse::server::{RequestPath, Route};
 use http::{Method, StatusCode};
 
 use crate::access::{guarded, lab, token};
-use crate::support::{Options, TestRegistry, tree, with_users};
+use crate::support::{Options, TestRegistry, with_users};
 
 const SCOPE: &str = "repository:ann/app:pull,push,delete";
 
@@ -162,12 +162,12 @@ async fn expect_invalid(registry: &TestRegistry, what: &str, token: &str) {
 #[tokio::test]
 async fn a_token_with_one_thing_wrong_opens_nothing() {
     let registry = lab();
-    let before = tree(registry.directory.path());
+    let before = registry.data.files();
     for (what, token) in invalid_tokens(&registry).await {
         expect_invalid(&registry, what, &token).await;
     }
     assert!(
-        tree(registry.directory.path()) == before,
+        registry.data.files() == before,
         "something was stored or removed"
     );
 }
@@ -175,7 +175,7 @@ async fn a_token_with_one_thing_wrong_opens_nothing() {
 #[tokio::test]
 async fn a_token_ends_with_its_time_its_password_and_its_account() {
     let registry = lab();
-    let before = tree(registry.directory.path());
+    let before = registry.data.files();
     let good = token(&registry, "ann", SCOPE).await;
     let list = || registry.get("/v2/ann/app/tags/list").bearer(&good).send();
     list().await.expect_error(404, "NAME_UNKNOWN");
@@ -199,7 +199,7 @@ async fn a_token_ends_with_its_time_its_password_and_its_account() {
     registry_of_old.clock.advance(Duration::from_hours(24 * 40));
     expect_invalid(&registry_of_old, "an expired", &old).await;
     assert!(
-        tree(registry.directory.path()) == before,
+        registry.data.files() == before,
         "something was stored or removed"
     );
 }
@@ -207,7 +207,7 @@ async fn a_token_ends_with_its_time_its_password_and_its_account() {
 #[tokio::test]
 async fn a_token_for_one_thing_is_not_one_for_another() {
     let registry = lab();
-    let before = tree(registry.directory.path());
+    let before = registry.data.files();
     for granted in ["pull", "push", "delete", "pull,push", "pull,delete"] {
         let token = token(&registry, "ann", &format!("repository:ann/app:{granted}")).await;
         let granted: BTreeSet<&str> = granted.split(',').collect();
@@ -232,7 +232,7 @@ async fn a_token_for_one_thing_is_not_one_for_another() {
         }
     }
     assert!(
-        tree(registry.directory.path()) == before,
+        registry.data.files() == before,
         "something was stored or removed"
     );
 }

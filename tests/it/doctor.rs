@@ -8,8 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use crate::access::lab as registry_with_rules;
+use crate::data::tree;
 use crate::program::{free_address, ran};
-use crate::support::tree;
 use crate::trust::{Lab, PASSWORD};
 
 const STEPS: [&str; 7] = ["name", "port", "tls", "clock", "login", "push", "pull"];

@@ -11,7 +11,7 @@ use http::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{OCI_INDEX, Options, TestRegistry, tree, with_users};
+use crate::support::{OCI_INDEX, Options, TestRegistry, with_users};
 
 const START: u64 = 1_800_000_000;
 const INDEX: &str =
@@ -113,7 +113,7 @@ async fn status(stream: &mut TcpStream) -> u16 {
 
 /// What is stored, but for what upload sessions have received.
 fn stored(registry: &TestRegistry) -> Vec<String> {
-    let files = tree(registry.directory.path()).into_keys();
+    let files = registry.data.files().into_keys();
     files.filter(|name| !name.contains("_uploads")).collect()
 }
 

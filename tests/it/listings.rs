@@ -88,14 +88,13 @@ async fn tags_are_sorted_and_paged() {
 }
 
 #[tokio::test]
-async fn a_directory_without_a_current_link_is_no_tag() {
+async fn what_has_no_current_link_is_not_a_tag() {
     let registry = TestRegistry::open();
-    registry.push_image("a", "v1", b"layer").await;
-    let tags = registry
-        .directory
-        .path()
-        .join("docker/registry/v2/repositories/a/_manifests/tags");
-    std::fs::create_dir_all(tags.join("half/index")).unwrap();
+    let (_, image) = registry.push_image("a", "v1", b"layer").await;
+    let tags = "docker/registry/v2/repositories/a/_manifests/tags";
+    registry.data.make_directory(&format!("{tags}/empty/index"));
+    let index = format!("{tags}/half/index/sha256/{}/link", image.hex());
+    registry.data.write(&index, image.to_string());
     assert_eq!(pages(&registry, "/v2/a/tags/list", "tags").await, [["v1"]]);
 }
 

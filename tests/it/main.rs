@@ -7,6 +7,13 @@
     reason = "tests state their expectations by panicking; clippy's own exception stops at functions marked as tests"
 )]
 
+/// A test that needs a directory, and why.
+macro_rules! on_a_directory {
+    ($reason:literal; $test:item) => {
+        $test
+    };
+}
+
 mod access;
 mod addresses;
 mod at_once;
@@ -20,6 +27,7 @@ mod crash;
 mod cross_origin;
 mod crowds;
 mod damaged_data;
+mod data;
 mod denial;
 mod doctor;
 mod encoded_paths;

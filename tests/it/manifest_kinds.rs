@@ -1,12 +1,10 @@
 //! Manifests of every kind that clients push: indexes of blobs, artifacts, wrong sizes, and JSON as Go writes and reads it.
 
-use std::path::Path;
-use std::sync::Arc;
-
 use boathouse::oci::{Algorithm, Digest};
 use boathouse::registry::References;
 use http::StatusCode;
 
+use crate::data::Data;
 use crate::support::{
     Answer, OCI_INDEX, OCI_MANIFEST, Options, TestRegistry, image_manifest, with_users,
 };
@@ -274,16 +272,15 @@ async fn what_go_reads_is_taken_and_kept_as_it_came() {
 }
 
 /// Puts a manifest where another registry would have.
-fn store_manifest(directory: &Path, name: &str, body: &[u8]) -> Digest {
-    let digest = sha256(body);
-    let root = directory.join("docker/registry/v2");
+fn store_manifest(data: &Data, name: &str, body: &[u8]) -> Digest {
+    let (digest, root) = (sha256(body), "docker/registry/v2");
     let hex = digest.hex();
-    let data = root.join(format!("blobs/sha256/{}/{hex}", &hex[..2]));
-    std::fs::create_dir_all(&data).unwrap();
-    std::fs::write(data.join("data"), body).unwrap();
-    let revision = format!("repositories/{name}/_manifests/revisions/sha256/{hex}");
-    std::fs::create_dir_all(root.join(&revision)).unwrap();
-    std::fs::write(root.join(revision).join("link"), digest.to_string()).unwrap();
+    data.write(
+        &format!("{root}/blobs/sha256/{}/{hex}/data", &hex[..2]),
+        body,
+    );
+    let revision = format!("{root}/repositories/{name}/_manifests/revisions/sha256/{hex}/link");
+    data.write(&revision, digest.to_string());
     digest
 }
 
@@ -301,7 +298,7 @@ async fn an_artifact_manifest_is_pushed_and_listed() {
     };
     // One that another registry stored, and two that are pushed.
     let stored = artifact(r#""artifactType":"stored","#);
-    let digest = store_manifest(registry.directory.path(), "a", stored.as_bytes());
+    let digest = store_manifest(&registry.data, "a", stored.as_bytes());
     let answer = registry.get(&format!("/v2/a/manifests/{digest}")).send();
     let answer = answer.await.expect(StatusCode::OK);
     assert_eq!(answer.header("content-type"), ARTIFACT);
@@ -344,12 +341,12 @@ async fn an_artifact_manifest_is_pushed_and_listed() {
 
 #[tokio::test]
 async fn a_stored_artifact_is_listed_while_the_repository_is_unread() {
-    let directory = Arc::new(tempfile::tempdir().unwrap());
+    let data = Data::new();
     let subject = sha256("subject");
     let about = descriptor(OCI_MANIFEST, &subject, 7);
     let body = format!(r#"{{"mediaType":"{ARTIFACT}","artifactType":"x","subject":{about}}}"#);
-    let digest = store_manifest(directory.path(), "a", body.as_bytes());
-    let registry = TestRegistry::start_in(directory, with_references(References::Strict));
+    let digest = store_manifest(&data, "a", body.as_bytes());
+    let registry = TestRegistry::start_in(data, with_references(References::Strict));
     let answer = registry.get(&format!("/v2/a/referrers/{subject}")).send();
     let listed = answer.await.expect(StatusCode::OK).json();
     assert_eq!(listed["manifests"][0]["digest"], digest.to_string());

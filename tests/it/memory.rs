@@ -1,5 +1,6 @@
 //! What is held in memory whole: bounded together, shared among clients, and given back.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use boathouse::oci::{Algorithm, Digest};
@@ -196,7 +197,7 @@ async fn a_long_manifest_is_sent_from_the_store_and_a_short_one_too_where_memory
     let short = index(40 * KIB);
     let mut options = with_budget(64 * 1024 * KIB);
     options.registry.limits.manifest_size_bytes = 4 * 1024 * KIB;
-    let roomy = TestRegistry::start_in(registry.directory.clone(), options);
+    let roomy = TestRegistry::start_in(Arc::clone(&registry.data), options);
     let long = index(2 * 1024 * KIB);
     for (tag, bytes) in [("short", &short), ("long", &long)] {
         put_index(&roomy, "192.0.2.1", tag, bytes)

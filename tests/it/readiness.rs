@@ -7,7 +7,8 @@ use boathouse::store::faulty::{Fault, FaultyStore, Operation};
 use boathouse::store::memory::MemoryStore;
 use http::StatusCode;
 
-use crate::support::{Answer, Options, TestRegistry, tree};
+use crate::data::Data;
+use crate::support::{Answer, Options, TestRegistry};
 
 fn text(answer: &Answer) -> String {
     String::from_utf8(answer.body.to_vec()).unwrap()
@@ -15,8 +16,8 @@ fn text(answer: &Answer) -> String {
 
 #[tokio::test]
 async fn what_only_works_with_less_is_ready_and_says_so() {
-    let directory = Arc::new(tempfile::tempdir().unwrap());
-    let registry = TestRegistry::start_in(Arc::clone(&directory), Options::default());
+    let data = Data::new();
+    let registry = TestRegistry::start_in(Arc::clone(&data), Options::default());
     registry.push_image("team/app", "v1", b"layer").await;
     registry.registry.read_everything().await.unwrap();
     let ready = registry.get("/readyz").send().await;
@@ -26,8 +27,8 @@ async fn what_only_works_with_less_is_ready_and_says_so() {
     let mut options = Options::default();
     options.registry.readonly = true;
     options.keeps_index = false;
-    let registry = TestRegistry::start_in(Arc::clone(&directory), options);
-    let before = tree(directory.path());
+    let registry = TestRegistry::start_in(Arc::clone(&data), options);
+    let before = data.files();
     let ready = registry.get("/readyz").send().await.expect(StatusCode::OK);
     let said = text(&ready);
     assert_eq!(said.lines().next(), Some("ready"));
@@ -39,19 +40,18 @@ async fn what_only_works_with_less_is_ready_and_says_so() {
         said.contains("degraded: the index is not up to the store"),
         "{said}"
     );
-    assert_eq!(tree(directory.path()), before, "asking has written");
+    assert_eq!(data.files(), before, "asking has written");
 }
 
 #[tokio::test]
 async fn a_store_that_cannot_be_read_is_not_ready() {
     let clock = ManualClock::at_unix_secs(1_800_000_000);
     let store = FaultyStore::new(Arc::new(MemoryStore::new(Arc::new(clock.clone()))));
-    let directory = Arc::new(tempfile::tempdir().unwrap());
     let options = Options {
         keeps_index: false,
         ..Options::default()
     };
-    let registry = TestRegistry::start_on(Arc::new(store.clone()), directory, clock, options);
+    let registry = TestRegistry::start_on(Arc::new(store.clone()), Data::new(), clock, options);
     store.fail(Operation::List, 0, Fault::Io);
     let not_ready = registry.get("/readyz").send().await;
     let not_ready = not_ready.expect(StatusCode::SERVICE_UNAVAILABLE);

@@ -1,6 +1,5 @@
-//! A registry in this process, on a free port and an empty directory, and the little client that the tests speak with.
+//! A registry in this process, on a free port and empty data, and the small client that the tests use.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -12,15 +11,15 @@ use boathouse::oci::{Algorithm, Digest};
 use boathouse::registry::{self, References, Registry};
 use boathouse::server::{self, Server, Services};
 use boathouse::store::ObjectStore;
-use boathouse::store::filesystem::{self, FilesystemStore};
 use boathouse::tls::Tls;
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper_util::rt::TokioIo;
-use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+
+use crate::data::Data;
 
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -107,7 +106,7 @@ pub(crate) struct TestRegistry {
     pub(crate) clock: ManualClock,
     pub(crate) registry: Arc<Registry>,
     pub(crate) auth: Arc<Auth>,
-    pub(crate) directory: Arc<TempDir>,
+    pub(crate) data: Arc<Data>,
     ending: CancellationToken,
     stopped: Option<tokio::task::JoinHandle<()>>,
 }
@@ -119,28 +118,26 @@ impl Drop for TestRegistry {
 }
 
 impl TestRegistry {
-    /// Open to everybody, on an empty directory.
+    /// Open to everybody, on empty data.
     pub(crate) fn open() -> Self {
         Self::start(Options::default())
     }
 
     pub(crate) fn start(options: Options) -> Self {
-        let directory = Arc::new(tempfile::tempdir().expect("a directory"));
-        Self::start_in(directory, options)
+        Self::start_in(Data::new(), options)
     }
 
-    /// On a directory that may hold something already.
-    pub(crate) fn start_in(directory: Arc<TempDir>, options: Options) -> Self {
+    /// On data that may hold something already.
+    pub(crate) fn start_in(data: Arc<Data>, options: Options) -> Self {
         let clock = ManualClock::at_unix_secs(1_800_000_000);
-        let shared: Arc<dyn Clock> = Arc::new(clock.clone());
-        let settings = filesystem::Settings::at(directory.path());
-        let store = FilesystemStore::open(settings, Arc::clone(&shared)).expect("a store");
-        Self::start_on(Arc::new(store), directory, clock, options)
+        let store = data.open(Arc::new(clock.clone()));
+        Self::start_on(store, data, clock, options)
     }
 
+    /// Over a store that a test has opened, on `data` or beside them.
     pub(crate) fn start_on(
         store: Arc<dyn ObjectStore>,
-        directory: Arc<TempDir>,
+        data: Arc<Data>,
         clock: ManualClock,
         options: Options,
     ) -> Self {
@@ -177,19 +174,19 @@ impl TestRegistry {
             clock,
             registry,
             auth,
-            directory,
+            data,
             ending,
             stopped,
         }
     }
 
     /// Ends it and waits until it has.
-    pub(crate) async fn stop(mut self) -> Arc<TempDir> {
+    pub(crate) async fn stop(mut self) -> Arc<Data> {
         self.ending.cancel();
         if let Some(stopped) = self.stopped.take() {
             stopped.await.expect("ends without a panic");
         }
-        Arc::clone(&self.directory)
+        Arc::clone(&self.data)
     }
 
     pub(crate) fn get(&self, path: &str) -> Call {
@@ -381,26 +378,4 @@ impl Answer {
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
-}
-
-/// All files below a directory with their content, for comparing what an operation left.
-pub(crate) fn tree(directory: &std::path::Path) -> BTreeMap<String, Vec<u8>> {
-    let mut files = BTreeMap::new();
-    let mut unread = vec![directory.to_owned()];
-    while let Some(path) = unread.pop() {
-        for entry in std::fs::read_dir(&path).expect("a directory") {
-            let entry = entry.expect("an entry").path();
-            if entry.is_dir() {
-                unread.push(entry);
-            } else {
-                let name = entry
-                    .strip_prefix(directory)
-                    .expect("below")
-                    .to_string_lossy()
-                    .into_owned();
-                files.insert(name, std::fs::read(&entry).expect("readable"));
-            }
-        }
-    }
-    files
 }

@@ -12,12 +12,13 @@ use boathouse::oci::{Algorithm, Digest, RepositoryName};
 use http::StatusCode;
 use tempfile::TempDir;
 
-use crate::support::{OCI_MANIFEST, Options, TestRegistry, tree};
+use crate::data::{Data, tree};
+use crate::support::{OCI_MANIFEST, Options, TestRegistry};
 
 const LAYER: &[u8] = b"layer";
 
 struct Lab {
-    directory: Arc<TempDir>,
+    data: Arc<Data>,
     /// What lies beside the store, and is no business of it.
     outside: TempDir,
     index: Arc<Index>,
@@ -27,7 +28,7 @@ impl Lab {
     fn new() -> Self {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at_unix_secs(1_800_000_000));
         Self {
-            directory: Arc::new(tempfile::tempdir().unwrap()),
+            data: Data::new(),
             outside: tempfile::tempdir().unwrap(),
             index: Arc::new(Index::in_memory(clock)),
         }
@@ -39,7 +40,7 @@ impl Lab {
             keeps_index: false,
             ..Options::default()
         };
-        TestRegistry::start_in(Arc::clone(&self.directory), options)
+        TestRegistry::start_in(Arc::clone(&self.data), options)
     }
 
     /// With an image `a:v1`, and stopped.
@@ -56,7 +57,7 @@ impl Lab {
     }
 
     fn v2(&self) -> PathBuf {
-        self.directory.path().join("docker/registry/v2")
+        self.data.path().join("docker/registry/v2")
     }
 }
 
@@ -170,13 +171,13 @@ async fn links_out_of_the_tree_are_not_followed_and_nothing_is_swept_because_of_
     symlink(outside.join("known"), lab.repositories().join("known")).unwrap();
     let name: RepositoryName = "torn".parse().unwrap();
     let link = OwnedPlace::LayerLink(name.clone(), digest(LAYER)).key();
-    let link = lab.directory.path().join(link.as_str());
+    let link = lab.data.path().join(link.as_str());
     fs::rename(&link, outside.join("link")).unwrap();
     symlink(outside.join("link"), &link).unwrap();
     // Its directory has changed, so that it is read again, and what holds no link would be swept.
     fs::create_dir(lab.repositories().join("torn/_layers/sha256/@eaDir")).unwrap();
     let data = OwnedPlace::BlobData(digest(b"elsewhere")).key();
-    let data = lab.directory.path().join(data.as_str());
+    let data = lab.data.path().join(data.as_str());
     fs::rename(&data, outside.join("data")).unwrap();
     symlink(outside.join("data"), &data).unwrap();
     let before = tree(outside);
@@ -207,7 +208,7 @@ async fn links_out_of_the_tree_are_not_followed_and_nothing_is_swept_because_of_
     ));
     assert_ne!(post.body(b"new").send().await.status, StatusCode::CREATED);
     let bytes = fs::read(
-        lab.directory
+        lab.data
             .path()
             .join(OwnedPlace::BlobData(manifest_of(&lab)).key().as_str()),
     );
@@ -240,7 +241,7 @@ async fn links_of_the_administrator_are_followed() {
         "docker/registry/v2/repositories",
     ] {
         let lab = Lab::with_an_image().await;
-        let place = lab.directory.path().join(moved);
+        let place = lab.data.path().join(moved);
         fs::rename(&place, lab.outside.path().join("moved")).unwrap();
         symlink(lab.outside.path().join("moved"), &place).unwrap();
         let registry = lab.start_unread();

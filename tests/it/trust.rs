@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use crate::data::tree;
 use crate::program::{Program, Ran, free_address, ran};
-use crate::support::{TestRegistry, tree};
+use crate::support::TestRegistry;
 
 /// A registry that `up` serves, and the disk of a client.
 pub(crate) struct Lab {

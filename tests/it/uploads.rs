@@ -7,7 +7,7 @@ use http::StatusCode;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::support::{Answer, Options, TestRegistry, tree};
+use crate::support::{Answer, Options, TestRegistry};
 
 async fn begin(registry: &TestRegistry, name: &str) -> String {
     let answer = registry
@@ -90,7 +90,7 @@ async fn the_ways_to_push_all_lead_to_the_same_blob() {
             .expect(StatusCode::OK);
         assert_eq!(answer.body, content, "{name}");
     }
-    let files = tree(registry.directory.path());
+    let files = registry.data.files();
     assert!(
         !files.keys().any(|name| name.contains("_uploads")),
         "no session is left: {:?}",
@@ -182,7 +182,7 @@ async fn a_wrong_digest_stores_nothing() {
         .send()
         .await
         .expect_error(404, "BLOB_UNKNOWN");
-    let files = tree(registry.directory.path());
+    let files = registry.data.files();
     assert!(
         !files.keys().any(|name| name.contains("docker/")),
         "nothing is left: {:?}",
@@ -286,9 +286,9 @@ async fn a_session_goes_on_after_a_restart() {
         .send()
         .await
         .expect(StatusCode::ACCEPTED);
-    let directory = registry.stop().await;
+    let data = registry.stop().await;
 
-    let registry = TestRegistry::start_in(directory, Options::default());
+    let registry = TestRegistry::start_in(data, Options::default());
     let status = registry
         .get(&location)
         .send()
@@ -313,10 +313,10 @@ async fn a_session_goes_on_after_a_restart() {
             .body,
         content
     );
-    let directory = registry.stop().await;
+    let data = registry.stop().await;
 
     // The memory of finished sessions ends with the process; the link still answers.
-    let registry = TestRegistry::start_in(directory, Options::default());
+    let registry = TestRegistry::start_in(data, Options::default());
     finish(&registry, &location, &digest)
         .await
         .expect(StatusCode::CREATED);
@@ -443,7 +443,7 @@ async fn break_off(registry: &TestRegistry, method: &str, target: &str, stored_b
         .unwrap();
     let data = format!("_uploads/{id}/data");
     loop {
-        let files = tree(registry.directory.path());
+        let files = registry.data.files();
         let file = files.iter().find(|(name, _)| name.ends_with(&data));
         if file.is_some_and(|(_, content)| content.len() == stored_bytes) {
             return;

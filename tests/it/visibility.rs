@@ -1,6 +1,6 @@
 //! What HEAD tells, and GET gives, of blobs that only other repositories have (DESIGN D8).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use boathouse::clock::ManualClock;
 use boathouse::index::{Fact, Index};
 use boathouse::oci::{Algorithm, Digest};
 use http::StatusCode;
-use tempfile::TempDir;
 
+use crate::data::Data;
 use crate::support::{Answer, Call, OCI_MANIFEST, Options, TestRegistry};
-use crate::support::{image_manifest, tree, with_users};
+use crate::support::{image_manifest, with_users};
 
 const SHARED: &[u8] = b"a layer of the base image";
 const PRIVATE: &[u8] = b"ann's secret layer";
@@ -44,14 +44,14 @@ fn options() -> Options {
 
 impl Lab {
     fn start(options: Options) -> Self {
-        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), options)
+        Self::start_in(Data::new(), options)
     }
 
-    fn start_in(directory: Arc<TempDir>, mut options: Options) -> Self {
+    fn start_in(data: Arc<Data>, mut options: Options) -> Self {
         let clock = ManualClock::at_unix_secs(1_800_000_000);
         let index = Arc::new(Index::in_memory(Arc::new(clock)));
         options.index = Some(Arc::clone(&index));
-        let registry = TestRegistry::start_in(directory, options);
+        let registry = TestRegistry::start_in(data, options);
         Self { registry, index }
     }
 
@@ -131,7 +131,7 @@ impl Lab {
 
     /// What the old registry would see.
     fn data(&self) -> BTreeMap<String, Vec<u8>> {
-        tree(&self.registry.directory.path().join("docker"))
+        self.registry.data.shared_files()
     }
 }
 
@@ -302,11 +302,11 @@ async fn a_foreign_token_is_judged_by_what_it_says() {
 #[tokio::test]
 async fn nothing_is_told_where_nothing_can_be_pushed() {
     let filled = Lab::filled(options()).await;
-    let directory = filled.registry.stop().await;
+    let data = filled.registry.stop().await;
     for (readonly, expected) in [(true, 404), (false, 200)] {
         let mut options = options();
         options.registry.readonly = readonly;
-        let lab = Lab::start_in(Arc::clone(&directory), options);
+        let lab = Lab::start_in(Arc::clone(&data), options);
         lab.read().await;
         assert_eq!(lab.status("bob", "bob/app", SHARED).await, expected);
         lab.registry.stop().await;
@@ -347,8 +347,8 @@ async fn what_was_deleted_here_is_gone_here() {
     assert_eq!(lab.status("bob", "bob/other", SHARED).await, 200);
 
     // A restart, and a lost index, bring nothing back.
-    let directory = lab.registry.stop().await;
-    let lab = Lab::start_in(directory, options());
+    let data = lab.registry.stop().await;
+    let lab = Lab::start_in(data, options());
     lab.read().await;
     let gone = lab.status("bob", "bob/app", SHARED).await;
     assert_eq!(gone, 404, "a restart has brought back a deleted blob");
@@ -358,8 +358,11 @@ async fn what_was_deleted_here_is_gone_here() {
     let clock = &lab.registry.clock;
     let sweep = || lab.registry.registry.sweep_tombstones();
     let days = || {
-        let days = lab.registry.directory.path().join("boathouse/deleted");
-        std::fs::read_dir(days).unwrap().count()
+        let days = "boathouse/deleted/";
+        let files = lab.registry.data.files();
+        let deleted = files.keys().filter_map(|key| key.strip_prefix(days));
+        let days: BTreeSet<_> = deleted.map(|key| key.split('/').next()).collect();
+        days.len()
     };
     clock.advance(Duration::from_hours(24));
     sweep().await.unwrap();

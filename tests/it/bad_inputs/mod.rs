@@ -18,7 +18,7 @@ use http::{HeaderMap, StatusCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{Answer, TestRegistry, tree};
+use crate::support::{Answer, TestRegistry};
 
 /// How long an answer may take before a test is given up: far more than any takes, so that a mistake ends a run.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -122,8 +122,8 @@ fn parse(received: &[u8], is_head: bool) -> Option<Answer> {
 
 /// All that is stored, sessions left out: those are asked how far they are.
 fn stored(registry: &TestRegistry) -> BTreeMap<String, Vec<u8>> {
-    let mut files = tree(registry.directory.path());
-    files.retain(|name, _| name.starts_with("docker/") && !name.contains("/_uploads/"));
+    let mut files = registry.data.shared_files();
+    files.retain(|name, _| !name.contains("/_uploads/"));
     files
 }
 

@@ -6,20 +6,21 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::{ask, begin, sha256, stands_at, stored, unchanged};
-use crate::support::{OCI_MANIFEST, Options, TestRegistry, image_manifest, tree};
+use crate::data::{Data, tree};
+use crate::support::{OCI_MANIFEST, Options, TestRegistry, image_manifest};
 
 const IS_MANIFEST: &str = "content-type: application/vnd.oci.image.manifest.v1+json";
 
 #[tokio::test]
 async fn bad_input_16_a_way_out_of_the_store() {
-    // The store stands in a directory that holds something else as well, so that a step outside is seen.
+    // The store lies in a directory that holds something else too, so that a step outside is seen.
     let outside = tempfile::tempdir().unwrap();
     std::fs::write(outside.path().join("secret"), "secret").unwrap();
-    let directory = Arc::new(tempfile::tempdir_in(outside.path()).unwrap());
-    let registry = TestRegistry::start_in(directory, Options::default());
+    let data = Data::within(outside.path());
+    let registry = TestRegistry::start_in(Arc::clone(&data), Options::default());
     let (manifest, _) = registry.push_image("a/b", "v1", b"layer").await;
     let location = begin(&registry, "a/b").await;
-    let before = tree(outside.path());
+    let before = (tree(outside.path()), data.files());
     let digest = sha256("layer");
     let ups = [
         "..",
@@ -71,7 +72,7 @@ async fn bad_input_16_a_way_out_of_the_store() {
     let line = format!("PUT /v2/a/b/manifests/v1?tag={}", "..%2f..%2fx");
     let answer = ask(&registry, &line, &[IS_MANIFEST], manifest.as_bytes()).await;
     answer.expect_error(400, "MANIFEST_INVALID");
-    assert_eq!(tree(outside.path()), before);
+    assert_eq!((tree(outside.path()), data.files()), before);
     stands_at(&registry, &location, "0-0").await;
 }
 
@@ -94,7 +95,7 @@ async fn is_no_name(registry: &TestRegistry, name: &str) {
         answer.expect_error(400, "NAME_INVALID");
     }
     unchanged(registry, &before);
-    let files = tree(registry.directory.path());
+    let files = registry.data.files();
     assert!(!files.keys().any(|name| name.contains("_uploads")));
 }
 

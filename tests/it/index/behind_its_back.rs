@@ -1,4 +1,4 @@
-//! What the old registry, or a person, does to the files is listed after the next look.
+//! What the old registry, or a person, does to the data is listed after the next comparison.
 
 use super::*;
 
@@ -11,10 +11,15 @@ async fn what_changed_while_the_registry_was_down_is_seen_after_the_start() {
     registry.push_image("removed", "v1", b"layer").await;
     lab.stop(registry).await;
 
-    copy_tree(&lab.path("kept"), &lab.path("a/added"));
-    tag_by_hand(&lab.path("kept"), "new", &image);
-    fs::remove_dir_all(lab.path("kept/_manifests/tags/gone")).unwrap();
-    fs::remove_dir_all(lab.path("removed")).unwrap();
+    for (key, content) in lab.data.files() {
+        if let Some(key) = key.strip_prefix(&keys_of("kept")) {
+            let copy = format!("{}{key}", keys_of("a/added"));
+            lab.data.write(&copy, content);
+        }
+    }
+    tag_by_hand(&lab.data, "kept", "new", &image);
+    assert!(lab.data.remove_below(&tag_keys("kept", "gone")));
+    assert!(lab.data.remove_below(&keys_of("removed")));
 
     // Before the index was compared, and after.
     let registry = lab.start_unread();
@@ -39,26 +44,24 @@ async fn what_the_old_registry_deletes_and_pushes_again_is_listed() {
     assert_eq!(found, [about.to_string()]);
     lab.stop(registry).await;
 
-    let link = revision_link(&lab.path("a"), &about);
-    let layers = lab.path("a/_layers/sha256");
-    let layer_link = layers.join(digest("layer").hex()).join("link");
-    fs::remove_file(&link).unwrap();
-    fs::remove_file(&layer_link).unwrap();
+    let revision = revision_keys("a", &about);
+    let layer = format!("{}_layers/sha256/{}/", keys_of("a"), digest("layer").hex());
+    let [link, layer_link] = [&revision, &layer].map(|directory| format!("{directory}link"));
+    assert!(lab.data.remove(&link));
+    assert!(lab.data.remove(&layer_link));
     // It deletes the tags of a manifest with it; without that no list differs, and nothing is read again.
-    fs::remove_dir_all(lab.path("a/_manifests/tags/v1")).unwrap();
+    assert!(lab.data.remove_below(&tag_keys("a", "v1")));
     let registry = lab.start().await;
     assert!(referrers(&registry, "a", &subject).await.is_empty());
     lab.expect_fresh("after the old registry deleted").await;
     lab.stop(registry).await;
     assert!(
-        !link.parent().unwrap().exists() && !layer_link.parent().unwrap().exists(),
+        !lab.data.is_there(&revision) && !lab.data.is_there(&layer),
         "directories without a link stay, in which a new link would not be noticed"
     );
 
-    fs::create_dir_all(link.parent().unwrap()).unwrap();
-    fs::write(&link, about.to_string()).unwrap();
-    fs::create_dir_all(layer_link.parent().unwrap()).unwrap();
-    fs::write(&layer_link, digest("layer").to_string()).unwrap();
+    lab.data.write(&link, about.to_string());
+    lab.data.write(&layer_link, digest("layer").to_string());
     let registry = lab.start().await;
     let found = referrers(&registry, "a", &subject).await;
     assert_eq!(found, [about.to_string()], "pushed again, and not listed");
@@ -74,19 +77,26 @@ async fn a_tag_that_the_old_registry_began_and_finished_later_is_listed() {
     lab.stop(registry).await;
 
     // Killed before `current` was written, or cut off from power after it was.
-    let tag_directories = lab.path("a/_manifests/tags");
-    fs::create_dir_all(tag_directories.join("half/index")).unwrap();
-    fs::create_dir_all(tag_directories.join("torn/current")).unwrap();
-    fs::write(tag_directories.join("torn/current/link"), "").unwrap();
+    let half = tag_keys("a", "half");
+    lab.data.make_directory(&format!("{half}index"));
+    let linked = format!(
+        "{}index/sha256/{}/link",
+        tag_keys("a", "linked"),
+        image.hex()
+    );
+    lab.data.write(&linked, image.to_string());
+    let torn = format!("{}current/link", tag_keys("a", "torn"));
+    lab.data.write(&torn, "");
     let registry = lab.start().await;
-    assert!(!tags(&registry, "a").await.contains(&"half".to_owned()));
+    assert_eq!(tags(&registry, "a").await, ["v1"]);
     lab.stop(registry).await;
 
-    for tag in ["half", "torn"] {
-        tag_by_hand(&lab.path("a"), tag, &image);
+    for tag in ["half", "linked", "torn"] {
+        tag_by_hand(&lab.data, "a", tag, &image);
     }
     let registry = lab.start().await;
-    assert_eq!(tags(&registry, "a").await, ["half", "torn", "v1"]);
+    let all = ["half", "linked", "torn", "v1"];
+    assert_eq!(tags(&registry, "a").await, all);
 }
 
 #[tokio::test]

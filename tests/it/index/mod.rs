@@ -1,7 +1,7 @@
 //! The index against the store: whatever happens behind its back, lists are what the store holds.
 //!
-//! A registry here is started anew on the same directory and the same index, as a process would be. "The old registry" is
-//! played by writing and removing its files, the way 2.8.2 does.
+//! A registry here is started again on the same data and the same index, as a process would be. "The old registry" is
+//! played by writing and removing its keys, the way 2.8.2 does.
 
 mod behind_its_back;
 mod damage;
@@ -9,7 +9,7 @@ mod model;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -19,17 +19,16 @@ use boathouse::layout::OwnedPlace;
 use boathouse::oci::{Algorithm, Digest, RepositoryName, Tag};
 use boathouse::registry::Registry;
 use boathouse::store::faulty::{Fault, FaultyStore, Operation};
-use boathouse::store::filesystem::{self, FilesystemStore};
 use boathouse::store::{ObjectStore, Step};
 use http::StatusCode;
 use proptest::prelude::*;
-use tempfile::TempDir;
 
+use crate::data::Data;
 use crate::support::{OCI_MANIFEST, Options, TestRegistry, image_manifest};
 
 /// A store and its index, which outlive the registries that serve them.
 struct Lab {
-    directory: Arc<TempDir>,
+    data: Arc<Data>,
     clock: ManualClock,
     store: FaultyStore,
     index: Arc<Index>,
@@ -59,12 +58,10 @@ impl Lab {
     }
 
     fn with(index: Index, clock: ManualClock) -> Self {
-        let directory = Arc::new(tempfile::tempdir().unwrap());
-        let settings = filesystem::Settings::at(directory.path());
-        let store = FilesystemStore::open(settings, shared(&clock)).unwrap();
+        let data = Data::new();
         Self {
-            directory,
-            store: FaultyStore::new(Arc::new(store)),
+            store: FaultyStore::new(data.open(shared(&clock))),
+            data,
             index: Arc::new(index),
             clock,
         }
@@ -78,12 +75,7 @@ impl Lab {
             ..Options::default()
         };
         let store: Arc<dyn ObjectStore> = Arc::new(self.store.clone());
-        TestRegistry::start_on(
-            store,
-            Arc::clone(&self.directory),
-            self.clock.clone(),
-            options,
-        )
+        TestRegistry::start_on(store, Arc::clone(&self.data), self.clock.clone(), options)
     }
 
     /// As a process starts.
@@ -106,26 +98,13 @@ impl Lab {
         self.index.settle().await;
     }
 
-    /// Where the old registry would write.
-    fn path(&self, name: &str) -> PathBuf {
-        let root = self.directory.path();
-        root.join("docker/registry/v2/repositories").join(name)
-    }
-
-    fn data_file(&self, digest: &Digest) -> PathBuf {
-        let blobs = self.directory.path();
-        let blobs = blobs.join("docker/registry/v2/blobs/sha256");
-        let hex = digest.hex();
-        blobs.join(&hex[..2]).join(hex).join("data")
-    }
-
     /// What an index proposes, as far as the store confirms it: that the old registry took a link away shows in no
     /// directory's time, so the index may go on to propose it.
     async fn content(&self, index: &Index) -> Content {
         let mut all = Content::default();
         for name in index.repositories(None, PAGE_MAX).await.unwrap() {
-            let path = self.path(name.as_str());
-            let is_revision = |digest: &Digest| revision_link(&path, digest).exists();
+            let link = |digest: &Digest| revision_link(name.as_str(), digest);
+            let is_revision = |digest: &Digest| self.data.read(&link(digest)).is_some();
             let mut revisions = index.revisions(&name, None, PAGE_MAX).await.unwrap();
             revisions.retain(|revision| is_revision(&revision.digest));
             let layers = index.layers(&name, None, PAGE_MAX).await.unwrap();
@@ -246,19 +225,33 @@ async fn delete(registry: &TestRegistry, path: &str) {
     answer.expect(StatusCode::ACCEPTED);
 }
 
-/// Makes a tag as the old registry does.
-fn tag_by_hand(repository: &Path, tag: &str, digest: &Digest) {
-    let current = repository
-        .join("_manifests/tags")
-        .join(tag)
-        .join("current/link");
-    fs::create_dir_all(current.parent().unwrap()).unwrap();
-    fs::write(current, digest.to_string()).unwrap();
+/// Where a repository's keys begin; ends in `/`.
+fn keys_of(repository: &str) -> String {
+    format!("docker/registry/v2/repositories/{repository}/")
 }
 
-fn revision_link(repository: &Path, digest: &Digest) -> PathBuf {
-    let revisions = repository.join("_manifests/revisions/sha256");
-    revisions.join(digest.hex()).join("link")
+fn tag_keys(repository: &str, tag: &str) -> String {
+    format!("{}_manifests/tags/{tag}/", keys_of(repository))
+}
+
+fn revision_keys(repository: &str, digest: &Digest) -> String {
+    let hex = digest.hex();
+    format!("{}_manifests/revisions/sha256/{hex}/", keys_of(repository))
+}
+
+fn revision_link(repository: &str, digest: &Digest) -> String {
+    format!("{}link", revision_keys(repository, digest))
+}
+
+fn data_key(digest: &Digest) -> String {
+    let hex = digest.hex();
+    format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2])
+}
+
+/// Makes a tag as the old registry does.
+fn tag_by_hand(data: &Data, repository: &str, tag: &str, digest: &Digest) {
+    let current = format!("{}current/link", tag_keys(repository, tag));
+    data.write(&current, digest.to_string());
 }
 
 fn copy_tree(from: &Path, to: &Path) {
@@ -308,9 +301,7 @@ async fn a_referrer_is_listed_as_soon_as_its_bytes_come_through_another_reposito
     let (content, torn) = (referrer_of(&subject), referrer_of(&digest("torn")));
     let about = digest(&content);
     for (about, text) in [(&about, about.to_string()), (&digest(&torn), String::new())] {
-        let link = revision_link(&lab.path("a"), about);
-        fs::create_dir_all(link.parent().unwrap()).unwrap();
-        fs::write(link, text).unwrap();
+        lab.data.write(&revision_link("a", about), text);
     }
     for start in ["the first start", "another one"] {
         let registry = lab.start().await;
@@ -330,8 +321,8 @@ async fn a_referrer_is_listed_as_soon_as_its_bytes_come_through_another_reposito
         "its link and its bytes are there, and it is not listed"
     );
     lab.stop(registry).await;
-    let link = revision_link(&lab.path("a"), &digest(&torn));
-    fs::write(link, digest(&torn).to_string()).unwrap();
+    let link = revision_link("a", &digest(&torn));
+    lab.data.write(&link, digest(&torn).to_string());
     let registry = lab.start().await;
     push_manifest(&registry, "b", &torn).await;
     let found = referrers(&registry, "a", &digest("torn")).await;
@@ -352,7 +343,7 @@ async fn a_push_does_not_hide_what_happened_before_it() {
     let (_, image) = registry.push_image("a", "first", b"layer").await;
     lab.stop(registry).await;
 
-    tag_by_hand(&lab.path("a"), "behind", &image);
+    tag_by_hand(&lab.data, "a", "behind", &image);
     let registry = lab.start_unread();
     registry.push_image("a", "second", b"layer").await;
     lab.stop(registry).await;
@@ -366,30 +357,34 @@ async fn a_push_does_not_hide_what_happened_before_it() {
     lab.expect_fresh("after a change behind a push").await;
 }
 
-#[tokio::test]
-async fn a_directory_that_may_change_again_within_its_time_is_not_stamped() {
-    let lab = Lab::new();
-    let registry = lab.start().await;
-    registry.push_image("a", "v1", b"layer").await;
-    // It is read because it is listed, and stamped then.
-    assert_eq!(tags(&registry, "a").await, ["v1"]);
-    lab.settle(&registry).await;
-    let before = lab.index.stamp(&name("a")).await.unwrap();
-    assert!(before.is_some());
+on_a_directory! {
+    "it is about file times";
+    #[tokio::test]
+    async fn a_directory_that_may_change_again_within_its_time_is_not_stamped() {
+        let lab = Lab::new();
+        let registry = lab.start().await;
+        registry.push_image("a", "v1", b"layer").await;
+        // It is read because it is listed, and stamped then.
+        assert_eq!(tags(&registry, "a").await, ["v1"]);
+        lab.settle(&registry).await;
+        let before = lab.index.stamp(&name("a")).await.unwrap();
+        assert!(before.is_some());
 
-    // File times are as coarse as the system's tick: what is changed in the same one leaves the same time.
-    registry.push_image("a", "v2", b"layer").await;
-    let now = UNIX_EPOCH + Duration::from_secs(lab.clock.unix_secs());
-    let tag_directories = fs::File::open(lab.path("a/_manifests/tags")).unwrap();
-    tag_directories.set_modified(now).unwrap();
-    registry.registry.catch_up().await;
-    lab.index.settle().await;
-    assert_eq!(
-        lab.index.stamp(&name("a")).await.unwrap(),
-        before,
-        "stamped while the time of its directory is not over"
-    );
-    lab.settle(&registry).await;
-    let after = lab.index.stamp(&name("a")).await.unwrap();
-    assert!(after.is_some() && after != before, "never stamped");
+        // File times are as coarse as the system's tick: what is changed in the same one leaves the same time.
+        registry.push_image("a", "v2", b"layer").await;
+        let now = UNIX_EPOCH + Duration::from_secs(lab.clock.unix_secs());
+        let tag_directories = lab.data.path().join(tag_keys("a", ""));
+        let tag_directories = fs::File::open(tag_directories).unwrap();
+        tag_directories.set_modified(now).unwrap();
+        registry.registry.catch_up().await;
+        lab.index.settle().await;
+        assert_eq!(
+            lab.index.stamp(&name("a")).await.unwrap(),
+            before,
+            "stamped while the time of its directory is not over"
+        );
+        lab.settle(&registry).await;
+        let after = lab.index.stamp(&name("a")).await.unwrap();
+        assert!(after.is_some() && after != before, "never stamped");
+    }
 }

@@ -105,41 +105,44 @@ impl Lab {
     }
 
     fn behind(&self, behind: &Behind, image_of: impl Fn(&u8) -> Digest) {
-        let repository = |number: &u8| self.path(&format!("r{number}"));
+        let (data, repository) = (&self.data, |number: &u8| format!("r{number}"));
         // What is not there cannot be removed.
         match behind {
             Behind::Tag {
                 repository: number,
                 tag,
                 image,
-            } => tag_by_hand(&repository(number), &format!("t{tag}"), &image_of(image)),
+            } => {
+                let tag = format!("t{tag}");
+                tag_by_hand(data, &repository(number), &tag, &image_of(image));
+            }
             Behind::Untag {
                 repository: number,
                 tag,
             } => {
-                let tag = format!("_manifests/tags/t{tag}");
-                let _ = fs::remove_dir_all(repository(number).join(tag));
+                data.remove_below(&tag_keys(&repository(number), &format!("t{tag}")));
             }
             Behind::Unlink {
                 repository: number,
                 image,
             } => {
-                let _ = fs::remove_file(revision_link(&repository(number), &image_of(image)));
+                data.remove(&revision_link(&repository(number), &image_of(image)));
             }
             Behind::Link {
                 repository: number,
                 image,
             } => {
-                let link = revision_link(&repository(number), &image_of(image));
+                let image = image_of(image);
                 // As in any registry, bytes come before their link.
-                if !self.data_file(&image_of(image)).exists() {
-                    return;
+                if data.read(&data_key(&image)).is_some() {
+                    data.write(
+                        &revision_link(&repository(number), &image),
+                        image.to_string(),
+                    );
                 }
-                fs::create_dir_all(link.parent().unwrap()).unwrap();
-                fs::write(link, image_of(image).to_string()).unwrap();
             }
             Behind::Remove { repository: number } => {
-                let _ = fs::remove_dir_all(repository(number));
+                data.remove_below(&keys_of(&repository(number)));
             }
         }
     }

@@ -1,7 +1,6 @@
 //! Geranos: thousands of segments, many the same, each with a token of its own.
 
 use http::{Method, StatusCode};
-use tempfile::TempDir;
 
 use super::geranos_replay::{Disk, Geranos};
 use super::go_containerregistry::Failure;
@@ -9,6 +8,7 @@ use super::lab::Lab;
 use super::process::Process;
 use super::scale;
 use super::wire::{Body, Gate, Protocol};
+use crate::data::Data;
 
 const CREATED: &str = "2027-01-15T08:00:00Z";
 const LATER: &str = "2027-01-16T08:00:00Z";
@@ -119,8 +119,8 @@ async fn a_blob_whose_session_was_lost_is_begun_again() {
     // As after a power cut: 202 promises nothing then.
     let loses_sessions = async {
         gate.reached.notified().await;
-        let repository = "docker/registry/v2/repositories/lab/vm/_uploads";
-        let lose = |data: &TempDir| std::fs::remove_dir_all(data.path().join(repository)).unwrap();
+        let sessions = "docker/registry/v2/repositories/lab/vm/_uploads/";
+        let lose = |data: &Data| assert!(data.remove_below(sessions));
         let lab = lab.restart(lose).await;
         gate.opened.cancel();
         lab
@@ -131,45 +131,48 @@ async fn a_blob_whose_session_was_lost_is_begun_again() {
     geranos.pull(&disk, "v1", CREATED).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_killed_in_mid_push_is_pushed_to_again() {
-    let mut server = Process::start().await;
-    let began = tokio::time::Instant::now();
-    let disk = disk();
-    let bytes: u64 = disk.segments.iter().map(|blob| blob.size_bytes).sum();
-    println!(
-        "a disk of {} MiB made in {:?}",
-        bytes >> 20,
-        began.elapsed()
-    );
-    let site = server.site();
-    let mut first = Geranos::at(&site, Protocol::Http2, "lab/vm");
-    let gate = Gate::default();
-    let halts = gate.clone();
-    let halting = disk.segments[100].number;
-    first.body = Box::new(move |blob| match blob.number {
-        number if number == halting => {
-            Body::Halting(blob.clone(), blob.size_bytes / 2, halts.clone())
-        }
-        _ => Body::blob(blob),
-    });
-    let kills = async {
-        gate.reached.notified().await;
-        server.kill_and_start().await;
-        gate.opened.cancel();
-    };
-    let (outcome, ()) = tokio::join!(first.push(&disk, "v1", CREATED), kills);
-    let outcome = outcome.map_err(Failure::text);
-    println!("the push in whose middle the server was killed: {outcome:?}");
-    let again = Geranos::at(&site, Protocol::Http2, "lab/vm");
-    let began = tokio::time::Instant::now();
-    again.push(&disk, "v1", LATER).await.unwrap();
-    println!("pushed again in {:?}", began.elapsed());
-    assert_sent_once(&first, &again, disk.distinct + 1);
-    let began = tokio::time::Instant::now();
-    again.pull(&disk, "v1", LATER).await.unwrap();
-    println!("pulled in {:?}", began.elapsed());
-    server.check_memory();
+on_a_directory! {
+    "it starts the program";
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_server_that_is_killed_in_mid_push_is_pushed_to_again() {
+        let mut server = Process::start().await;
+        let began = tokio::time::Instant::now();
+        let disk = disk();
+        let bytes: u64 = disk.segments.iter().map(|blob| blob.size_bytes).sum();
+        println!(
+            "a disk of {} MiB made in {:?}",
+            bytes >> 20,
+            began.elapsed()
+        );
+        let site = server.site();
+        let mut first = Geranos::at(&site, Protocol::Http2, "lab/vm");
+        let gate = Gate::default();
+        let halts = gate.clone();
+        let halting = disk.segments[100].number;
+        first.body = Box::new(move |blob| match blob.number {
+            number if number == halting => {
+                Body::Halting(blob.clone(), blob.size_bytes / 2, halts.clone())
+            }
+            _ => Body::blob(blob),
+        });
+        let kills = async {
+            gate.reached.notified().await;
+            server.kill_and_start().await;
+            gate.opened.cancel();
+        };
+        let (outcome, ()) = tokio::join!(first.push(&disk, "v1", CREATED), kills);
+        let outcome = outcome.map_err(Failure::text);
+        println!("the push in whose middle the server was killed: {outcome:?}");
+        let again = Geranos::at(&site, Protocol::Http2, "lab/vm");
+        let began = tokio::time::Instant::now();
+        again.push(&disk, "v1", LATER).await.unwrap();
+        println!("pushed again in {:?}", began.elapsed());
+        assert_sent_once(&first, &again, disk.distinct + 1);
+        let began = tokio::time::Instant::now();
+        again.pull(&disk, "v1", LATER).await.unwrap();
+        println!("pulled in {:?}", began.elapsed());
+        server.check_memory();
+    }
 }
 
 /// What was acknowledged in the first push is not sent in the second.

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use super::crypto;
 use super::wire::Site;
+use crate::data::Data;
 use crate::support::{Options, TestRegistry, with_users};
 
 /// The time of the test's registries when they start.
@@ -50,7 +51,7 @@ impl Lab {
 
     /// Ends it, while requests are going on or not, and starts another on the same data and address. `meanwhile` is done
     /// to the data.
-    pub(super) async fn restart(self, meanwhile: impl FnOnce(&TempDir)) -> Self {
+    pub(super) async fn restart(self, meanwhile: impl FnOnce(&Data)) -> Self {
         let clock = self.registry.clock.clone();
         let old = Arc::downgrade(&self.registry.registry);
         let time_passes = async {
@@ -59,20 +60,20 @@ impl Lab {
                 clock.advance(Duration::from_secs(1));
             }
         };
-        let directory = tokio::select! {
-            directory = self.registry.stop() => directory,
+        let data = tokio::select! {
+            data = self.registry.stop() => data,
             () = time_passes => unreachable!("it never ends"),
         };
         // What was begun goes on to its end, where a process would end with all that it has begun.
         while old.strong_count() > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        meanwhile(&directory);
+        meanwhile(&data);
         let mut options = options(&self.keys);
         options.server.address = self.site.host();
         options.auth = self.auth.clone();
         Self {
-            registry: TestRegistry::start_in(directory, options),
+            registry: TestRegistry::start_in(data, options),
             ..self
         }
     }

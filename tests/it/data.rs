@@ -1,0 +1,113 @@
+//! Where test registries keep their data.
+//!
+//! Outlives the registries on it, so a test restarts one by starting another on the same data. What another program does to
+//! the data, a test does through [`Data`], by keys.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use boathouse::clock::Clock;
+use boathouse::store::ObjectStore;
+use boathouse::store::filesystem::{self, FilesystemStore};
+use tempfile::TempDir;
+
+/// See the module.
+pub(crate) struct Data {
+    directory: TempDir,
+}
+
+impl Data {
+    /// Empty.
+    pub(crate) fn new() -> Arc<Self> {
+        Self::within(&std::env::temp_dir())
+    }
+
+    /// Empty; the directory, if there is one, is made within `parent`.
+    pub(crate) fn within(parent: &Path) -> Arc<Self> {
+        let directory = tempfile::tempdir_in(parent).expect("a directory");
+        Arc::new(Self { directory })
+    }
+
+    /// The store over it, as a process opens it.
+    pub(crate) fn open(&self, clock: Arc<dyn Clock>) -> Arc<dyn ObjectStore> {
+        let settings = filesystem::Settings::at(self.directory.path());
+        Arc::new(FilesystemStore::open(settings, clock).expect("a store"))
+    }
+
+    /// The directory, for tests which run on a directory only.
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// All keys with their content, and what upload sessions have received.
+    pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        tree(self.directory.path())
+    }
+
+    /// Those of [`Data::files`] that the old registry would see.
+    pub(crate) fn shared_files(&self) -> BTreeMap<String, Vec<u8>> {
+        let mut files = self.files();
+        files.retain(|key, _| key.starts_with("docker/"));
+        files
+    }
+
+    pub(crate) fn read(&self, key: &str) -> Option<Vec<u8>> {
+        fs::read(self.file(key)).ok()
+    }
+
+    /// Writes a key as another program does.
+    pub(crate) fn write(&self, key: &str, content: impl AsRef<[u8]>) {
+        let path = self.file(key);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+        fs::write(path, content).expect("written");
+    }
+
+    /// Removes a key as another program does: its directory stays where there is one. Returns whether it was there.
+    pub(crate) fn remove(&self, key: &str) -> bool {
+        fs::remove_file(self.file(key)).is_ok()
+    }
+
+    /// Removes all keys below a prefix, which ends in `/`, and its directory where there is one. Returns whether
+    /// there was any.
+    pub(crate) fn remove_below(&self, prefix: &str) -> bool {
+        fs::remove_dir_all(self.file(prefix)).is_ok()
+    }
+
+    /// Whether there is a key below a prefix, or its directory where there may be one.
+    pub(crate) fn is_there(&self, prefix: &str) -> bool {
+        self.file(prefix).exists()
+    }
+
+    /// Makes an empty directory where there are directories; in a bucket, a prefix without a key is nothing.
+    pub(crate) fn make_directory(&self, prefix: &str) {
+        fs::create_dir_all(self.file(prefix)).expect("a directory");
+    }
+
+    fn file(&self, key: &str) -> PathBuf {
+        self.directory.path().join(key)
+    }
+}
+
+/// All files below a directory with their content, for comparing what an operation left.
+pub(crate) fn tree(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut unread = vec![directory.to_owned()];
+    while let Some(path) = unread.pop() {
+        for entry in fs::read_dir(&path).expect("a directory") {
+            let entry = entry.expect("an entry").path();
+            if entry.is_dir() {
+                unread.push(entry);
+            } else {
+                let name = entry
+                    .strip_prefix(directory)
+                    .expect("below")
+                    .to_string_lossy()
+                    .into_owned();
+                files.insert(name, fs::read(&entry).expect("readable"));
+            }
+        }
+    }
+    files
+}
