@@ -85,6 +85,17 @@ impl Ledger {
         // Each change is two numbers, and cannot panic between them.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn give_back(&self, holder: Holder, bytes: usize) {
+        let mut held = self.lock();
+        held.bytes = held.bytes.saturating_sub(bytes);
+        if let Some(of_holder) = held.by_holder.get_mut(&holder) {
+            *of_holder = of_holder.saturating_sub(bytes);
+            if *of_holder == 0 {
+                held.by_holder.remove(&holder);
+            }
+        }
+    }
 }
 
 /// A part of the budget; given back when dropped.
@@ -119,6 +130,14 @@ impl Reservation {
         Ok(())
     }
 
+    /// Gives back what a body no longer takes, now that `size_bytes` of it are left.
+    pub fn shrink_to(&mut self, size_bytes: usize) {
+        let wanted = size_bytes.saturating_add(STEP_BYTES - 1) / STEP_BYTES * STEP_BYTES;
+        let less = self.bytes.saturating_sub(wanted);
+        self.ledger.give_back(self.holder, less);
+        self.bytes -= less;
+    }
+
     /// The bytes, which keep the reservation for as long as any part of them is held.
     pub fn hold(self, bytes: impl AsRef<[u8]> + Send + 'static) -> Bytes {
         Bytes::from_owner(Reserved {
@@ -130,14 +149,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let mut held = self.ledger.lock();
-        held.bytes = held.bytes.saturating_sub(self.bytes);
-        if let Some(of_holder) = held.by_holder.get_mut(&self.holder) {
-            *of_holder = of_holder.saturating_sub(self.bytes);
-            if *of_holder == 0 {
-                held.by_holder.remove(&self.holder);
-            }
-        }
+        self.ledger.give_back(self.holder, self.bytes);
     }
 }
 
@@ -191,6 +203,20 @@ mod tests {
         assert_eq!(budget.held_bytes(), STEP_BYTES);
         drop(part);
         assert_eq!(budget.held_bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_no_longer_held_is_given_back() {
+        let budget = MemoryBudget::new(LIMIT);
+        let mut reservation = budget.reservation(client(1));
+        reservation.grow_to(4 * STEP_BYTES).expect("room");
+        reservation.shrink_to(usize::MAX);
+        assert_eq!(budget.held_bytes(), 4 * STEP_BYTES);
+        reservation.shrink_to(STEP_BYTES + 1);
+        assert_eq!(budget.held_bytes(), 2 * STEP_BYTES);
+        reservation.grow_to(LIMIT / 2).expect("room again");
+        reservation.shrink_to(0);
+        assert!(budget.held_bytes() == 0 && budget.0.lock().by_holder.is_empty());
     }
 
     #[test]

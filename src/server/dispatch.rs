@@ -272,7 +272,15 @@ impl State {
             Route::Catalog(page) => listings::catalog(self, &request, &page).await,
             Route::Tags(name, page) => listings::tags(self, &name, &page).await,
             Route::Referrers(name, subject, artifact_type, page) => {
-                listings::referrers(self, &name, &subject, artifact_type.as_deref(), &page).await
+                listings::referrers(
+                    self,
+                    &request,
+                    &name,
+                    &subject,
+                    artifact_type.as_deref(),
+                    &page,
+                )
+                .await
             }
             Route::BlobRead(name, digest) => blobs::read(self, &request, &name, &digest).await,
             Route::BlobDelete(name, digest) => blobs::delete(self, &request, &name, &digest).await,

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use http::header::LINK;
 use http::{Response, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
@@ -15,7 +17,8 @@ use super::dispatch::{Allowed, State};
 use super::outgoing::ResponseBody;
 use super::{ServerError, response};
 use crate::oci::{Digest, MediaType, RepositoryName};
-use crate::registry::{Page, PageRequest, Referrer};
+use crate::registry::{BudgetSpent, Page, PageRequest, Referrer, Reservation};
+use crate::store::StoreError;
 
 pub(super) async fn catalog(
     state: &State,
@@ -54,6 +57,7 @@ pub(super) async fn tags(
 
 pub(super) async fn referrers(
     state: &State,
+    request: &Allowed,
     name: &RepositoryName,
     subject: &Digest,
     artifact_type: Option<&str>,
@@ -63,13 +67,10 @@ pub(super) async fn referrers(
     let found = registry
         .referrers(name, subject, artifact_type, page)
         .await?;
-    let index_type = MediaType::OciIndex.as_str();
-    let body = ReferrersIndex {
-        schema_version: 2,
-        media_type: index_type,
-        manifests: found.items.iter().map(ReferrerDescriptor::of).collect(),
-    };
-    let mut answer = response::json(StatusCode::OK, index_type, &body);
+    let index = ReferrersIndex::new(found.items, state.reservation(&request.origin))?;
+    let size_bytes = index.left_bytes as u64;
+    let body = ResponseBody::stream(stream::iter(index).boxed(), size_bytes);
+    let mut answer = response::with_body(StatusCode::OK, MediaType::OciIndex.as_str(), body);
     if artifact_type.is_some() {
         response::set(&mut answer, response::FILTERS_APPLIED, "artifactType");
     }
@@ -85,13 +86,82 @@ pub(super) async fn referrers(
     Ok(answer)
 }
 
-/// The answer of `/referrers`: an image index (distribution-spec "Listing Referrers").
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ReferrersIndex<'a> {
-    schema_version: u8,
-    media_type: &'a str,
-    manifests: Vec<ReferrerDescriptor<'a>>,
+/// Text that is written in one go, if entries are short. A longer entry is written whole.
+const WRITTEN_AT_ONCE_BYTES: usize = 64 * 1024;
+
+/// What a referrer takes in memory beside its text: a map of annotations, and an allocation for each of its texts.
+const OVERHEAD_BYTES: usize = 1024;
+
+/// The text of an image index that lists referrers (distribution-spec "Listing Referrers"). It is written entry by entry while
+/// the client reads. The memory budget counts what is not sent yet.
+struct ReferrersIndex {
+    referrers: std::vec::IntoIter<Referrer>,
+    /// Text that is written and not handed over.
+    written: Bytes,
+    /// All text that is not handed over.
+    left_bytes: usize,
+    reservation: Reservation,
+}
+
+impl ReferrersIndex {
+    fn new(referrers: Vec<Referrer>, reservation: Reservation) -> Result<Self, BudgetSpent> {
+        let media_type = MediaType::OciIndex;
+        let mut head = format!(r#"{{"schemaVersion":2,"mediaType":"{media_type}","manifests":["#);
+        if referrers.is_empty() {
+            head.push_str(Self::END);
+        }
+        let entries = referrers.iter().enumerate().map(|(position, referrer)| {
+            let left = referrers.len() - position - 1;
+            Self::entry(referrer, left).len()
+        });
+        let mut index = Self {
+            left_bytes: head.len() + entries.sum::<usize>(),
+            written: head.into(),
+            referrers: referrers.into_iter(),
+            reservation,
+        };
+        index.reservation.grow_to(index.held_bytes())?;
+        Ok(index)
+    }
+
+    const END: &str = "]}";
+
+    /// The text of one entry, with what separates it from the `left` entries after it.
+    fn entry(referrer: &Referrer, left: usize) -> Vec<u8> {
+        let descriptor = ReferrerDescriptor::of(referrer);
+        // Names and texts only: writing them as JSON cannot fail.
+        let mut text = serde_json::to_vec(&descriptor).unwrap_or_default();
+        text.extend(if left == 0 { Self::END } else { "," }.bytes());
+        text
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.left_bytes + self.referrers.len() * OVERHEAD_BYTES
+    }
+
+    fn write_more(&mut self) {
+        let mut text = Vec::new();
+        while text.len() < WRITTEN_AT_ONCE_BYTES
+            && let Some(referrer) = self.referrers.next()
+        {
+            text.extend(Self::entry(&referrer, self.referrers.len()));
+        }
+        self.written = text.into();
+        self.reservation.shrink_to(self.held_bytes());
+    }
+}
+
+impl Iterator for ReferrersIndex {
+    type Item = Result<Bytes, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.written.is_empty() {
+            self.write_more();
+        }
+        let size_bytes = self.written.len().min(WRITTEN_AT_ONCE_BYTES);
+        self.left_bytes -= size_bytes;
+        (size_bytes > 0).then(|| Ok(self.written.split_to(size_bytes)))
+    }
 }
 
 #[derive(Serialize)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use boathouse::oci::{Algorithm, Digest};
 use http::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::{Call, OCI_INDEX, OCI_MANIFEST, Options, TestRegistry, with_users};
 
@@ -300,6 +300,82 @@ async fn referrers_come_in_pages_of_bounded_size() {
     let (even, _) = all_pages(&registry, &format!("{first}?artifactType=even%2B1")).await;
     let (odd, _) = all_pages(&registry, &format!("{first}?artifactType=odd")).await;
     assert_eq!((even.len(), odd.len()), (6, 5));
+}
+
+/// A client that asks, and reads only what the test reads: the system takes little on its behalf.
+async fn slow_reader(registry: &TestRegistry, path: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 * 1024).unwrap();
+    let mut stream = socket.connect(registry.address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+async fn read(stream: &mut TcpStream, size_bytes: usize) -> Vec<u8> {
+    let mut bytes = vec![0; size_bytes];
+    let reading = stream.read_exact(&mut bytes);
+    let read = tokio::time::timeout(Duration::from_secs(20), reading).await;
+    read.expect("in time").expect("more of the answer");
+    bytes
+}
+
+#[tokio::test]
+async fn referrers_are_written_as_they_are_read() {
+    const COUNT: usize = 24;
+    let registry = TestRegistry::open();
+    registry.push_blob("a", b"{}").await;
+    let subject = Digest::of(Algorithm::Sha256, b"subject");
+    let padding = "x".repeat(128 * KIB);
+    for number in 0..COUNT {
+        let more = format!(
+            r#","subject":{{"mediaType":"{OCI_MANIFEST}","digest":"{subject}","size":7}},"annotations":{{"n":"{number}","a":"{padding}"}}"#
+        );
+        let manifest = crate::support::image_manifest(b"{}", &more);
+        let digest = Digest::of(Algorithm::Sha256, manifest.as_bytes());
+        let put = registry.put(&format!("/v2/a/manifests/{digest}"));
+        let put = put.header("content-type", OCI_MANIFEST);
+        let put = put.body(manifest.as_bytes()).send().await;
+        put.expect(StatusCode::CREATED);
+    }
+    let path = format!("/v2/a/referrers/{subject}");
+    let head = registry.head(&path).send().await.expect(StatusCode::OK);
+    let whole = registry.get(&path).send().await.expect(StatusCode::OK);
+    assert_eq!(head.header("content-length"), whole.body.len().to_string());
+    assert_eq!(whole.json()["manifests"].as_array().unwrap().len(), COUNT);
+    let kept = registry.registry.memory().held_bytes();
+    let size = COUNT * 128 * KIB;
+    let mut stream = slow_reader(&registry, &path).await;
+    let first = read(&mut stream, 1).await;
+    assert_eq!(first, b"H");
+    // One copy, and nothing for what the system has taken.
+    wait_until_held(&registry, kept + size / 2..=kept + size + 128 * KIB).await;
+    read(&mut stream, size * 3 / 4).await;
+    wait_until_held(&registry, kept..=kept + size / 4).await;
+    let mut end = Vec::new();
+    stream.read_to_end(&mut end).await.unwrap();
+    assert!(whole.body.ends_with(&end) && !end.is_empty());
+    wait_until_held(&registry, kept..=kept).await;
+}
+
+#[tokio::test]
+async fn a_long_manifest_is_not_held_while_its_reader_is_slow() {
+    let registry = TestRegistry::open();
+    let long = index(2 * 1024 * KIB);
+    let put = put_index(&registry, "192.0.2.1", "long", &long).send();
+    put.await.expect(StatusCode::CREATED);
+    let mut readers = Vec::new();
+    for _ in 0..4 {
+        let mut stream = slow_reader(&registry, "/v2/a/manifests/long").await;
+        read(&mut stream, 1).await;
+        readers.push(stream);
+    }
+    wait_until_held(&registry, 0..=0).await;
+    for mut stream in readers {
+        let mut end = Vec::new();
+        stream.read_to_end(&mut end).await.unwrap();
+        assert!(end.ends_with(&long), "the exact bytes");
+    }
 }
 
 /// The digests on all pages, and how many pages there are.
