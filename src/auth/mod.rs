@@ -71,27 +71,39 @@ pub use signing::make_token_key;
 
 use crate::oci::RepositoryName;
 
-/// Judged by the ACL of the account alone (our tokens, Basic), by `access` (foreign tokens), or always yes (open mode).
-pub struct Viewer<'a> {
+/// What somebody may see beyond the repository that they asked for (DESIGN D8): a caller, or a background task.
+pub trait Viewer: Send + Sync {
+    /// Whether `name` may be pulled from.
+    fn may_pull(&self, name: &RepositoryName) -> bool;
+
+    /// Whether the credential carries push to `name`.
+    fn carries_push(&self, name: &RepositoryName) -> bool;
+
+    /// Whether the catalog may name `name`.
+    fn may_list(&self, name: &RepositoryName) -> bool;
+}
+
+/// The view of a caller, judged by the ACL of the account alone (our tokens, Basic), by `access` (foreign tokens), or always
+/// yes (open mode).
+pub struct CallerView<'a> {
     auth: &'a Auth,
     caller: &'a Caller,
     origin: &'a Origin,
 }
 
-impl Viewer<'_> {
-    /// May this caller pull from `name`?
-    pub fn may_pull(&self, name: &RepositoryName) -> bool {
+impl Viewer for CallerView<'_> {
+    fn may_pull(&self, name: &RepositoryName) -> bool {
         let name = name.as_str();
         self.auth.may_see(self.caller, self.origin, name, false)
     }
 
-    /// Does this caller's credential carry push to `name`? Not in open mode, and not for anonymous callers: they show none.
-    pub fn carries_push(&self, name: &RepositoryName) -> bool {
+    /// Not in open mode, and not for anonymous callers: they show no credential.
+    fn carries_push(&self, name: &RepositoryName) -> bool {
         self.auth.carries_push(self.caller, self.origin, name)
     }
 
-    /// May the catalog name `name` to this caller? As `may_pull`; a foreign token that holds `registry:catalog:*` sees all.
-    pub fn may_list(&self, name: &RepositoryName) -> bool {
+    /// As `may_pull`; a foreign token that holds `registry:catalog:*` sees all.
+    fn may_list(&self, name: &RepositoryName) -> bool {
         let name = name.as_str();
         self.auth.may_see(self.caller, self.origin, name, true)
     }

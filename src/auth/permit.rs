@@ -2,7 +2,7 @@
 //!
 //! Must not know what the request does. Invariant: nobody keeps a right that the accounts and rules of now do not give.
 
-use super::Viewer;
+use super::CallerView;
 use super::access::{Access, Caller, Identity, Origin, Refusal};
 use super::service::{Auth, SESSION_EXTENSION_SECS};
 use super::verifier::Genuine;
@@ -10,20 +10,20 @@ use super::verifier::Genuine;
 /// The right to carry out one request. It is asked for again when the request's body has come and its locks are held:
 /// accounts and rules change meanwhile, and a body can be held open for days.
 pub struct Permit<'a> {
-    viewer: Viewer<'a>,
+    viewer: CallerView<'a>,
     access: &'a Access,
 }
 
 impl<'a> Permit<'a> {
     /// What the same caller may see elsewhere.
-    pub fn viewer(&self) -> &Viewer<'a> {
+    pub fn viewer(&self) -> &CallerView<'a> {
         &self.viewer
     }
 
     /// Whether the caller may do now what it was let in for. A token that has expired meanwhile is no reason to refuse: its
     /// request may have been long.
     pub fn confirm(&self) -> Result<(), Refusal> {
-        let Viewer {
+        let CallerView {
             auth,
             caller,
             origin,

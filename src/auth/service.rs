@@ -22,7 +22,7 @@ use super::signing::SigningKey;
 use super::token::{OUR_CLAIM_VERSION, OurClaim};
 use super::users::{self, ANONYMOUS, Users};
 use super::verifier::{Genuine, Verifier};
-use super::{SetupError, Viewer};
+use super::{CallerView, SetupError};
 use crate::clock::Clock;
 use crate::oci::RepositoryName;
 
@@ -450,8 +450,8 @@ impl Auth {
     }
 
     /// What this caller may see beyond the repository that was asked for (DESIGN D8).
-    pub fn viewer<'a>(&'a self, caller: &'a Caller, origin: &'a Origin) -> Viewer<'a> {
-        Viewer {
+    pub fn viewer<'a>(&'a self, caller: &'a Caller, origin: &'a Origin) -> CallerView<'a> {
+        CallerView {
             auth: self,
             caller,
             origin,

@@ -148,15 +148,15 @@ async fn run(
     .context("cannot serve\nhint: if the address is in use, end the other program (or the other installation with the same config), or change `http.addr`")?;
     missing_parts::remember(config);
     let index_keeper = Arc::clone(&registry);
-    let index_keeper = tokio::spawn(async move { index_keeper.keep_index().await });
+    let index_keeper = tokio::spawn(async move { index_keeper.index_sync.run().await });
     let closer = Arc::clone(&registry);
-    let closer = tokio::spawn(async move { closer.keep_sessions().await });
+    let closer = tokio::spawn(async move { closer.uploads.close_idle().await });
     let watcher = Arc::clone(&registry);
-    let watcher = tokio::spawn(async move { watcher.keep_watch().await });
+    let watcher = tokio::spawn(async move { watcher.health.keep_watch().await });
     let sweeper = Arc::clone(&registry);
-    let sweeper = tokio::spawn(async move { sweeper.keep_tombstones().await });
+    let sweeper = tokio::spawn(async move { sweeper.blobs.keep_tombstones().await });
     if let Some(tls) = &tls {
-        registry.watch(tls.heartbeat());
+        registry.health.watch(tls.heartbeat());
     }
     let keeper = tls
         .clone()
@@ -194,7 +194,7 @@ async fn run(
     watcher.abort();
     sweeper.abort();
     index_keeper.abort();
-    registry.close_index().await;
+    registry.index_sync.close().await;
     tracing::info!("ended");
     Ok(())
 }
@@ -240,7 +240,7 @@ fn hear_commands(
         tracing::info!("users, rules and certificates were read again");
         Ok(reload.mark_id())
     };
-    registry.watch(socket.heartbeat());
+    registry.health.watch(socket.heartbeat());
     let control = Control::new(Arc::clone(registry), Box::new(reload), Arc::clone(clock));
     Some(tokio::spawn(async move {
         socket.run(Arc::new(control)).await;

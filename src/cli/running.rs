@@ -344,16 +344,16 @@ async fn do_here(config: &Config, request: &Request, meter: &Meter) -> anyhow::R
     let secret = assemble::server_secret(config, &state);
     let registry = Arc::new(assemble::open_registry(config, &state, &secret, &clock)?);
     if *request != Request::Rebuild {
-        registry.read_everything().await?;
+        registry.index_sync.read_everything().await?;
     }
     let keeper = Arc::clone(&registry);
-    let keeper = tokio::spawn(async move { keeper.keep_index().await });
+    let keeper = tokio::spawn(async move { keeper.index_sync.run().await });
     let reload = Box::new(|| Ok(None));
     let control = Control::new(Arc::clone(&registry), reload, clock);
     let answer = control
         .carry_out(request, &|progress| meter.tell(progress))
         .await;
     keeper.abort();
-    registry.close_index().await;
+    registry.index_sync.close().await;
     Ok(answer)
 }

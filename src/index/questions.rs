@@ -114,20 +114,23 @@ pub(super) fn links_near(
 }
 
 impl Index {
-    /// Links to `digest` in repositories of the same name space as `near` (what stands before its first slash) and in the
-    /// first ones by name, among links to other blobs: 2 × `half` in all, however many have it, so that the time tells
-    /// nothing of that.
+    /// For each of `digests`: links to it in repositories of the same name space as `near` (what stands before its first
+    /// slash) and in the first ones by name, among links to other blobs. 2 × `half` for each, however many have it, so that
+    /// the time tells nothing of that.
     pub async fn links_near(
         &self,
-        digest: &Digest,
+        digests: &[Digest],
         near: &RepositoryName,
         half: usize,
-    ) -> Result<Vec<(Digest, RepositoryName)>, IndexError> {
-        let digest = *digest;
+    ) -> Result<Vec<Vec<(Digest, RepositoryName)>>, IndexError> {
+        let digests = digests.to_vec();
         let name_space = near.as_str().split_inclusive('/').next();
         let from = name_space.unwrap_or_default().to_owned();
-        self.ask(move |ledger| links_near(ledger, &digest, &from, half))
-            .await
+        let links = move |ledger: &Ledger| {
+            let near = |digest| links_near(ledger, digest, &from, half);
+            digests.iter().map(near).collect()
+        };
+        self.ask(links).await
     }
 }
 

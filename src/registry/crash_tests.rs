@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::open_mode::OpenMode;
 use super::*;
-use crate::auth::{Access, Auth, Authentication, Caller, Origin, Permit};
 use crate::clock::ManualClock;
 use crate::layout::{Key, OwnedPlace, Prefix};
 use crate::oci::range::ByteRange;
@@ -109,9 +109,7 @@ impl ObjectStore for CutStore {
 struct Lab {
     store: Arc<CutStore>,
     registry: Registry,
-    auth: Auth,
-    caller: Caller,
-    origin: Origin,
+    open: OpenMode,
     name: RepositoryName,
 }
 
@@ -127,49 +125,18 @@ impl Lab {
             inner,
             cut: Mutex::new(None),
         });
-        let limits = Limits {
-            manifest_size_bytes: 1 << 20,
-            whole_bodies_bytes: 64 * 1024 * 1024,
-            mount_probes: 10,
-            list_page: 10,
-            catalog_page: 10,
-            open_uploads: 10,
-            grace_period_secs: 86_400,
-        };
-        let settings = Settings {
-            deletes_enabled: true,
-            readonly: false,
-            references: References::Strict,
-            case_insensitive: false,
-            limits,
-        };
         let registry = Registry::new(
             Arc::clone(&store) as Arc<dyn ObjectStore>,
             Arc::new(Index::in_memory(Arc::clone(&clock))),
-            settings,
+            Settings::for_tests(),
             b"s",
             Arc::clone(&clock),
         );
-        let open = crate::auth::Settings {
-            authentication: Authentication::Open,
-            ..Default::default()
-        };
-        let auth = Auth::new(open, clock).expect("open mode needs nothing");
-        let origin = Origin {
-            client: [127, 0, 0, 1].into(),
-            is_https: false,
-            host: String::new(),
-        };
-        let caller = auth
-            .caller(&[], &origin)
-            .await
-            .expect("open mode refuses nobody");
+        let open = OpenMode::new().await;
         let lab = Self {
             store,
             registry,
-            auth,
-            caller,
-            origin,
+            open,
             name: "team/app".parse().unwrap(),
         };
         lab.push("v1", BEFORE).await.expect("nothing is cut yet");
@@ -177,18 +144,13 @@ impl Lab {
     }
 
     async fn push(&self, tag: &str, bytes: &'static [u8]) -> Result<(), RegistryError> {
-        let access = Access::Push(self.name.clone());
-        let permit = self.permit(&access);
         let reference = Reference::Tag(tag.parse().unwrap());
         let bytes = Bytes::from_static(bytes);
         self.registry
-            .put_manifest(&self.name, &reference, &[], INDEX, bytes, &permit)
+            .manifests
+            .put(&self.name, &reference, &[], INDEX, bytes, self.open.actor())
             .await
             .map(drop)
-    }
-
-    fn permit<'a>(&'a self, access: &'a Access) -> Permit<'a> {
-        self.auth.permit(&self.caller, access, &self.origin)
     }
 
     fn cut(&self, cut: Option<Cut>) {
@@ -198,10 +160,15 @@ impl Lab {
     /// A tag that is there leads to a whole manifest.
     async fn check_tag(&self, tag: &str, cut: Cut) -> Option<Bytes> {
         let link = OwnedPlace::TagCurrent(self.name.clone(), tag.parse().unwrap()).key();
-        self.registry.read_link(&link).await.expect("readable")?;
+        self.registry
+            .core
+            .read_link(&link)
+            .await
+            .expect("readable")?;
         let found = self
             .registry
-            .manifest(&self.name, &Reference::Tag(tag.parse().unwrap()))
+            .manifests
+            .get(&self.name, &Reference::Tag(tag.parse().unwrap()))
             .await;
         let manifest = found
             .unwrap_or_else(|error| panic!("a tag without its manifest after {cut:?}: {error}"));
@@ -260,11 +227,10 @@ async fn a_cut_delete_leaves_no_tag_without_its_manifest() {
             .expect("a second tag on the same manifest");
         lab.cut(Some(cut));
         let reference = Reference::Digest(Digest::of(Algorithm::Sha256, BEFORE));
-        let access = Access::Delete(lab.name.clone());
-        let permit = lab.permit(&access);
         let _ = lab
             .registry
-            .delete_manifest(&lab.name, &reference, &permit)
+            .manifests
+            .delete(&lab.name, &reference, lab.open.actor())
             .await;
         for tag in ["v1", "v2"] {
             lab.check_tag(tag, cut).await;
@@ -286,15 +252,13 @@ async fn a_blob_that_was_not_synced_is_not_answered_as_there_when_it_is_put_agai
         body: Box::pin(futures_util::stream::iter([Ok(Bytes::from_static(bytes))])),
     };
     let digest = Digest::of(Algorithm::Sha256, b"blob");
-    let (registry, name) = (&lab.registry, &lab.name);
-    let access = Access::Push(name.clone());
-    let permit = lab.permit(&access);
-    let id = registry.begin_upload(name, &owner, None).await.unwrap();
+    let (uploads, name) = (&lab.registry.uploads, &lab.name);
+    let id = uploads.begin(name, &owner, None).await.unwrap();
     lab.cut(Some(Cut::Unsynced));
-    let put = registry.finish_upload(name, id, &owner, &digest, chunk(b"blob"), &permit);
+    let put = uploads.finish(name, id, &owner, &digest, chunk(b"blob"), lab.open.actor());
     assert!(matches!(put.await, Err(RegistryError::Store(_))));
     lab.cut(None);
-    let again = registry.finish_upload(name, id, &owner, &digest, chunk(b""), &permit);
+    let again = uploads.finish(name, id, &owner, &digest, chunk(b""), lab.open.actor());
     let again = again.await;
     assert!(
         matches!(again, Err(RegistryError::UploadInvalid)),
@@ -309,17 +273,16 @@ async fn a_cut_delete_of_a_blob_leaves_its_link_or_its_tombstone() {
         let lab = Lab::with_a_tag().await;
         let digest = Digest::of(Algorithm::Sha256, b"blob");
         let link = OwnedPlace::LayerLink(lab.name.clone(), digest);
-        let steps = vec![super::links::put_link(&link, &digest)];
+        let steps = vec![super::core::put_link(&link, &digest)];
         lab.store.inner.apply(steps).await.expect("nothing is cut");
         lab.cut(Some(cut));
-        let access = Access::Delete(lab.name.clone());
-        let permit = lab.permit(&access);
-        match lab.registry.delete_blob(&lab.name, &digest, &permit).await {
+        let (blobs, actor) = (&lab.registry.blobs, lab.open.actor());
+        match blobs.delete(&lab.name, &digest, actor).await {
             Err(RegistryError::Store(StoreError::Io { .. })) => reached += 1,
             _ => continue,
         }
-        let is_linked = lab.registry.find(&link.key()).await.expect("readable");
-        let is_told = lab.registry.is_deleted_lately(&lab.name, &digest).await;
+        let is_linked = lab.registry.core.find(&link.key()).await.expect("readable");
+        let is_told = blobs.is_deleted_lately(&lab.name, &digest).await;
         assert!(
             is_linked.is_some() || is_told.expect("readable"),
             "gone without a tombstone after {cut:?}"
@@ -334,18 +297,18 @@ async fn a_manifest_of_thousands_of_tags_goes_with_all_of_them() {
     let digest = Digest::of(Algorithm::Sha256, BEFORE);
     let tags = (0..2_500).map(|number| {
         let tag = format!("t{number}").parse().unwrap();
-        super::links::put_link(&OwnedPlace::TagCurrent(lab.name.clone(), tag), &digest)
+        super::core::put_link(&OwnedPlace::TagCurrent(lab.name.clone(), tag), &digest)
     });
     lab.store.inner.apply(tags.collect()).await.expect("stored");
-    let access = Access::Delete(lab.name.clone());
     let reference = Reference::Digest(digest);
     let deleted = lab
         .registry
-        .delete_manifest(&lab.name, &reference, &lab.permit(&access))
+        .manifests
+        .delete(&lab.name, &reference, lab.open.actor())
         .await;
     deleted.expect("deleted");
-    let left = lab.registry.tag_directories(&lab.name).await;
+    let left = lab.registry.core.tag_directories(&lab.name).await;
     assert_eq!(left.expect("readable"), []);
-    let found = lab.registry.manifest(&lab.name, &reference).await;
+    let found = lab.registry.manifests.get(&lab.name, &reference).await;
     assert!(matches!(found, Err(RegistryError::ManifestUnknown(_))));
 }

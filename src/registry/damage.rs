@@ -10,29 +10,34 @@
 
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::spawn_blocking;
 
-use super::{Registry, RegistryError};
-use crate::index::Health;
+use super::error::RegistryError;
+use super::index_sync::freshness::Freshness;
 use crate::layout::{Key, Place};
 use crate::oci::{Algorithm, Digest, Hasher};
-use crate::store::{Meta, StoreError, Version};
+use crate::store::{Meta, ObjectStore, StoreError, Version};
 
 /// How many verdicts and warnings are remembered: about 10 MB. Beyond that all are forgotten, which costs looks.
 const REMEMBERED_MAX: usize = 32_768;
+
+/// Keys that the store is asked about at once: a call costs more than a key, and where all keys are in memory the thread
+/// that looks is busy for about a millisecond.
+pub(super) const AT_ONCE: usize = 256;
 
 /// A longer file is not hashed while a request waits, which would take many seconds: fewer bytes than the index knows of then
 /// count as damage, more do not.
 const HASHED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// What was found out about the files of the store, by this process.
-#[derive(Default)]
 pub(super) struct Damage {
+    store: Arc<dyn ObjectStore>,
+    freshness: Arc<Freshness>,
     found: Mutex<Found>,
     /// One file at a time is hashed.
     hashing: AsyncMutex<()>,
@@ -77,6 +82,15 @@ impl Hashed {
 }
 
 impl Damage {
+    pub(super) fn new(store: Arc<dyn ObjectStore>, freshness: Arc<Freshness>) -> Self {
+        Self {
+            store,
+            freshness,
+            found: Mutex::default(),
+            hashing: AsyncMutex::default(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Found> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -87,9 +101,9 @@ impl Damage {
         (known == version).then_some(*verdict)
     }
 
-    /// The verdict of whoever has hashed this version.
-    fn hashed(&self, digest: &Digest, version: &Version) -> Option<bool> {
-        match self.verdict(digest, version)? {
+    /// What was found when these data of `digest` were hashed, if they were.
+    pub(super) fn hashed_before(&self, digest: &Digest, meta: &Meta) -> Option<bool> {
+        match self.verdict(digest, &meta.version)? {
             Verdict::RightLength => None,
             Verdict::Sound => Some(true),
             Verdict::Damaged => Some(false),
@@ -125,12 +139,10 @@ impl Damage {
         }
         found.warned.insert(what)
     }
-}
 
-impl Registry {
     /// Warns, once, of a directory that cannot be looked into. What lies there is neither listed nor taken for removed.
     pub(super) fn pass_over(&self, directory: &str, error: &RegistryError) {
-        if self.damage.is_first(directory.to_owned()) {
+        if self.is_first(directory.to_owned()) {
             // What the system said is at the end of the chain.
             let mut cause: &dyn Error = error;
             while let Some(source) = cause.source() {
@@ -146,38 +158,34 @@ impl Registry {
 
     /// Warns, once, of a directory among the repositories that cannot be one.
     pub(super) fn pass_over_stranger(&self, directory: &str) {
-        if self.damage.is_first(directory.to_owned()) {
+        if self.is_first(directory.to_owned()) {
             tracing::warn!(directory, "not the name of a repository; passed over");
         }
     }
 
     /// What is known of the data of `digest`, if they are there and can be what it says.
-    pub(super) async fn find_data(
-        &self,
-        digest: &Digest,
-    ) -> Result<Option<(Key, Meta)>, RegistryError> {
-        let key = data_key(digest);
-        let Some(meta) = self.find(&key).await? else {
+    pub(super) async fn find_data(&self, digest: &Digest) -> Result<Option<Meta>, RegistryError> {
+        let Some(meta) = find(&*self.store, &data_key(digest)).await? else {
             return Ok(None);
         };
         let is_sound = match self.sound_at_a_glance(digest, &meta) {
             Some(is_sound) => is_sound,
-            None => match self.known_sizes(vec![*digest]).await.first() {
+            None => match self.freshness.sizes(vec![*digest]).await.first() {
                 Some(Some(size_bytes)) => self.agrees_with(digest, &meta, *size_bytes).await?,
                 Some(None) | None => true,
             },
         };
-        Ok(is_sound.then_some((key, meta)))
+        Ok(is_sound.then_some(meta))
     }
 
-    /// [`Registry::find_data`] for each of `digests`, in their order.
+    /// [`Damage::find_data`] for each of `digests`, in their order.
     pub(super) async fn find_each_data(
         &self,
         digests: &[Digest],
     ) -> Result<Vec<Option<Meta>>, RegistryError> {
         let keys: Vec<Key> = digests.iter().map(data_key).collect();
-        let mut metas = self.find_each(&keys).await?;
-        let sizes = self.known_sizes(digests.to_vec()).await;
+        let mut metas = find_each(&*self.store, &keys).await?;
+        let sizes = self.freshness.sizes(digests.to_vec()).await;
         for (position, (digest, found)) in digests.iter().zip(&mut metas).enumerate() {
             let Some(meta) = found else {
                 continue;
@@ -205,13 +213,13 @@ impl Registry {
         said_bytes: u64,
     ) -> Result<bool, RegistryError> {
         if said_bytes == meta.size_bytes {
-            if self.damage.verdict(digest, &meta.version).is_none() {
-                self.damage.note(digest, meta, Verdict::RightLength);
+            if self.verdict(digest, &meta.version).is_none() {
+                self.note(digest, meta, Verdict::RightLength);
             }
             return Ok(true);
         }
-        let _one_at_a_time = self.damage.hashing.lock().await;
-        if let Some(is_sound) = self.damage.hashed(digest, &meta.version) {
+        let _one_at_a_time = self.hashing.lock().await;
+        if let Some(is_sound) = self.hashed_before(digest, meta) {
             return Ok(is_sound);
         }
         let is_sound = if meta.size_bytes > HASHED_BYTES_MAX {
@@ -222,13 +230,8 @@ impl Registry {
                 None => return Ok(false),
             }
         };
-        self.damage.note(digest, meta, verdict_of(is_sound));
+        self.note(digest, meta, verdict_of(is_sound));
         Ok(is_sound)
-    }
-
-    /// What was found when these data of `digest` were hashed, if they were.
-    pub(super) fn hashed_before(&self, digest: &Digest, meta: &Meta) -> Option<bool> {
-        self.damage.hashed(digest, &meta.version)
     }
 
     /// Whether the data of `digest`, as they were just read, are what it says.
@@ -237,7 +240,7 @@ impl Registry {
             Hashed::Before(is_sound) => is_sound,
             Hashed::Now(computed) => {
                 let is_sound = computed == *digest;
-                self.damage.note(digest, meta, verdict_of(is_sound));
+                self.note(digest, meta, verdict_of(is_sound));
                 is_sound
             }
         }
@@ -245,24 +248,15 @@ impl Registry {
 
     /// What is known already, or can be told by the length alone.
     fn sound_at_a_glance(&self, digest: &Digest, meta: &Meta) -> Option<bool> {
-        if let Some(verdict) = self.damage.verdict(digest, &meta.version) {
+        if let Some(verdict) = self.verdict(digest, &meta.version) {
             return Some(verdict != Verdict::Damaged);
         }
         let is_of_nothing = *digest == Digest::of(digest.algorithm(), b"");
         if (meta.size_bytes == 0) != is_of_nothing {
-            self.damage.note(digest, meta, Verdict::Damaged);
+            self.note(digest, meta, Verdict::Damaged);
             return Some(false);
         }
         None
-    }
-
-    /// The lengths that the index knows; none while it is filled, or is out of order.
-    async fn known_sizes(&self, digests: Vec<Digest>) -> Vec<Option<u64>> {
-        if digests.is_empty() || self.lists.index.health() != Health::Healthy {
-            return Vec::new();
-        }
-        let sizes = self.lists.index.sizes(digests).await;
-        sizes.unwrap_or_default()
     }
 
     /// The digest of what is stored as the data of `digest`, if anything is.
@@ -284,6 +278,32 @@ impl Registry {
         }
         Ok(Some(hasher.finish()))
     }
+}
+
+/// What is known of `key`, if it is there.
+pub(super) async fn find(
+    store: &dyn ObjectStore,
+    key: &Key,
+) -> Result<Option<Meta>, RegistryError> {
+    match store.head(key).await {
+        Ok(meta) => Ok(Some(meta)),
+        Err(StoreError::NotFound) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What is known of `keys`, in their order.
+pub(super) async fn find_each(
+    store: &dyn ObjectStore,
+    keys: &[Key],
+) -> Result<Vec<Option<Meta>>, RegistryError> {
+    let mut found = Vec::with_capacity(keys.len());
+    for part in keys.chunks(AT_ONCE) {
+        found.extend(store.head_each(part).await?);
+        // Metas in memory are found without waiting, so ten thousand in a row would keep other requests off the thread.
+        tokio::task::yield_now().await;
+    }
+    Ok(found)
 }
 
 fn verdict_of(is_sound: bool) -> Verdict {

@@ -3,9 +3,9 @@
 //! Must not know statuses or codes of HTTP: `server/error.rs` is the only map to those. Invariant: the text of every
 //! variant is fit for the client; what only the operator may see is in the source.
 
-use super::locks::WaitedTooLong;
 use super::sessions::TooManySessions;
 use crate::auth::Refusal;
+use crate::index::IndexError;
 use crate::oci::{Digest, ManifestError, Reference, RepositoryName, Tag};
 use crate::store::StoreError;
 
@@ -118,12 +118,6 @@ impl From<TooManySessions> for RegistryError {
     }
 }
 
-impl From<WaitedTooLong> for RegistryError {
-    fn from(_: WaitedTooLong) -> Self {
-        Self::Busy
-    }
-}
-
 impl RegistryError {
     /// Whether the store may not be read there: by its permissions, or because a link leads elsewhere. Then nothing is known
     /// to be absent.
@@ -132,6 +126,23 @@ impl RegistryError {
             return false;
         };
         source.kind() == std::io::ErrorKind::PermissionDenied
+    }
+}
+
+/// Why the index could not be brought up to the store, or asked.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexedError {
+    /// The store could not be read.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The index could not be asked, or told.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+}
+
+impl From<StoreError> for IndexedError {
+    fn from(error: StoreError) -> Self {
+        Self::Registry(error.into())
     }
 }
 

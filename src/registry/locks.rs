@@ -1,116 +1,231 @@
-//! Locks by content of a name, and the one order in which the registry takes them.
+//! What an operation holds while it changes a repository: the one way to any lock.
 //!
-//! Must not know what is locked. Invariants: the locks of one table that a request needs are taken together, in ascending
-//! order; and whoever holds a lock takes only locks that stand behind it in this list:
+//! Must not know what is changed. Invariant: locks are taken in one order, so that no two operations wait for each other:
 //!
 //! 1. the upload session (`sessions`): one request works on it
-//! 2. the tags of a repository (`Registry::tag_locks`)
-//! 3. the changes of a repository (`changes`): shared by who changes it, alone for who needs it quiet
-//! 4. digests (`Registry::digest_locks`)
-//! 5. what the store waits for inside one call: the bytes of an upload in flight, a place to write, the committer's queue
-//! 6. the index's queue, and tables in memory: held for no longer than it takes to look something up, and across no wait
+//! 2. the tags of a repository
+//! 3. the changes of a repository: shared by all who change it, exclusive for a task that needs it quiet
+//! 4. digests, all of an operation together and in ascending order: shared by all who link or name them (blob PUT, mount,
+//!    manifest PUT), exclusive for all who remove them (DELETE, sweep)
+//! 5. what the store waits for inside one call
+//! 6. the index's queue, and tables in memory: held across no wait
 //!
-//! What belongs to one repository thus stands before what many share: whoever waits for a repository that is busy holds
-//! nothing that another one needs. Whoever needs a repository quiet, or reads a whole one, takes no lock in front of its
-//! own. The index's thread and the committer take none of these locks, so a request may wait for either with any of them.
+//! For 2 to 4 the compiler keeps the order. [`Locks::hold`] takes the [`Actor`], which cannot be cloned, and returns a
+//! [`Held`] that has nothing yet. Each step takes the `Held` and returns one of a later stage; no stage has a way back, and
+//! only the last two can be given to `Core::commit`. The tables of locks are private to this file.
+//!
+//! Locks of one repository come before those that many share, so an operation that waits for a busy repository holds nothing
+//! that another repository needs. The index's thread and the store's committer take none of these locks.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
+use super::error::RegistryError;
+use super::event::Actor;
+use super::index_sync::freshness::{Change, Freshness};
 use crate::clock::Clock;
+use crate::oci::{Digest, RepositoryName};
 
-/// How long a request waits for one lock. Holders that are slow finish within it (the longest look through a repository on
-/// a disk of many seeks takes half a minute); after it the client is told to come again, and whatever it holds is free.
+/// How long a request waits for one lock. Slow holders finish within it (the longest look through a repository on a disk of
+/// many seeks takes half a minute). After it, the client is told to come again, and the locks that the request holds are
+/// released. A task, which has no client, waits as long as it takes.
 const WAIT_MAX: Duration = Duration::from_mins(2);
 
-/// Below so many locks the table is not looked through for those that nobody holds any more.
+/// A table with fewer locks is not searched for locks that nobody holds any more.
 const SWEEP_AT: usize = 1_024;
 
-/// Locks by name. Each name has its own, so that only those wait for each other who want the same.
-pub(super) struct NameLocks {
+/// All locks of a registry.
+pub(super) struct Locks {
     clock: Arc<dyn Clock>,
-    table: Mutex<Table>,
-    /// When those who wait began to, by their number.
+    freshness: Arc<Freshness>,
+    tags: Table,
+    repositories: Table,
+    digests: Table,
     waiting: Mutex<Waiting>,
+    removals: Removals,
 }
 
-struct Table {
-    locks: HashMap<u64, Weak<RwLock<()>>>,
-    sweep_at: usize,
-}
-
-#[derive(Default)]
-struct Waiting {
-    next: u64,
-    began: BTreeMap<u64, Duration>,
-}
-
-/// A lock was not to be had in time.
+/// A lock was not free in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct WaitedTooLong;
 
-impl NameLocks {
-    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        let table = Table {
-            locks: HashMap::new(),
-            sweep_at: SWEEP_AT,
-        };
+impl From<WaitedTooLong> for RegistryError {
+    fn from(_: WaitedTooLong) -> Self {
+        Self::Busy
+    }
+}
+
+/// Whether others may hold the same lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Others who share it may.
+    Shared,
+    /// Nobody may.
+    Exclusive,
+}
+
+/// What one actor holds, to change one repository. `Stage` says how far it has come.
+pub(super) struct Held<'a, Stage> {
+    /// Dropped first: what a broken change leaves in doubt is noted before another change may begin.
+    pub(super) change: Change<'a>,
+    guards: Vec<Guards>,
+    removal: Option<Removal<'a>>,
+    actor: Actor<'a>,
+    locks: &'a Locks,
+    stage: PhantomData<Stage>,
+}
+
+/// Stage: no lock yet.
+pub(super) struct Nothing;
+
+/// Stage: the tags.
+pub(super) struct Tags;
+
+/// Stage: the right to change the repository; tags can be removed.
+pub(super) struct Changing;
+
+/// Stage: digests as well; everything can be changed.
+pub(super) struct Digests;
+
+/// Stage: no lock, for files of our own that no request changes.
+pub(super) struct OwnFiles;
+
+/// Stages before [`Changing`].
+pub(super) trait BeforeChange {}
+impl BeforeChange for Nothing {}
+impl BeforeChange for Tags {}
+
+/// Stages that can be given to a commit.
+pub(super) trait MayCommit {}
+impl MayCommit for Changing {}
+impl MayCommit for Digests {}
+impl MayCommit for OwnFiles {}
+
+/// Keeps changes of a repository from beginning.
+pub(super) struct Quiet {
+    _guards: Guards,
+}
+
+/// A moment at which nothing was being removed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Calm(Option<u64>);
+
+impl Locks {
+    pub(super) fn new(clock: Arc<dyn Clock>, freshness: Arc<Freshness>) -> Self {
         Self {
             clock,
-            table: Mutex::new(table),
+            freshness,
+            tags: Table::default(),
+            repositories: Table::default(),
+            digests: Table::default(),
             waiting: Mutex::default(),
+            removals: Removals::default(),
         }
     }
 
-    /// Holds the locks of all `names` for itself alone.
-    pub(super) async fn exclusive<T: Hash>(
+    /// The beginning of every way to a lock: `actor` is going to change `repository`.
+    pub(super) fn hold<'a>(
+        &'a self,
+        actor: Actor<'a>,
+        repository: &RepositoryName,
+    ) -> Held<'a, Nothing> {
+        self.nothing(actor, self.freshness.change(Some(repository)))
+    }
+
+    /// For files of our own, outside of every repository.
+    pub(super) fn hold_own_files<'a>(&'a self, actor: Actor<'a>) -> Held<'a, OwnFiles> {
+        self.nothing(actor, self.freshness.change(None))
+    }
+
+    /// Waits until no change of `repository` is under way, and keeps others from beginning.
+    pub(super) async fn quiet(
         &self,
-        names: impl IntoIterator<Item = T>,
-    ) -> Result<Vec<OwnedRwLockWriteGuard<()>>, WaitedTooLong> {
-        let mut guards = Vec::new();
-        for lock in self.locks_of(names) {
-            guards.push(match Arc::clone(&lock).try_write_owned() {
-                Ok(guard) => guard,
-                Err(_) => self.in_time(lock.write_owned()).await?,
-            });
-        }
-        Ok(guards)
+        actor: Actor<'_>,
+        repository: &RepositoryName,
+    ) -> Result<Quiet, WaitedTooLong> {
+        let table = &self.repositories;
+        let guards = self.take(table, [repository], Mode::Exclusive, &actor);
+        Ok(Quiet {
+            _guards: guards.await?,
+        })
     }
 
-    /// Holds the locks of all `names` together with others who do not want them for themselves.
-    pub(super) async fn shared<T: Hash>(
-        &self,
-        names: impl IntoIterator<Item = T>,
-    ) -> Result<Vec<OwnedRwLockReadGuard<()>>, WaitedTooLong> {
-        let mut guards = Vec::new();
-        for lock in self.locks_of(names) {
-            guards.push(match Arc::clone(&lock).try_read_owned() {
-                Ok(guard) => guard,
-                Err(_) => self.in_time(lock.read_owned()).await?,
-            });
-        }
-        Ok(guards)
-    }
-
-    /// As [`NameLocks::exclusive`] of one name, however long it takes: for who has no client that waits.
-    pub(super) async fn exclusive_at_last<T: Hash>(&self, name: T) -> OwnedRwLockWriteGuard<()> {
-        let _counted = self.count_wait();
-        self.lock_of(key_of(&name)).write_owned().await
-    }
-
-    /// For how long the one who waits longest has waited.
+    /// For how long the one that waits longest has waited.
     pub(super) fn longest_wait(&self) -> Option<Duration> {
         let first = self.waiting().began.values().next().copied()?;
         Some(self.clock.elapsed().saturating_sub(first))
     }
 
-    async fn in_time<G>(&self, lock: impl Future<Output = G>) -> Result<G, WaitedTooLong> {
+    /// A moment to ask [`Locks::is_calm_since`] about: what is looked up after it, without a lock, is still there for an
+    /// operation that has locked its digests since, if nothing was removed in between.
+    pub(super) fn calm(&self) -> Calm {
+        // In this order: a removal that begins in between shows in the second number.
+        let ended = self.removals.ended.load(Ordering::SeqCst);
+        let begun = self.removals.begun.load(Ordering::SeqCst);
+        Calm((begun == ended).then_some(begun))
+    }
+
+    /// Whether no removal was under way at that moment, and none has begun since.
+    pub(super) fn is_calm_since(&self, calm: Calm) -> bool {
+        calm.0 == Some(self.removals.begun.load(Ordering::SeqCst))
+    }
+
+    fn nothing<'a, Stage>(&'a self, actor: Actor<'a>, change: Change<'a>) -> Held<'a, Stage> {
+        Held {
+            change,
+            guards: Vec::new(),
+            removal: None,
+            actor,
+            locks: self,
+            stage: PhantomData,
+        }
+    }
+
+    /// The locks of all `names`, in ascending order.
+    async fn take<T: Hash>(
+        &self,
+        table: &Table,
+        names: impl IntoIterator<Item = T>,
+        mode: Mode,
+        actor: &Actor<'_>,
+    ) -> Result<Guards, WaitedTooLong> {
+        let mut guards = Guards::default();
+        for lock in table.locks_of(names) {
+            match mode {
+                Mode::Shared => guards
+                    .shared
+                    .push(match Arc::clone(&lock).try_read_owned() {
+                        Ok(guard) => guard,
+                        Err(_) => self.in_time(lock.read_owned(), actor).await?,
+                    }),
+                Mode::Exclusive => {
+                    guards
+                        .exclusive
+                        .push(match Arc::clone(&lock).try_write_owned() {
+                            Ok(guard) => guard,
+                            Err(_) => self.in_time(lock.write_owned(), actor).await?,
+                        });
+                }
+            }
+        }
+        Ok(guards)
+    }
+
+    async fn in_time<G>(
+        &self,
+        lock: impl Future<Output = G>,
+        actor: &Actor<'_>,
+    ) -> Result<G, WaitedTooLong> {
         let _counted = self.count_wait();
+        if !actor.has_client() {
+            return Ok(lock.await);
+        }
         tokio::select! {
             guard = lock => Ok(guard),
             () = self.clock.sleep(WAIT_MAX) => Err(WaitedTooLong),
@@ -128,6 +243,131 @@ impl NameLocks {
         }
     }
 
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // A table of numbers stays whole, whatever panics.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<'a, Stage> Held<'a, Stage> {
+    /// Who holds it.
+    pub(super) fn actor(&self) -> &Actor<'a> {
+        &self.actor
+    }
+
+    fn and<Next>(self, guards: Guards) -> Held<'a, Next> {
+        let mut all = self.guards;
+        all.push(guards);
+        Held {
+            change: self.change,
+            guards: all,
+            removal: self.removal,
+            actor: self.actor,
+            locks: self.locks,
+            stage: PhantomData,
+        }
+    }
+}
+
+impl<'a> Held<'a, Nothing> {
+    /// The tags of the repository as well: exclusive, they do not move.
+    pub(super) async fn tags(self, mode: Mode) -> Result<Held<'a, Tags>, WaitedTooLong> {
+        let (locks, repository) = (self.locks, self.change.repository());
+        let guards = locks
+            .take(&locks.tags, repository, mode, &self.actor)
+            .await?;
+        Ok(self.and(guards))
+    }
+}
+
+impl<'a, Stage: BeforeChange> Held<'a, Stage> {
+    /// The right to change the repository as well, which is not quiet from now on.
+    pub(super) async fn changing(self) -> Result<Held<'a, Changing>, WaitedTooLong> {
+        let (locks, repository) = (self.locks, self.change.repository());
+        let table = &locks.repositories;
+        let guards = locks
+            .take(table, repository, Mode::Shared, &self.actor)
+            .await?;
+        Ok(self.and(guards))
+    }
+}
+
+impl<'a> Held<'a, Changing> {
+    /// These digests as well, for linking or naming them: none of them is removed meanwhile.
+    pub(super) async fn sharing(
+        self,
+        digests: impl IntoIterator<Item = &Digest>,
+    ) -> Result<Held<'a, Digests>, WaitedTooLong> {
+        let locks = self.locks;
+        let guards = locks
+            .take(&locks.digests, digests, Mode::Shared, &self.actor)
+            .await?;
+        Ok(self.and(guards))
+    }
+
+    /// This digest as well, for removing it: nobody links or names it meanwhile.
+    pub(super) async fn removing(
+        self,
+        digest: &Digest,
+    ) -> Result<Held<'a, Digests>, WaitedTooLong> {
+        let locks = self.locks;
+        let table = &locks.digests;
+        let guards = locks
+            .take(table, [digest], Mode::Exclusive, &self.actor)
+            .await?;
+        let mut held = self.and(guards);
+        held.removal = Some(locks.removals.begin());
+        Ok(held)
+    }
+}
+
+#[derive(Default)]
+struct Guards {
+    shared: Vec<OwnedRwLockReadGuard<()>>,
+    exclusive: Vec<OwnedRwLockWriteGuard<()>>,
+}
+
+/// How many removals have begun and ended.
+#[derive(Default)]
+struct Removals {
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+/// A removal under way.
+struct Removal<'a>(&'a Removals);
+
+impl Removals {
+    fn begin(&self) -> Removal<'_> {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        Removal(self)
+    }
+}
+
+impl Drop for Removal<'_> {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Locks of one kind. Each name has its own, so that only those wait for each other who want the same.
+struct Table(Mutex<Entries>);
+
+struct Entries {
+    locks: HashMap<u64, Weak<RwLock<()>>>,
+    sweep_at: usize,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self(Mutex::new(Entries {
+            locks: HashMap::new(),
+            sweep_at: SWEEP_AT,
+        }))
+    }
+}
+
+impl Table {
     /// In ascending order.
     fn locks_of<T: Hash>(&self, names: impl IntoIterator<Item = T>) -> Vec<Arc<RwLock<()>>> {
         let wanted: BTreeSet<u64> = names.into_iter().map(|name| key_of(&name)).collect();
@@ -135,34 +375,17 @@ impl NameLocks {
     }
 
     fn lock_of(&self, key: u64) -> Arc<RwLock<()>> {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lock) = table.locks.get(&key).and_then(Weak::upgrade) {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lock) = entries.locks.get(&key).and_then(Weak::upgrade) {
             return lock;
         }
         let lock = Arc::new(RwLock::new(()));
-        table.locks.insert(key, Arc::downgrade(&lock));
-        if table.locks.len() > table.sweep_at {
-            table.locks.retain(|_, lock| lock.strong_count() > 0);
-            table.sweep_at = (table.locks.len() * 2).max(SWEEP_AT);
+        entries.locks.insert(key, Arc::downgrade(&lock));
+        if entries.locks.len() > entries.sweep_at {
+            entries.locks.retain(|_, lock| lock.strong_count() > 0);
+            entries.sweep_at = (entries.locks.len() * 2).max(SWEEP_AT);
         }
         lock
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        // A table of numbers stays whole whoever panics.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One who waits; dropped when he has what he wants, or has gone away.
-struct Counted<'a> {
-    locks: &'a NameLocks,
-    number: u64,
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.locks.waiting().began.remove(&self.number);
     }
 }
 
@@ -173,88 +396,25 @@ fn key_of<T: Hash>(name: &T) -> u64 {
     hasher.finish()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::ManualClock;
+/// When each wait began, by its number.
+#[derive(Default)]
+struct Waiting {
+    next: u64,
+    began: BTreeMap<u64, Duration>,
+}
 
-    fn locks() -> (ManualClock, NameLocks) {
-        let clock = ManualClock::at_unix_secs(0);
-        (clock.clone(), NameLocks::new(Arc::new(clock)))
-    }
+/// A wait; dropped when it ends.
+struct Counted<'a> {
+    locks: &'a Locks,
+    number: u64,
+}
 
-    #[tokio::test]
-    async fn who_shares_waits_for_nobody_but_who_is_alone() {
-        let (clock, locks) = locks();
-        let first = locks.shared(["a", "b"]).await.unwrap();
-        let second = locks.shared(["b", "c"]).await.unwrap();
-        assert_eq!(locks.longest_wait(), None);
-        let mut alone = Box::pin(locks.exclusive(["b"]));
-        assert!(futures_util::poll!(&mut alone).is_pending());
-        clock.advance(Duration::from_secs(7));
-        assert_eq!(locks.longest_wait(), Some(Duration::from_secs(7)));
-        drop((first, second));
-        assert_eq!(alone.await.unwrap().len(), 1);
-        assert_eq!(locks.longest_wait(), None);
-    }
-
-    #[tokio::test]
-    async fn thousands_of_names_keep_only_their_own_from_others() {
-        let (_, locks) = locks();
-        let held = locks.shared((0..4_000).collect::<Vec<_>>()).await.unwrap();
-        for other in 4_000..8_000 {
-            let mut alone = Box::pin(locks.exclusive([other]));
-            assert!(
-                futures_util::poll!(&mut alone).is_ready(),
-                "another name was held up"
-            );
-        }
-        drop(held);
-        let _last = locks.exclusive([9_000]).await.unwrap();
-        let kept = locks.table.lock().unwrap().locks.len();
-        assert!(kept <= 8_000 + 1, "locks that nobody holds pile up: {kept}");
-    }
-
-    #[tokio::test]
-    async fn nobody_waits_for_ever_and_who_gives_up_holds_nothing() {
-        let (clock, locks) = locks();
-        let held = locks.exclusive(["b"]).await.unwrap();
-        let mut both = Box::pin(locks.exclusive(["a", "b", "c"]));
-        assert!(futures_util::poll!(&mut both).is_pending());
-        clock.advance(WAIT_MAX);
-        assert_eq!(both.await.err(), Some(WaitedTooLong));
-        drop(held);
-        assert_eq!(locks.exclusive(["a", "b", "c"]).await.unwrap().len(), 3);
-    }
-
-    #[tokio::test]
-    async fn overlapping_sets_in_any_order_do_not_wait_for_each_other_for_ever() {
-        let locks = Arc::new(locks().1);
-        let mut tasks = Vec::new();
-        for task in 0..16_u32 {
-            let locks = Arc::clone(&locks);
-            tasks.push(tokio::spawn(async move {
-                for round in 0..50_u32 {
-                    let names = (0..40).map(|name| (name * 7 + task * 13 + round) % 64);
-                    let (mut alone, mut together) = (Vec::new(), Vec::new());
-                    match task % 3 {
-                        0 => alone = locks.exclusive(names.collect::<Vec<_>>()).await.unwrap(),
-                        1 => {
-                            let reversed = names.rev().collect::<Vec<_>>();
-                            alone = locks.exclusive(reversed).await.unwrap();
-                        }
-                        _ => {
-                            let reversed = names.rev().collect::<Vec<_>>();
-                            together = locks.shared(reversed).await.unwrap();
-                        }
-                    }
-                    tokio::task::yield_now().await;
-                    drop((alone, together));
-                }
-            }));
-        }
-        for task in tasks {
-            task.await.expect("ends");
-        }
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.locks.waiting().began.remove(&self.number);
     }
 }
+
+#[cfg(test)]
+#[path = "locks_tests.rs"]
+mod tests;

@@ -6,23 +6,23 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
+use super::commit::Commit;
+use super::core::{Blob, Core, READ_SIZE_MAX_BYTES, put_link};
 use super::damage::Hashed;
-use super::links::put_link;
-use super::manifest_cache::{Content, MANIFEST_BYTES_MAX};
+use super::error::RegistryError;
+use super::event::{Actor, Event};
+use super::locks::Mode;
+use super::manifest_cache::{Content, MANIFEST_BYTES_MAX, ManifestCache};
 use super::memory_budget::{Holder, Reservation};
-use super::references::MissingLink;
-use super::rereading::facts_of_manifest;
-use super::{Blob, Registry, RegistryError};
-use crate::auth::Permit;
-use crate::index::{Fact, Forget};
-use crate::layout::{self, Key, OwnedPlace, Place};
+use super::references::Mountable;
+use crate::layout::{self, Key, Place};
 use crate::oci::{Algorithm, Digest, Manifest, Reference, RepositoryName, Tag};
-use crate::store::{Depth, Meta, Small, Step};
+use crate::store::{Meta, Small, Step};
 
-/// Longest manifest read back: the most that `limits.manifest_size_bytes` may ever have been, so that lowering it hides
-/// nothing, and a layer that is asked for as a manifest does not fill the memory.
-pub(super) const READ_SIZE_MAX_BYTES: u64 = 16 * 1024 * 1024;
+/// Manifests of many megabytes that are read at once: each is in memory for a moment.
+const LONG_READS_AT_ONCE: usize = 2;
 
 /// Tags that are removed in one step of the store, which takes a fraction of a second: the manifest may have a hundred
 /// thousand.
@@ -46,7 +46,7 @@ pub struct StoredManifest {
 pub enum ManifestContent {
     /// In memory, counted in the budget.
     InMemory(Bytes),
-    /// In the store, to be read by [`Registry::read_blob`]: it is too long to be held for as long as a client takes.
+    /// In the store, to be read by `Blobs::read`: it is too long to be held for as long as a client takes.
     InStore(Blob),
 }
 
@@ -59,108 +59,118 @@ pub struct PushedManifest {
     pub subject: Option<Digest>,
 }
 
-impl Registry {
+/// The room of manifests and tags.
+pub struct Manifests {
+    core: Arc<Core>,
+    cache: ManifestCache,
+    long_reads: Semaphore,
+}
+
+impl Manifests {
+    pub(super) fn new(core: &Arc<Core>) -> Self {
+        Self {
+            core: Arc::clone(core),
+            cache: ManifestCache::default(),
+            long_reads: Semaphore::new(LONG_READS_AT_ONCE),
+        }
+    }
+
     /// The manifest that `reference` names.
-    pub async fn manifest(
+    pub async fn get(
         &self,
         name: &RepositoryName,
         reference: &Reference,
     ) -> Result<StoredManifest, RegistryError> {
         let unknown = || RegistryError::ManifestUnknown(reference.clone());
         let digest = self.resolve(name, reference).await?.ok_or_else(unknown)?;
-        let (key, meta) = self
-            .linked_manifest(name, &digest)
-            .await?
-            .ok_or_else(unknown)?;
-        let content = self.content_of(&digest, &key, &meta).await?;
+        let link = Place::RevisionLink(name, digest);
+        let linked = self.core.linked_data(&link).await?;
+        let (target, meta) = linked.ok_or_else(unknown)?;
+        let content = self.content_of(&digest, &target, &meta).await?;
         let Content { media_type, bytes } = content.ok_or_else(unknown)?;
-        let size_bytes = meta.size_bytes;
         let content = match bytes {
             Some(bytes) => ManifestContent::InMemory(bytes),
-            None => ManifestContent::InStore(Blob::at(key, &digest, size_bytes)),
+            None => ManifestContent::InStore(Blob::of(&target, &digest, &meta)),
         };
         Ok(StoredManifest {
             digest,
             media_type,
-            size_bytes,
+            size_bytes: meta.size_bytes,
             content,
         })
     }
 
-    /// The content at `key`, without its bytes if they are too many to be held. A client decides for how long they are; so
-    /// those that are held are counted, and where no more may be, they are read again while they are sent.
+    /// The data of `target`, to which the link of `digest` leads, without their bytes if they are too many to be held. A
+    /// client decides for how long they are held. So those that are held are counted, and where no more may be held, they
+    /// are read again while they are sent.
     async fn content_of(
         &self,
         digest: &Digest,
-        key: &Key,
+        target: &Digest,
         meta: &Meta,
     ) -> Result<Option<Content>, RegistryError> {
-        // The link's word counts: a path of one algorithm may lead to data of the other.
-        let Some(OwnedPlace::BlobData(target)) = OwnedPlace::parse(key.as_str()) else {
-            return Ok(None);
-        };
-        if let Some(content) = self.manifests.get(digest, &meta.version) {
+        if let Some(content) = self.cache.get(digest, &meta.version) {
             return Ok(Some(content));
         }
-        let Some(reservation) = self.reserve_for_manifest(meta.size_bytes) else {
+        let Some(reservation) = self.reserve(meta.size_bytes) else {
             // What it is can be told only from all of it.
             let _turn = self.long_reads.acquire().await;
             // Others may have asked for the same meanwhile.
-            if let Some(content) = self.manifests.get(digest, &meta.version) {
+            if let Some(content) = self.cache.get(digest, &meta.version) {
                 return Ok(Some(content));
             }
-            let Some((meta, content)) = self.read_sound(key, &target, READ_SIZE_MAX_BYTES).await?
-            else {
-                return Ok(None);
-            };
-            let content = content.without_bytes();
-            if meta.size_bytes > MANIFEST_BYTES_MAX {
-                self.manifests.put(digest, meta.version, &content);
-            }
-            return Ok(Some(content));
+            let read = self.read_sound(target, READ_SIZE_MAX_BYTES).await?;
+            return Ok(read.map(|(meta, content)| {
+                let content = content.without_bytes();
+                if meta.size_bytes > MANIFEST_BYTES_MAX {
+                    self.cache.put(digest, meta.version, &content);
+                }
+                content
+            }));
         };
-        let Some(read) = self.read_sound(key, &target, MANIFEST_BYTES_MAX).await? else {
-            return Ok(None);
-        };
-        let (meta, content) = read;
-        let content = content.held_by(reservation);
-        self.manifests.put(digest, meta.version, &content);
-        Ok(Some(content))
+        let read = self.read_sound(target, MANIFEST_BYTES_MAX).await?;
+        Ok(read.map(|(meta, content)| {
+            let content = content.held_by(reservation);
+            self.cache.put(digest, meta.version, &content);
+            content
+        }))
     }
 
     /// The data of `target`, if they are there, no longer than `size_max_bytes`, and what their digest says.
     async fn read_sound(
         &self,
-        key: &Key,
         target: &Digest,
         size_max_bytes: u64,
     ) -> Result<Option<(Meta, Content)>, RegistryError> {
         let mut read = None;
-        self.read_each(std::slice::from_ref(key), size_max_bytes, |_, data| {
-            if let Small::Whole(meta, bytes) = data {
-                read = Some((meta, bytes));
-            }
-        })
-        .await?;
+        let key = Place::BlobData(*target).key();
+        let keys = std::slice::from_ref(&key);
+        self.core
+            .read_each(keys, size_max_bytes, |_, data| {
+                if let Small::Whole(meta, bytes) = data {
+                    read = Some((meta, bytes));
+                }
+            })
+            .await?;
         let Some((meta, bytes)) = read else {
             return Ok(None);
         };
-        let known = self.hashed_before(target, &meta);
+        let known = self.core.damage.hashed_before(target, &meta);
         let (size_bytes, algorithm) = (bytes.len(), target.algorithm());
         let look = move || {
             let hashed = Hashed::of(&bytes, algorithm, known);
             (Content::of(bytes), hashed)
         };
-        let (content, hashed) = self.parsing.run(size_bytes, look).await?;
-        let is_sound = self.is_sound(target, &meta, hashed);
+        let (content, hashed) = self.core.parse(size_bytes, look).await?;
+        let is_sound = self.core.damage.is_sound(target, &meta, hashed);
         Ok(is_sound.then_some((meta, content)))
     }
 
-    fn reserve_for_manifest(&self, size_bytes: u64) -> Option<Reservation> {
+    fn reserve(&self, size_bytes: u64) -> Option<Reservation> {
         if size_bytes > MANIFEST_BYTES_MAX {
             return None;
         }
-        let mut reservation = self.memory.reservation(Holder::Manifests);
+        let mut reservation = self.core.memory.reservation(Holder::Manifests);
         let size_bytes = usize::try_from(size_bytes).ok()?;
         reservation.grow_to(size_bytes).ok().map(|()| reservation)
     }
@@ -172,23 +182,26 @@ impl Registry {
     ) -> Result<Option<Digest>, RegistryError> {
         match reference {
             Reference::Digest(digest) => Ok(Some(*digest)),
-            Reference::Tag(tag) => self.read_link(&Place::TagCurrent(name, tag).key()).await,
+            Reference::Tag(tag) => {
+                let link = Place::TagCurrent(name, tag).key();
+                self.core.read_link(&link).await
+            }
         }
     }
 
     /// Takes a manifest under `reference` and under `more_tags`. `content_type` is what the client says it is.
-    pub async fn put_manifest(
+    pub async fn put(
         &self,
         name: &RepositoryName,
         reference: &Reference,
         more_tags: &[Tag],
         content_type: Option<&str>,
         bytes: Bytes,
-        permit: &Permit<'_>,
+        actor: Actor<'_>,
     ) -> Result<PushedManifest, RegistryError> {
-        self.check_writable()?;
-        // Before anything is read too: what is missing is nobody's business who may not push any more.
-        permit.confirm()?;
+        self.core.check_writable()?;
+        // Before anything is read too: a caller who may no longer push must not learn what is missing.
+        actor.confirm()?;
         let (algorithm, tags) = match reference {
             Reference::Tag(tag) => (
                 Algorithm::Sha256,
@@ -205,51 +218,48 @@ impl Registry {
                 computed: digest,
             });
         }
+        let viewer = actor.viewer();
+        let looked_up = self.core.look_up_references(name, &manifest, viewer);
+        let referenced = looked_up.await?;
         // A tag that another one may be taken for must not come up between the look and the push.
-        let (_tags_may_move, _no_tag_moves) = if self.settings.case_insensitive {
-            (Vec::new(), self.tag_locks.exclusive([name]).await?)
+        let mode = if self.core.settings.case_insensitive {
+            Mode::Exclusive
         } else {
-            (self.tag_locks.shared([name]).await?, Vec::new())
+            Mode::Shared
         };
+        let held = self.core.locks.hold(actor, name).tags(mode).await?;
         self.check_tag_case(name, &tags).await?;
-        let referenced = manifest
-            .blobs()
-            .chain(manifest.children())
-            .map(|descriptor| &descriptor.digest);
-        let turn = self.lists.turn(name).await?;
-        // Only from who deletes: manifests of one base image are put beside each other.
-        let digests = referenced.chain([&digest]);
-        let _nothing_goes = self.digest_locks.shared(digests).await?;
-        let missing_links = self
-            .check_references(name, &manifest, permit.viewer())
-            .await?;
-        let keeper = self
-            .keeper_link(name, &digest, &missing_links, &manifest)
-            .await?;
-        let size_bytes = bytes.len() as u64;
-        let steps = put_steps(
-            name,
-            &digest,
-            bytes,
-            missing_links.iter().chain(&keeper),
-            &tags,
-        );
-        let mut facts = facts_of_manifest(&digest, size_bytes, &manifest);
-        facts.extend(
-            missing_links
-                .into_iter()
-                .chain(keeper)
-                .map(|link| Fact::Layer(link.path)),
-        );
-        facts.extend(tags.into_iter().map(|tag| Fact::Tag(tag, digest)));
-        permit.confirm()?;
-        let change = turn.begin();
-        self.store.apply(steps).await?;
-        change.made(facts);
-        Ok(PushedManifest {
+        let descriptors = manifest.blobs().chain(manifest.children());
+        let digests = descriptors.map(|descriptor| &descriptor.digest);
+        let held = held.changing().await?;
+        let mut held = held.sharing(digests.chain([&digest])).await?;
+        let viewer = held.actor().viewer();
+        let mountable = self.core.confirm_references(referenced, viewer).await?;
+        let is_linked_as_layer = self.needs_layer_link(name, &mountable, &manifest).await?;
+        let subject = manifest.subject.as_ref().map(|subject| subject.digest);
+        let put = Event::ManifestPut {
             digest,
-            subject: manifest.subject.map(|subject| subject.digest),
-        })
+            size_bytes: bytes.len() as u64,
+            manifest: Box::new(manifest),
+            is_linked_as_layer,
+        };
+        let mounted = mountable.iter().map(|blob| Event::BlobMounted {
+            digest: blob.digest,
+        });
+        let moved = tags.iter().map(|tag| Event::TagMoved {
+            tag: tag.clone(),
+            digest,
+        });
+        let events = std::iter::once(put).chain(mounted).chain(moved).collect();
+        let own = is_linked_as_layer.then_some((digest, digest));
+        let layers = mountable.iter().map(|blob| (blob.digest, blob.target));
+        let commit = Commit {
+            steps: put_steps(name, &digest, bytes, layers.chain(own), &tags),
+            events,
+            ..Commit::default()
+        };
+        self.core.commit(&mut held, commit).await?;
+        Ok(PushedManifest { digest, subject })
     }
 
     /// What the bytes are, and their digest.
@@ -265,39 +275,24 @@ impl Registry {
             let manifest = Manifest::parse(&bytes, content_type.as_deref())?;
             Ok((manifest, Digest::of(algorithm, &bytes)))
         };
-        self.parsing.run(size_bytes, parse).await?
+        self.core.parse(size_bytes, parse).await?
     }
 
-    /// A layer link to the manifest itself, for a repository that would have none: the old registry's collector does not
-    /// see a repository without `_layers`, and deletes what is in it.
-    async fn keeper_link(
+    /// Whether the manifest must be linked as a layer as well, because its repository would have no layer: the old
+    /// registry's collector does not see a repository without `_layers`, and deletes what is in it.
+    async fn needs_layer_link(
         &self,
         name: &RepositoryName,
-        digest: &Digest,
-        missing_links: &[MissingLink],
+        mountable: &[Mountable],
         manifest: &Manifest,
-    ) -> Result<Option<MissingLink>, RegistryError> {
+    ) -> Result<bool, RegistryError> {
         // A manifest with blobs has links to them (or gets them now), unless references need not exist.
-        let has_links =
-            !missing_links.is_empty() || (manifest.blobs().next().is_some() && self.is_strict());
-        let layers = layout::layers_directory(name);
-        if has_links
-            || !self
-                .store
-                .list(&layers, None, Depth::One, 1)
-                .await?
-                .is_empty()
-        {
-            return Ok(None);
+        let has_blobs = manifest.blobs().next().is_some();
+        if !mountable.is_empty() || (has_blobs && self.core.is_strict()) {
+            return Ok(false);
         }
-        Ok(Some(MissingLink {
-            path: *digest,
-            target: *digest,
-        }))
-    }
-
-    pub(super) fn is_strict(&self) -> bool {
-        self.settings.references == super::References::Strict
+        let layers = layout::layers_directory(name);
+        Ok(!self.core.holds_something(&layers).await?)
     }
 
     /// Refuses a tag that the file system would take for another one.
@@ -306,10 +301,10 @@ impl Registry {
         name: &RepositoryName,
         tags: &[Tag],
     ) -> Result<(), RegistryError> {
-        if !self.settings.case_insensitive || tags.is_empty() {
+        if !self.core.settings.case_insensitive || tags.is_empty() {
             return Ok(());
         }
-        let existing = self.tag_directories(name).await?;
+        let existing = self.core.tag_directories(name).await?;
         for wanted in tags {
             let is_other =
                 |tag: &&Tag| *tag != wanted && tag.as_str().eq_ignore_ascii_case(wanted.as_str());
@@ -324,43 +319,55 @@ impl Registry {
     }
 
     /// Removes a tag, or a manifest with all tags that point at it.
-    pub async fn delete_manifest(
+    pub async fn delete(
         &self,
         name: &RepositoryName,
         reference: &Reference,
-        permit: &Permit<'_>,
+        actor: Actor<'_>,
     ) -> Result<(), RegistryError> {
-        self.check_deletable()?;
-        let _no_tag_moves = self.tag_locks.exclusive([name]).await?;
+        self.core.check_deletable()?;
+        // No tag moves.
+        let held = self
+            .core
+            .locks
+            .hold(actor, name)
+            .tags(Mode::Exclusive)
+            .await?;
         let unknown = || RegistryError::ManifestUnknown(reference.clone());
         let digest = self.resolve(name, reference).await?.ok_or_else(unknown)?;
-        let (tags, revision) = match reference {
-            Reference::Tag(tag) => (vec![tag.clone()], None),
+        let tags = match reference {
+            Reference::Tag(tag) => vec![tag.clone()],
             Reference::Digest(_) => {
                 let revision = Place::RevisionLink(name, digest).key();
-                self.read_link(&revision).await?.ok_or_else(unknown)?;
-                (self.tags_at(name, &digest).await?, Some(digest))
+                self.core.read_link(&revision).await?.ok_or_else(unknown)?;
+                self.tags_at(name, &digest).await?
             }
         };
-        let turn = self.lists.turn(name).await?;
-        permit.confirm()?;
-        let change = turn.begin();
-        // In parts, so that others are committed in between; the revision goes after all of them. Until then no other
-        // repository waits, however many tags there are: those are kept by the lock on the tags of this one.
+        let mut held = held.changing().await?;
+        // In parts, so that others are committed in between. The revision goes after all of them: until then no other
+        // repository waits, however many tags there are, which the lock on the tags of this one keeps from moving.
         for part in tags.chunks(TAGS_AT_ONCE) {
             let directories = part.iter().map(|tag| layout::tag_directory(name, tag));
-            let steps = directories.map(Step::RemoveTree).collect();
-            self.store.apply(steps).await?;
+            let removed = part
+                .iter()
+                .map(|tag| Event::TagRemoved { tag: tag.clone() });
+            let commit = Commit {
+                steps: directories.map(Step::RemoveTree).collect(),
+                events: removed.collect(),
+                ..Commit::default()
+            };
+            self.core.commit(&mut held, commit).await?;
         }
-        let mut gone: Vec<Forget> = tags.into_iter().map(Forget::Tag).collect();
-        if let Some(digest) = revision {
-            let _lock = self.digest_locks.exclusive([&digest]).await?;
-            permit.confirm()?;
+        if let Reference::Digest(_) = reference {
+            let mut held = held.removing(&digest).await?;
             let directory = layout::revision_directory(name, &digest);
-            self.store.apply(vec![Step::RemoveTree(directory)]).await?;
-            gone.push(Forget::Revision(digest));
+            let commit = Commit {
+                steps: vec![Step::RemoveTree(directory)],
+                events: vec![Event::ManifestRemoved { digest }],
+                ..Commit::default()
+            };
+            self.core.commit(&mut held, commit).await?;
         }
-        change.removed(gone);
         Ok(())
     }
 
@@ -370,10 +377,10 @@ impl Registry {
         name: &RepositoryName,
         digest: &Digest,
     ) -> Result<Vec<Tag>, RegistryError> {
-        let all = self.tag_directories(name).await?;
+        let all = self.core.tag_directories(name).await?;
         let current = |tag: &Tag| Place::TagCurrent(name, tag).key();
         let links: Vec<Key> = all.iter().map(current).collect();
-        let targets = self.read_links(&links).await?;
+        let targets = self.core.read_links(&links).await?;
         let pointing = all.into_iter().zip(targets);
         let tags =
             pointing.filter_map(|(tag, target)| (target.as_ref() == Some(digest)).then_some(tag));
@@ -381,17 +388,17 @@ impl Registry {
     }
 }
 
-/// Bytes before link, link before tag: a power cut in a tag move leaves the old tag whole.
-fn put_steps<'a>(
+/// Bytes before link, link before tag: a power cut in a tag move leaves the old tag whole. `layers` are digests with what a
+/// link to them must hold.
+fn put_steps(
     name: &RepositoryName,
     digest: &Digest,
     bytes: Bytes,
-    layer_links: impl Iterator<Item = &'a MissingLink>,
+    layers: impl Iterator<Item = (Digest, Digest)>,
     tags: &[Tag],
 ) -> Vec<Step> {
     let mut steps = vec![Step::put(Place::BlobData(*digest).key(), bytes)];
-    steps
-        .extend(layer_links.map(|link| put_link(&Place::LayerLink(name, link.path), &link.target)));
+    steps.extend(layers.map(|(layer, target)| put_link(&Place::LayerLink(name, layer), &target)));
     steps.push(put_link(&Place::RevisionLink(name, *digest), digest));
     if !tags.is_empty() {
         steps.push(Step::Barrier);

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::auth::{Access, Auth, Authentication, Caller, Origin, Permit, Settings};
+use super::{ActingRequest, Actor};
+use crate::auth::{Access, Auth, Authentication, Caller, Origin, Settings};
 use crate::clock::ManualClock;
 
 pub(super) struct OpenMode {
@@ -34,8 +35,17 @@ impl OpenMode {
         }
     }
 
-    /// Its right to everything.
-    pub(super) fn permit(&self) -> Permit<'_> {
-        self.auth.permit(&self.caller, &self.access, &self.origin)
+    /// Who may do everything.
+    pub(super) fn actor(&self) -> Actor<'_> {
+        let about = ActingRequest {
+            id: "1",
+            account: "",
+            peer: ([127, 0, 0, 1], 50_000).into(),
+            host: "",
+            method: "PUT",
+            user_agent: "",
+        };
+        let permit = self.auth.permit(&self.caller, &self.access, &self.origin);
+        Actor::request(about, permit)
     }
 }

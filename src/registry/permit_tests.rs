@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::*;
 use crate::auth::{self, Access, Accounts, Auth, Origin, Rule, RuleText, User};
 use crate::clock::ManualClock;
@@ -25,24 +27,15 @@ fn accounts() -> Accounts {
 #[tokio::test]
 async fn who_is_removed_while_it_waits_for_a_lock_is_refused() {
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::at_unix_secs(1_000));
-    let settings = Settings {
-        deletes_enabled: true,
-        readonly: false,
-        references: References::Strict,
-        case_insensitive: false,
-        limits: Limits {
-            manifest_size_bytes: 1 << 20,
-            whole_bodies_bytes: 64 * 1024 * 1024,
-            mount_probes: 10,
-            list_page: 10,
-            catalog_page: 10,
-            open_uploads: 10,
-            grace_period_secs: 86_400,
-        },
-    };
     let store = Arc::new(MemoryStore::new(Arc::clone(&clock)));
     let index = Arc::new(Index::in_memory(Arc::clone(&clock)));
-    let registry = Registry::new(store, index, settings, b"s", Arc::clone(&clock));
+    let registry = Registry::new(
+        store,
+        index,
+        Settings::for_tests(),
+        b"s",
+        Arc::clone(&clock),
+    );
     let auth_settings = auth::Settings {
         accounts: accounts(),
         ..auth::Settings::default()
@@ -66,30 +59,42 @@ async fn who_is_removed_while_it_waits_for_a_lock_is_refused() {
         OwnedPlace::BlobData(digest).key(),
         Bytes::from_static(b"blob"),
     );
-    let steps = vec![data, super::links::put_link(&link, &digest)];
-    registry.store.apply(steps).await.expect("stored");
+    let steps = vec![data, super::core::put_link(&link, &digest)];
+    registry.core.store.apply(steps).await.expect("stored");
     let manifest = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
     let reference = Reference::Digest(Digest::of(Algorithm::Sha256, manifest));
-    let may_push = auth.permit(&caller, &push, &origin);
-    let may_delete = auth.permit(&caller, &delete, &origin);
-    let put = registry.put_manifest(
+    let about = ActingRequest {
+        id: "1",
+        account: "ann",
+        peer: ([127, 0, 0, 1], 50_000).into(),
+        host: "",
+        method: "PUT",
+        user_agent: "",
+    };
+    let may_push = || Actor::request(about, auth.permit(&caller, &push, &origin));
+    let may_delete = || Actor::request(about, auth.permit(&caller, &delete, &origin));
+    let put = registry.manifests.put(
         app,
         &reference,
         &[],
         None,
         Bytes::from_static(manifest),
-        &may_push,
+        may_push(),
     );
     put.await.expect("a manifest");
 
     let Reference::Digest(of_manifest) = &reference else {
         unreachable!("made above")
     };
-    let held = registry.digest_locks.exclusive([&digest, of_manifest]);
-    let held = held.await.expect("the locks");
-    let mut mount = Box::pin(registry.mount_blob(other, &digest, Some(app), &may_push));
-    let mut blob = Box::pin(registry.delete_blob(app, &digest, &may_delete));
-    let mut manifest = Box::pin(registry.delete_manifest(app, &reference, &may_delete));
+    let (locks, task) = (&registry.core.locks, || Actor::task("a test"));
+    let blob_held = locks.hold(task(), app).changing().await.expect("free");
+    let blob_held = blob_held.removing(&digest).await.expect("free");
+    let manifest_held = locks.hold(task(), app).changing().await.expect("free");
+    let manifest_held = manifest_held.removing(of_manifest).await.expect("free");
+    let (blobs, manifests) = (&registry.blobs, &registry.manifests);
+    let mut mount = Box::pin(blobs.mount(other, &digest, Some(app), may_push()));
+    let mut blob = Box::pin(blobs.delete(app, &digest, may_delete()));
+    let mut manifest = Box::pin(manifests.delete(app, &reference, may_delete()));
     assert!(futures_util::poll!(mount.as_mut()).is_pending());
     assert!(futures_util::poll!(blob.as_mut()).is_pending());
     assert!(futures_util::poll!(manifest.as_mut()).is_pending());
@@ -97,7 +102,7 @@ async fn who_is_removed_while_it_waits_for_a_lock_is_refused() {
         users: [].into(),
         ..accounts()
     });
-    drop(held);
+    drop((blob_held, manifest_held));
     let refused = |outcome: Result<(), RegistryError>| {
         assert!(
             matches!(outcome, Err(RegistryError::Refused(_))),
@@ -108,6 +113,12 @@ async fn who_is_removed_while_it_waits_for_a_lock_is_refused() {
     refused(mount.map(drop));
     refused(blob);
     refused(manifest);
-    assert!(registry.blob(app, &digest).await.is_ok(), "still there");
-    assert!(registry.blob(other, &digest).await.is_err(), "not linked");
+    assert!(
+        registry.blobs.get(app, &digest).await.is_ok(),
+        "still there"
+    );
+    assert!(
+        registry.blobs.get(other, &digest).await.is_err(),
+        "not linked"
+    );
 }

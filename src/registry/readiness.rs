@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::Registry;
-use crate::clock::Clock;
+use super::core::Core;
 use crate::heartbeat::{Heartbeat, Pulse, SLOW_AFTER, STILL_AFTER, Standing};
 use crate::index::Health;
 use crate::layout::Prefix;
@@ -24,13 +23,11 @@ const PROBE_TIME: Duration = Duration::from_millis(500);
 /// whatever watches from outside ends this process.
 const WATCH_PAUSE: Duration = Duration::from_secs(10);
 
-/// What moves and how it is asked.
-pub(super) struct Watched {
-    /// Loops of others, beside those of the store and the index.
-    others: Mutex<Vec<Arc<Heartbeat>>>,
-    pub(super) index_keeper: Arc<Heartbeat>,
-    pub(super) sweeper: Arc<Heartbeat>,
-    pub(super) session_closer: Arc<Heartbeat>,
+/// The room that watches all others.
+pub struct HealthCheck {
+    core: Arc<Core>,
+    /// Loops, beside those of the store and the index.
+    loops: Mutex<Vec<Arc<Heartbeat>>>,
     probe: Mutex<Option<Probe>>,
 }
 
@@ -118,23 +115,22 @@ impl fmt::Display for Trouble {
     }
 }
 
-impl Watched {
-    pub(super) fn new(clock: &Arc<dyn Clock>) -> Self {
+impl HealthCheck {
+    /// `loops` are those of the other rooms.
+    pub(super) fn new(core: &Arc<Core>, loops: Vec<Arc<Heartbeat>>) -> Self {
         Self {
-            others: Mutex::default(),
-            index_keeper: Heartbeat::new("the keeper of the index", Arc::clone(clock)),
-            sweeper: Heartbeat::new("the sweeper of tombstones", Arc::clone(clock)),
-            session_closer: Heartbeat::new("the closer of idle uploads", Arc::clone(clock)),
+            core: Arc::clone(core),
+            loops: Mutex::new(loops),
             probe: Mutex::default(),
         }
     }
 
-    fn others(&self) -> MutexGuard<'_, Vec<Arc<Heartbeat>>> {
-        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+    fn loops(&self) -> MutexGuard<'_, Vec<Arc<Heartbeat>>> {
+        self.loops.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The look at the store that is under way, or a new one.
-    fn probe(&self, store: &Arc<dyn ObjectStore>, now: Duration) -> Probe {
+    fn probe(&self) -> Probe {
         let mut present = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(probe) = &*present
             && probe.answer.borrow().is_none()
@@ -144,7 +140,7 @@ impl Watched {
             return probe.clone();
         }
         let (told, answer) = watch::channel(None);
-        let store = Arc::clone(store);
+        let store = Arc::clone(&self.core.store);
         tokio::spawn(async move {
             let seen = look(store.as_ref()).await.unwrap_or_else(|error| {
                 tracing::error!(error = %error, "the store cannot be read");
@@ -152,37 +148,24 @@ impl Watched {
             });
             told.send_replace(Some(seen));
         });
-        let probe = Probe { began: now, answer };
+        let began = self.core.clock.elapsed();
+        let probe = Probe { began, answer };
         *present = Some(probe.clone());
         probe
     }
-}
 
-async fn look(store: &dyn ObjectStore) -> Result<Seen, StoreError> {
-    let everything = Prefix::everything();
-    store.list(&everything, None, Depth::One, 1).await?;
-    Ok(Seen::Answers(store.constraint().await?))
-}
-
-impl Registry {
-    /// Has a loop of others count in [`Registry::readiness`].
+    /// Has a loop of others count in [`HealthCheck::readiness`].
     pub fn watch(&self, heartbeat: Arc<Heartbeat>) {
-        self.watched.others().push(heartbeat);
+        self.loops().push(heartbeat);
     }
 
     /// Whether it can serve.
     pub async fn readiness(&self) -> Readiness {
         let mut readiness = Readiness::default();
         self.look_at_store(&mut readiness).await;
-        let own = [
-            &self.watched.index_keeper,
-            &self.watched.sweeper,
-            &self.watched.session_closer,
-        ];
-        let mut heartbeats = self.store.heartbeats();
-        heartbeats.push(self.lists.index.heartbeat());
-        heartbeats.extend(own.map(Arc::clone));
-        heartbeats.extend(self.watched.others().iter().map(Arc::clone));
+        let mut heartbeats = self.core.store.heartbeats();
+        heartbeats.push(self.core.freshness.index.heartbeat());
+        heartbeats.extend(self.loops().iter().map(Arc::clone));
         for heartbeat in heartbeats {
             match heartbeat.pulse() {
                 Pulse::Well => {}
@@ -190,16 +173,11 @@ impl Registry {
                 Pulse::Still(standing) => readiness.still.push(Trouble::Standing(standing)),
             }
         }
-        let locks = [
-            &self.digest_locks,
-            &self.tag_locks,
-            self.lists.changes.locks(),
-        ];
-        let longest = locks.iter().filter_map(|locks| locks.longest_wait()).max();
+        let longest = self.core.locks.longest_wait();
         if let Some(longest) = longest.filter(|longest| *longest >= SLOW_AFTER) {
             readiness.degraded.push(Trouble::Waiting(longest.as_secs()));
         }
-        if self.settings.readonly {
+        if self.core.settings.readonly {
             readiness.degraded.push(Trouble::Readonly);
         }
         readiness.degraded.extend(self.index_trouble());
@@ -207,13 +185,13 @@ impl Registry {
     }
 
     async fn look_at_store(&self, readiness: &mut Readiness) {
-        let mut probe = self.watched.probe(&self.store, self.clock.elapsed());
+        let mut probe = self.probe();
         let seen = tokio::select! {
             seen = probe.answer.wait_for(Option::is_some) => {
                 // Without an answer its task has panicked.
                 Some(seen.ok().and_then(|seen| seen.clone()).unwrap_or(Seen::Failed))
             }
-            () = self.clock.sleep(PROBE_TIME) => None,
+            () = self.core.clock.sleep(PROBE_TIME) => None,
         };
         match seen {
             Some(Seen::Answers(None)) => {}
@@ -222,7 +200,7 @@ impl Registry {
             }
             Some(Seen::Failed) => readiness.still.push(Trouble::Unreadable),
             None => {
-                let silent = self.clock.elapsed().saturating_sub(probe.began);
+                let silent = self.core.clock.elapsed().saturating_sub(probe.began);
                 let trouble = Trouble::Silent(silent.as_secs());
                 if silent >= STILL_AFTER {
                     readiness.still.push(trouble);
@@ -234,8 +212,8 @@ impl Registry {
     }
 
     fn index_trouble(&self) -> Option<Trouble> {
-        match self.lists.index.health() {
-            Health::Healthy if self.lists.is_complete() => None,
+        match self.core.freshness.index.health() {
+            Health::Healthy if self.core.freshness.is_complete() => None,
             Health::Healthy => Some(Trouble::IndexIncomplete),
             Health::Checking => Some(Trouble::IndexChecking),
             Health::Rebuilding { done, total } => Some(Trouble::IndexFilling(done, total)),
@@ -247,7 +225,7 @@ impl Registry {
     pub async fn keep_watch(&self) {
         let mut stood = false;
         loop {
-            self.clock.sleep(WATCH_PAUSE).await;
+            self.core.clock.sleep(WATCH_PAUSE).await;
             let still = self.readiness().await.still;
             if !still.is_empty() && !stood {
                 let still: Vec<String> = still.iter().map(ToString::to_string).collect();
@@ -261,6 +239,12 @@ impl Registry {
             stood = !still.is_empty();
         }
     }
+}
+
+async fn look(store: &dyn ObjectStore) -> Result<Seen, StoreError> {
+    let everything = Prefix::everything();
+    store.list(&everything, None, Depth::One, 1).await?;
+    Ok(Seen::Answers(store.constraint().await?))
 }
 
 #[cfg(test)]

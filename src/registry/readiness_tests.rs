@@ -6,12 +6,14 @@ use async_trait::async_trait;
 
 use super::super::open_mode::OpenMode;
 use super::*;
-use crate::clock::ManualClock;
+use crate::clock::{Clock, ManualClock};
 use crate::index::Index;
 use crate::layout::Key;
 use crate::oci::Algorithm;
 use crate::oci::range::ByteRange;
-use crate::registry::{IndexedError, Limits, References, Settings};
+use crate::registry::event::Actor;
+use crate::registry::locks::Mode;
+use crate::registry::{IndexedError, Registry, Settings};
 use crate::store::memory::MemoryStore;
 use crate::store::{Content, Entry, Fingerprint, Listing, Meta, Step, Upload};
 
@@ -93,24 +95,11 @@ impl Lab {
             lists: AtomicUsize::new(0),
             applied: AtomicUsize::new(0),
         });
-        let settings = Settings {
-            deletes_enabled: true,
-            readonly,
-            references: References::Strict,
-            case_insensitive: false,
-            limits: Limits {
-                manifest_size_bytes: 1_000,
-                whole_bodies_bytes: 64 * 1024 * 1024,
-                mount_probes: 10,
-                list_page: 10,
-                catalog_page: 10,
-                open_uploads: 10,
-                grace_period_secs: 86_400,
-            },
-        };
+        let mut settings = Settings::for_tests();
+        settings.readonly = readonly;
         let index = Arc::new(Index::in_memory(Arc::clone(&shared)));
         let registry = Registry::new(Arc::clone(&store) as _, index, settings, b"s", shared);
-        registry.read_everything().await.unwrap();
+        registry.index_sync.read_everything().await.unwrap();
         Self {
             clock,
             store,
@@ -124,7 +113,7 @@ impl Lab {
 
     /// The answer, when it is given after the time that it may take.
     async fn readiness_in_time(&self) -> Readiness {
-        let mut asked = Box::pin(self.registry.readiness());
+        let mut asked = Box::pin(self.registry.health.readiness());
         assert!(futures_util::poll!(&mut asked).is_pending());
         tokio::task::yield_now().await;
         self.clock.advance(PROBE_TIME);
@@ -135,15 +124,15 @@ impl Lab {
 #[tokio::test]
 async fn what_is_well_is_ready_and_what_is_full_or_read_only_is_degraded() {
     let lab = Lab::new(false).await;
-    assert_eq!(lab.registry.readiness().await, Readiness::default());
+    assert_eq!(lab.registry.health.readiness().await, Readiness::default());
     lab.mood(IS_FULL);
-    let full = lab.registry.readiness().await;
+    let full = lab.registry.health.readiness().await;
     assert_eq!(full.still, []);
     assert_eq!(full.degraded, [Trouble::Constrained(Constraint::Full)]);
 
     let lab = Lab::new(true).await;
     let before = lab.store.applied.load(Ordering::SeqCst);
-    let readonly = lab.registry.readiness().await;
+    let readonly = lab.registry.health.readiness().await;
     assert_eq!(readonly.still, []);
     assert_eq!(readonly.degraded, [Trouble::Readonly]);
     assert_eq!(
@@ -177,16 +166,16 @@ async fn a_keeper_that_has_panicked_is_named_and_nobody_waits_for_it() {
     let lab = Lab::new(false).await;
     lab.mood(PANICS);
     let keeper = Arc::clone(&lab.registry);
-    let keeper = tokio::spawn(async move { keeper.keep_index().await });
+    let keeper = tokio::spawn(async move { keeper.index_sync.run().await });
     assert!(keeper.await.unwrap_err().is_panic());
     lab.mood(CALM);
     lab.clock.advance(Duration::from_secs(7));
-    let readiness = lab.registry.readiness().await;
+    let readiness = lab.registry.health.readiness().await;
     let told: Vec<String> = readiness.still.iter().map(ToString::to_string).collect();
     assert_eq!(told, ["the keeper of the index has ended, 7 s ago"]);
 
-    lab.registry.lists.begin_again();
-    let compared = lab.registry.compare_index(&|_| {}).await;
+    lab.registry.core.freshness.begin_again();
+    let compared = lab.registry.index_sync.compare(&|_| {}).await;
     assert!(
         matches!(compared, Err(IndexedError::Index(_))),
         "{compared:?}"
@@ -197,23 +186,27 @@ async fn a_keeper_that_has_panicked_is_named_and_nobody_waits_for_it() {
 async fn a_store_whose_look_panics_is_not_ready() {
     let lab = Lab::new(false).await;
     lab.mood(PANICS);
-    assert_eq!(lab.registry.readiness().await.still, [Trouble::Unreadable]);
+    assert_eq!(
+        lab.registry.health.readiness().await.still,
+        [Trouble::Unreadable]
+    );
     lab.mood(CALM);
-    assert_eq!(lab.registry.readiness().await, Readiness::default());
+    assert_eq!(lab.registry.health.readiness().await, Readiness::default());
 }
 
 #[tokio::test]
 async fn who_waits_for_a_lock_makes_it_slow_and_is_sent_away_in_the_end() {
     let lab = Lab::new(false).await;
     let name = "a/b".parse().unwrap();
-    let held = lab.registry.tag_locks.exclusive([&name]).await.unwrap();
+    let held = lab.registry.core.locks.hold(Actor::task("a test"), &name);
+    let held = held.tags(Mode::Exclusive).await.unwrap();
     let reference = crate::oci::Reference::Tag("v1".parse().unwrap());
     let open = OpenMode::new().await;
-    let permit = open.permit();
-    let mut deletes = Box::pin(lab.registry.delete_manifest(&name, &reference, &permit));
+    let manifests = &lab.registry.manifests;
+    let mut deletes = Box::pin(manifests.delete(&name, &reference, open.actor()));
     assert!(futures_util::poll!(&mut deletes).is_pending());
     lab.clock.advance(SLOW_AFTER);
-    let readiness = lab.registry.readiness().await;
+    let readiness = lab.registry.health.readiness().await;
     assert_eq!(readiness.still, []);
     assert_eq!(readiness.degraded, [Trouble::Waiting(5)]);
     lab.clock.advance(Duration::from_mins(2));

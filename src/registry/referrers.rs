@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::links::Stored;
-use super::{PageRequest, Registry, RegistryError};
+use super::core::Stored;
+use super::error::RegistryError;
+use super::listings::{Listings, PageRequest};
 use crate::index::PAGE_MAX;
 use crate::layout;
 use crate::oci::{Algorithm, Digest, MediaType, RepositoryName};
+use crate::store::Meta;
 
 /// What the referrers of one page may take: what the specification lets a manifest have, and an answer is one. One that
 /// takes more by itself is a page of its own.
@@ -70,7 +72,7 @@ struct Growing {
     last: Option<Digest>,
 }
 
-impl Registry {
+impl Listings {
     /// The referrers of `subject` in a repository, by digest; none if either is unknown. `artifact_type` keeps only those
     /// of that type. A page may have few, or none, and not be the last.
     pub async fn referrers(
@@ -80,11 +82,11 @@ impl Registry {
         artifact_type: Option<&str>,
         request: &PageRequest,
     ) -> Result<ReferrersPage, RegistryError> {
-        let turns = Arc::clone(&self.referrer_reads);
+        let turns = Arc::clone(&self.referrer_pages);
         // Never closed, so only a registry that ends has none.
         let closed = |_| RegistryError::NameUnknown(name.clone());
         let turn = turns.acquire_owned().await.map_err(closed)?;
-        let list_page = self.settings.limits.list_page;
+        let list_page = self.core.settings.limits.list_page;
         let mut page = Growing {
             items: Vec::new(),
             count_max: request.count.unwrap_or(list_page).min(list_page).max(1),
@@ -94,12 +96,15 @@ impl Registry {
             // What is no digest begins before the first one.
             last: request.last.as_deref().and_then(|last| last.parse().ok()),
         };
-        let mut by_index = self.may_list_from_index(name).await;
+        let freshness = &self.core.freshness;
+        let mut by_index = freshness.may_list(name).await;
         let mut is_whole = false;
         'page: while !is_whole {
-            let found = self
-                .referrers_by_index(name, subject, page.last.as_ref(), by_index)
-                .await;
+            let found = if by_index {
+                freshness.referrers(name, subject, page.last.as_ref()).await
+            } else {
+                None
+            };
             let candidates = if let Some(candidates) = found {
                 is_whole = candidates.len() < PAGE_MAX;
                 candidates
@@ -141,11 +146,11 @@ impl Registry {
         }
         let mut found = Vec::new();
         let mut read_bytes = 0;
-        self.each_manifest(name, candidates, |digest, meta, stored| {
+        let visit = |digest: &Digest, meta: Meta, stored| {
             read_bytes += meta.size_bytes;
             found.extend(referrer(digest, subject, meta.size_bytes, stored));
-        })
-        .await?;
+        };
+        self.core.each_manifest(name, candidates, visit).await?;
         page.read_bytes += read_bytes;
         page.at_once = if read_bytes < SHORT_BYTES {
             (page.at_once * 2).min(READ_AT_ONCE)
@@ -174,20 +179,12 @@ impl Registry {
         name: &RepositoryName,
         after: Option<&Digest>,
     ) -> Result<Vec<Digest>, RegistryError> {
-        let mut revisions = self.all_revisions(name).await?;
-        revisions.retain(|digest| after.is_none_or(|after| digest > after));
-        Ok(revisions)
-    }
-
-    async fn all_revisions(&self, name: &RepositoryName) -> Result<Vec<Digest>, RegistryError> {
         let mut revisions = Vec::new();
         for algorithm in Algorithm::ALL {
-            let prefix = layout::revisions_directory(name, algorithm);
-            self.each_directory(&prefix, |hex| {
-                revisions.extend(Digest::from_parts(algorithm, hex));
-            })
-            .await?;
+            let directory = layout::revisions_directory(name, algorithm);
+            revisions.extend(self.core.digest_directories(&directory, algorithm).await?);
         }
+        revisions.retain(|digest| after.is_none_or(|after| digest > after));
         revisions.sort_unstable();
         Ok(revisions)
     }

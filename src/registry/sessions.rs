@@ -7,7 +7,6 @@
 mod shares;
 
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +15,7 @@ use aws_lc_rs::{hmac, rand};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use self::shares::Owner;
 pub(super) use self::shares::TooManySessions;
 use self::shares::{Idle, Shares};
 use crate::clock::Clock;
@@ -33,17 +33,6 @@ const OVERLAP: Duration = Duration::from_secs(2);
 
 /// How many ended sessions are remembered at most: 10,000 of about 200 bytes; the oldest is forgotten first.
 const REMEMBERED_MAX: usize = 10_000;
-
-/// To whom a session belongs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
-    /// The account; empty in open mode.
-    pub account: String,
-    /// The generation of its credentials; empty in open mode and for foreign tokens.
-    pub generation: String,
-    /// The client's address: whose share it is where there is no account. The session is not bound to it.
-    pub client: IpAddr,
-}
 
 /// How a session ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -47,22 +47,9 @@ impl Lab {
         let directory = tempfile::tempdir().unwrap();
         let place = filesystem::Settings::at(directory.path());
         let store = FilesystemStore::open(place, Arc::clone(&clock)).unwrap();
-        let settings = Settings {
-            deletes_enabled: true,
-            readonly: false,
-            // Each push of a manifest goes to its end, whatever was deleted meanwhile.
-            references: References::Any,
-            case_insensitive: false,
-            limits: Limits {
-                manifest_size_bytes: 1 << 20,
-                whole_bodies_bytes: 64 * 1024 * 1024,
-                mount_probes: 100,
-                list_page: 100,
-                catalog_page: 100,
-                open_uploads: 100,
-                grace_period_secs: 86_400,
-            },
-        };
+        let mut settings = Settings::for_tests();
+        // Each push of a manifest goes to its end, whatever was deleted meanwhile.
+        settings.references = References::Any;
         let index = Arc::new(Index::in_memory(Arc::clone(&clock)));
         let lab = Self {
             registry: Registry::new(Arc::new(store), index, settings, b"s", clock),
@@ -74,9 +61,9 @@ impl Lab {
         for number in 0..BLOBS {
             lab.push_blob("a", number).await;
         }
-        lab.registry.read_everything().await.unwrap();
+        lab.registry.index_sync.read_everything().await.unwrap();
         let gone = (0..BLOBS / 2).map(|number| Step::Remove(Place::BlobData(digest(number)).key()));
-        lab.registry.store.apply(gone.collect()).await.unwrap();
+        lab.registry.core.store.apply(gone.collect()).await.unwrap();
         lab
     }
 
@@ -93,8 +80,8 @@ impl Lab {
             body: futures_util::stream::iter([Ok(bytes)]).boxed(),
         };
         let (name, digest) = (name(repository), digest(number));
-        let permit = self.open.permit();
-        let pushed = (self.registry).upload_whole(&name, &owner, &digest, chunk, &permit);
+        let (uploads, actor) = (&self.registry.uploads, self.open.actor());
+        let pushed = uploads.receive_whole(&name, &owner, &digest, chunk, actor);
         pushed.await.unwrap();
     }
 
@@ -109,16 +96,15 @@ impl Lab {
         let manifest = format!(
             r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{config},"layers":[{layers}]}}"#
         );
-        let permit = self.open.permit();
         let reference = Reference::Tag(tag.parse().unwrap());
         let name = name(repository);
-        let put = self.registry.put_manifest(
+        let put = self.registry.manifests.put(
             &name,
             &reference,
             &[],
             Some(OCI_MANIFEST),
             manifest.into(),
-            &permit,
+            self.open.actor(),
         );
         put.await.unwrap().digest
     }
@@ -139,24 +125,24 @@ impl Lab {
             5 => {
                 // What is not there any more was deleted by others.
                 let digest = digest(round * 7);
-                let (name, permit) = (name(repository), self.open.permit());
-                let deleted = self.registry.delete_blob(&name, &digest, &permit);
+                let (name, actor) = (name(repository), self.open.actor());
+                let deleted = self.registry.blobs.delete(&name, &digest, actor);
                 let _ = deleted.await;
             }
             6 => {
                 let pushed = self.push_manifest(repository, round % 3, "gone").await;
                 let reference = Reference::Digest(pushed);
                 let name = name(repository);
-                let permit = self.open.permit();
-                let deleted = self.registry.delete_manifest(&name, &reference, &permit);
+                let (manifests, actor) = (&self.registry.manifests, self.open.actor());
+                let deleted = manifests.delete(&name, &reference, actor);
                 let _ = deleted.await;
             }
             _ => {
-                let permit = self.open.permit();
                 let (to, from) = (name(repository), name("a"));
                 let from = (!round.is_multiple_of(3)).then_some(&from);
                 let digest = digest(round * 3);
-                let mounted = self.registry.mount_blob(&to, &digest, from, &permit);
+                let (blobs, actor) = (&self.registry.blobs, self.open.actor());
+                let mounted = blobs.mount(&to, &digest, from, actor);
                 mounted.await.unwrap();
             }
         }
@@ -182,9 +168,9 @@ async fn nothing_stands_still_while_the_index_is_compared_and_filled() {
                 break;
             }
             if round.is_multiple_of(4) {
-                lab.registry.fill_index_anew(&|_| {}).await.unwrap();
+                lab.registry.index_sync.rebuild(&|_| {}).await.unwrap();
             }
-            lab.registry.compare_index(&|_| {}).await.unwrap();
+            lab.registry.index_sync.compare(&|_| {}).await.unwrap();
         }
     };
     let all = async {
@@ -195,7 +181,7 @@ async fn nothing_stands_still_while_the_index_is_compared_and_filled() {
         let beside = async { tokio::join!(work, compares) };
         tokio::select! {
             _ = beside => {}
-            () = lab.registry.keep_index() => {}
+            () = lab.registry.index_sync.run() => {}
         }
     };
     let ended = tokio::time::timeout(NEVER, all).await;

@@ -7,7 +7,8 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{IndexedError, Registry};
+use super::error::IndexedError;
+use super::listings::Listings;
 use crate::index::{Health, Index, IndexError, PAGE_MAX, Revision};
 use crate::oci::{Digest, RepositoryName};
 use crate::telemetry;
@@ -64,10 +65,10 @@ pub struct IndexStatus {
     pub quarantines: u64,
 }
 
-impl Registry {
+impl Listings {
     /// How much there is; walks the index once, about a second for some hundred thousand links.
     pub async fn status(&self) -> Result<Status, IndexedError> {
-        let index = &self.lists.index;
+        let index = &self.core.freshness.index;
         index.settle().await;
         let counts = index.counts();
         let (blobs, logical_bytes, stored_bytes) = totals(index).await?;
@@ -78,14 +79,14 @@ impl Registry {
             blobs,
             logical_bytes,
             stored_bytes,
-            lists_from_index: self.lists.is_complete(),
+            lists_from_index: self.core.freshness.is_complete(),
             log_lines_lost: telemetry::lost_lines(),
             index: self.index_status().await,
         })
     }
 
     async fn index_status(&self) -> IndexStatus {
-        let index = &self.lists.index;
+        let index = &self.core.freshness.index;
         let (health, reason) = match index.health() {
             Health::Healthy => ("healthy", None),
             Health::Checking => ("checking", None),

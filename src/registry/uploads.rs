@@ -4,19 +4,26 @@
 //! never interleaved; what was received survives a broken connection; a blob is linked only after its bytes are whole and
 //! have the digest that the client named.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
 
-use super::links::put_link;
-use super::sessions::{Ended, Entered, Kept, Owner, Progress, UploadBusy};
-use super::{Body, BodyError, Registry, RegistryError};
-use crate::auth::Permit;
-use crate::index::Fact;
+use super::commit::{Commit, discard};
+use super::core::{Core, put_link};
+use super::error::{BodyError, RegistryError};
+use super::event::{Actor, Event};
+use super::sessions::{Ended, Entered, Kept, Owner, Progress, Sessions, UploadBusy};
+use crate::heartbeat::Heartbeat;
 use crate::layout::{Place, UploadId, upload_directory};
 use crate::oci::range::Sent;
 use crate::oci::{Algorithm, Digest, RepositoryName};
-use crate::store::{Step, StoreError, Upload};
+use crate::store::{StoreError, Upload};
+
+/// A request's body: bytes as they come, or why no more will.
+pub type Body = BoxStream<'static, Result<Bytes, BodyError>>;
 
 /// A chunk as it arrives.
 pub struct Chunk {
@@ -38,31 +45,56 @@ impl Chunk {
 /// How often sessions that have been idle for too long are looked for.
 const CLOSE_PAUSE: Duration = Duration::from_secs(30);
 
-impl Registry {
+/// The room of uploads.
+pub struct Uploads {
+    core: Arc<Core>,
+    sessions: Sessions,
+    heartbeat: Arc<Heartbeat>,
+}
+
+impl Uploads {
+    /// `secret` marks upload sessions as ours.
+    pub(super) fn new(core: &Arc<Core>, secret: &[u8]) -> Self {
+        let clock = &core.clock;
+        let open_uploads = core.settings.limits.open_uploads;
+        Self {
+            sessions: Sessions::new(secret, open_uploads, Arc::clone(clock)),
+            heartbeat: Heartbeat::new("the closer of idle uploads", Arc::clone(clock)),
+            core: Arc::clone(core),
+        }
+    }
+
+    /// Of [`Uploads::close_idle`].
+    pub(super) fn heartbeat(&self) -> Arc<Heartbeat> {
+        Arc::clone(&self.heartbeat)
+    }
+
     /// Closes sessions that have been idle for too long; never returns. Their bytes stay.
-    pub async fn keep_sessions(&self) {
-        let heartbeat = &self.watched.session_closer;
-        let _beating = heartbeat.begin();
+    pub async fn close_idle(&self) {
+        let _beating = self.heartbeat.begin();
         loop {
-            heartbeat.rest_for(CLOSE_PAUSE);
-            self.clock.sleep(CLOSE_PAUSE).await;
-            heartbeat.beat();
+            self.heartbeat.rest_for(CLOSE_PAUSE);
+            self.core.clock.sleep(CLOSE_PAUSE).await;
+            self.heartbeat.beat();
             self.sessions.close_old();
         }
     }
 
     /// Opens a session. `algorithm` is the one that the client announced (distribution-spec `digest-algorithm`).
-    pub async fn begin_upload(
+    pub async fn begin(
         &self,
         name: &RepositoryName,
         owner: &Owner,
         algorithm: Option<Algorithm>,
     ) -> Result<UploadId, RegistryError> {
-        self.check_writable()?;
+        self.core.check_writable()?;
         let id = self.new_upload_id(name, owner)?;
         self.sessions.admit(id, owner)?;
         let directory = upload_directory(name, id);
-        let opened = self.store.open_upload(&directory, algorithm, None, None);
+        let opened = self
+            .core
+            .store
+            .open_upload(&directory, algorithm, None, None);
         let upload = match opened.await {
             Ok(upload) => upload,
             Err(error) => {
@@ -77,21 +109,21 @@ impl Registry {
     }
 
     /// Appends a chunk; returns how many bytes the session has then. What arrived before an error stays.
-    pub async fn append_upload(
+    pub async fn append(
         &self,
         name: &RepositoryName,
         id: UploadId,
         owner: &Owner,
         chunk: Chunk,
-        permit: &Permit<'_>,
+        actor: Actor<'_>,
     ) -> Result<u64, RegistryError> {
-        self.check_writable()?;
+        self.core.check_writable()?;
         let (entered, mut kept) = self
             .enter_to_receive(name, id, owner, chunk.is_placed())
             .await?;
         let received = receive(&entered, kept.upload.as_mut(), chunk).await;
         // Bytes of somebody who was removed meanwhile stay like those of a broken request: nobody was told of them.
-        let received = received.and_then(|()| Ok(permit.confirm()?));
+        let received = received.and_then(|()| Ok(actor.confirm()?));
         if matches!(received, Ok(()) | Err(RegistryError::OutOfOrder { .. })) {
             kept = Kept::told(kept.upload);
         }
@@ -101,7 +133,7 @@ impl Registry {
     }
 
     /// How many bytes the session has.
-    pub async fn upload_offset(
+    pub async fn offset(
         &self,
         name: &RepositoryName,
         id: UploadId,
@@ -122,7 +154,7 @@ impl Registry {
     }
 
     /// Forgets the session and its bytes.
-    pub async fn cancel_upload(
+    pub async fn cancel(
         &self,
         name: &RepositoryName,
         id: UploadId,
@@ -135,16 +167,16 @@ impl Registry {
     }
 
     /// Appends the last chunk, which may be empty, and makes a blob of the session, if it has that digest.
-    pub async fn finish_upload(
+    pub async fn finish(
         &self,
         name: &RepositoryName,
         id: UploadId,
         owner: &Owner,
         digest: &Digest,
         chunk: Chunk,
-        permit: &Permit<'_>,
+        actor: Actor<'_>,
     ) -> Result<(), RegistryError> {
-        self.check_writable()?;
+        self.core.check_writable()?;
         let (entered, mut kept) = match self
             .enter_to_receive(name, id, owner, chunk.is_placed())
             .await
@@ -162,25 +194,26 @@ impl Registry {
         }
         let offset_bytes = kept.upload.offset_bytes();
         entered.tell(Progress::Finishing { offset_bytes });
-        self.finish_received(name, id, digest, kept.upload, permit)
+        self.finish_received(name, id, digest, kept.upload, actor)
             .await
     }
 
     /// Receives a whole blob in one request (distribution-spec "Single POST").
-    pub async fn upload_whole(
+    pub async fn receive_whole(
         &self,
         name: &RepositoryName,
         owner: &Owner,
         digest: &Digest,
         chunk: Chunk,
-        permit: &Permit<'_>,
+        actor: Actor<'_>,
     ) -> Result<(), RegistryError> {
-        self.check_writable()?;
+        self.core.check_writable()?;
         let id = self.new_upload_id(name, owner)?;
         let final_key = Place::BlobData(*digest).key();
         let directory = upload_directory(name, id);
         let algorithm = Some(digest.algorithm());
         let mut upload = self
+            .core
             .store
             .open_upload(&directory, algorithm, Some(&final_key), chunk.length_bytes)
             .await?;
@@ -192,7 +225,7 @@ impl Registry {
             discard(upload).await;
             return Err(error);
         }
-        self.finish_received(name, id, digest, upload, permit).await
+        self.finish_received(name, id, digest, upload, actor).await
     }
 
     async fn finish_received(
@@ -201,7 +234,7 @@ impl Registry {
         id: UploadId,
         digest: &Digest,
         mut upload: Box<dyn Upload>,
-        permit: &Permit<'_>,
+        actor: Actor<'_>,
     ) -> Result<(), RegistryError> {
         let computed = upload.digest(digest.algorithm()).await?;
         if computed != *digest {
@@ -214,26 +247,25 @@ impl Registry {
             });
         }
         let size_bytes = upload.offset_bytes();
-        let key = Place::BlobData(*digest).key();
-        let link = put_link(&Place::LayerLink(name, *digest), digest);
+        let digest = *digest;
+        let held = self.core.locks.hold(actor, name).changing().await?;
         // Keeps the sweep of empty link directories away while this one is filled.
-        let turn = self.lists.turn(name).await?;
-        let _lock = self.digest_locks.exclusive([digest]).await?;
-        if let Err(refusal) = permit.confirm() {
-            discard(upload).await;
-            self.sessions.remember(id, Ended::Cancelled);
-            return Err(refusal.into());
-        }
-        let change = turn.begin();
-        let applied = self.store.apply(vec![Step::Finish { upload, key }, link]);
-        if let Err(error) = applied.await {
+        let mut held = held.sharing([&digest]).await?;
+        let commit = Commit {
+            upload: Some((upload, digest)),
+            steps: vec![put_link(&Place::LayerLink(name, digest), &digest)],
+            events: vec![Event::BlobLinked { digest, size_bytes }],
+            ..Commit::default()
+        };
+        let committed = self.core.commit(&mut held, commit).await;
+        let ended = match &committed {
+            Ok(()) => Ended::Finished(digest),
+            Err(RegistryError::Refused(_)) => Ended::Cancelled,
             // Blob and link may be seen all the same, so a repeated PUT must not take them for the answer that was lost.
-            self.sessions.remember(id, Ended::Failed);
-            return Err(error.into());
-        }
-        change.made(vec![Fact::Layer(*digest), Fact::Size(*digest, size_bytes)]);
-        self.sessions.remember(id, Ended::Finished(*digest));
-        Ok(())
+            Err(_) => Ended::Failed,
+        };
+        self.sessions.remember(id, ended);
+        committed
     }
 
     /// The state of a genuine session is gone: fine if it became the blob that the client names, whose answer was lost.
@@ -248,7 +280,8 @@ impl Registry {
             Some(Ended::Cancelled | Ended::Failed) => false,
             None => true,
         };
-        if may_be_it && self.linked_blob(name, digest).await?.is_some() {
+        let link = Place::LayerLink(name, *digest);
+        if may_be_it && self.core.linked_data(&link).await?.is_some() {
             return Ok(());
         }
         Err(RegistryError::UploadInvalid)
@@ -288,7 +321,7 @@ impl Registry {
             return Ok((entered, kept));
         }
         let directory = upload_directory(name, id);
-        let Some(upload) = self.store.resume_upload(&directory).await? else {
+        let Some(upload) = self.core.store.resume_upload(&directory).await? else {
             self.sessions.forget(id);
             return Err(match self.sessions.ended(id) {
                 Some(Ended::Cancelled) => RegistryError::UploadUnknown,
@@ -327,7 +360,11 @@ impl Registry {
         }
         kept.upload.abort().await?;
         let directory = upload_directory(name, id);
-        let opened = self.store.open_upload(&directory, None, None, None).await?;
+        let opened = self
+            .core
+            .store
+            .open_upload(&directory, None, None, None)
+            .await?;
         let kept = Kept::told(opened);
         entered.take_up(&kept);
         Ok((entered, kept))
@@ -340,13 +377,6 @@ async fn keep(entered: Entered<'_>, mut kept: Kept) -> Result<u64, RegistryError
     let offset_bytes = kept.upload.persist().await?;
     entered.leave(kept);
     Ok(offset_bytes)
-}
-
-/// Forgets an upload that cannot be used; that this may fail as well must not hide why.
-async fn discard(upload: Box<dyn Upload>) {
-    if let Err(error) = upload.abort().await {
-        tracing::warn!(error = %error, "cannot remove an upload that is of no use");
-    }
 }
 
 /// Appends what the client sends, if it belongs there.

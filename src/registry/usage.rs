@@ -8,8 +8,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::error::{IndexedError, RegistryError};
+use super::listings::Listings;
 use super::status::{SizesInOrder, each_manifest, mark_of};
-use super::{IndexedError, Registry, RegistryError};
+
 use crate::index::{ChildKind, Index, IndexError, PAGE_MAX};
 use crate::layout::{Key, Place};
 use crate::oci::{Digest, Reference, RepositoryName, Tag};
@@ -41,16 +43,16 @@ pub struct Usage {
     pub unique_bytes: u64,
 }
 
-impl Registry {
+impl Listings {
     /// How much the subject takes: a row for each repository, for each tag, or for one tag.
     pub async fn usage(&self, subject: &Subject) -> Result<Vec<Usage>, IndexedError> {
-        let index = &self.lists.index;
+        let index = &self.core.freshness.index;
         index.settle().await;
         match subject {
             Subject::Everything => Ok(repositories(index).await?),
             Subject::Repository(name) => {
                 let rows = self.tags_usage(name).await?;
-                if rows.is_empty() && !self.repository_exists(name).await? {
+                if rows.is_empty() && !self.core.repository_exists(name).await? {
                     return Err(RegistryError::NameUnknown(name.clone()).into());
                 }
                 Ok(rows)
@@ -68,12 +70,12 @@ impl Registry {
     }
 
     async fn tags_usage(&self, name: &RepositoryName) -> Result<Vec<Usage>, IndexedError> {
-        let index = &self.lists.index;
+        let index = &self.core.freshness.index;
         let tags = all_tags(index, name).await?;
         let current = |tag: &Tag| Place::TagCurrent(name, tag).key();
         let links: Vec<Key> = tags.iter().map(current).collect();
         // What the index says of it may be out of date: the old registry moves a tag and no directory's time tells.
-        let digests = self.read_links(&links).await?;
+        let digests = self.core.read_links(&links).await?;
         let tags = tags.into_iter().zip(digests);
         let tags = tags.filter_map(|(tag, digest)| Some((tag, digest?)));
         Ok(usage_of_tags(index, name, tags.collect()).await?)

@@ -7,8 +7,8 @@ use crate::clock::{Clock as _, ManualClock};
 use crate::index::{Child, Fact, Health, Revision};
 use crate::layout::OwnedPlace;
 use crate::oci::Algorithm;
-use crate::registry::links::put_link;
-use crate::registry::{Limits, References, Registry, Settings};
+use crate::registry::core::put_link;
+use crate::registry::{References, Registry, Settings};
 use crate::store::memory::MemoryStore;
 use crate::store::{ObjectStore, Step};
 
@@ -24,21 +24,8 @@ impl Lab {
         let clock = Arc::new(ManualClock::at_unix_secs(1_800_000_000));
         let store = Arc::new(MemoryStore::new(clock.clone()));
         let index = Arc::new(Index::in_memory(clock.clone()));
-        let settings = Settings {
-            deletes_enabled: true,
-            readonly: false,
-            references: References::Any,
-            case_insensitive: false,
-            limits: Limits {
-                manifest_size_bytes: 1_000,
-                whole_bodies_bytes: 64 * 1024 * 1024,
-                mount_probes: 10,
-                list_page: 10,
-                catalog_page: 10,
-                open_uploads: 10,
-                grace_period_secs: 86_400,
-            },
-        };
+        let mut settings = Settings::for_tests();
+        settings.references = References::Any;
         let registry = Registry::new(
             Arc::clone(&store) as Arc<dyn ObjectStore>,
             Arc::clone(&index),
@@ -108,7 +95,7 @@ fn row(name: Option<&str>, bytes: u64, unique_bytes: u64) -> (Option<String>, u6
 }
 
 async fn rows(lab: &Lab, subject: Subject) -> Vec<(Option<String>, u64, u64, u64)> {
-    let rows = lab.registry.usage(&subject).await.unwrap();
+    let rows = lab.registry.listings.usage(&subject).await.unwrap();
     rows.into_iter()
         .map(|row| (row.name, row.bytes, row.shared_bytes, row.unique_bytes))
         .collect()
@@ -186,7 +173,7 @@ async fn what_is_held_is_counted_over_more_than_a_page() {
             row(Some("a/b"), 0, 0),
         ]
     );
-    let status = lab.registry.status().await.unwrap();
+    let status = lab.registry.listings.status().await.unwrap();
     assert_eq!(
         (status.blobs, status.stored_bytes, status.logical_bytes),
         (2 * MANY, all, all + shared)
@@ -231,7 +218,7 @@ async fn a_manifest_that_cannot_be_understood_takes_its_room() {
     lab.apply(vec![Step::put(bytes, "nothing that we know")])
         .await;
     lab.apply(links.into()).await;
-    lab.registry.read_everything().await.unwrap();
+    lab.registry.index_sync.read_everything().await.unwrap();
     assert_eq!(
         rows(&lab, Subject::Repository(name("a"))).await,
         [row(Some("v1"), 20, 20)]
@@ -247,15 +234,22 @@ async fn what_is_asked_about_must_be_there() {
     let lab = Lab::new();
     let unknown = lab
         .registry
+        .listings
         .usage(&Subject::Repository(name("nowhere")))
         .await;
     let unknown = unknown.unwrap_err().to_string();
     assert!(unknown.contains("nowhere"), "{unknown}");
     lab.put_blob("a", b"blob").await;
-    lab.registry.read_everything().await.unwrap();
+    lab.registry.index_sync.read_everything().await.unwrap();
     assert!(rows(&lab, Subject::Repository(name("a"))).await.is_empty());
     let tag = Subject::Tag(name("a"), "v1".parse().unwrap());
-    let unknown = lab.registry.usage(&tag).await.unwrap_err().to_string();
+    let unknown = lab
+        .registry
+        .listings
+        .usage(&tag)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(unknown.contains("v1"), "{unknown}");
     assert_eq!(
         rows(&lab, Subject::Everything).await,
@@ -270,9 +264,9 @@ async fn each_kind_of_difference_is_found_and_named() {
     let place = OwnedPlace::TagCurrent(name("a"), "v1".parse().unwrap());
     lab.apply(vec![put_link(&place, &number(1))]).await;
     lab.put_blob("gone", b"other").await;
-    lab.registry.read_everything().await.unwrap();
+    lab.registry.index_sync.read_everything().await.unwrap();
     assert_eq!(lab.index.health(), Health::Healthy);
-    let compare = async || lab.registry.compare_index(&|_| {}).await.unwrap();
+    let compare = async || lab.registry.index_sync.compare(&|_| {}).await.unwrap();
     let found = compare().await;
     assert_eq!((found.repositories, found.differences), (2, 0));
     // Two repositories, two links, two sizes, one tag.
@@ -312,13 +306,13 @@ async fn each_kind_of_difference_is_found_and_named() {
 async fn a_filling_is_waited_for_and_mends_what_differs() {
     let lab = Lab::new();
     lab.put_blob("a", b"blob").await;
-    lab.registry.read_everything().await.unwrap();
+    lab.registry.index_sync.read_everything().await.unwrap();
     lab.index.record(&name("a"), vec![tag("nowhere", 1)]);
     let registry = Arc::new(lab.registry);
     let keeper = Arc::clone(&registry);
-    let keeper = tokio::spawn(async move { keeper.keep_index().await });
+    let keeper = tokio::spawn(async move { keeper.index_sync.run().await });
     let filling = Arc::clone(&registry);
-    let filling = tokio::spawn(async move { filling.fill_index_anew(&|_| {}).await });
+    let filling = tokio::spawn(async move { filling.index_sync.rebuild(&|_| {}).await });
     // The clock stands still until it is moved.
     while !filling.is_finished() {
         lab.clock.advance(std::time::Duration::from_millis(100));
@@ -329,7 +323,7 @@ async fn a_filling_is_waited_for_and_mends_what_differs() {
     keeper.abort();
     let _ = keeper.await;
     assert_eq!(lab.index.statistics().quarantines, 1);
-    let found = registry.compare_index(&|_| {}).await.unwrap();
+    let found = registry.index_sync.compare(&|_| {}).await.unwrap();
     assert_eq!(found.differences, 0, "{:?}", found.told);
     assert!(lab.clock.elapsed() > std::time::Duration::ZERO);
 }

@@ -36,7 +36,8 @@ pub(super) async fn read(
     let registry = &state.services.registry;
     // By the same rule for both: GET keeps what HEAD has promised to this caller with this credential.
     let viewer = state.services.auth.viewer(&request.caller, &request.origin);
-    let blob = registry.blob_or_elsewhere(name, digest, &viewer).await?;
+    let blob = registry.blobs.get_or_elsewhere(name, digest, &viewer);
+    let blob = blob.await?;
     let mut answer = response::empty(StatusCode::OK);
     response::set_digest(&mut answer, digest);
     answer.headers_mut().insert(CACHE_CONTROL, KEEP);
@@ -73,7 +74,7 @@ pub(super) async fn read(
     let length = range.end - range.start;
     answer.headers_mut().insert(CONTENT_LENGTH, length.into());
     if request.head.method != Method::HEAD && length > 0 {
-        let bytes = registry.read_blob(&blob, Some(range)).await?;
+        let bytes = registry.blobs.read(&blob, Some(range)).await?;
         *answer.body_mut() = ResponseBody::stream(bytes, length);
     }
     Ok(answer)
@@ -101,9 +102,8 @@ pub(super) async fn delete(
     name: &RepositoryName,
     digest: &Digest,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let permit = request.permit(state);
-    let registry = &state.services.registry;
-    registry.delete_blob(name, digest, &permit).await?;
+    let blobs = &state.services.registry.blobs;
+    blobs.delete(name, digest, request.actor(state)).await?;
     Ok(response::empty(StatusCode::ACCEPTED))
 }
 

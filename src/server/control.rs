@@ -128,17 +128,22 @@ impl Control {
                 };
             }
             Request::Status => registry
+                .listings
                 .status()
                 .await
                 .map(|status| Answer::Status(Box::new(status))),
-            Request::Rebuild => registry.fill_index_anew(tell).await.map(Answer::Filled),
-            Request::Compare => registry.compare_index(tell).await.map(Answer::Compared),
+            Request::Rebuild => registry.index_sync.rebuild(tell).await.map(Answer::Filled),
+            Request::Compare => registry
+                .index_sync
+                .compare(tell)
+                .await
+                .map(Answer::Compared),
             Request::Usage { repository, tag } => {
                 let subject = match subject(repository.as_deref(), tag.as_deref()) {
                     Ok(subject) => subject,
                     Err(what) => return failed(what, None),
                 };
-                let rows = registry.usage(&subject).await;
+                let rows = registry.listings.usage(&subject).await;
                 rows.map(|rows| Answer::Usage { rows })
             }
         };

@@ -28,8 +28,8 @@ use super::{
     Locations, ServerError, Services, Settings, blobs, listings, manifests, origin, response,
     token, uploads,
 };
-use crate::auth::{Access, Caller, FairQueue, Origin, Permit, is_host};
-use crate::registry::{Holder, Reservation};
+use crate::auth::{Access, Caller, FairQueue, Origin, is_host};
+use crate::registry::{ActingRequest, Actor, Holder, Reservation};
 use crate::telemetry::field;
 
 /// All that a request needs, shared by all connections.
@@ -52,21 +52,40 @@ pub(super) struct Peer {
     pub(super) is_reserve: bool,
 }
 
-/// A request that may do what it asks.
+/// A request as it came.
+struct Arrived {
+    head: Parts,
+    body: RequestBody,
+    reading: Reading,
+    id: RequestId,
+    peer: SocketAddr,
+}
+
+/// A request that may do what it asks; its body is handed on beside it.
 pub(super) struct Allowed {
     pub(super) head: Parts,
-    pub(super) body: RequestBody,
     pub(super) origin: Origin,
     pub(super) caller: Caller,
     /// What it was let in for.
-    pub(super) access: Access,
+    access: Access,
+    id: RequestId,
+    peer: SocketAddr,
 }
 
 impl Allowed {
-    /// The caller's right to this request, to be confirmed when its body has come.
-    pub(super) fn permit<'a>(&'a self, state: &'a State) -> Permit<'a> {
+    /// Who changes the registry by this request, with a permit that is confirmed when its body has come.
+    pub(super) fn actor<'a>(&'a self, state: &'a State) -> Actor<'a> {
         let auth = &state.services.auth;
-        auth.permit(&self.caller, &self.access, &self.origin)
+        let about = ActingRequest {
+            id: self.id.as_str(),
+            account: self.caller.account(),
+            peer: self.peer,
+            host: &self.origin.host,
+            method: self.head.method.as_str(),
+            user_agent: header_text(&self.head, USER_AGENT).unwrap_or_default(),
+        };
+        let permit = auth.permit(&self.caller, &self.access, &self.origin);
+        Actor::request(about, permit)
     }
 }
 
@@ -169,7 +188,14 @@ impl State {
                 Err(ServerError::NoPlace)
             }
             Ok(route) => {
-                self.handle(route, head, body, reading, &mut line.account)
+                let arrived = Arrived {
+                    head,
+                    body,
+                    reading,
+                    id: id.clone(),
+                    peer: peer.address,
+                };
+                self.handle(route, arrived, &mut line.account)
                     .instrument(span.clone())
                     .await
             }
@@ -202,11 +228,16 @@ impl State {
     async fn handle(
         self: &Arc<Self>,
         route: Route,
-        head: Parts,
-        body: RequestBody,
-        reading: Reading,
+        arrived: Arrived,
         account: &mut String,
     ) -> Result<Response<ResponseBody>, ServerError> {
+        let Arrived {
+            head,
+            body,
+            reading,
+            id,
+            peer,
+        } = arrived;
         match route {
             Route::Options => return Ok(response::empty(StatusCode::NO_CONTENT)),
             Route::Health => return Ok(response::bytes(StatusCode::OK, "text/plain", "ok\n")),
@@ -221,19 +252,20 @@ impl State {
         let caller = self.allowed(&access, &head, &origin, account).await?;
         let request = Allowed {
             head,
-            body,
             origin,
             caller,
             access,
+            id,
+            peer,
         };
         if !route.runs_to_its_end() {
-            return self.dispatch(route, request).await;
+            return self.dispatch(route, request, body).await;
         }
         // Run to its end even when the client goes away, which drops this future: what was received is put in order, and
         // no half of an operation stays undone for want of a reader.
         let state = Arc::clone(self);
-        let task =
-            tokio::spawn(async move { state.dispatch(route, request).await }.in_current_span());
+        let work = async move { state.dispatch(route, request, body).await };
+        let task = tokio::spawn(work.in_current_span());
         task.await.unwrap_or(Err(ServerError::Internal))
     }
 
@@ -257,6 +289,7 @@ impl State {
         self: &Arc<Self>,
         route: Route,
         request: Allowed,
+        body: RequestBody,
     ) -> Result<Response<ResponseBody>, ServerError> {
         match route {
             Route::Options
@@ -284,10 +317,12 @@ impl State {
             }
             Route::BlobRead(name, digest) => blobs::read(self, &request, &name, &digest).await,
             Route::BlobDelete(name, digest) => blobs::delete(self, &request, &name, &digest).await,
-            Route::UploadBegin(name, start) => uploads::begin(self, request, &name, start).await,
-            Route::UploadAppend(name, id) => uploads::append(self, request, &name, id).await,
+            Route::UploadBegin(name, start) => {
+                uploads::begin(self, &request, body, &name, start).await
+            }
+            Route::UploadAppend(name, id) => uploads::append(self, &request, body, &name, id).await,
             Route::UploadFinish(name, id, digest) => {
-                uploads::finish(self, request, &name, id, &digest).await
+                uploads::finish(self, &request, body, &name, id, &digest).await
             }
             Route::UploadStatus(name, id) => uploads::status(self, &request, &name, id).await,
             Route::UploadCancel(name, id) => uploads::cancel(self, &request, &name, id).await,
@@ -296,7 +331,7 @@ impl State {
             }
             Route::ManifestNowhere(_) => Err(ServerError::NoSuchReference),
             Route::ManifestPut(name, reference, tags) => {
-                manifests::put(self, request, &name, &reference, &tags).await
+                manifests::put(self, &request, body, &name, &reference, &tags).await
             }
             Route::ManifestDelete(name, reference) => {
                 manifests::delete(self, &request, &name, &reference).await
@@ -364,7 +399,7 @@ impl State {
     }
 
     async fn ready(&self) -> Response<ResponseBody> {
-        let readiness = self.services.registry.readiness().await;
+        let readiness = self.services.registry.health.readiness().await;
         let (status, first) = if readiness.still.is_empty() {
             (StatusCode::OK, "ready")
         } else {

@@ -26,7 +26,8 @@ pub(super) async fn catalog(
     page: &PageRequest,
 ) -> Result<Response<ResponseBody>, ServerError> {
     let viewer = state.services.auth.viewer(&request.caller, &request.origin);
-    let found = state.services.registry.catalog(&viewer, page).await?;
+    let found = state.services.registry.listings.catalog(&viewer, page);
+    let found = found.await?;
     let names: Vec<&str> = found.items.iter().map(RepositoryName::as_str).collect();
     let body = json!({ "repositories": names });
     Ok(page_answer(
@@ -43,7 +44,7 @@ pub(super) async fn tags(
     name: &RepositoryName,
     page: &PageRequest,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let found = state.services.registry.tags(name, page).await?;
+    let found = state.services.registry.listings.tags(name, page).await?;
     let tags: Vec<&str> = found.items.iter().map(crate::oci::Tag::as_str).collect();
     let body = json!({ "name": name.as_str(), "tags": tags });
     Ok(page_answer(
@@ -63,8 +64,8 @@ pub(super) async fn referrers(
     artifact_type: Option<&str>,
     page: &PageRequest,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let registry = &state.services.registry;
-    let found = registry
+    let listings = &state.services.registry.listings;
+    let found = listings
         .referrers(name, subject, artifact_type, page)
         .await?;
     let index = ReferrersIndex::new(found.items, state.reservation(&request.origin))?;

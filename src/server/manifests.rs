@@ -8,6 +8,7 @@ use http::{Method, Response, StatusCode};
 
 use super::blobs::is_known;
 use super::dispatch::{Allowed, State, content_type};
+use super::incoming::RequestBody;
 use super::outgoing::ResponseBody;
 use super::{ServerError, response};
 use crate::oci::{Reference, RepositoryName, Tag};
@@ -19,7 +20,8 @@ pub(super) async fn read(
     name: &RepositoryName,
     reference: &Reference,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let manifest = state.services.registry.manifest(name, reference).await?;
+    let manifest = state.services.registry.manifests.get(name, reference);
+    let manifest = manifest.await?;
     let is_known = is_known(&request.head, &manifest.digest);
     let mut answer = if is_known {
         response::empty(StatusCode::NOT_MODIFIED)
@@ -30,7 +32,7 @@ pub(super) async fn read(
                 ResponseBody::unsent(manifest.size_bytes)
             }
             ManifestContent::InStore(blob) => {
-                let bytes = state.services.registry.read_blob(&blob, None).await?;
+                let bytes = state.services.registry.blobs.read(&blob, None).await?;
                 ResponseBody::stream(bytes, manifest.size_bytes)
             }
         };
@@ -42,40 +44,32 @@ pub(super) async fn read(
 
 pub(super) async fn put(
     state: &State,
-    request: Allowed,
+    request: &Allowed,
+    body: RequestBody,
     name: &RepositoryName,
     reference: &Reference,
     more_tags: &[Tag],
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let Allowed {
-        head,
-        body,
-        origin,
-        caller,
-        access,
-    } = request;
     let registry = &state.services.registry;
     let bytes = state
         .patience()
         .collect(
             body,
             registry.settings().limits.manifest_size_bytes,
-            state.reservation(&origin),
+            state.reservation(&request.origin),
         )
         .await?;
-    let permit = state.services.auth.permit(&caller, &access, &origin);
+    let content_type = content_type(&request.head);
+    let actor = request.actor(state);
     let pushed = registry
-        .put_manifest(
-            name,
-            reference,
-            more_tags,
-            content_type(&head),
-            bytes,
-            &permit,
-        )
+        .manifests
+        .put(name, reference, more_tags, content_type, bytes, actor)
         .await?;
     let mut answer = response::empty(StatusCode::CREATED);
-    let location = state.location(&origin, &format!("{name}/manifests/{}", pushed.digest));
+    let location = state.location(
+        &request.origin,
+        &format!("{name}/manifests/{}", pushed.digest),
+    );
     response::set(&mut answer, LOCATION, &location);
     response::set(
         &mut answer,
@@ -98,10 +92,9 @@ pub(super) async fn delete(
     name: &RepositoryName,
     reference: &Reference,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    state
-        .services
-        .registry
-        .delete_manifest(name, reference, &request.permit(state))
+    let manifests = &state.services.registry.manifests;
+    manifests
+        .delete(name, reference, request.actor(state))
         .await?;
     Ok(response::empty(StatusCode::ACCEPTED))
 }

@@ -64,7 +64,7 @@ impl Multipart {
         let parts = stream::iter(self.parts).then(move |(head, range)| {
             let (registry, blob) = (Arc::clone(&registry), Arc::clone(&blob));
             async move {
-                let bytes = registry.read_blob(&blob, Some(range)).await;
+                let bytes = registry.blobs.read(&blob, Some(range)).await;
                 let bytes = bytes.map_err(|error| match error {
                     RegistryError::Store(error) => error,
                     // Deleted since the first part: the answer breaks off.

@@ -14,104 +14,74 @@ use super::{ServerError, UploadStart, response};
 use crate::auth::Origin;
 use crate::layout::UploadId;
 use crate::oci::range::Sent;
-use crate::oci::{Algorithm, Digest, RepositoryName};
+use crate::oci::{Digest, RepositoryName};
 use crate::registry::{Chunk, Owner};
 
 pub(super) async fn begin(
     state: &State,
-    request: Allowed,
+    request: &Allowed,
+    body: RequestBody,
     name: &RepositoryName,
     start: UploadStart,
 ) -> Result<Response<ResponseBody>, ServerError> {
     let registry = &state.services.registry;
-    let owner = owner(&request);
-    match start {
-        UploadStart::Session(algorithm) => {
-            open_session(state, &request.origin, name, &owner, algorithm).await
-        }
+    let actor = request.actor(state);
+    let (digest, algorithm) = match start {
+        UploadStart::Session(algorithm) => (None, algorithm),
         UploadStart::Whole(digest) => {
-            let chunk = chunk(state, &request.head, request.body, None);
-            let auth = &state.services.auth;
-            let permit = auth.permit(&request.caller, &request.access, &request.origin);
-            registry
-                .upload_whole(name, &owner, &digest, chunk, &permit)
-                .await?;
-            Ok(created(state, &request.origin, name, &digest))
+            let chunk = chunk(state, &request.head, body, None);
+            let owner = owner(request);
+            let received = registry
+                .uploads
+                .receive_whole(name, &owner, &digest, chunk, actor);
+            received.await?;
+            (Some(digest), None)
         }
         UploadStart::Mount(digest, from) => {
-            if registry
-                .mount_blob(name, &digest, from.as_ref(), &request.permit(state))
-                .await?
-            {
-                return Ok(created(state, &request.origin, name, &digest));
-            }
-            open_session(
-                state,
-                &request.origin,
-                name,
-                &owner,
-                Some(digest.algorithm()),
-            )
-            .await
+            let mounted = registry.blobs.mount(name, &digest, from.as_ref(), actor);
+            let is_mounted = mounted.await?;
+            (is_mounted.then_some(digest), Some(digest.algorithm()))
         }
+    };
+    if let Some(digest) = digest {
+        return Ok(created(state, &request.origin, name, &digest));
     }
-}
-
-async fn open_session(
-    state: &State,
-    origin: &Origin,
-    name: &RepositoryName,
-    owner: &Owner,
-    algorithm: Option<Algorithm>,
-) -> Result<Response<ResponseBody>, ServerError> {
-    let id = state
-        .services
-        .registry
-        .begin_upload(name, owner, algorithm)
-        .await?;
-    Ok(progress(state, origin, StatusCode::ACCEPTED, name, id, 0))
+    let owner = owner(request);
+    let id = registry.uploads.begin(name, &owner, algorithm).await?;
+    let status = StatusCode::ACCEPTED;
+    Ok(progress(state, &request.origin, status, name, id, 0))
 }
 
 pub(super) async fn append(
     state: &State,
-    request: Allowed,
+    request: &Allowed,
+    body: RequestBody,
     name: &RepositoryName,
     id: UploadId,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let owner = owner(&request);
-    let chunk = sent_chunk(state, &request.head, request.body)?;
-    let auth = &state.services.auth;
-    let permit = auth.permit(&request.caller, &request.access, &request.origin);
-    let offset = state
-        .services
-        .registry
-        .append_upload(name, id, &owner, chunk, &permit)
-        .await?;
-    Ok(progress(
-        state,
-        &request.origin,
-        StatusCode::ACCEPTED,
-        name,
-        id,
-        offset,
-    ))
+    let uploads = &state.services.registry.uploads;
+    let chunk = sent_chunk(state, &request.head, body)?;
+    let actor = request.actor(state);
+    let owner = owner(request);
+    let offset = uploads.append(name, id, &owner, chunk, actor).await?;
+    let status = StatusCode::ACCEPTED;
+    Ok(progress(state, &request.origin, status, name, id, offset))
 }
 
 pub(super) async fn finish(
     state: &State,
-    request: Allowed,
+    request: &Allowed,
+    body: RequestBody,
     name: &RepositoryName,
     id: UploadId,
     digest: &Digest,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let owner = owner(&request);
-    let chunk = sent_chunk(state, &request.head, request.body)?;
-    let auth = &state.services.auth;
-    let permit = auth.permit(&request.caller, &request.access, &request.origin);
-    state
-        .services
-        .registry
-        .finish_upload(name, id, &owner, digest, chunk, &permit)
+    let uploads = &state.services.registry.uploads;
+    let chunk = sent_chunk(state, &request.head, body)?;
+    let actor = request.actor(state);
+    let owner = owner(request);
+    uploads
+        .finish(name, id, &owner, digest, chunk, actor)
         .await?;
     Ok(created(state, &request.origin, name, digest))
 }
@@ -122,19 +92,10 @@ pub(super) async fn status(
     name: &RepositoryName,
     id: UploadId,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let offset = state
-        .services
-        .registry
-        .upload_offset(name, id, &owner(request))
-        .await?;
-    Ok(progress(
-        state,
-        &request.origin,
-        StatusCode::NO_CONTENT,
-        name,
-        id,
-        offset,
-    ))
+    let uploads = &state.services.registry.uploads;
+    let offset = uploads.offset(name, id, &owner(request)).await?;
+    let status = StatusCode::NO_CONTENT;
+    Ok(progress(state, &request.origin, status, name, id, offset))
 }
 
 pub(super) async fn cancel(
@@ -143,11 +104,8 @@ pub(super) async fn cancel(
     name: &RepositoryName,
     id: UploadId,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    state
-        .services
-        .registry
-        .cancel_upload(name, id, &owner(request))
-        .await?;
+    let uploads = &state.services.registry.uploads;
+    uploads.cancel(name, id, &owner(request)).await?;
     Ok(response::empty(StatusCode::NO_CONTENT))
 }
 

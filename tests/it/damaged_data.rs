@@ -35,7 +35,12 @@ impl Lab {
             ..Options::default()
         };
         let registry = TestRegistry::start_in(Arc::clone(&self.data), options);
-        registry.registry.read_everything().await.unwrap();
+        registry
+            .registry
+            .index_sync
+            .read_everything()
+            .await
+            .unwrap();
         registry
     }
 }

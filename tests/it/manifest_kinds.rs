@@ -56,8 +56,13 @@ fn with_references(references: References) -> Options {
 
 /// Sees that what a push recorded is what is read from the store.
 async fn index_agrees(registry: &TestRegistry) {
-    registry.registry.read_everything().await.unwrap();
-    let found = registry.registry.compare_index(&|_| {}).await.unwrap();
+    registry
+        .registry
+        .index_sync
+        .read_everything()
+        .await
+        .unwrap();
+    let found = registry.registry.index_sync.compare(&|_| {}).await.unwrap();
     assert_eq!(found.told, Vec::<String>::new());
     assert!(found.facts > 0);
 }
@@ -66,7 +71,12 @@ async fn index_agrees(registry: &TestRegistry) {
 async fn an_index_may_list_blobs_of_any_media_type() {
     let registry = TestRegistry::start(with_references(References::Strict));
     // So that later changes are recorded, and not read.
-    registry.registry.read_everything().await.unwrap();
+    registry
+        .registry
+        .index_sync
+        .read_everything()
+        .await
+        .unwrap();
     let (image, image_digest) = registry.push_image("a", "v1", b"layer").await;
     registry.push_blob("a", b"cache").await;
     for (media_type, index_type) in [
@@ -170,7 +180,12 @@ async fn a_wrong_size_is_refused_only_where_references_are_strict() {
     let never = ["-1", "5.0", "5e0", "\"5\"", "9223372036854775808"];
     for references in [References::Strict, References::Any] {
         let registry = TestRegistry::start(with_references(references));
-        registry.registry.read_everything().await.unwrap();
+        registry
+            .registry
+            .index_sync
+            .read_everything()
+            .await
+            .unwrap();
         let (image, _) = registry.push_image("a", "v1", b"layer").await;
         let listed = index_of(OCI_INDEX, &[(OCI_MANIFEST, image.as_bytes())]);
         let cache = index_of(OCI_INDEX, &[(LAYER, b"layer")]);
@@ -218,13 +233,18 @@ async fn a_wrong_size_is_refused_only_where_references_are_strict() {
 #[tokio::test]
 async fn wrong_sizes_do_not_reach_the_figures() {
     let registry = TestRegistry::start(with_references(References::Any));
-    registry.registry.read_everything().await.unwrap();
+    registry
+        .registry
+        .index_sync
+        .read_everything()
+        .await
+        .unwrap();
     let (image, _) = registry.push_image("a", "v1", b"layer").await;
     let wrong = image.replace("\"size\":5", "\"size\":9223372036854775807");
     let answer = put(&registry, "a/manifests/v1", OCI_MANIFEST, wrong.as_bytes()).await;
     answer.expect(StatusCode::CREATED);
     let subject = boathouse::registry::Subject::Tag("a".parse().unwrap(), "v1".parse().unwrap());
-    let rows = registry.registry.usage(&subject).await.unwrap();
+    let rows = registry.registry.listings.usage(&subject).await.unwrap();
     let expected = wrong.len() + b"{}".len() + b"layer".len();
     assert_eq!(rows[0].bytes, expected as u64);
 }
@@ -232,7 +252,12 @@ async fn wrong_sizes_do_not_reach_the_figures() {
 #[tokio::test]
 async fn what_go_reads_is_taken_and_kept_as_it_came() {
     let registry = TestRegistry::start(with_references(References::Strict));
-    registry.registry.read_everything().await.unwrap();
+    registry
+        .registry
+        .index_sync
+        .read_everything()
+        .await
+        .unwrap();
     let (image, digest) = registry.push_image("a", "v1", b"layer").await;
     let image = image.into_bytes();
     let about = descriptor(OCI_MANIFEST, &digest, image.len());
@@ -302,7 +327,12 @@ async fn an_artifact_manifest_is_pushed_and_listed() {
     let answer = registry.get(&format!("/v2/a/manifests/{digest}")).send();
     let answer = answer.await.expect(StatusCode::OK);
     assert_eq!(answer.header("content-type"), ARTIFACT);
-    registry.registry.read_everything().await.unwrap();
+    registry
+        .registry
+        .index_sync
+        .read_everything()
+        .await
+        .unwrap();
     for artifact_type in [r#""artifactType":"sbom","#, ""] {
         let pushed = artifact(artifact_type);
         let digest = sha256(&pushed);
@@ -356,7 +386,12 @@ async fn a_stored_artifact_is_listed_while_the_repository_is_unread() {
 #[tokio::test]
 async fn an_error_names_at_most_a_hundred_digests() {
     let registry = TestRegistry::start(with_references(References::Strict));
-    registry.registry.read_everything().await.unwrap();
+    registry
+        .registry
+        .index_sync
+        .read_everything()
+        .await
+        .unwrap();
     registry.push_blob("a", b"{}").await;
     let layers: Vec<String> = (0..3_000)
         .map(|number: u32| descriptor(LAYER, &sha256(number.to_be_bytes()), 4))

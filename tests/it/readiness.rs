@@ -19,7 +19,12 @@ async fn what_only_works_with_less_is_ready_and_says_so() {
     let data = Data::new();
     let registry = TestRegistry::start_in(Arc::clone(&data), Options::default());
     registry.push_image("team/app", "v1", b"layer").await;
-    registry.registry.read_everything().await.unwrap();
+    registry
+        .registry
+        .index_sync
+        .read_everything()
+        .await
+        .unwrap();
     let ready = registry.get("/readyz").send().await;
     assert_eq!(text(&ready.expect(StatusCode::OK)), "ready\n");
     registry.stop().await;

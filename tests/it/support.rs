@@ -157,7 +157,7 @@ impl TestRegistry {
         let end = ending.clone();
         if options.keeps_index {
             tokio::spawn(async move {
-                tokio::select! { () = keeper.keep_index() => {}, () = end.cancelled() => {} }
+                tokio::select! { () = keeper.index_sync.run() => {}, () = end.cancelled() => {} }
             });
         }
         let services = Services {

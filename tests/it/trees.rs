@@ -121,7 +121,12 @@ async fn directories_that_can_be_no_repository_are_passed_over_at_any_depth() {
         assert_eq!(catalog(&registry).await, ["a"]);
         let tags = registry.get("/v2/a/tags/list").send().await.json();
         assert_eq!(tags["tags"], serde_json::json!(["v1"]));
-        registry.registry.read_everything().await.unwrap();
+        registry
+            .registry
+            .index_sync
+            .read_everything()
+            .await
+            .unwrap();
     }
     assert_eq!(tree(&lab.repositories()), before, "something was swept");
 }
@@ -149,7 +154,12 @@ async fn links_in_a_circle_end() {
             assert!(names.iter().any(|known| known == name), "{name}: {names:?}");
         }
         assert!(names.len() < 12, "{names:?}");
-        registry.registry.read_everything().await.unwrap();
+        registry
+            .registry
+            .index_sync
+            .read_everything()
+            .await
+            .unwrap();
     }
     assert_eq!(status(&registry, "/v2/alias/manifests/v1").await, 200);
 }
@@ -162,7 +172,12 @@ async fn links_out_of_the_tree_are_not_followed_and_nothing_is_swept_because_of_
     registry.push_image("known", "v1", LAYER).await;
     registry.push_image("torn", "v1", LAYER).await;
     registry.push_blob("torn", b"elsewhere").await;
-    registry.registry.read_everything().await.unwrap();
+    registry
+        .registry
+        .index_sync
+        .read_everything()
+        .await
+        .unwrap();
     registry.stop().await;
     // A repository that nobody knows yet, one that the index knows, a link file and the data of a blob.
     copy(&lab.repositories().join("a"), &outside.join("evil"));
@@ -194,7 +209,12 @@ async fn links_out_of_the_tree_are_not_followed_and_nothing_is_swept_because_of_
         ] {
             assert_eq!(status(&registry, &path).await, 404, "{when}: {path}");
         }
-        registry.registry.read_everything().await.unwrap();
+        registry
+            .registry
+            .index_sync
+            .read_everything()
+            .await
+            .unwrap();
     }
     assert!(fs::symlink_metadata(&link).is_ok(), "the link was swept");
     assert!(
@@ -254,7 +274,12 @@ async fn links_of_the_administrator_are_followed() {
             );
             let path = format!("/v2/a/blobs/{}", digest(LAYER));
             assert_eq!(status(&registry, &path).await, 200, "{moved}");
-            registry.registry.read_everything().await.unwrap();
+            registry
+                .registry
+                .index_sync
+                .read_everything()
+                .await
+                .unwrap();
         }
         registry.push_image("b/c", "v1", b"new").await;
         let gone = registry.delete("/v2/a/manifests/v1").send().await;

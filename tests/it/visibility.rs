@@ -65,7 +65,12 @@ impl Lab {
     }
 
     async fn read(&self) {
-        self.registry.registry.read_everything().await.unwrap();
+        self.registry
+            .registry
+            .index_sync
+            .read_everything()
+            .await
+            .unwrap();
         self.index.settle().await;
     }
 
@@ -356,7 +361,7 @@ async fn what_was_deleted_here_is_gone_here() {
 
     // It lasts as long as it should, and leaves nothing behind.
     let clock = &lab.registry.clock;
-    let sweep = || lab.registry.registry.sweep_tombstones();
+    let sweep = || lab.registry.registry.blobs.sweep_tombstones();
     let days = || {
         let days = "boathouse/deleted/";
         let files = lab.registry.data.files();

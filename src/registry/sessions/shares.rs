@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use super::Owner;
 use crate::layout::UploadId;
 
 /// How many sessions of one account, or of one address where there are no accounts, may be open: forty pushes of fifty
@@ -24,6 +23,17 @@ const IDLE: Duration = Duration::from_mins(5);
 /// How many sessions are counted in all: bounds memory (about 100 bytes each). Beyond it, those of whoever has most do not
 /// count any more.
 const COUNTED_MAX: usize = 65_536;
+
+/// To whom a session belongs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The account; empty in open mode.
+    pub account: String,
+    /// The generation of its credentials; empty in open mode and for foreign tokens.
+    pub generation: String,
+    /// The client's address: whose share it is where there is no account. The session is not bound to it.
+    pub client: IpAddr,
+}
 
 /// Whose share a session is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

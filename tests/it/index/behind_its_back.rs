@@ -29,7 +29,12 @@ async fn what_changed_while_the_registry_was_down_is_seen_after_the_start() {
         assert_eq!(added, ["gone", "old"], "{when}");
         assert!(tags(&registry, "removed").await.is_empty(), "{when}");
         assert_eq!(catalog(&registry).await, ["a/added", "kept"], "{when}");
-        registry.registry.read_everything().await.unwrap();
+        registry
+            .registry
+            .index_sync
+            .read_everything()
+            .await
+            .unwrap();
     }
     lab.expect_fresh("after changes while it was down").await;
 }

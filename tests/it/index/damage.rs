@@ -106,8 +106,13 @@ async fn pushes_during_a_reading_are_not_lost() {
             lab.index.forget(&name(repository), vec![Forget::Stamp]);
         }
         lab.index.settle().await;
-        registry.registry.read_everything().await.unwrap();
-        registry.registry.catch_up().await;
+        registry
+            .registry
+            .index_sync
+            .read_everything()
+            .await
+            .unwrap();
+        registry.registry.index_sync.catch_up().await;
     }
     for push in pushes {
         push.await.unwrap();
@@ -146,7 +151,7 @@ async fn an_index_that_cannot_be_used_is_filled_again() {
         let mut lab = Lab::with(open("store"), clock.clone());
         let registry = lab.start().await;
         let (_, subject) = registry.push_image("a", "v1", b"layer").await;
-        registry.registry.close_index().await;
+        registry.registry.index_sync.close().await;
         registry.stop().await;
         copy_tree(&directory, &home.path().join("older"));
 
@@ -155,7 +160,7 @@ async fn an_index_that_cannot_be_used_is_filled_again() {
         registry.push_image("a", "v2", b"layer").await;
         registry.push_image("b", "v1", b"layer").await;
         let about = push_manifest(&registry, "a", &referrer_of(&subject)).await;
-        registry.registry.close_index().await;
+        registry.registry.index_sync.close().await;
         registry.stop().await;
 
         let mut store_id = "store";
@@ -187,11 +192,16 @@ async fn an_index_that_cannot_be_used_is_filled_again() {
             assert_eq!(found, ["v1", "v2"], "{fate:?}, {when}");
             let found = referrers(&registry, "a", &subject).await;
             assert_eq!(found, [about.to_string()], "{fate:?}, {when}");
-            registry.registry.read_everything().await.unwrap();
+            registry
+                .registry
+                .index_sync
+                .read_everything()
+                .await
+                .unwrap();
         }
         assert_eq!(lab.index.health(), Health::Healthy, "{fate:?}");
         lab.expect_fresh(&format!("{fate:?}")).await;
-        registry.registry.close_index().await;
+        registry.registry.index_sync.close().await;
         registry.stop().await;
     }
 }

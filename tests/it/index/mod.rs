@@ -81,7 +81,12 @@ impl Lab {
     /// As a process starts.
     async fn start(&self) -> TestRegistry {
         let registry = self.start_unread();
-        registry.registry.read_everything().await.unwrap();
+        registry
+            .registry
+            .index_sync
+            .read_everything()
+            .await
+            .unwrap();
         registry
     }
 
@@ -94,7 +99,7 @@ impl Lab {
     async fn settle(&self, registry: &TestRegistry) {
         // Nothing has changed lately: everything may be stamped.
         self.clock.advance(Duration::from_mins(1));
-        registry.registry.catch_up().await;
+        registry.registry.index_sync.catch_up().await;
         self.index.settle().await;
     }
 
@@ -147,7 +152,7 @@ impl Lab {
         let store: Arc<dyn ObjectStore> = Arc::new(self.store.clone());
         let clock = shared(&self.clock);
         let registry = Registry::new(store, Arc::clone(&index), settings, &[7; 32], clock);
-        registry.read_everything().await.unwrap();
+        registry.index_sync.read_everything().await.unwrap();
         self.content(&index).await
     }
 
@@ -376,7 +381,7 @@ on_a_directory! {
         let tag_directories = lab.data.path().join(tag_keys("a", ""));
         let tag_directories = fs::File::open(tag_directories).unwrap();
         tag_directories.set_modified(now).unwrap();
-        registry.registry.catch_up().await;
+        registry.registry.index_sync.catch_up().await;
         lab.index.settle().await;
         assert_eq!(
             lab.index.stamp(&name("a")).await.unwrap(),

@@ -1,12 +1,13 @@
-//! Tests of `lists`.
+//! Tests of what is kept of the index, and of what comes from it.
 
-use super::super::keeper::RETRY_PAUSE;
 use super::*;
 use crate::clock::ManualClock;
+use crate::index::Index;
 use crate::layout::OwnedPlace;
 use crate::oci::Algorithm;
-use crate::registry::links::put_link;
-use crate::registry::{Limits, PageRequest, References, Settings};
+use crate::oci::{Digest, Tag};
+use crate::registry::core::put_link;
+use crate::registry::{PageRequest, Registry, Settings};
 use crate::store::ObjectStore;
 use crate::store::faulty::{Fault, FaultyStore, Operation};
 use crate::store::memory::MemoryStore;
@@ -29,21 +30,8 @@ impl Lab {
     }
 
     fn registry(&self) -> Registry {
-        let settings = Settings {
-            deletes_enabled: true,
-            readonly: false,
-            references: References::Strict,
-            case_insensitive: false,
-            limits: Limits {
-                manifest_size_bytes: 1_000,
-                whole_bodies_bytes: 64 * 1024 * 1024,
-                mount_probes: 10,
-                list_page: 10,
-                catalog_page: 10,
-                open_uploads: 10,
-                grace_period_secs: 86_400,
-            },
-        };
+        let mut settings = Settings::for_tests();
+        settings.limits.list_page = 10;
         let store: Arc<dyn ObjectStore> = Arc::new(self.store.clone());
         let index = Arc::clone(&self.index);
         Registry::new(store, index, settings, &[7; 32], self.clock.clone())
@@ -60,7 +48,7 @@ fn name(text: &str) -> RepositoryName {
 }
 
 async fn tags(registry: &Registry, name: &RepositoryName) -> Vec<Tag> {
-    let page = registry.tags(name, &PageRequest::default()).await;
+    let page = registry.listings.tags(name, &PageRequest::default()).await;
     page.unwrap().items
 }
 
@@ -72,7 +60,7 @@ async fn an_index_that_is_set_aside_while_it_serves_is_filled_again() {
     lab.link(OwnedPlace::TagCurrent(name.clone(), tag.clone()), &digest)
         .await;
     let (registry, index) = (lab.registry(), &lab.index);
-    registry.read_everything().await.unwrap();
+    registry.index_sync.read_everything().await.unwrap();
     assert_eq!(tags(&registry, &name).await, std::slice::from_ref(&tag));
 
     index.start_over("a test says so");
@@ -84,7 +72,7 @@ async fn an_index_that_is_set_aside_while_it_serves_is_filled_again() {
         std::slice::from_ref(&tag),
         "listed from an empty index"
     );
-    registry.catch_up().await;
+    registry.index_sync.catch_up().await;
     assert_eq!(index.tags(&name, None, 10).await.unwrap().len(), 1);
     assert_eq!(tags(&registry, &name).await, [tag]);
 }
@@ -99,50 +87,51 @@ async fn no_doubt_is_forgotten_however_many_there_are() {
         lab.link(place, &digest)
     };
     tag(&kept, "v1").await;
-    let mut registry = lab.registry();
-    registry.lists.changes.waiting_max = 10;
-    registry.read_everything().await.unwrap();
+    let registry = lab.registry();
+    registry.core.freshness.set_waiting_max(10);
+    registry.index_sync.read_everything().await.unwrap();
     assert_eq!(tags(&registry, &kept).await.len(), 1);
 
     for number in 0..10 {
         let other = name(&format!("doubted/{number}"));
-        registry.lists.changes.doubt(&other);
+        registry.core.freshness.doubt(&other);
     }
     // Two changes do more than they tell.
     for changed in [&kept, &new] {
-        let change = registry.lists.turn(changed).await.unwrap().begin();
+        let held = registry.core.locks.hold(Actor::task("a test"), changed);
+        let mut held = held.changing().await.unwrap();
+        held.change.begin();
         tag(changed, "v2").await;
-        drop(change);
     }
     assert_eq!(
         tags(&registry, &kept).await.len(),
         2,
         "a doubt was forgotten, and the list came from the index"
     );
-    registry.catch_up().await;
+    registry.index_sync.catch_up().await;
     let repositories = lab.index.repositories(None, 10).await.unwrap();
     assert_eq!(repositories, [kept.clone(), new.clone()]);
     for (name, expected) in [(&kept, 2), (&new, 1)] {
         let found = lab.index.tags(name, None, 10).await.unwrap();
         assert_eq!(found.len(), expected, "{name} was not read again");
-        assert!(registry.lists.is_read(name));
+        assert!(registry.core.freshness.is_read(name));
     }
-    assert!(registry.lists.is_complete());
+    assert!(registry.core.freshness.is_complete());
 }
 
 #[tokio::test]
 async fn a_comparison_that_fails_is_tried_again() {
     let lab = Lab::new();
-    let mut registry = lab.registry();
-    registry.lists.changes.waiting_max = 0;
-    registry.read_everything().await.unwrap();
+    let registry = lab.registry();
+    registry.core.freshness.set_waiting_max(0);
+    registry.index_sync.read_everything().await.unwrap();
     for (fails, next_try) in [(true, Some(RETRY_PAUSE)), (false, None)] {
-        registry.lists.changes.doubt(&name("a"));
-        assert!(registry.lists.changes.is_in_doubt(&name("b")));
+        registry.core.freshness.doubt(&name("a"));
+        assert!(registry.core.freshness.is_in_doubt(&name("b")));
         if fails {
             lab.store.fail(Operation::List, 0, Fault::Io);
         }
-        assert_eq!(registry.catch_up().await, next_try);
-        assert_eq!(registry.lists.is_complete(), !fails);
+        assert_eq!(registry.index_sync.catch_up().await, next_try);
+        assert_eq!(registry.core.freshness.is_complete(), !fails);
     }
 }

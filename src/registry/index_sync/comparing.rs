@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{IndexedError, Registry};
+use super::IndexSync;
+use super::reading::read_repository;
 use crate::index::{Child, ChildKind, Fact, Health, Index, IndexError, PAGE_MAX, Revision};
 use crate::layout;
 use crate::oci::{Digest, RepositoryName};
+use crate::registry::error::IndexedError;
 
 /// How often a filling is looked at.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
@@ -59,24 +61,24 @@ pub struct Comparison {
     pub told: Vec<String>,
 }
 
-impl Registry {
-    /// Has the index filled anew from the store by [`Registry::keep_index`], which must be running; the registry serves
+impl IndexSync {
+    /// Has the index filled anew from the store by [`IndexSync::run`], which must be running; the registry serves
     /// meanwhile. A filling that is under way already is joined, and one that was interrupted goes on where it was.
-    pub async fn fill_index_anew(&self, tell: Tell<'_>) -> Result<Filled, IndexedError> {
-        let began = self.clock.elapsed();
-        let index = &self.lists.index;
+    pub async fn rebuild(&self, tell: Tell<'_>) -> Result<Filled, IndexedError> {
+        let began = self.core.clock.elapsed();
+        let index = &self.core.freshness.index;
         if !matches!(index.health(), Health::Rebuilding { .. }) {
             let before = index.statistics().quarantines;
             index.start_over("it was to be filled anew");
             while index.statistics().quarantines == before {
                 self.check_order()?;
-                self.clock.sleep(LOOK_PAUSE).await;
+                self.core.clock.sleep(LOOK_PAUSE).await;
             }
         }
-        self.lists.wake.notify_one();
+        self.core.freshness.wake.notify_one();
         self.until_read(tell).await?;
         let counts = index.counts();
-        let took = self.clock.elapsed().saturating_sub(began);
+        let took = self.core.clock.elapsed().saturating_sub(began);
         Ok(Filled {
             repositories: counts.repositories,
             links: counts.tags + counts.revisions + counts.layers,
@@ -86,35 +88,36 @@ impl Registry {
 
     /// Waits until the keeper has brought the index up to the store.
     async fn until_read(&self, tell: Tell<'_>) -> Result<(), IndexedError> {
-        while !self.lists.is_complete() {
+        while !self.core.freshness.is_complete() {
             self.check_order()?;
-            if self.watched.index_keeper.has_ended() {
+            if self.heartbeat.has_ended() {
                 return Err(unavailable("its keeper has ended; restart the server"));
             }
-            if let Health::Rebuilding { done, total } = self.lists.index.health() {
+            if let Health::Rebuilding { done, total } = self.core.freshness.index.health() {
                 tell(Progress { done, total });
-            } else if self.lists.has_given_up() {
+            } else if self.core.freshness.has_given_up() {
                 let reason = "some repositories cannot be read; the server's log names them";
                 return Err(unavailable(reason));
             }
-            self.clock.sleep(LOOK_PAUSE).await;
+            self.core.clock.sleep(LOOK_PAUSE).await;
         }
         Ok(())
     }
 
     fn check_order(&self) -> Result<(), IndexedError> {
-        match self.lists.index.health() {
+        match self.core.freshness.index.health() {
             Health::Degraded { reason, .. } => Err(unavailable(&reason)),
             Health::Healthy | Health::Checking | Health::Rebuilding { .. } => Ok(()),
         }
     }
 
-    /// Compares the index with the store, repository by repository, once [`Registry::keep_index`] has brought it up. Edges
+    /// Compares the index with the store, repository by repository, once [`IndexSync::run`] has brought it up. Edges
     /// and sizes of what no repository has any more are not looked at: they only take room.
-    pub async fn compare_index(&self, tell: Tell<'_>) -> Result<Comparison, IndexedError> {
+    pub async fn compare(&self, tell: Tell<'_>) -> Result<Comparison, IndexedError> {
         self.until_read(&|_| {}).await?;
-        let index = &self.lists.index;
+        let index = &self.core.freshness.index;
         let mut names: BTreeSet<RepositoryName> = self
+            .core
             .repositories(|_| true, usize::MAX)
             .await?
             .into_iter()
@@ -138,7 +141,9 @@ impl Registry {
             let mut found = match self.differences(&name).await {
                 // Nobody can tell what it holds; what the index says of it stays.
                 Err(IndexedError::Registry(error)) if error.is_unreadable() => {
-                    self.pass_over(layout::repository_directory(&name).as_str(), &error);
+                    self.core
+                        .damage
+                        .pass_over(layout::repository_directory(&name).as_str(), &error);
                     continue;
                 }
                 found => found?,
@@ -147,12 +152,12 @@ impl Registry {
                 // What was pushed in between is no difference, nor what is known to be in doubt and is read soon: once more,
                 // while nothing changes.
                 for _ in 0..DOUBT_LOOKS_MAX {
-                    if !self.lists.changes.is_in_doubt(&name) {
+                    if !self.core.freshness.is_in_doubt(&name) {
                         break;
                     }
-                    self.clock.sleep(LOOK_PAUSE).await;
+                    self.core.clock.sleep(LOOK_PAUSE).await;
                 }
-                let _quiet = self.lists.quiet(&name).await;
+                let _quiet = self.quiet(&name).await?;
                 found = self.differences(&name).await?;
             }
             comparison.repositories += 1;
@@ -165,9 +170,9 @@ impl Registry {
     }
 
     async fn differences(&self, name: &RepositoryName) -> Result<Found, IndexedError> {
-        let index = &self.lists.index;
+        let index = &self.core.freshness.index;
         index.settle().await;
-        let in_store = self.read_repository(name, &|| {}).await?.facts;
+        let in_store = read_repository(&self.core, name, &|| {}).await?.facts;
         let in_store: BTreeSet<String> = in_store.iter().filter_map(text_of).collect();
         let in_index = facts_in(index, name).await?;
         let in_index: BTreeSet<String> = in_index.iter().filter_map(text_of).collect();

@@ -1,17 +1,27 @@
 //! Bringing the index up to the store, and keeping it there.
 //!
-//! Design: DESIGN D3. Must not know who lists what. Invariants: only a repository that was compared with the store in this
-//! process gets a new stamp; what could not be read is tried again.
+//! Design: DESIGN D3. Must not know who asks for a list. Invariants: only a repository that was compared with the store in
+//! this process gets a new stamp; what could not be read is tried again.
 
-use std::sync::atomic::Ordering;
+pub(super) mod comparing;
+mod facts;
+pub(super) mod freshness;
+mod reading;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 
-use super::lists::lock;
-use super::rereading::Reading;
-use super::{Registry, RegistryError};
-use crate::index::{Fact, Health, IndexError, PAGE_MAX, Rebuild};
+use self::reading::{Reading, read_repository, sweep_unlinked};
+use super::core::Core;
+use super::error::{IndexedError, RegistryError};
+use super::event::Actor;
+use super::locks::Quiet;
+use crate::heartbeat::Heartbeat;
+use crate::index::{Fact, Health, PAGE_MAX, Rebuild};
 use crate::layout;
 use crate::oci::RepositoryName;
 
@@ -31,61 +41,87 @@ const CLOSE_TIME: Duration = Duration::from_secs(2);
 /// memory meanwhile.
 const READ_AT_ONCE: usize = 4;
 
-/// How long the keeper may wait with nothing read: for requests that change a repository and wait for each other, and for
-/// the index to take in what was read. Both show by themselves when they stand still.
-const KEEPER_PATIENCE: Duration = Duration::from_mins(5);
+/// How long the task may wait with nothing read: for requests that change a repository and wait for each other, and for the
+/// index to take in what was read. Both show by themselves when they stand still.
+const WAIT_MAX: Duration = Duration::from_mins(5);
 
 /// How often a long reading says how far it is.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(5);
 
-impl Registry {
+/// The room of the index: a background task, and what people ask of it.
+pub struct IndexSync {
+    core: Arc<Core>,
+    heartbeat: Arc<Heartbeat>,
+}
+
+impl IndexSync {
+    pub(super) fn new(core: &Arc<Core>) -> Self {
+        let clock = Arc::clone(&core.clock);
+        Self {
+            core: Arc::clone(core),
+            heartbeat: Heartbeat::new("the keeper of the index", clock),
+        }
+    }
+
+    /// Of [`IndexSync::run`].
+    pub(super) fn heartbeat(&self) -> Arc<Heartbeat> {
+        Arc::clone(&self.heartbeat)
+    }
+
     /// Brings the index up to the store, and keeps it there; never returns.
-    pub async fn keep_index(&self) {
-        let heartbeat = &self.watched.index_keeper;
-        let _beating = heartbeat.begin();
-        let mut next_try = Some(self.clock.elapsed());
+    pub async fn run(&self) {
+        let _beating = self.heartbeat.begin();
+        let mut next_try = Some(self.core.clock.elapsed());
         loop {
-            self.keeper_moves();
-            if next_try.is_some_and(|next_try| next_try <= self.clock.elapsed()) {
+            self.moves();
+            if next_try.is_some_and(|next_try| next_try <= self.core.clock.elapsed()) {
                 next_try = self.try_everything().await;
             }
-            heartbeat.rest_for(STAMP_PAUSE);
+            self.heartbeat.rest_for(STAMP_PAUSE);
             tokio::select! {
-                () = self.clock.sleep(STAMP_PAUSE) => {}
-                () = self.lists.wake.notified() => {}
+                () = self.core.clock.sleep(STAMP_PAUSE) => {}
+                () = self.core.freshness.wake.notified() => {}
             }
-            self.keeper_moves();
+            self.moves();
             next_try = self.catch_up().await.or(next_try);
         }
     }
 
-    fn keeper_moves(&self) {
-        self.watched.index_keeper.beat_before(KEEPER_PATIENCE);
+    /// Waits until nobody changes `name`, and keeps others from beginning.
+    async fn quiet(&self, name: &RepositoryName) -> Result<Quiet, RegistryError> {
+        let actor = Actor::task("the keeper of the index");
+        Ok(self.core.locks.quiet(actor, name).await?)
+    }
+
+    fn moves(&self) {
+        self.heartbeat.beat_before(WAIT_MAX);
     }
 
     /// Reads everything, and tells when to try again if that did not work out.
     async fn try_everything(&self) -> Option<Duration> {
         let error = self.read_everything().await.err()?;
         tracing::error!(error = %error, "the index is incomplete; lists come from the store");
-        Some(self.clock.elapsed() + RETRY_PAUSE)
+        Some(self.core.clock.elapsed() + RETRY_PAUSE)
     }
 
     /// Does what waits: reads repositories that are in doubt, and stamps those that have changed. Tells when everything must
     /// be tried again, if that was tried and did not work out.
     pub async fn catch_up(&self) -> Option<Duration> {
         let mut next_try = None;
-        if !self.lists.is_the_same() {
+        if !self.core.freshness.is_the_same() {
             tracing::warn!("the index was set aside while it was in use; it is filled again");
-            self.lists.begin_again();
+            self.core.freshness.begin_again();
             next_try = self.try_everything().await;
         }
-        let waiting = self.lists.take_waiting();
+        let waiting = self.core.freshness.take_waiting();
         for name in waiting.reread {
-            self.keeper_moves();
+            self.moves();
             match self.read_again(&name, None).await {
                 Ok(_) => {}
                 Err(IndexedError::Registry(error)) if error.is_unreadable() => {
-                    self.pass_over(layout::repository_directory(&name).as_str(), &error);
+                    self.core
+                        .damage
+                        .pass_over(layout::repository_directory(&name).as_str(), &error);
                 }
                 Err(error) => {
                     tracing::warn!(error = %error, repository = %name, "cannot read the repository for the index");
@@ -95,11 +131,11 @@ impl Registry {
         if waiting.is_all_in_doubt {
             tracing::warn!("many changes have failed; every repository is compared again");
             // Who came into doubt by a change has lost the stamp that would be compared, once the index has heard of it.
-            self.lists.index.settle().await;
+            self.core.freshness.index.settle().await;
             next_try = self.try_everything().await;
         }
         for name in waiting.stamp {
-            self.keeper_moves();
+            self.moves();
             if let Err(error) = self.stamp(&name).await {
                 tracing::warn!(error = %error, repository = %name, "cannot stamp the repository");
             }
@@ -109,22 +145,22 @@ impl Registry {
 
     /// Notes in the index that it is up to the store, which only a repository can be that was compared before.
     async fn stamp(&self, name: &RepositoryName) -> Result<(), RegistryError> {
-        let _quiet = self.lists.changes.quiet(name).await;
-        if self.lists.index.is_unread(name) {
-            self.lists.changes.doubt(name);
+        let _quiet = self.quiet(name).await?;
+        if self.core.freshness.index.is_unread(name) {
+            self.core.freshness.doubt(name);
         }
         // Asked when nothing is under way, so that a change which has failed meanwhile counts.
-        if !self.lists.is_read(name) {
+        if !self.core.freshness.is_read(name) {
             return Ok(());
         }
-        match self.look(name).await? {
+        match self.core.freshness.look(name).await? {
             // What is changed next could leave the same times, and a crash lose what the index hears of it.
-            Some(look) if !look.is_settled(self.clock.now()) => {
-                self.lists.changes.stamp_later(name);
+            Some(look) if !look.is_settled(self.core.clock.now()) => {
+                self.core.freshness.stamp_later(name);
             }
             Some(look) => {
                 let facts = vec![Fact::Stamp(look.stamp)];
-                self.lists.index.record(name, facts);
+                self.core.freshness.index.record(name, facts);
             }
             None => {}
         }
@@ -134,25 +170,25 @@ impl Registry {
     /// Compares every repository of the store, and of the index, and reads those that differ.
     pub async fn read_everything(&self) -> Result<(), IndexedError> {
         self.until_checked().await;
-        if !self.lists.is_the_same() {
+        if !self.core.freshness.is_the_same() {
             // Set aside when it was opened: what is read now is all that counts.
-            self.lists.begin_again();
+            self.core.freshness.begin_again();
         }
-        let mut names = self.repositories(|_| true, usize::MAX).await?;
+        let mut names = self.core.repositories(|_| true, usize::MAX).await?;
         names.sort_unstable();
         let total = names.len() as u64;
-        let rebuild = match self.lists.index.health() {
+        let rebuild = match self.core.freshness.index.health() {
             Health::Rebuilding { .. } => {
                 tracing::info!(
                     repositories = total,
                     "filling the index from the store; the registry serves meanwhile"
                 );
-                Some(self.lists.index.begin_rebuild(Some(total)))
+                Some(self.core.freshness.index.begin_rebuild(Some(total)))
             }
             Health::Healthy | Health::Checking | Health::Degraded { .. } => None,
         };
         self.forget_absent(&names).await?;
-        let mut told = self.clock.elapsed();
+        let mut told = self.core.clock.elapsed();
         let mut is_whole = true;
         let mut loaded = Vec::new();
         let rebuilding = rebuild.as_ref();
@@ -162,13 +198,15 @@ impl Registry {
         });
         let mut reads = reads.buffer_unordered(READ_AT_ONCE).enumerate();
         while let Some((done, (name, read))) = reads.next().await {
-            self.keeper_moves();
+            self.moves();
             match read {
                 Ok(true) => loaded.push(name),
                 Ok(false) => {}
                 // Nothing is known of it, and nothing of it is forgotten.
                 Err(IndexedError::Registry(error)) if error.is_unreadable() => {
-                    self.pass_over(layout::repository_directory(&name).as_str(), &error);
+                    self.core
+                        .damage
+                        .pass_over(layout::repository_directory(&name).as_str(), &error);
                 }
                 // One that cannot be read must not keep the others from being listed.
                 Err(IndexedError::Registry(error)) => {
@@ -177,8 +215,8 @@ impl Registry {
                 }
                 Err(error @ IndexedError::Index(_)) => return Err(error),
             }
-            if self.clock.elapsed().saturating_sub(told) >= PROGRESS_PAUSE {
-                told = self.clock.elapsed();
+            if self.core.clock.elapsed().saturating_sub(told) >= PROGRESS_PAUSE {
+                told = self.core.clock.elapsed();
                 tracing::info!(done = done + 1, total, "reading repositories for the index");
             }
         }
@@ -188,19 +226,18 @@ impl Registry {
         }
         let reread = loaded.len();
         for name in loaded {
-            self.lists.changes.stamp_later(&name);
-            self.lists.lock().insert(name);
+            self.core.freshness.stamp_later(&name);
+            self.core.freshness.now_read(name);
         }
-        self.lists.has_given_up.store(!is_whole, Ordering::Release);
-        self.lists.is_complete.store(is_whole, Ordering::Release);
+        self.core.freshness.was_read(is_whole);
         tracing::info!(repositories = total, reread, "the index is up to the store");
         Ok(())
     }
 
     /// Waits until the index was opened and checked: whether it must be filled is known only then.
     async fn until_checked(&self) {
-        while self.lists.index.health() == Health::Checking {
-            self.clock.sleep(CHECK_PAUSE).await;
+        while self.core.freshness.index.health() == Health::Checking {
+            self.core.clock.sleep(CHECK_PAUSE).await;
         }
     }
 
@@ -211,8 +248,8 @@ impl Registry {
         name: &RepositoryName,
         rebuild: Option<&Rebuild>,
     ) -> Result<bool, IndexedError> {
-        if self.agrees(name).await? {
-            self.lists.lock().insert(name.clone());
+        if self.core.freshness.agrees(name).await? {
+            self.core.freshness.now_read(name.clone());
             if let Some(rebuild) = rebuild {
                 rebuild.skip();
             }
@@ -226,14 +263,21 @@ impl Registry {
         let mut after: Option<RepositoryName> = None;
         loop {
             let after_text = after.as_ref().map(RepositoryName::as_str);
-            let page = self.lists.index.repositories(after_text, PAGE_MAX).await?;
+            let page = self
+                .core
+                .freshness
+                .index
+                .repositories(after_text, PAGE_MAX)
+                .await?;
             for name in page
                 .iter()
                 .filter(|name| present.binary_search(name).is_err())
             {
                 match self.read_again(name, None).await {
                     Err(IndexedError::Registry(error)) if error.is_unreadable() => {
-                        self.pass_over(layout::repository_directory(name).as_str(), &error);
+                        self.core
+                            .damage
+                            .pass_over(layout::repository_directory(name).as_str(), &error);
                     }
                     read => {
                         read?;
@@ -253,26 +297,22 @@ impl Registry {
         name: &RepositoryName,
         rebuild: Option<&Rebuild>,
     ) -> Result<bool, IndexedError> {
-        self.lists.lock().remove(name);
-        let reread = self.lists.index.reread(name);
+        self.core.freshness.not_read(name);
+        let reread = self.core.freshness.index.reread(name);
         // Before anything is read: what changes from here on makes the stamp older than the store, never newer.
         let stamp = {
-            let _quiet = self.lists.changes.quiet(name).await;
-            self.look(name).await?
+            let _quiet = self.quiet(name).await?;
+            self.core.freshness.look(name).await?
         };
         let Reading {
             facts,
             is_dangling,
             unlinked,
-        } = self.read_repository(name, &|| self.keeper_moves()).await?;
+        } = read_repository(&self.core, name, &|| self.moves()).await?;
         // Before the stamp is written down, which would vouch for what is left lying there.
-        self.sweep_unlinked(unlinked).await?;
-        if is_dangling {
-            lock(&self.lists.dangling).insert(name.clone());
-        } else {
-            lock(&self.lists.dangling).remove(name);
-        }
-        let now = self.clock.now();
+        sweep_unlinked(&self.core, name, unlinked).await?;
+        self.core.freshness.set_dangling(name, is_dangling);
+        let now = self.core.clock.now();
         let is_worth_a_stamp = !facts.is_empty() && !is_dangling;
         let stamp = stamp.filter(|look| is_worth_a_stamp && look.is_settled(now));
         let stamp = stamp.map(|look| look.stamp);
@@ -281,20 +321,24 @@ impl Registry {
             rebuild.load(reread, facts, stamp).await?;
             return Ok(is_known);
         }
-        let replaced = self.lists.index.replace_repository(reread, facts, stamp);
+        let replaced = self
+            .core
+            .freshness
+            .index
+            .replace_repository(reread, facts, stamp);
         replaced.await?;
         if is_known {
-            self.lists.lock().insert(name.clone());
+            self.core.freshness.now_read(name.clone());
             // What was swept while it was read has changed the times.
-            self.lists.changes.stamp_later(name);
+            self.core.freshness.stamp_later(name);
         }
         Ok(false)
     }
 
     /// Writes down the stamps that wait, and closes the index in order; for the end of the process. What must be read
     /// again has no stamp, and is read at the next start.
-    pub async fn close_index(&self) {
-        let stamps = self.lists.take_waiting().stamp;
+    pub async fn close(&self) {
+        let stamps = self.core.freshness.take_waiting().stamp;
         let stamping = async {
             for name in stamps {
                 if self.stamp(&name).await.is_err() {
@@ -304,19 +348,8 @@ impl Registry {
         };
         tokio::select! {
             () = stamping => {}
-            () = self.clock.sleep(CLOSE_TIME) => {}
+            () = self.core.clock.sleep(CLOSE_TIME) => {}
         }
-        self.lists.index.close().await;
+        self.core.freshness.index.close().await;
     }
-}
-
-/// Why the index could not be brought up to the store.
-#[derive(Debug, thiserror::Error)]
-pub enum IndexedError {
-    /// The store could not be read.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-    /// The index could not be asked or told.
-    #[error(transparent)]
-    Index(#[from] IndexError),
 }

@@ -1,0 +1,146 @@
+//! The vocabulary of the registry: who changes something, and what has happened.
+//!
+//! Must not know how a change is carried out, nor who hears of it. Invariant: an [`Actor`] is neither cloned nor copied, so
+//! what one actor holds (`locks`) is held once.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use crate::auth::{Permit, Refusal, Viewer};
+use crate::oci::{Digest, Manifest, RepositoryName, Tag};
+
+/// Who changes the registry: a request with its permit, or a background task.
+pub struct Actor<'a>(By<'a>);
+
+enum By<'a> {
+    Request(ActingRequest<'a>, Permit<'a>),
+    Task(&'static str),
+}
+
+/// What is known of a request: all that the envelope of a notification tells (distribution's `actor`, `request` and
+/// `source`).
+#[derive(Debug, Clone, Copy)]
+pub struct ActingRequest<'a> {
+    /// `X-Request-Id`
+    pub id: &'a str,
+    /// The account; empty for anonymous callers and in open mode.
+    pub account: &'a str,
+    /// The other end of the connection, which may be a proxy.
+    pub peer: SocketAddr,
+    /// The Host that the client used; empty if it named none.
+    pub host: &'a str,
+    /// The method of HTTP.
+    pub method: &'a str,
+    /// `User-Agent`; empty if there is none.
+    pub user_agent: &'a str,
+}
+
+impl<'a> Actor<'a> {
+    /// A request, which changes something only as long as `permit` holds.
+    pub fn request(request: ActingRequest<'a>, permit: Permit<'a>) -> Self {
+        Self(By::Request(request, permit))
+    }
+
+    /// A background task. Only the loop of a task may make one: an operation would hold locks for two actors at once.
+    pub(super) fn task(name: &'static str) -> Self {
+        Self(By::Task(name))
+    }
+
+    /// Whether it may still change what it was let in for. A task always may.
+    pub(super) fn confirm(&self) -> Result<(), Refusal> {
+        match &self.0 {
+            By::Request(_, permit) => permit.confirm(),
+            By::Task(_) => Ok(()),
+        }
+    }
+
+    /// What it may see beyond the repository that it changes.
+    pub(super) fn viewer(&self) -> &dyn Viewer {
+        match &self.0 {
+            By::Request(_, permit) => permit.viewer(),
+            By::Task(_) => &NoView,
+        }
+    }
+
+    /// Whether a client waits for the answer.
+    pub(super) fn has_client(&self) -> bool {
+        matches!(self.0, By::Request(..))
+    }
+}
+
+impl fmt::Display for Actor<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            By::Request(request, _) => write!(formatter, "request {}", request.id),
+            By::Task(name) => formatter.write_str(name),
+        }
+    }
+}
+
+/// The view of a task: it looks into no other repository.
+struct NoView;
+
+impl Viewer for NoView {
+    fn may_pull(&self, _: &RepositoryName) -> bool {
+        false
+    }
+
+    fn carries_push(&self, _: &RepositoryName) -> bool {
+        false
+    }
+
+    fn may_list(&self, _: &RepositoryName) -> bool {
+        false
+    }
+}
+
+/// What has happened in a repository. Subscribers get the events of one commit together: a manifest that was put under two
+/// tags is one [`Event::ManifestPut`] and two [`Event::TagMoved`].
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A blob was received, and linked.
+    BlobLinked {
+        /// Its address.
+        digest: Digest,
+        /// Its length.
+        size_bytes: u64,
+    },
+    /// A blob was linked that another repository had.
+    BlobMounted {
+        /// Its address.
+        digest: Digest,
+    },
+    /// The link of a blob was removed.
+    BlobUnlinked {
+        /// Its address.
+        digest: Digest,
+    },
+    /// A manifest was put.
+    ManifestPut {
+        /// Its address.
+        digest: Digest,
+        /// Its length.
+        size_bytes: u64,
+        /// What it says: media type, subject, references.
+        manifest: Box<Manifest>,
+        /// Whether it got a layer link of its own.
+        is_linked_as_layer: bool,
+    },
+    /// A tag points at another manifest than before, or is new.
+    TagMoved {
+        /// The tag.
+        tag: Tag,
+        /// What it points at.
+        digest: Digest,
+    },
+    /// A tag was removed.
+    TagRemoved {
+        /// The tag.
+        tag: Tag,
+    },
+    /// A manifest was removed; its tags were removed before.
+    ManifestRemoved {
+        /// Its address.
+        digest: Digest,
+    },
+}
