@@ -5,6 +5,7 @@
 //! [`Step::Barrier`] is visible before all before it is durable, and all is durable when `apply` returns. One conformance
 //! suite (`conformance`) holds all of them to that.
 
+pub mod bucket_like;
 #[cfg(test)]
 mod conformance;
 pub mod faulty;

@@ -1,7 +1,7 @@
-//! Where test registries keep their data.
+//! Where test registries keep their data: a directory, or a bucket in the test target `bucket`.
 //!
 //! Outlives the registries on it, so a test restarts one by starting another on the same data. What another program does to
-//! the data, a test does through [`Data`], by keys.
+//! the data, a test does through [`Data`], so it runs on both. A test that needs a directory says so by `on_a_directory!`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,12 +10,14 @@ use std::sync::Arc;
 
 use boathouse::clock::Clock;
 use boathouse::store::ObjectStore;
+use boathouse::store::bucket_like::BucketLike;
 use boathouse::store::filesystem::{self, FilesystemStore};
 use tempfile::TempDir;
 
 /// See the module.
 pub(crate) struct Data {
     directory: TempDir,
+    bucket: Option<BucketLike>,
 }
 
 impl Data {
@@ -26,24 +28,33 @@ impl Data {
 
     /// Empty; the directory, if there is one, is made within `parent`.
     pub(crate) fn within(parent: &Path) -> Arc<Self> {
+        let bucket = crate::KEEPS_DATA_IN_A_BUCKET.then(|| BucketLike::new(SEED));
         let directory = tempfile::tempdir_in(parent).expect("a directory");
-        Arc::new(Self { directory })
+        Arc::new(Self { directory, bucket })
     }
 
     /// The store over it, as a process opens it.
     pub(crate) fn open(&self, clock: Arc<dyn Clock>) -> Arc<dyn ObjectStore> {
+        if let Some(bucket) = &self.bucket {
+            return Arc::new(bucket.clone());
+        }
         let settings = filesystem::Settings::at(self.directory.path());
         Arc::new(FilesystemStore::open(settings, clock).expect("a store"))
     }
 
     /// The directory, for tests which run on a directory only.
+    #[track_caller]
     pub(crate) fn path(&self) -> &Path {
+        assert!(self.bucket.is_none(), "this test needs a directory");
         self.directory.path()
     }
 
     /// All keys with their content, and what upload sessions have received.
     pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
-        tree(self.directory.path())
+        match &self.bucket {
+            Some(bucket) => bucket.everything(),
+            None => tree(self.directory.path()),
+        }
     }
 
     /// Those of [`Data::files`] that the old registry would see.
@@ -54,11 +65,17 @@ impl Data {
     }
 
     pub(crate) fn read(&self, key: &str) -> Option<Vec<u8>> {
-        fs::read(self.file(key)).ok()
+        match &self.bucket {
+            Some(bucket) => bucket.content(key),
+            None => fs::read(self.file(key)).ok(),
+        }
     }
 
     /// Writes a key as another program does.
     pub(crate) fn write(&self, key: &str, content: impl AsRef<[u8]>) {
+        if let Some(bucket) = &self.bucket {
+            return bucket.put_by_another_program(key, content.as_ref());
+        }
         let path = self.file(key);
         fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
         fs::write(path, content).expect("written");
@@ -66,23 +83,37 @@ impl Data {
 
     /// Removes a key as another program does: its directory stays where there is one. Returns whether it was there.
     pub(crate) fn remove(&self, key: &str) -> bool {
-        fs::remove_file(self.file(key)).is_ok()
+        match &self.bucket {
+            Some(bucket) => bucket.remove_by_another_program(|other| other == key),
+            None => fs::remove_file(self.file(key)).is_ok(),
+        }
     }
 
     /// Removes all keys below a prefix, which ends in `/`, and its directory where there is one. Returns whether
     /// there was any.
     pub(crate) fn remove_below(&self, prefix: &str) -> bool {
-        fs::remove_dir_all(self.file(prefix)).is_ok()
+        match &self.bucket {
+            Some(bucket) => bucket.remove_by_another_program(|key| key.starts_with(prefix)),
+            None => fs::remove_dir_all(self.file(prefix)).is_ok(),
+        }
     }
 
     /// Whether there is a key below a prefix, or its directory where there may be one.
     pub(crate) fn is_there(&self, prefix: &str) -> bool {
-        self.file(prefix).exists()
+        match &self.bucket {
+            Some(bucket) => bucket
+                .everything()
+                .keys()
+                .any(|key| key.starts_with(prefix)),
+            None => self.file(prefix).exists(),
+        }
     }
 
     /// Makes an empty directory where there are directories; in a bucket, a prefix without a key is nothing.
     pub(crate) fn make_directory(&self, prefix: &str) {
-        fs::create_dir_all(self.file(prefix)).expect("a directory");
+        if self.bucket.is_none() {
+            fs::create_dir_all(self.file(prefix)).expect("a directory");
+        }
     }
 
     fn file(&self, key: &str) -> PathBuf {
@@ -111,3 +142,6 @@ pub(crate) fn tree(directory: &Path) -> BTreeMap<String, Vec<u8>> {
     }
     files
 }
+
+/// Of the order in which the bucket carries out what has no order.
+const SEED: u64 = 1;

@@ -7,6 +7,9 @@
     reason = "tests state their expectations by panicking; clippy's own exception stops at functions marked as tests"
 )]
 
+/// Where [`data::Data`] keeps what registries here store.
+const KEEPS_DATA_IN_A_BUCKET: bool = false;
+
 /// A test that needs a directory, and why.
 macro_rules! on_a_directory {
     ($reason:literal; $test:item) => {

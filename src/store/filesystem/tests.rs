@@ -212,6 +212,7 @@ async fn the_old_registry_can_read_when_a_session_began() {
     drop(begin(&open(root.path(), None)).await);
     let started_at = fs::read_to_string(root.path().join(SESSION).join("startedat"));
     assert_eq!(started_at.unwrap(), "2023-11-14T22:13:20Z");
+    assert!(root.path().join(SESSION).join("data").is_file());
 }
 
 /// A session with `abc`, checkpointed, whose process has died.
