@@ -71,16 +71,23 @@ pub use signing::make_token_key;
 
 use crate::oci::RepositoryName;
 
-/// What somebody may see beyond the repository that they asked for (DESIGN D8): a caller, or a background task.
+/// What a caller, or a background task, may see beyond the repository that it asked for (DESIGN D8): nothing, unless an
+/// implementation says so.
 pub trait Viewer: Send + Sync {
     /// Whether `name` may be pulled from.
-    fn may_pull(&self, name: &RepositoryName) -> bool;
+    fn may_pull(&self, _name: &RepositoryName) -> bool {
+        false
+    }
 
     /// Whether the credential carries push to `name`.
-    fn carries_push(&self, name: &RepositoryName) -> bool;
+    fn carries_push(&self, _name: &RepositoryName) -> bool {
+        false
+    }
 
     /// Whether the catalog may name `name`.
-    fn may_list(&self, name: &RepositoryName) -> bool;
+    fn may_list(&self, _name: &RepositoryName) -> bool {
+        false
+    }
 }
 
 /// The view of a caller, judged by the ACL of the account alone (our tokens, Basic), by `access` (foreign tokens), or always

@@ -63,7 +63,7 @@ impl Blobs {
         Ok(Blob::of(&target, digest, &meta))
     }
 
-    /// What HEAD tells, and GET gives: also a blob that the repository does not have, but that `viewer`, about to push here,
+    /// What HEAD finds, and GET returns: also a blob that the repository does not have, but that `viewer`, about to push here,
     /// need not send, because the manifest that names it will link it from a repository that `viewer` may pull from. No link
     /// is written here. If that repository loses the blob meanwhile, the manifest is refused, and the next HEAD says why.
     pub async fn get_or_elsewhere(
@@ -105,7 +105,7 @@ impl Blobs {
     }
 
     /// Links a blob that another repository holds: `from`, or any of the repositories that the actor may pull from. `false`
-    /// if there is none: then the client must send it, and learns nothing about who has it.
+    /// if there is none: then the client must send it, and learns nothing about which repositories have it.
     pub async fn mount(
         &self,
         name: &RepositoryName,

@@ -54,7 +54,7 @@ struct Found {
 /// What the file of some data is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
-    /// As long as somebody says; it was not hashed.
+    /// As long as the index or a manifest says; it was not hashed.
     RightLength,
     /// Hashed, and right.
     Sound,
@@ -204,7 +204,7 @@ impl Damage {
         Ok(metas)
     }
 
-    /// Whether the data of `digest`, which are there, may have the length that somebody else says they have. Where that is
+    /// Whether the data of `digest`, which are there, may have the length that a manifest or the index says. Where that is
     /// not the length of the file, the file is hashed, and its word counts.
     pub(super) async fn agrees_with(
         &self,

@@ -101,7 +101,7 @@ pub enum RegistryError {
         /// How many may be.
         limit: usize,
     },
-    /// Others kept what the operation needs for themselves for too long.
+    /// Other operations held the locks that this one needs for too long.
     #[error("others were changing the same things for too long; send it again")]
     Busy,
     /// The body did not arrive whole.

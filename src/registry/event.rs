@@ -1,13 +1,13 @@
-//! The vocabulary of the registry: who changes something, and what has happened.
+//! The vocabulary of the registry: the actor of a change, and what has happened.
 //!
-//! Must not know how a change is carried out, nor who hears of it. Invariant: an [`Actor`] is neither cloned nor copied, so
+//! Must not know how a change is carried out, nor what subscribes. Invariant: an [`Actor`] is neither cloned nor copied, so
 //! what one actor holds (`locks`) is held once.
 
 use std::fmt;
 use std::net::SocketAddr;
 
 use crate::auth::{Permit, Refusal, Viewer};
-use crate::oci::{Digest, Manifest, RepositoryName, Tag};
+use crate::oci::{Digest, Manifest, Tag};
 
 /// Who changes the registry: a request with its permit, or a background task.
 pub struct Actor<'a>(By<'a>);
@@ -80,46 +80,21 @@ impl fmt::Display for Actor<'_> {
 /// The view of a task: it looks into no other repository.
 struct NoView;
 
-impl Viewer for NoView {
-    fn may_pull(&self, _: &RepositoryName) -> bool {
-        false
-    }
-
-    fn carries_push(&self, _: &RepositoryName) -> bool {
-        false
-    }
-
-    fn may_list(&self, _: &RepositoryName) -> bool {
-        false
-    }
-}
+impl Viewer for NoView {}
 
 /// What has happened in a repository. Subscribers get the events of one commit together: a manifest that was put under two
 /// tags is one [`Event::ManifestPut`] and two [`Event::TagMoved`].
 #[derive(Debug)]
 pub(super) enum Event {
     /// A blob was received, and linked.
-    BlobLinked {
-        /// Its address.
-        digest: Digest,
-        /// Its length.
-        size_bytes: u64,
-    },
+    BlobLinked { digest: Digest, size_bytes: u64 },
     /// A blob was linked that another repository had.
-    BlobMounted {
-        /// Its address.
-        digest: Digest,
-    },
+    BlobMounted { digest: Digest },
     /// The link of a blob was removed.
-    BlobUnlinked {
-        /// Its address.
-        digest: Digest,
-    },
+    BlobUnlinked { digest: Digest },
     /// A manifest was put.
     ManifestPut {
-        /// Its address.
         digest: Digest,
-        /// Its length.
         size_bytes: u64,
         /// What it says: media type, subject, references.
         manifest: Box<Manifest>,
@@ -127,20 +102,9 @@ pub(super) enum Event {
         is_linked_as_layer: bool,
     },
     /// A tag points at another manifest than before, or is new.
-    TagMoved {
-        /// The tag.
-        tag: Tag,
-        /// What it points at.
-        digest: Digest,
-    },
+    TagMoved { tag: Tag, digest: Digest },
     /// A tag was removed.
-    TagRemoved {
-        /// The tag.
-        tag: Tag,
-    },
+    TagRemoved { tag: Tag },
     /// A manifest was removed; its tags were removed before.
-    ManifestRemoved {
-        /// Its address.
-        digest: Digest,
-    },
+    ManifestRemoved { digest: Digest },
 }

@@ -4,9 +4,9 @@
 //!
 //! 1. the upload session (`sessions`): one request works on it
 //! 2. the tags of a repository
-//! 3. the changes of a repository: shared by all who change it, exclusive for a task that needs it quiet
-//! 4. digests, all of an operation together and in ascending order: shared by all who link or name them (blob PUT, mount,
-//!    manifest PUT), exclusive for all who remove them (DELETE, sweep)
+//! 3. the changes of a repository: shared by all operations that change it, exclusive for a task that needs it quiet
+//! 4. digests, all of an operation together and in ascending order: shared by all that link or name them (blob PUT, mount,
+//!    manifest PUT), exclusive for those that remove them (DELETE, sweep)
 //! 5. what the store waits for inside one call
 //! 6. the index's queue, and tables in memory: held across no wait
 //!
@@ -37,7 +37,7 @@ use crate::oci::{Digest, RepositoryName};
 /// released. A task, which has no client, waits as long as it takes.
 const WAIT_MAX: Duration = Duration::from_mins(2);
 
-/// A table with fewer locks is not searched for locks that nobody holds any more.
+/// A table with fewer locks is not searched for unused ones.
 const SWEEP_AT: usize = 1_024;
 
 /// All locks of a registry.
@@ -51,22 +51,12 @@ pub(super) struct Locks {
     removals: Removals,
 }
 
-/// A lock was not free in time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct WaitedTooLong;
-
-impl From<WaitedTooLong> for RegistryError {
-    fn from(_: WaitedTooLong) -> Self {
-        Self::Busy
-    }
-}
-
 /// Whether others may hold the same lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// Others who share it may.
+    /// Others that share it may.
     Shared,
-    /// Nobody may.
+    /// No other may.
     Exclusive,
 }
 
@@ -93,9 +83,6 @@ pub(super) struct Changing;
 /// Stage: digests as well; everything can be changed.
 pub(super) struct Digests;
 
-/// Stage: no lock, for files of our own that no request changes.
-pub(super) struct OwnFiles;
-
 /// Stages before [`Changing`].
 pub(super) trait BeforeChange {}
 impl BeforeChange for Nothing {}
@@ -105,7 +92,6 @@ impl BeforeChange for Tags {}
 pub(super) trait MayCommit {}
 impl MayCommit for Changing {}
 impl MayCommit for Digests {}
-impl MayCommit for OwnFiles {}
 
 /// Keeps changes of a repository from beginning.
 pub(super) struct Quiet {
@@ -138,8 +124,8 @@ impl Locks {
         self.nothing(actor, self.freshness.change(Some(repository)))
     }
 
-    /// For files of our own, outside of every repository.
-    pub(super) fn hold_own_files<'a>(&'a self, actor: Actor<'a>) -> Held<'a, OwnFiles> {
+    /// The right to change files of our own, outside of every repository: no lock.
+    pub(super) fn hold_own_files<'a>(&'a self, actor: Actor<'a>) -> Held<'a, Changing> {
         self.nothing(actor, self.freshness.change(None))
     }
 
@@ -148,7 +134,7 @@ impl Locks {
         &self,
         actor: Actor<'_>,
         repository: &RepositoryName,
-    ) -> Result<Quiet, WaitedTooLong> {
+    ) -> Result<Quiet, RegistryError> {
         let table = &self.repositories;
         let guards = self.take(table, [repository], Mode::Exclusive, &actor);
         Ok(Quiet {
@@ -194,7 +180,7 @@ impl Locks {
         names: impl IntoIterator<Item = T>,
         mode: Mode,
         actor: &Actor<'_>,
-    ) -> Result<Guards, WaitedTooLong> {
+    ) -> Result<Guards, RegistryError> {
         let mut guards = Guards::default();
         for lock in table.locks_of(names) {
             match mode {
@@ -221,14 +207,14 @@ impl Locks {
         &self,
         lock: impl Future<Output = G>,
         actor: &Actor<'_>,
-    ) -> Result<G, WaitedTooLong> {
+    ) -> Result<G, RegistryError> {
         let _counted = self.count_wait();
         if !actor.has_client() {
             return Ok(lock.await);
         }
         tokio::select! {
             guard = lock => Ok(guard),
-            () = self.clock.sleep(WAIT_MAX) => Err(WaitedTooLong),
+            () = self.clock.sleep(WAIT_MAX) => Err(RegistryError::Busy),
         }
     }
 
@@ -271,7 +257,7 @@ impl<'a, Stage> Held<'a, Stage> {
 
 impl<'a> Held<'a, Nothing> {
     /// The tags of the repository as well: exclusive, they do not move.
-    pub(super) async fn tags(self, mode: Mode) -> Result<Held<'a, Tags>, WaitedTooLong> {
+    pub(super) async fn tags(self, mode: Mode) -> Result<Held<'a, Tags>, RegistryError> {
         let (locks, repository) = (self.locks, self.change.repository());
         let guards = locks
             .take(&locks.tags, repository, mode, &self.actor)
@@ -282,7 +268,7 @@ impl<'a> Held<'a, Nothing> {
 
 impl<'a, Stage: BeforeChange> Held<'a, Stage> {
     /// The right to change the repository as well, which is not quiet from now on.
-    pub(super) async fn changing(self) -> Result<Held<'a, Changing>, WaitedTooLong> {
+    pub(super) async fn changing(self) -> Result<Held<'a, Changing>, RegistryError> {
         let (locks, repository) = (self.locks, self.change.repository());
         let table = &locks.repositories;
         let guards = locks
@@ -297,7 +283,7 @@ impl<'a> Held<'a, Changing> {
     pub(super) async fn sharing(
         self,
         digests: impl IntoIterator<Item = &Digest>,
-    ) -> Result<Held<'a, Digests>, WaitedTooLong> {
+    ) -> Result<Held<'a, Digests>, RegistryError> {
         let locks = self.locks;
         let guards = locks
             .take(&locks.digests, digests, Mode::Shared, &self.actor)
@@ -305,11 +291,11 @@ impl<'a> Held<'a, Changing> {
         Ok(self.and(guards))
     }
 
-    /// This digest as well, for removing it: nobody links or names it meanwhile.
+    /// This digest as well, for removing it: no operation links or names it meanwhile.
     pub(super) async fn removing(
         self,
         digest: &Digest,
-    ) -> Result<Held<'a, Digests>, WaitedTooLong> {
+    ) -> Result<Held<'a, Digests>, RegistryError> {
         let locks = self.locks;
         let table = &locks.digests;
         let guards = locks
@@ -350,7 +336,7 @@ impl Drop for Removal<'_> {
     }
 }
 
-/// Locks of one kind. Each name has its own, so that only those wait for each other who want the same.
+/// Locks of one kind. Each name has its own, so operations wait for each other only where they want the same.
 struct Table(Mutex<Entries>);
 
 struct Entries {

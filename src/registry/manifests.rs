@@ -3,7 +3,8 @@
 //! Source: distribution-spec "Pushing Manifests"; DESIGN D2, D8. Must not know HTTP. Invariants: the exact bytes are kept;
 //! bytes before link, link before tag; tags go before the revision they point at.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
@@ -14,15 +15,24 @@ use super::damage::Hashed;
 use super::error::RegistryError;
 use super::event::{Actor, Event};
 use super::locks::Mode;
-use super::manifest_cache::{Content, MANIFEST_BYTES_MAX, ManifestCache};
 use super::memory_budget::{Holder, Reservation};
 use super::references::Mountable;
 use crate::layout::{self, Key, Place};
 use crate::oci::{Algorithm, Digest, Manifest, Reference, RepositoryName, Tag};
-use crate::store::{Meta, Small, Step};
+use crate::store::{Meta, Small, Step, Version};
 
 /// Manifests of many megabytes that are read at once: each is in memory for a moment.
 const LONG_READS_AT_ONCE: usize = 2;
+
+/// What all manifests in the cache may take, with [`ENTRY_BYTES`] for each: thousands of usual ones, and no burden for a
+/// small machine.
+const CACHE_BYTES: usize = 8 * 1024 * 1024;
+
+/// Of a longer manifest the cache keeps only the media type: its bytes would drive out too many others.
+const MANIFEST_BYTES_MAX: u64 = 1024 * 1024;
+
+/// What an entry takes besides its bytes, about.
+const ENTRY_BYTES: usize = 512;
 
 /// Tags that are removed in one step of the store, which takes a fraction of a second: the manifest may have a hundred
 /// thousand.
@@ -87,7 +97,7 @@ impl Manifests {
         let linked = self.core.linked_data(&link).await?;
         let (target, meta) = linked.ok_or_else(unknown)?;
         let content = self.content_of(&digest, &target, &meta).await?;
-        let Content { media_type, bytes } = content.ok_or_else(unknown)?;
+        let Served { media_type, bytes } = content.ok_or_else(unknown)?;
         let content = match bytes {
             Some(bytes) => ManifestContent::InMemory(bytes),
             None => ManifestContent::InStore(Blob::of(&target, &digest, &meta)),
@@ -108,7 +118,7 @@ impl Manifests {
         digest: &Digest,
         target: &Digest,
         meta: &Meta,
-    ) -> Result<Option<Content>, RegistryError> {
+    ) -> Result<Option<Served>, RegistryError> {
         if let Some(content) = self.cache.get(digest, &meta.version) {
             return Ok(Some(content));
         }
@@ -141,7 +151,7 @@ impl Manifests {
         &self,
         target: &Digest,
         size_max_bytes: u64,
-    ) -> Result<Option<(Meta, Content)>, RegistryError> {
+    ) -> Result<Option<(Meta, Served)>, RegistryError> {
         let mut read = None;
         let key = Place::BlobData(*target).key();
         let keys = std::slice::from_ref(&key);
@@ -159,7 +169,7 @@ impl Manifests {
         let (size_bytes, algorithm) = (bytes.len(), target.algorithm());
         let look = move || {
             let hashed = Hashed::of(&bytes, algorithm, known);
-            (Content::of(bytes), hashed)
+            (Served::of(bytes), hashed)
         };
         let (content, hashed) = self.core.parse(size_bytes, look).await?;
         let is_sound = self.core.damage.is_sound(target, &meta, hashed);
@@ -408,4 +418,143 @@ fn put_steps(
         steps.push(put_link(&Place::TagCurrent(name, tag), digest));
     }
     steps
+}
+
+/// A manifest as it is served.
+#[derive(Debug, Clone)]
+struct Served {
+    media_type: Arc<str>,
+    /// `None`: not held.
+    bytes: Option<Bytes>,
+}
+
+impl Served {
+    fn of(bytes: Bytes) -> Self {
+        Self {
+            media_type: Manifest::media_type_of(&bytes).into(),
+            bytes: Some(bytes),
+        }
+    }
+
+    /// What it is, without its bytes.
+    fn without_bytes(self) -> Self {
+        Self {
+            bytes: None,
+            ..self
+        }
+    }
+
+    /// The same, whose bytes keep their place in the memory budget.
+    fn held_by(self, reservation: Reservation) -> Self {
+        Self {
+            bytes: self.bytes.map(|bytes| reservation.hold(bytes)),
+            ..self
+        }
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.bytes.as_ref().map_or(0, Bytes::len) + self.media_type.len() + ENTRY_BYTES
+    }
+}
+
+/// Manifests that were read lately, as they are served. A manifest of many layers is hundreds of kilobytes to read and to look
+/// through for its media type, and when many clients pull at once, each asks for the same one. What is given was kept under
+/// the version that the store has named just now, so it is what the store would give.
+///
+/// Two generations: when the young one is full it becomes the old one, and the old one is forgotten.
+#[derive(Default)]
+struct ManifestCache(Mutex<Generations>);
+
+#[derive(Default)]
+struct Generations {
+    young: HashMap<Digest, (Version, Served)>,
+    young_bytes: usize,
+    old: HashMap<Digest, (Version, Served)>,
+}
+
+impl ManifestCache {
+    /// What is kept of `digest`, if it is this version.
+    fn get(&self, digest: &Digest, version: &Version) -> Option<Served> {
+        let mut generations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((kept, content)) = generations.young.get(digest) {
+            return (kept == version).then(|| content.clone());
+        }
+        let (kept, content) = generations.old.remove(digest)?;
+        if kept != *version {
+            return None;
+        }
+        generations.insert(digest, kept, content.clone());
+        Some(content)
+    }
+
+    /// Keeps what was read.
+    fn put(&self, digest: &Digest, version: Version, content: &Served) {
+        let mut generations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        generations.insert(digest, version, content.clone());
+    }
+}
+
+impl Generations {
+    fn insert(&mut self, digest: &Digest, version: Version, content: Served) {
+        let size_bytes = content.size_bytes();
+        if self.young_bytes + size_bytes > CACHE_BYTES / 2 {
+            self.old = std::mem::take(&mut self.young);
+            self.young_bytes = 0;
+        }
+        self.old.remove(digest);
+        let replaced = self.young.insert(*digest, (version, content));
+        let replaced_bytes = replaced.map_or(0, |(_, content)| content.size_bytes());
+        self.young_bytes = self.young_bytes + size_bytes - replaced_bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    fn digest(number: usize) -> Digest {
+        Digest::of(Algorithm::Sha256, &number.to_be_bytes())
+    }
+
+    fn version(text: &str) -> Version {
+        Version(text.to_owned())
+    }
+
+    #[test]
+    fn another_version_is_not_given() {
+        let cache = ManifestCache::default();
+        let content = Served::of(Bytes::from_static(b"{}"));
+        assert!(cache.get(&digest(1), &version("a")).is_none());
+        cache.put(&digest(1), version("a"), &content);
+        assert!(cache.get(&digest(1), &version("a")).is_some());
+        assert!(cache.get(&digest(1), &version("b")).is_none());
+        cache.put(&digest(1), version("b"), &content);
+        assert!(cache.get(&digest(1), &version("b")).is_some());
+        assert!(cache.get(&digest(1), &version("a")).is_none());
+    }
+
+    #[test]
+    fn it_forgets_instead_of_growing_and_keeps_what_is_asked_for() {
+        let cache = ManifestCache::default();
+        let content = Served::of(vec![b' '; 100_000].into());
+        for number in 0..1_000 {
+            cache.put(&digest(number), version("a"), &content);
+            assert!(cache.get(&digest(0), &version("a")).is_some(), "{number}");
+        }
+        let generations = cache.0.lock().unwrap();
+        let kept = generations.young.len() + generations.old.len();
+        assert!((20..=CACHE_BYTES / 100_000).contains(&kept), "{kept}");
+    }
+
+    #[test]
+    fn of_a_huge_one_its_media_type_is_kept_alone() {
+        let cache = ManifestCache::default();
+        let bytes = Bytes::from_static(br#"{"mediaType":"application/x"}"#);
+        let content = Served::of(bytes).without_bytes();
+        cache.put(&digest(1), version("a"), &content);
+        let kept = cache.get(&digest(1), &version("a")).expect("is kept");
+        assert_eq!(&*kept.media_type, "application/x");
+        assert!(kept.bytes.is_none());
+    }
 }

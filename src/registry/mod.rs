@@ -17,7 +17,6 @@ mod event;
 mod index_sync;
 mod listings;
 mod locks;
-mod manifest_cache;
 mod manifests;
 mod memory_budget;
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Whether the registry can serve: what stands still, and what works with less than it should.
 //!
-//! Must not know how the answer is given, and writes nothing. Invariants: an answer comes within [`PROBE_TIME`], also from
-//! a store that does not answer; whatever only slows, or keeps from pushing what can still be pulled, is degraded and no
-//! reason to be taken out of service.
+//! Must not know how the answer is given, and writes nothing. Invariants: an answer comes within [`PROBE_TIME`], also
+//! when the store does not answer; a registry that is slow, or from which one can only pull, is degraded, and not taken out
+//! of service.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,22 +16,21 @@ use crate::index::Health;
 use crate::layout::Prefix;
 use crate::store::{Constraint, Depth, ObjectStore, StoreError};
 
-/// How long an answer waits for the store: who asks mostly gives a second.
+/// How long an answer waits for the store: most probes give it a second.
 const PROBE_TIME: Duration = Duration::from_millis(500);
 
-/// How often somebody looks whether something stands still, to have it in the log: often enough to name it before
-/// whatever watches from outside ends this process.
+/// How often the log is told what stands still: often enough to name it before a watchdog ends this process.
 const WATCH_PAUSE: Duration = Duration::from_secs(10);
 
 /// The room that watches all others.
 pub struct HealthCheck {
     core: Arc<Core>,
-    /// Loops, beside those of the store and the index.
+    /// Loops, besides those of the store and the index.
     loops: Mutex<Vec<Arc<Heartbeat>>>,
     probe: Mutex<Option<Probe>>,
 }
 
-/// A look at the store that was begun; one at a time, for one that is not answered holds a thread.
+/// A look at the store that was begun. One at a time: each that is not answered holds a thread.
 #[derive(Clone)]
 struct Probe {
     began: Duration,
@@ -53,7 +52,7 @@ pub struct Readiness {
     pub degraded: Vec<Trouble>,
 }
 
-/// One thing that is not as it should be; says nothing that only the operator may see.
+/// One thing that is not as it should be; holds nothing that only the operator may see.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trouble {
     /// Nothing moves.
@@ -221,7 +220,7 @@ impl HealthCheck {
         }
     }
 
-    /// Has in the log what stands still, when it begins and when it ends; never returns.
+    /// Logs what stands still, when that begins and when it ends; never returns.
     pub async fn keep_watch(&self) {
         let mut stood = false;
         loop {

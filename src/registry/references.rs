@@ -5,7 +5,7 @@
 //! digest could read a private blob by naming it in a manifest. This holds for what an index lists as for layers. However
 //! many blobs a manifest names, they are looked up in batches, and before any lock is taken.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use super::core::Core;
 use super::damage::AT_ONCE;
@@ -42,8 +42,6 @@ pub(super) struct Candidates<'a> {
     repositories: Option<Vec<RepositoryName>>,
     /// Had the last blob. Blobs of one image mostly lie together.
     last: Option<RepositoryName>,
-    /// How many blobs are looked for in `last` together: as many again as were found there together before.
-    at_once: usize,
     /// Looks in vain, for all blobs of the request together: a manifest may name thousands.
     probes_left: usize,
     /// Whether the store is not walked where the index cannot tell.
@@ -59,7 +57,6 @@ impl<'a> Candidates<'a> {
             near,
             repositories: None,
             last: None,
-            at_once: 1,
             probes_left: core.settings.limits.mount_probes,
             only_by_index: false,
         }
@@ -70,8 +67,7 @@ impl<'a> Candidates<'a> {
         &mut self,
         digest: &Digest,
     ) -> Result<Option<Mountable>, RegistryError> {
-        let found = self.find_each(std::slice::from_ref(digest)).await?;
-        Ok(found.into_iter().next().flatten())
+        Ok(self.find_each(&[*digest]).await?.remove(digest))
     }
 
     /// The blob, if `repository` has it.
@@ -80,19 +76,14 @@ impl<'a> Candidates<'a> {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<Option<Mountable>, RegistryError> {
-        let mut found = [None];
-        self.probe(&[*digest], &[(0, repository)], &mut found)
-            .await?;
-        let [found] = found;
-        Ok(found)
+        let mut found = Found::new();
+        self.probe(&[(*digest, repository)], &mut found).await?;
+        Ok(found.remove(digest))
     }
 
-    /// For each of `digests`, which are at most [`AT_ONCE`]: the blob, if one of the candidates has it.
-    pub(super) async fn find_each(
-        &mut self,
-        digests: &[Digest],
-    ) -> Result<Vec<Option<Mountable>>, RegistryError> {
-        let mut found: Vec<Option<Mountable>> = digests.iter().map(|_| None).collect();
+    /// Those of `digests`, which are at most [`AT_ONCE`], that one of the candidates has.
+    pub(super) async fn find_each(&mut self, digests: &[Digest]) -> Result<Found, RegistryError> {
+        let mut found = Found::new();
         let viewer = self.viewer;
         let may_pull = |name: &RepositoryName| viewer.may_pull(name);
         let holders = self.core.freshness.holders(digests, self.near, may_pull);
@@ -109,44 +100,38 @@ impl<'a> Candidates<'a> {
         &mut self,
         digests: &[Digest],
         holders: &[Vec<RepositoryName>],
-        found: &mut [Option<Mountable>],
+        found: &mut Found,
     ) -> Result<(), RegistryError> {
         let rounds = holders.iter().map(Vec::len).max().unwrap_or_default();
         for round in 0..rounds {
-            let holders = holders.iter().zip(&*found).enumerate();
-            let unfound = holders.filter(|(_, (_, found))| found.is_none());
-            let looks: Vec<Look<'_>> = unfound
-                .filter_map(|(position, (holders, _))| Some((position, holders.get(round)?)))
-                .collect();
+            let asked = digests.iter().zip(holders);
+            let left = asked.filter(|(digest, _)| !found.contains_key(digest));
+            let looks = left.filter_map(|(digest, holders)| Some((*digest, holders.get(round)?)));
+            let looks: Vec<Look<'_>> = looks.collect();
             let mut left = looks.as_slice();
             while !left.is_empty() && self.probes_left > 0 {
                 let (part, rest) = left.split_at(left.len().min(self.probes_left));
-                self.probes_left -= self.probe(digests, part, found).await?;
+                self.probes_left -= self.probe(part, found).await?;
                 left = rest;
             }
         }
         // The index names some holders of each blob, not all.
-        if let Some(last) = self.last.clone() {
-            let looks: Vec<Look<'_>> = unfound(found).map(|position| (position, &last)).collect();
-            self.probe(digests, &looks, found).await?;
-        }
-        Ok(())
+        self.probe_last(digests, found).await
     }
 
-    /// Looks through all candidates: for the first blob into each of them, for those behind it mostly into the one that had
-    /// it, as many at once as were found together before.
+    /// Looks for one blob in all candidates, then for all others in the one that had it, and so on.
     async fn find_by_walk(
         &mut self,
         digests: &[Digest],
-        found: &mut [Option<Mountable>],
+        found: &mut Found,
     ) -> Result<(), RegistryError> {
         // Most digests that are asked for are nowhere: one look-up tells. (A link may hold a digest of another algorithm,
         // so only the common case is cut short.) Not where the index is asked: that is as quick, and takes as long for a
         // blob that is nowhere as for one that the caller may not know of.
         let data = self.core.damage.find_each_data(digests).await?;
-        let there = data.iter().enumerate().filter(|(_, data)| data.is_some());
-        let there: Vec<usize> = there.map(|(position, _)| position).collect();
-        if there.is_empty() {
+        let there = digests.iter().zip(data).filter(|(_, data)| data.is_some());
+        let mut left: Vec<Digest> = there.map(|(digest, _)| *digest).collect();
+        if left.is_empty() {
             return Ok(());
         }
         let repositories = if let Some(repositories) = self.repositories.take() {
@@ -156,82 +141,76 @@ impl<'a> Candidates<'a> {
             let may_pull = |name: &RepositoryName| viewer.may_pull(name);
             self.core.repositories(may_pull, self.probes_left).await?
         };
-        let mut left = there.as_slice();
-        while let [first, ..] = left {
-            if let Some(last) = self.last.clone() {
-                let (part, rest) = left.split_at(left.len().min(self.at_once));
-                let looks: Vec<Look<'_>> = part.iter().map(|position| (*position, &last)).collect();
-                let missed = self.probe(digests, &looks, found).await?;
-                if missed == 0 {
-                    left = rest;
-                    self.at_once = (self.at_once * 2).min(AT_ONCE);
-                    continue;
-                }
-                self.at_once = 1;
-            }
-            if found.get(*first).is_some_and(Option::is_none) {
-                let looks = repositories.iter().take(self.probes_left);
-                let looks: Vec<Look<'_>> = looks.map(|name| (*first, name)).collect();
-                for part in looks.chunks(AT_ONCE) {
-                    self.probes_left -= self.probe(digests, part, found).await?;
-                    if found.get(*first).is_some_and(Option::is_some) {
-                        break;
-                    }
+        self.probe_last(&left, found).await?;
+        loop {
+            left.retain(|digest| !found.contains_key(digest));
+            let Some(one) = left.pop() else {
+                break;
+            };
+            let candidates = repositories.iter().take(self.probes_left);
+            let looks: Vec<Look<'_>> = candidates.map(|name| (one, name)).collect();
+            for part in looks.chunks(AT_ONCE) {
+                self.probes_left -= self.probe(part, found).await?;
+                if found.contains_key(&one) {
+                    self.probe_last(&left, found).await?;
+                    break;
                 }
             }
-            left = left.get(1..).unwrap_or_default();
         }
         self.repositories = Some(repositories);
         Ok(())
     }
 
-    /// Looks into repositories, each for one of `digests`, and keeps what it finds. Returns how many looks were in vain.
-    async fn probe(
+    /// Looks for those of `digests` that are not found yet in the repository that had the last one.
+    async fn probe_last(
         &mut self,
         digests: &[Digest],
+        found: &mut Found,
+    ) -> Result<(), RegistryError> {
+        if let Some(last) = self.last.clone() {
+            let left = digests.iter().filter(|digest| !found.contains_key(digest));
+            let looks: Vec<Look<'_>> = left.map(|digest| (*digest, &last)).collect();
+            self.probe(&looks, found).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks into repositories, each for one digest, and keeps what it finds. Returns how many looks were in vain.
+    async fn probe(
+        &mut self,
         looks: &[Look<'_>],
-        found: &mut [Option<Mountable>],
+        found: &mut Found,
     ) -> Result<usize, RegistryError> {
-        let asked = looks
-            .iter()
-            .filter_map(|(position, from)| Some((digests.get(*position)?, from)));
-        let links: Vec<Key> = asked
-            .map(|(digest, from)| Place::LayerLink(from, *digest).key())
-            .collect();
+        let link = |(digest, from): &Look<'_>| Place::LayerLink(from, *digest).key();
+        let links: Vec<Key> = looks.iter().map(link).collect();
         let mut missed = 0;
-        let linked = self.core.linked_each(&links).await?;
-        for ((position, from), linked) in looks.iter().zip(linked) {
-            let (Some(digest), Some(slot)) = (digests.get(*position), found.get_mut(*position))
-            else {
+        for ((digest, from), linked) in looks.iter().zip(self.core.linked_each(&links).await?) {
+            if found.contains_key(digest) {
+                // A look behind the one that found it costs nothing.
+                continue;
+            }
+            let Some((target, meta)) = linked else {
+                missed += 1;
                 continue;
             };
-            match linked {
-                Some((target, meta)) if slot.is_none() => {
-                    self.last = Some((*from).clone());
-                    *slot = Some(Mountable {
-                        digest: *digest,
-                        target,
-                        from: (*from).clone(),
-                        meta,
-                    });
-                }
-                Some(_) => {}
-                // A look behind the one that found it costs nothing.
-                None => missed += usize::from(slot.is_none()),
-            }
+            self.last = Some((*from).clone());
+            let mountable = Mountable {
+                digest: *digest,
+                target,
+                from: (*from).clone(),
+                meta,
+            };
+            found.insert(*digest, mountable);
         }
         Ok(missed)
     }
 }
 
-/// For which digest, by its position, to look where.
-type Look<'a> = (usize, &'a RepositoryName);
+/// For which digest to look where.
+type Look<'a> = (Digest, &'a RepositoryName);
 
-/// The positions of what was not found.
-fn unfound(found: &[Option<Mountable>]) -> impl Iterator<Item = usize> {
-    let found = found.iter().enumerate();
-    found.filter_map(|(position, found)| found.is_none().then_some(position))
-}
+/// What was found, by the digest that was asked for.
+type Found = BTreeMap<Digest, Mountable>;
 
 /// What a manifest references, as it was looked up without a lock.
 pub(super) struct Referenced {
@@ -273,14 +252,14 @@ impl Core {
         for part in unlinked.chunks(AT_ONCE) {
             let digests: Vec<Digest> = part.iter().map(|descriptor| descriptor.digest).collect();
             let found = candidates.find_each(&digests).await?;
-            for (descriptor, found) in part.iter().zip(found) {
-                if let Some(found) = found {
+            for descriptor in part {
+                if let Some(found) = found.get(&descriptor.digest) {
                     self.check_size(descriptor, &found.meta)?;
-                    referenced.mountable.push(found);
                 } else if self.is_strict() {
                     unknown.push(descriptor.digest);
                 }
             }
+            referenced.mountable.extend(found.into_values());
             // It is refused, and the client is told enough.
             if unknown.len() >= UNKNOWN_NAMED_MAX {
                 break;

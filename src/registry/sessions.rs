@@ -1,4 +1,4 @@
-//! Upload sessions: whose they are, who is at work on one, and how they ended.
+//! Upload sessions: their owners, the request at work on each, and how they ended.
 //!
 //! Design: DESIGN D7. A session id carries a MAC over its repository and owner, so that nothing about sessions needs to be
 //! stored. Must not know the bytes. Invariant: at most one request works on a session at a time, and a session is taken up
@@ -27,8 +27,8 @@ use crate::store::Upload;
 const REMEMBERED: Duration = Duration::from_hours(1);
 
 /// How long a request waits for another one that receives bytes of its session. A client that comes back after a broken
-/// connection is often quicker than the registry, which still reads what the broken one has left; and one that was lost
-/// without a word (sleep, another network) would hold the session until the stall limit, which is far away.
+/// connection is often quicker than the registry, which still reads what is left of the broken one. A connection that was
+/// lost without a word (sleep, another network) would hold the session until the stall limit, which is far away.
 const OVERLAP: Duration = Duration::from_secs(2);
 
 /// How many ended sessions are remembered at most: 10,000 of about 200 bytes; the oldest is forgotten first.
@@ -58,7 +58,7 @@ struct State {
     open: HashMap<UploadId, Entry>,
     /// Those of `open` that are idle, by age.
     idle: Idle,
-    /// Whose the sessions are that have not ended.
+    /// Owners of the sessions that have not ended.
     shares: Shares,
     ended: HashMap<UploadId, Ended>,
     /// When each was ended, oldest first.
@@ -80,7 +80,7 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// One of which the client knows all.
+    /// An upload of which the client knows all.
     pub(super) fn told(upload: Box<dyn Upload>) -> Self {
         Self {
             told_bytes: upload.offset_bytes(),
@@ -132,9 +132,9 @@ impl Sessions {
             .fold(0, |bits, &byte| (bits << 8) | u64::from(byte))
     }
 
-    /// Starts work on a session: whoever holds the returned value is the only one. Waits for one who is finding out how
-    /// far the session is, or finishing it, and for a while for one who is receiving; then takes over if its client has
-    /// said nothing meanwhile, as one does whose connection was lost, and else is refused.
+    /// Starts work on a session: the holder of the returned value is the only one at work. Waits for a request that finds out
+    /// how far the session is, or finishes it, and for a while for a request that receives. After that while it takes over if
+    /// the other client has sent nothing meanwhile (its connection was lost), and is refused otherwise.
     pub(super) async fn enter(&self, id: UploadId) -> Result<Taken<'_>, UploadBusy> {
         let mut told_before = None;
         loop {
@@ -165,7 +165,7 @@ impl Sessions {
         }
     }
 
-    /// How far the session is, if a request is at work on it that knows. Its client counts as told.
+    /// How far the session is, if a request at work on it knows. Its client counts as told.
     pub(super) async fn progress(&self, id: UploadId) -> Option<u64> {
         let mut other = match self.lock().open.get(&id) {
             Some(Entry::Busy(other)) => other.clone(),
@@ -234,7 +234,7 @@ impl Sessions {
         self.lock().shares.note(id, owner, now);
     }
 
-    /// The session has nothing any more that could be taken up.
+    /// The session has nothing left that could be taken up.
     pub(super) fn forget(&self, id: UploadId) {
         self.lock().shares.forget(id);
     }
@@ -381,8 +381,8 @@ impl Entered<'_> {
         self.cancel.cancelled().await;
     }
 
-    /// Ends the work and keeps the upload open for the next request. Where too many are open, the oldest of whoever has most
-    /// is closed: its bytes are in the store, from which its next request takes it up.
+    /// Ends the work and keeps the upload open for the next request. Where too many are open, the oldest of the owner with
+    /// most is closed: its bytes are in the store, from which its next request takes it up.
     pub(super) fn leave(self, mut kept: Kept) {
         let told_bytes = self.told_bytes.load(Ordering::Relaxed);
         kept.told_bytes = kept.told_bytes.max(told_bytes);

@@ -17,11 +17,11 @@ use hyper::body::Body as _;
 use tracing::Instrument as _;
 
 use super::access_log::{self, Line};
-use super::admission::Admission;
-use super::incoming::{BodyLimits, RequestBody};
-use super::open_requests::RequestInFlight;
+use super::attendance::InUse;
+use super::incoming::{Patience, RequestBody};
 use super::origin::Reading;
 use super::outgoing::ResponseBody;
+use super::pressure::Pressure;
 use super::request_id::{self, RequestId};
 use super::route::{RequestPath, Route, Takes};
 use super::{
@@ -36,7 +36,7 @@ use crate::telemetry::field;
 pub(super) struct State {
     pub(super) services: Services,
     pub(super) settings: Settings,
-    pub(super) admission: Admission,
+    pub(super) pressure: Pressure,
     /// Turns for TLS handshakes.
     pub(super) handshakes: FairQueue,
     /// `http.headers`; a name may have several values.
@@ -93,7 +93,7 @@ impl State {
     pub(super) fn new(
         services: Services,
         settings: Settings,
-        admission: Admission,
+        pressure: Pressure,
         handshakes: FairQueue,
     ) -> Self {
         let header = |(name, value): &(String, String)| {
@@ -103,19 +103,19 @@ impl State {
         Self {
             services,
             settings,
-            admission,
+            pressure,
             handshakes,
             configured_headers,
         }
     }
 
     /// What decides when a body has stood still for too long.
-    pub(super) fn body_limits(&self) -> BodyLimits {
-        BodyLimits {
+    pub(super) fn patience(&self) -> Patience {
+        Patience {
             clock: Arc::clone(&self.services.clock),
             stall_secs: self.settings.limits.stall_secs,
             floor_bytes_per_sec: self.settings.limits.floor_bytes_per_sec,
-            admission: self.admission.clone(),
+            pressure: self.pressure.clone(),
             whole_body_secs: self.settings.limits.whole_body_secs,
             memory: self.services.registry.memory().clone(),
         }
@@ -123,8 +123,8 @@ impl State {
 
     /// Room for what a request or its answer holds in memory as a whole.
     pub(super) fn reservation(&self, origin: &Origin) -> Reservation {
-        let client = Holder::Client(origin.client);
-        self.services.registry.memory().reservation(client)
+        let holder = Holder::Client(origin.client);
+        self.services.registry.memory().reservation(holder)
     }
 
     /// The path of something below `/v2/`, as the client sees it.
@@ -149,7 +149,7 @@ impl State {
         self: Arc<Self>,
         request: Request<RequestBody>,
         peer: Peer,
-        in_flight: RequestInFlight,
+        in_use: InUse,
     ) -> Response<ResponseBody> {
         let (head, body) = request.into_parts();
         let path = RequestPath::decode(head.uri.path()).below(&self.settings.prefix);
@@ -202,8 +202,8 @@ impl State {
             Err(error) => Err(error),
         };
         let counted = handled.and_then(|mut answer| {
-            let client = Holder::Client(line.client);
-            let reservation = self.services.registry.memory().reservation(client);
+            let holder = Holder::Client(line.client);
+            let reservation = self.services.registry.memory().reservation(holder);
             answer.body_mut().count(reservation)?;
             Ok(answer)
         });
@@ -222,7 +222,7 @@ impl State {
         self.finish(&mut answer, &method, &id);
         line.status = answer.status().as_u16();
         let now = self.services.clock.elapsed();
-        answer.map(|body| body.tracked(line, in_flight, now))
+        answer.map(|body| body.attended(line, in_use, now))
     }
 
     async fn handle(

@@ -213,7 +213,7 @@ fn modules_named(code: &str) -> Vec<(usize, &str)> {
 }
 
 /// Where the members of `{a, b::{c, d}, e}` begin, nested groups left out.
-fn group_members(group: &str) -> Vec<usize> {
+pub(crate) fn group_members(group: &str) -> Vec<usize> {
     let mut starts = Vec::new();
     let (mut depth, mut expected) = (0_usize, false);
     for (at, letter) in group.char_indices() {
@@ -240,7 +240,7 @@ fn identifier(text: &str) -> &str {
 }
 
 /// The text with every `//` comment cut off, its lines kept.
-fn without_comments(text: &str) -> String {
+pub(crate) fn without_comments(text: &str) -> String {
     let uncommented = |line: &str| match line.find("//") {
         // The `//` of an address inside a string is no comment.
         Some(at) if !line[..at].ends_with(':') => line[..at].to_owned(),
@@ -264,7 +264,7 @@ fn src() -> PathBuf {
 }
 
 /// Every source file: its path relative to `src`, and its text.
-fn sources() -> Vec<(String, String)> {
+pub(crate) fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut folders = vec![src()];
     while let Some(folder) = folders.pop() {

@@ -51,6 +51,7 @@ mod program;
 mod progress;
 mod random;
 mod readiness;
+mod rooms;
 mod same_answers;
 mod scale;
 mod secrecy;

@@ -87,10 +87,10 @@ impl IndexSync {
         }
     }
 
-    /// Waits until nobody changes `name`, and keeps others from beginning.
+    /// Waits until no change of `name` is under way, and keeps others from beginning.
     async fn quiet(&self, name: &RepositoryName) -> Result<Quiet, RegistryError> {
         let actor = Actor::task("the keeper of the index");
-        Ok(self.core.locks.quiet(actor, name).await?)
+        self.core.locks.quiet(actor, name).await
     }
 
     fn moves(&self) {

@@ -7,6 +7,7 @@ use crate::layout::OwnedPlace;
 use crate::oci::Algorithm;
 use crate::oci::{Digest, Tag};
 use crate::registry::core::put_link;
+use crate::registry::open_mode::OpenMode;
 use crate::registry::{PageRequest, Registry, Settings};
 use crate::store::ObjectStore;
 use crate::store::faulty::{Fault, FaultyStore, Operation};
@@ -134,4 +135,34 @@ async fn a_comparison_that_fails_is_tried_again() {
         assert_eq!(registry.index_sync.catch_up().await, next_try);
         assert_eq!(registry.core.freshness.is_complete(), !fails);
     }
+}
+
+#[tokio::test]
+async fn a_change_that_fails_puts_its_repository_in_doubt() {
+    let lab = Lab::new();
+    let (registry, open, name) = (lab.registry(), OpenMode::new().await, name("a"));
+    let digest = Digest::of(Algorithm::Sha256, b"blob");
+    let (blobs, freshness) = (&registry.blobs, &registry.core.freshness);
+    let delete = async || {
+        lab.link(OwnedPlace::LayerLink(name.clone(), digest), &digest)
+            .await;
+        blobs.delete(&name, &digest, open.actor()).await
+    };
+    delete().await.unwrap();
+    assert!(!freshness.is_in_doubt(&name));
+    // There is another way to delete.
+    lab.store.fail(Operation::Apply, 1, Fault::Full);
+    delete().await.unwrap();
+    assert!(
+        !freshness.is_in_doubt(&name),
+        "in doubt after a change that was made"
+    );
+    lab.store.fail(Operation::Apply, 1, Fault::Io);
+    delete().await.unwrap_err();
+    assert!(
+        freshness.is_in_doubt(&name),
+        "not in doubt after a change that failed"
+    );
+    registry.index_sync.catch_up().await;
+    assert!(!freshness.is_in_doubt(&name), "not read again");
 }

@@ -1,7 +1,6 @@
-//! Whose upload sessions they are: how many may be open, and which are closed first.
+//! Shares of the upload sessions: how many each owner may have open, and which are closed first.
 //!
-//! Must not know the uploads. Invariant: nobody loses what is open, nor is refused a session, because of somebody who has
-//! fewer.
+//! Must not know the uploads. Invariant: no owner has a session closed, or is refused one, because of an owner with fewer.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -20,26 +19,26 @@ const COUNTED: Duration = Duration::from_hours(1);
 /// How long an idle session stays open. Clients send the next chunk within seconds; taking it up again costs little.
 const IDLE: Duration = Duration::from_mins(5);
 
-/// How many sessions are counted in all: bounds memory (about 100 bytes each). Beyond it, those of whoever has most do not
-/// count any more.
+/// How many sessions are counted in all: bounds memory (about 100 bytes each). Beyond it, those of the owner with most no
+/// longer count.
 const COUNTED_MAX: usize = 65_536;
 
-/// To whom a session belongs.
+/// The owner of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
     /// The account; empty in open mode.
     pub account: String,
     /// The generation of its credentials; empty in open mode and for foreign tokens.
     pub generation: String,
-    /// The client's address: whose share it is where there is no account. The session is not bound to it.
+    /// The client's address: it has the share where there is no account. The session is not bound to it.
     pub client: IpAddr,
 }
 
-/// Whose share a session is.
+/// What a share belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Holder {
     Account(String),
-    /// Of who has no account; of IPv6 the /64, of which everybody has all.
+    /// For clients without an account; of IPv6 the /64, all of which a client can use.
     Address(IpAddr),
 }
 
@@ -173,7 +172,7 @@ impl Idle {
         Some(id)
     }
 
-    /// Where there are more than `most`: the oldest of whoever has most, which does not count any more.
+    /// Where there are more than `most`: the oldest of the owner with most, which no longer counts.
     pub(super) fn take_beyond(&mut self, most: usize) -> Option<UploadId> {
         if self.by_age.len() <= most {
             return None;
