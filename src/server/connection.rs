@@ -1,7 +1,8 @@
-//! Connections: taking them, TLS, HTTP, and letting go of them when the server ends.
+//! Connections: accepting them, TLS, HTTP, and closing them when the server ends.
 //!
-//! Must not know what a request asks. Invariant: no connection outlives the drain time, each has a place (`pressure`) for as
-//! long as it lives, taking them never stops, and none is cut while its body moves before the drain time.
+//! Must not know what a request asks. Invariants: the server never stops accepting connections. Each connection has a slot
+//! (`admission`) while it lives. None outlives the drain time, and none is closed before that while its body makes
+//! progress.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -24,10 +25,10 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::attendance::Attendance;
+use super::admission::{Admission, RESERVE, Slot};
 use super::dispatch::{Peer, State};
 use super::incoming::RequestBody;
-use super::pressure::{Place, Pressure, RESERVE};
+use super::open_requests::OpenRequests;
 use super::stall::StallGuard;
 use super::{ServerError, Services, Settings};
 use crate::auth::{FairQueue, Listening};
@@ -35,50 +36,54 @@ use crate::clock::Clock;
 use crate::platform;
 use crate::tls::Tls;
 
-/// Requests on one HTTP/2 connection at once: an image has seldom more layers, and each may hold a window.
+/// Parallel requests on one HTTP/2 connection. An image seldom has more layers, and each request may hold a window.
 const STREAMS_MAX: u32 = 128;
-/// HTTP/2 windows: hyper's 64 KiB caps a push at a few MB/s over a LAN. One connection holds at most the second.
+/// HTTP/2 windows. With hyper's 64 KiB, a push over a LAN is limited to a few MB/s. The second one limits what a connection
+/// holds.
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-/// What the windows of all HTTP/2 connections are, about: each new one has its part, down to what HTTP/2 begins with.
+/// The approximate sum of the windows of all HTTP/2 connections. Each new one gets a share of it, but at least the initial
+/// window of HTTP/2.
 const ALL_WINDOWS_BYTES: u32 = 32 * 1024 * 1024;
 const WINDOW_BYTES_MIN: u32 = 64 * 1024;
-/// What the system holds for a client that reads slowly, beyond what is under way: the stall limit judges a reader by what
-/// the system takes next, and a full buffer of the usual megabytes takes nothing for minutes from one who reads 16 KiB/s.
+/// What the system buffers for a client that reads slowly, beyond what is in flight. The stall limit judges a client by
+/// what the system takes next. With the usual buffer of megabytes, it would take nothing for minutes from a client that
+/// reads 16 KiB/s.
 const UNSENT_BYTES: u32 = 128 * 1024;
-/// What is encrypted and waits for the network, per connection: the library's 64 KiB ends each write after half a piece.
+/// Encrypted bytes that wait for the network, for each connection. With the library's 64 KiB, each write ends after half a
+/// piece.
 const TLS_BUFFER_BYTES: usize = 256 * 1024;
-/// What one HTTP/1 connection gathers of answers before it writes, and of a request's body before it is taken: with the
-/// library's 400 KiB, many pulls at once hold several pieces each.
+/// What one HTTP/1 connection buffers: of answers before it writes them, and of a request's body before it is read. With
+/// the library's 400 KiB, many parallel pulls hold several pieces each.
 const HTTP1_BUFFER_BYTES: usize = 128 * 1024;
-/// Connections waiting to be taken.
+/// Connections that wait to be accepted.
 const BACKLOG: i32 = 1_024;
-/// A pause after a failed accept (no descriptors left), so that it does not spin.
+/// The pause after a failed accept, which would otherwise repeat in a tight loop while there are no file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Connections taken in one go while places are scarce; then their tasks run. A burst would otherwise fill the reserve several
-/// times over, and each new connection would close one whose request was not read yet.
+/// Connections accepted in a row while slots are scarce; then their tasks run. A burst would otherwise fill the reserve
+/// several times over, and each new connection would close one whose request was not read yet.
 const BATCH_WHILE_SCARCE: usize = RESERVE / 2;
-/// How often it is looked for connections that take too long while others may need their places.
-const LOOK: Duration = Duration::from_secs(1);
-/// What a connection that is put out has to end what it is saying.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-/// Open files for everything but connections: the index, directories, what is written at the moment.
+/// How often connections are checked that take too long while slots are scarce.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
+/// The time in which an evicted connection may finish its answer.
+const FINISH_TIME: Duration = Duration::from_secs(1);
+/// File descriptors for everything but connections: the index, directories, files that are being written.
 const DESCRIPTORS_SPARE: u64 = 256;
-/// Open files of a connection: itself, and what it reads or writes.
+/// File descriptors of a connection: the socket, and the file that it reads or writes.
 const DESCRIPTORS_EACH: u64 = 2;
-/// How often a connection is looked at in the time that it may idle.
-const LOOKS_PER_REST: u32 = 4;
+/// How often a connection is checked during the time that it may be idle.
+const CHECKS_PER_REST: u32 = 4;
 /// The first byte of every TLS connection: a handshake record (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// A server that listens, and does not answer yet.
+/// A server that is bound to its address, and does not accept connections yet.
 pub struct Server {
     listener: TcpListener,
     state: Arc<State>,
 }
 
 impl Server {
-    /// Listens on the configured address.
+    /// Binds the configured address.
     pub fn bind(settings: Settings, services: Services) -> Result<Self, BindError> {
         let listener = listen(&settings.address).map_err(|source| BindError {
             address: settings.address.clone(),
@@ -96,55 +101,56 @@ impl Server {
         }
         let limit = connections_max(settings.limits.connections);
         let proxies = settings.trusted_proxies.clone();
-        let pressure = Pressure::new(limit, proxies, Arc::clone(&services.clock));
+        let admission = Admission::new(limit, proxies, Arc::clone(&services.clock));
         let handshakes = handshake_queue(limit + RESERVE);
         Ok(Self {
             listener,
-            state: Arc::new(State::new(services, settings, pressure, handshakes)),
+            state: Arc::new(State::new(services, settings, admission, handshakes)),
         })
     }
 
-    /// Where it listens.
+    /// The bound address.
     pub fn local_address(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Serves until `shutdown` resolves; then takes no more connections, gives moving bodies their time, and returns.
+    /// Serves until `shutdown` resolves. Then it accepts no more connections, waits for open requests within the drain
+    /// time, and returns.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
         let ending = CancellationToken::new();
         let connections = TaskTracker::new();
         let mut shutdown = std::pin::pin!(shutdown);
         let clock = Arc::clone(&self.state.services.clock);
-        let pressure = self.state.pressure.clone();
-        let mut look = clock.sleep(LOOK);
-        let mut taken_while_scarce = 0;
+        let admission = self.state.admission.clone();
+        let mut sweep = clock.sleep(SWEEP_PAUSE);
+        let mut accepted_while_scarce = 0;
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
-                () = &mut look => {
-                    pressure.sweep(&self.state.settings.limits);
-                    look = clock.sleep(LOOK);
+                () = &mut sweep => {
+                    admission.sweep(&self.state.settings.limits);
+                    sweep = clock.sleep(SWEEP_PAUSE);
                     continue;
                 }
                 () = &mut shutdown => break,
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    // One that finds no place at all is closed.
-                    if let Some(place) = pressure.admit(peer.ip()) {
+                    // Without a slot, the connection is closed.
+                    if let Some(slot) = admission.admit(peer.ip()) {
                         let state = Arc::clone(&self.state);
-                        connections.spawn(serve(state, stream, peer, place, ending.clone()));
+                        connections.spawn(serve(state, stream, peer, slot, ending.clone()));
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot take a connection");
-                    pressure.make_room();
+                    tracing::warn!(%error, "cannot accept a connection");
+                    admission.make_room();
                     clock.sleep(ACCEPT_PAUSE).await;
                 }
             }
-            taken_while_scarce += usize::from(pressure.is_high());
-            if taken_while_scarce >= BATCH_WHILE_SCARCE {
-                taken_while_scarce = 0;
+            accepted_while_scarce += usize::from(admission.is_scarce());
+            if accepted_while_scarce >= BATCH_WHILE_SCARCE {
+                accepted_while_scarce = 0;
                 tokio::task::yield_now().await;
             }
         }
@@ -155,7 +161,7 @@ impl Server {
     }
 }
 
-/// Waits for the connections to end by themselves, within the drain time.
+/// Waits until all connections have ended, at most for the drain time.
 async fn drain(connections: &TaskTracker, state: &State) {
     let drain_secs = state.settings.drain_secs;
     if connections.is_empty() {
@@ -164,12 +170,12 @@ async fn drain(connections: &TaskTracker, state: &State) {
     tracing::info!(
         connections = connections.len(),
         drain_secs,
-        "ending: open requests are given their time"
+        "shutting down: waiting for open requests"
     );
     tokio::select! {
         () = connections.wait() => tracing::info!("all requests have ended"),
         () = state.services.clock.sleep(Duration::from_secs(drain_secs)) => {
-            tracing::warn!(connections = connections.len(), "requests that have not ended are cut off; uploads can be resumed");
+            tracing::warn!(connections = connections.len(), "the drain time is over: closing open requests; uploads can be resumed");
         }
     }
 }
@@ -178,52 +184,52 @@ async fn serve(
     state: Arc<State>,
     stream: TcpStream,
     peer: SocketAddr,
-    place: Place,
+    slot: Slot,
     ending: CancellationToken,
 ) {
-    // Answers are written whole; waiting for more to send would only delay them.
+    // Answers are written in one piece; collecting more data would only delay them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, %peer, "cannot set TCP_NODELAY");
     }
     if let Err(error) = platform::limit_unsent(&stream, UNSENT_BYTES) {
-        tracing::debug!(%error, %peer, "cannot limit what is unsent");
+        tracing::debug!(%error, %peer, "cannot limit the send buffer");
     }
     let Some(tls) = state.services.tls.clone() else {
-        return serve_http(state, stream, peer, place, Speaks::Plain, ending).await;
+        return serve_http(state, stream, peer, slot, HttpOver::Plain, ending).await;
     };
     let time = Duration::from_secs(state.settings.limits.handshake_secs);
     let is_tls = tokio::select! {
         first = first_byte(&stream) => first.map(|byte| byte == TLS_HANDSHAKE),
         () = state.services.clock.sleep(time) => None,
-        () = place.put_out() => None,
+        () = slot.evicted() => None,
         () = ending.cancelled() => None,
     };
     match is_tls {
         None => {}
         Some(false) => {
-            serve_http(state, stream, peer, place, Speaks::PlainByMistake, ending).await;
+            serve_http(state, stream, peer, slot, HttpOver::PlainOnTlsPort, ending).await;
         }
         Some(true) => {
             let stream = tokio::select! {
                 accepted = shake_hands(&state, &tls, stream, peer) => accepted,
                 () = state.services.clock.sleep(time) => return,
-                () = place.put_out() => return,
+                () = slot.evicted() => return,
                 () = ending.cancelled() => return,
             };
             match stream {
                 Ok(mut stream) => {
                     stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
-                    serve_http(state, stream, peer, place, Speaks::Tls, ending).await;
+                    serve_http(state, stream, peer, slot, HttpOver::Tls, ending).await;
                 }
-                // Mostly a client that does not trust our authority; it knows better what is wrong than we do.
+                // Usually the client does not trust our authority. It reports the cause itself.
                 Err(error) => tracing::debug!(%error, %peer, "TLS handshake failed"),
             }
         }
     }
 }
 
-/// The TLS handshake. Its expensive part is the answer to the client's first message: a key exchange and a signature. Clients
-/// take turns for it, so that a flood from one address delays only its own handshakes.
+/// The TLS handshake. Its expensive part is the answer to the client's first message: a key exchange and a signature.
+/// Clients take turns for it, so that a flood from one address delays only its own handshakes.
 async fn shake_hands(
     state: &State,
     tls: &Tls,
@@ -233,17 +239,17 @@ async fn shake_hands(
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let turn = state.handshakes.turn(peer.ip()).await;
     let turn = turn.map_err(std::io::Error::other)?;
-    // The tasks that are ready run first: other clients join the queue, and requests are not delayed by a row of handshakes.
+    // Other tasks run first: other clients join the queue, and requests do not wait for a series of handshakes.
     tokio::task::yield_now().await;
     let http2 = !state.settings.http2_disabled;
     let config = tls.server_config(http2, start.client_hello().cipher_suites());
     let accepting = start.into_stream(config);
-    // What remains is cheap, and waits for the network.
+    // The rest is cheap, and waits for the network.
     drop(turn);
     accepting.await
 }
 
-/// One turn for each thread that could use it. Every connection may wait: their number is limited already.
+/// One turn for each worker thread. Every connection may wait, because their number is already limited.
 fn handshake_queue(connections_max: usize) -> FairQueue {
     let threads = tokio::runtime::Handle::current().metrics().num_workers();
     FairQueue::new(threads, connections_max, connections_max)
@@ -257,102 +263,106 @@ async fn first_byte(stream: &TcpStream) -> Option<u8> {
     }
 }
 
-/// What arrives on a connection.
+/// The protocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Speaks {
+enum HttpOver {
     Tls,
     Plain,
-    /// HTTP on a port that speaks TLS: answered with what to do instead. Never a redirect, which a client might follow
-    /// with its password in the clear.
-    PlainByMistake,
+    /// HTTP on a port for HTTPS. The answer says what to do instead. It is never a redirect: a client might follow it and
+    /// send its password unencrypted.
+    PlainOnTlsPort,
 }
 
 async fn serve_http<S>(
     state: Arc<State>,
     stream: S,
     peer: SocketAddr,
-    place: Place,
-    speaks: Speaks,
+    slot: Slot,
+    protocol: HttpOver,
     ending: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = &state.settings.limits;
     let clock = Arc::clone(&state.services.clock);
-    let was_refused = Arc::new(AtomicBool::new(false));
+    let has_unread_body = Arc::new(AtomicBool::new(false));
     let guard = StallGuard::new(
         stream,
         Arc::clone(&state.services.clock),
         Duration::from_secs(limits.stall_secs),
-        Arc::clone(&was_refused),
+        Arc::clone(&has_unread_body),
     );
-    let builder = builder(&state, speaks);
-    place.pulse().speaks();
-    let attendance = Attendance::new(Arc::clone(place.pulse()));
+    let builder = builder(&state, protocol);
+    slot.activity().handshake_done();
+    let open_requests = OpenRequests::new(Arc::clone(slot.activity()));
     let other_end = Peer {
         address: peer,
-        is_tls: speaks == Speaks::Tls,
-        is_reserve: place.is_reserve(),
+        is_tls: protocol == HttpOver::Tls,
+        is_reserve: slot.is_reserve(),
     };
     let idle = |rest_secs| {
         let rest = Duration::from_secs(rest_secs);
-        idle(attendance.clone(), Arc::clone(&state), rest)
+        idle(open_requests.clone(), Arc::clone(&state), rest)
     };
     let first_idle = idle(limits.header_secs);
-    // What the HTTP library has taken over is read, or not, without our noticing: that gets its time too.
+    // The HTTP library may hold data that the client does not read. This gives the client the time to read it.
     let second_idle = idle(limits.header_secs.max(limits.stall_secs));
     let service = service_fn(move |request: Request<Incoming>| {
         let state = Arc::clone(&state);
-        let in_use = attendance.begin();
-        let body = |incoming| RequestBody::new(incoming, Arc::clone(&was_refused), in_use.turn());
+        let in_flight = open_requests.begin();
+        let body = |incoming| {
+            RequestBody::new(incoming, Arc::clone(&has_unread_body), in_flight.activity())
+        };
         let request = request.map(body);
         async move {
-            Ok::<_, Infallible>(match speaks {
-                Speaks::PlainByMistake => {
+            Ok::<_, Infallible>(match protocol {
+                HttpOver::PlainOnTlsPort => {
                     let mut answer = plain_http_error(&request).response();
                     state.add_configured_headers(&mut answer);
                     answer
                 }
-                Speaks::Tls | Speaks::Plain => state.answer(request, other_end, in_use).await,
+                HttpOver::Tls | HttpOver::Plain => {
+                    state.answer(request, other_end, in_flight).await
+                }
             })
         }
     });
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(guard), service));
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = async { tokio::select! { () = ending.cancelled() => {}, () = first_idle => {}, () = place.put_out() => {} } } => {
+        () = async { tokio::select! { () = ending.cancelled() => {}, () = first_idle => {}, () = slot.evicted() => {} } } => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 result = connection.as_mut() => result,
-                // What it still holds, nobody reads.
+                // The client does not read the rest.
                 () = second_idle => return,
-                () = last_words(&place, clock.as_ref()) => return,
+                () = finish_answer(&slot, clock.as_ref()) => return,
             }
         }
     };
     if let Err(error) = result {
-        // Clients leave in the middle of things all the time.
+        // Clients often close connections early.
         tracing::debug!(error = %super::error::chain(error.as_ref()), %peer, "connection ended early");
     }
 }
 
-/// Resolves when a connection that is put out has had its last words.
-async fn last_words(place: &Place, clock: &dyn Clock) {
-    place.put_out().await;
-    if place.may_finish() {
-        clock.sleep(LAST_WORDS).await;
+/// Resolves when an evicted connection must close.
+async fn finish_answer(slot: &Slot, clock: &dyn Clock) {
+    slot.evicted().await;
+    if slot.may_finish() {
+        clock.sleep(FINISH_TIME).await;
     }
 }
 
-/// Resolves when no request has come for `rest` and nobody reads what was answered: others may need the connection's
-/// place. (HTTP/1 does so by itself; an HTTP/2 connection would stay for as long as its pings are answered.)
-async fn idle(attendance: Attendance, state: Arc<State>, rest: Duration) {
-    let patience = state.patience();
+/// Resolves when the connection has been idle for `rest`: no request has come, and no answer is being read. (HTTP/1
+/// connections also end by themselves; an HTTP/2 connection would stay open while the client answers pings.)
+async fn idle(open_requests: OpenRequests, state: Arc<State>, rest: Duration) {
+    let body_limits = state.body_limits();
     let mut idle_since: Option<(u64, Duration)> = None;
     loop {
-        state.services.clock.sleep(rest / LOOKS_PER_REST).await;
+        state.services.clock.sleep(rest / CHECKS_PER_REST).await;
         let now = state.services.clock.elapsed();
-        idle_since = match (attendance.look(&patience), idle_since) {
+        idle_since = match (open_requests.look(&body_limits), idle_since) {
             (Some(begun), Some((before, since))) if begun == before => {
                 if now.saturating_sub(since) >= rest {
                     return;
@@ -365,7 +375,7 @@ async fn idle(attendance: Attendance, state: Arc<State>, rest: Duration) {
     }
 }
 
-/// How many connections there may be: no more than the system has descriptors for.
+/// The maximum number of connections: not more than there are file descriptors for.
 fn connections_max(wanted: usize) -> usize {
     let Some(descriptors) = platform::raise_descriptor_limit() else {
         return wanted;
@@ -376,27 +386,27 @@ fn connections_max(wanted: usize) -> usize {
         tracing::warn!(
             descriptors,
             connections = room,
-            "fewer connections than `limits.connections`; hint: raise `ulimit -n`"
+            "too few file descriptors for `limits.connections`; hint: raise `ulimit -n`"
         );
     }
     wanted.min(room)
 }
 
-/// An HTTP/2 connection's part of all windows.
+/// The window of one HTTP/2 connection: its share of all windows.
 fn connection_window_bytes(connections: usize) -> u32 {
     let connections = u32::try_from(connections).unwrap_or(u32::MAX).max(1);
     (ALL_WINDOWS_BYTES / connections).clamp(WINDOW_BYTES_MIN, CONNECTION_WINDOW_BYTES)
 }
 
-fn builder(state: &State, speaks: Speaks) -> auto::Builder<TokioExecutor> {
+fn builder(state: &State, protocol: HttpOver) -> auto::Builder<TokioExecutor> {
     let settings = &state.settings;
-    let window_bytes = connection_window_bytes(state.pressure.taken());
+    let window_bytes = connection_window_bytes(state.admission.taken());
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        // As distribution and every Go server write them: scripts look for `Docker-Content-Digest:`. The library knows names
-        // in lower case only.
+        // Header names as distribution and other Go servers write them: scripts search for `Docker-Content-Digest:`.
+        // Otherwise the library writes names in lower case.
         .title_case_headers(true)
         .max_buf_size(HTTP1_BUFFER_BYTES)
         .header_read_timeout(Duration::from_secs(settings.limits.header_secs));
@@ -406,10 +416,10 @@ fn builder(state: &State, speaks: Speaks) -> auto::Builder<TokioExecutor> {
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES.min(window_bytes))
         .initial_connection_window_size(window_bytes)
-        // A peer that is gone without a word answers no ping.
+        // Closes connections of clients that have disappeared: they do not answer pings.
         .keep_alive_interval(Duration::from_secs(settings.limits.header_secs))
         .keep_alive_timeout(Duration::from_secs(settings.limits.header_secs));
-    if settings.http2_disabled || speaks == Speaks::PlainByMistake {
+    if settings.http2_disabled || protocol == HttpOver::PlainOnTlsPort {
         return builder.http1_only();
     }
     builder
@@ -426,7 +436,7 @@ fn plain_http_error(request: &Request<RequestBody>) -> ServerError {
     }
 }
 
-/// Listens on `HOST:PORT`, or on every address of both families for `:PORT` (`.local` names resolve to IPv6 first).
+/// Binds `HOST:PORT`, or for `:PORT` every address of both families (`.local` names resolve to IPv6 first).
 fn listen(address: &str) -> std::io::Result<TcpListener> {
     let candidates: Vec<SocketAddr> = match address.strip_prefix(':') {
         Some(port) => {
@@ -440,7 +450,7 @@ fn listen(address: &str) -> std::io::Result<TcpListener> {
         }
         None => std::net::ToSocketAddrs::to_socket_addrs(address)?.collect(),
     };
-    let mut failure = std::io::Error::other("the name has no address");
+    let mut failure = std::io::Error::other("the host name has no address");
     for candidate in candidates {
         match listen_on(candidate) {
             Ok(listener) => return Ok(listener),
@@ -459,7 +469,7 @@ fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
     if address.ip() == std::net::IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED) {
         socket.set_only_v6(false)?;
     }
-    // Lets a restarted server take its port back while old connections still linger.
+    // A restarted server can bind its port again while old connections still linger.
     SockRef::from(&socket).set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -467,12 +477,12 @@ fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// The address cannot be listened on.
+/// The address could not be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}")]
 pub struct BindError {
-    /// As configured.
+    /// The configured address.
     pub address: String,
-    /// What the system said.
+    /// The error of the system.
     pub source: std::io::Error,
 }

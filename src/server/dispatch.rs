@@ -17,11 +17,11 @@ use hyper::body::Body as _;
 use tracing::Instrument as _;
 
 use super::access_log::{self, Line};
-use super::attendance::InUse;
-use super::incoming::{Patience, RequestBody};
+use super::admission::Admission;
+use super::incoming::{BodyLimits, RequestBody};
+use super::open_requests::RequestInFlight;
 use super::origin::Reading;
 use super::outgoing::ResponseBody;
-use super::pressure::Pressure;
 use super::request_id::{self, RequestId};
 use super::route::{RequestPath, Route, Takes};
 use super::{
@@ -36,7 +36,7 @@ use crate::telemetry::field;
 pub(super) struct State {
     pub(super) services: Services,
     pub(super) settings: Settings,
-    pub(super) pressure: Pressure,
+    pub(super) admission: Admission,
     /// Turns for TLS handshakes.
     pub(super) handshakes: FairQueue,
     /// `http.headers`; a name may have several values.
@@ -93,7 +93,7 @@ impl State {
     pub(super) fn new(
         services: Services,
         settings: Settings,
-        pressure: Pressure,
+        admission: Admission,
         handshakes: FairQueue,
     ) -> Self {
         let header = |(name, value): &(String, String)| {
@@ -103,19 +103,19 @@ impl State {
         Self {
             services,
             settings,
-            pressure,
+            admission,
             handshakes,
             configured_headers,
         }
     }
 
     /// What decides when a body has stood still for too long.
-    pub(super) fn patience(&self) -> Patience {
-        Patience {
+    pub(super) fn body_limits(&self) -> BodyLimits {
+        BodyLimits {
             clock: Arc::clone(&self.services.clock),
             stall_secs: self.settings.limits.stall_secs,
             floor_bytes_per_sec: self.settings.limits.floor_bytes_per_sec,
-            pressure: self.pressure.clone(),
+            admission: self.admission.clone(),
             whole_body_secs: self.settings.limits.whole_body_secs,
             memory: self.services.registry.memory().clone(),
         }
@@ -123,8 +123,8 @@ impl State {
 
     /// Room for what a request or its answer holds in memory as a whole.
     pub(super) fn reservation(&self, origin: &Origin) -> Reservation {
-        let holder = Holder::Client(origin.client);
-        self.services.registry.memory().reservation(holder)
+        let client = Holder::Client(origin.client);
+        self.services.registry.memory().reservation(client)
     }
 
     /// The path of something below `/v2/`, as the client sees it.
@@ -149,7 +149,7 @@ impl State {
         self: Arc<Self>,
         request: Request<RequestBody>,
         peer: Peer,
-        in_use: InUse,
+        in_flight: RequestInFlight,
     ) -> Response<ResponseBody> {
         let (head, body) = request.into_parts();
         let path = RequestPath::decode(head.uri.path()).below(&self.settings.prefix);
@@ -202,8 +202,8 @@ impl State {
             Err(error) => Err(error),
         };
         let counted = handled.and_then(|mut answer| {
-            let holder = Holder::Client(line.client);
-            let reservation = self.services.registry.memory().reservation(holder);
+            let client = Holder::Client(line.client);
+            let reservation = self.services.registry.memory().reservation(client);
             answer.body_mut().count(reservation)?;
             Ok(answer)
         });
@@ -222,7 +222,7 @@ impl State {
         self.finish(&mut answer, &method, &id);
         line.status = answer.status().as_u16();
         let now = self.services.clock.elapsed();
-        answer.map(|body| body.attended(line, in_use, now))
+        answer.map(|body| body.tracked(line, in_flight, now))
     }
 
     async fn handle(

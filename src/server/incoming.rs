@@ -1,9 +1,8 @@
-//! Bodies on their way in.
+//! Request bodies.
 //!
-//! Design: DESIGN D7. No clock limits a body that moves; one that stands still for the stall limit is ended, and while
-//! connections are scarce one that creeps too. A body that is held whole is another thing: it takes memory for as long as
-//! it comes, so it has a time, and a place in the memory budget. Must not know what is in them. Invariant: a body that breaks off is an error,
-//! never a shorter body.
+//! A body may take any time while it makes progress. One that stalls for the stall limit is ended; while connections are
+//! scarce, so is one that is too slow. Bodies that are held in memory have a time limit and count against the memory
+//! budget. Must not know what is in a body. Invariant: a body that ends early is an error, never a shorter body.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,44 +15,49 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
 use super::ServerError;
-use super::pressure::Pressure;
-use super::pulse::Turn;
+use super::activity::RequestActivity;
+use super::admission::Admission;
 use crate::clock::Clock;
 use crate::registry::{self, BodyError, MemoryBudget, Reservation};
 
-/// A request's body, which notes when it is given up before its end.
+/// The body of a request. It records whether it was read to its end.
 pub(super) struct RequestBody {
     incoming: Incoming,
     has_ended: bool,
-    was_refused: Arc<AtomicBool>,
-    turn: Arc<Turn>,
+    has_unread_body: Arc<AtomicBool>,
+    activity: Arc<RequestActivity>,
 }
 
 impl RequestBody {
-    /// `was_refused` becomes true if not all of the body is read.
-    pub(super) fn new(incoming: Incoming, was_refused: Arc<AtomicBool>, turn: Arc<Turn>) -> Self {
+    /// `has_unread_body` becomes true if this is dropped before the end of the body.
+    pub(super) fn new(
+        incoming: Incoming,
+        has_unread_body: Arc<AtomicBool>,
+        activity: Arc<RequestActivity>,
+    ) -> Self {
         let has_ended = incoming.is_end_stream();
         Self {
             incoming,
             has_ended,
-            was_refused,
-            turn,
+            has_unread_body,
+            activity,
         }
     }
 
-    /// Whether there is nothing in it, which shows before it is read.
+    /// Whether the body is known to be empty before it is read.
     pub(super) fn is_empty(&self) -> bool {
         self.incoming.is_end_stream()
     }
 
     async fn frame(&mut self) -> Option<Result<Frame<Bytes>, hyper::Error>> {
-        self.turn.clients();
+        self.activity.waits_for_client();
         let frame = self.incoming.frame().await;
-        self.turn.ours();
+        self.activity.waits_for_server();
         if let Some(Ok(frame)) = &frame {
-            self.turn.moved(frame.data_ref().map_or(0, Bytes::len));
+            self.activity
+                .transferred(frame.data_ref().map_or(0, Bytes::len));
         }
-        // After an error there is nobody left to send more.
+        // After an error the client sends no more.
         self.has_ended = !matches!(frame, Some(Ok(_)));
         frame
     }
@@ -62,100 +66,100 @@ impl RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         if !self.has_ended {
-            self.was_refused.store(true, Ordering::Release);
+            self.has_unread_body.store(true, Ordering::Release);
         }
     }
 }
 
-/// What decides when a body has stood still, or crept, for too long.
+/// The limits that decide when a body has stalled or is too slow.
 #[derive(Clone)]
-pub(super) struct Patience {
+pub(super) struct BodyLimits {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) stall_secs: u64,
     pub(super) floor_bytes_per_sec: u64,
-    pub(super) pressure: Pressure,
+    pub(super) admission: Admission,
     pub(super) whole_body_secs: u64,
     pub(super) memory: MemoryBudget,
 }
 
-/// How often it is looked whether memory is scarce, in the time that a body has which is held whole.
-const WHOLE_BODY_LOOKS: u32 = 4;
+/// How often memory is checked during the time for a body that is held in memory.
+const WHOLE_BODY_CHECKS: u32 = 4;
 
-/// How long a body may take before its rate is judged at all.
+/// The time before the rate of a body is judged.
 const RATE_GRACE: Duration = Duration::from_secs(30);
 
-impl Patience {
-    /// Whether `moved_bytes` in `took` is less than the floor rate, and somebody else needs the connection.
+impl BodyLimits {
+    /// Whether `moved_bytes` in `took` is below the minimum rate while connections are scarce.
     pub(super) fn is_too_slow(&self, took: Duration, moved_bytes: u64) -> bool {
         let floor_bytes = took.as_secs().saturating_mul(self.floor_bytes_per_sec);
-        took > RATE_GRACE && moved_bytes < floor_bytes && self.pressure.is_high()
+        took > RATE_GRACE && moved_bytes < floor_bytes && self.admission.is_scarce()
     }
 
-    /// The pieces of `incoming`, for as long as they come.
+    /// The pieces of `incoming` as they arrive.
     pub(super) fn receive(&self, body: RequestBody) -> registry::Body {
         let state = Receiving {
             body,
             began: self.clock.elapsed(),
             received_bytes: 0,
-            patience: self.clone(),
+            body_limits: self.clone(),
         };
         stream::try_unfold(state, Receiving::next).boxed()
     }
 
-    /// The whole of a body, which is counted in the memory budget as it comes: what a client says of its length costs
-    /// nobody anything.
+    /// Reads a whole body into memory. The memory budget counts what has arrived, not what the client announces.
     pub(super) async fn collect(
         &self,
         body: RequestBody,
         limit_bytes: usize,
         reservation: Reservation,
     ) -> Result<Bytes, ServerError> {
-        let told_bytes = body.incoming.size_hint();
-        if told_bytes.lower() > limit_bytes as u64 {
+        let announced_bytes = body.incoming.size_hint();
+        if announced_bytes.lower() > limit_bytes as u64 {
             return Err(ServerError::BodyTooLarge { limit_bytes });
         }
-        let told_bytes = told_bytes
+        let announced_bytes = announced_bytes
             .exact()
             .and_then(|size| usize::try_from(size).ok());
-        let room = Room {
+        let collected = BodyInMemory {
             bytes: Vec::new(),
-            told_bytes: told_bytes.unwrap_or(limit_bytes).min(limit_bytes),
+            announced_bytes: announced_bytes.unwrap_or(limit_bytes).min(limit_bytes),
             limit_bytes,
             reservation,
         };
         let pieces = self.receive(body);
         tokio::select! {
-            collected = room.gather(pieces) => collected,
+            bytes = collected.gather(pieces) => bytes,
             limit_secs = self.collected_in_time() => Err(ServerError::BodyTooLate { limit_secs }),
         }
     }
 
-    /// Resolves when a body that is held whole has had its time, which is a quarter while memory for these is scarce.
+    /// Resolves when the time for a body that is held in memory is over. The time is a quarter while memory for these
+    /// bodies is scarce.
     async fn collected_in_time(&self) -> u64 {
-        let part = Duration::from_secs(self.whole_body_secs) / WHOLE_BODY_LOOKS;
+        let part = Duration::from_secs(self.whole_body_secs) / WHOLE_BODY_CHECKS;
         let began = self.clock.elapsed();
-        for look in 1..=WHOLE_BODY_LOOKS {
-            let next = began + part * look;
+        for check in 1..=WHOLE_BODY_CHECKS {
+            let next = began + part * check;
             let left = next.saturating_sub(self.clock.elapsed());
             self.clock.sleep(left).await;
             if self.memory.is_scarce() {
-                return (part * look).as_secs();
+                return (part * check).as_secs();
             }
         }
         self.whole_body_secs
     }
 }
 
-/// A body that is held whole, as it grows.
-struct Room {
+/// A body in memory, as it grows.
+struct BodyInMemory {
     bytes: Vec<u8>,
-    /// How long it will be at most.
-    told_bytes: usize,
+    /// Its maximum length.
+    announced_bytes: usize,
     limit_bytes: usize,
     reservation: Reservation,
 }
 
-impl Room {
+impl BodyInMemory {
     async fn gather(mut self, mut pieces: registry::Body) -> Result<Bytes, ServerError> {
         while let Some(piece) = pieces.next().await {
             self.add(&piece.map_err(registry::RegistryError::from)?)?;
@@ -170,7 +174,7 @@ impl Room {
             return Err(ServerError::BodyTooLarge { limit_bytes });
         }
         if size_bytes > self.bytes.capacity() {
-            let doubled_bytes = (self.bytes.capacity() * 2).min(self.told_bytes);
+            let doubled_bytes = (self.bytes.capacity() * 2).min(self.announced_bytes);
             let capacity_bytes = size_bytes.max(doubled_bytes);
             self.reservation.grow_to(capacity_bytes)?;
             self.bytes.reserve_exact(capacity_bytes - self.bytes.len());
@@ -184,14 +188,17 @@ struct Receiving {
     body: RequestBody,
     began: Duration,
     received_bytes: u64,
-    patience: Patience,
+    body_limits: BodyLimits,
 }
 
 impl Receiving {
     async fn next(mut self) -> Result<Option<(Bytes, Self)>, BodyError> {
-        let limit_secs = self.patience.stall_secs;
+        let limit_secs = self.body_limits.stall_secs;
         loop {
-            let stall = self.patience.clock.sleep(Duration::from_secs(limit_secs));
+            let stall = self
+                .body_limits
+                .clock
+                .sleep(Duration::from_secs(limit_secs));
             let frame = tokio::select! {
                 biased;
                 frame = self.body.frame() => frame,
@@ -201,7 +208,7 @@ impl Receiving {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(BodyError::Broken(error.to_string())),
                 Some(Ok(frame)) => {
-                    // Trailers say nothing that we need.
+                    // Trailers are ignored.
                     let Ok(bytes) = frame.into_data() else {
                         continue;
                     };
@@ -214,8 +221,8 @@ impl Receiving {
     }
 
     fn check_rate(&self) -> Result<(), BodyError> {
-        let took = self.patience.clock.elapsed().saturating_sub(self.began);
-        if self.patience.is_too_slow(took, self.received_bytes) {
+        let took = self.body_limits.clock.elapsed().saturating_sub(self.began);
+        if self.body_limits.is_too_slow(took, self.received_bytes) {
             return Err(BodyError::TooSlow);
         }
         Ok(())

@@ -52,7 +52,7 @@ pub(super) async fn put(
 ) -> Result<Response<ResponseBody>, ServerError> {
     let registry = &state.services.registry;
     let bytes = state
-        .patience()
+        .body_limits()
         .collect(
             body,
             registry.settings().limits.manifest_size_bytes,

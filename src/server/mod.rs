@@ -5,7 +5,8 @@
 //! Invariant: nothing is done for a request before its route's access rule has been asked.
 
 mod access_log;
-mod attendance;
+mod activity;
+mod admission;
 mod blobs;
 mod connection;
 pub mod control;
@@ -16,10 +17,9 @@ mod incoming;
 mod listings;
 mod manifests;
 mod multipart;
+mod open_requests;
 mod origin;
 mod outgoing;
-mod pressure;
-mod pulse;
 mod request_id;
 mod response;
 mod route;

@@ -1,6 +1,6 @@
-//! Bodies on their way out.
+//! Response bodies.
 //!
-//! Must not know what is in them. Invariant: an answer is as long as it said, or breaks off.
+//! Must not know what is in them. Invariant: a body has the announced length, or the connection is closed early.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,29 +10,29 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use super::access_log::Line;
-use super::attendance::{InUse, Source};
+use super::open_requests::{RequestInFlight, Source};
 use crate::registry::{BudgetSpent, Reservation};
 use crate::store::{ByteStream, StoreError};
 
-/// Shorter answers are not counted in the memory budget: what surrounds them takes as much.
+/// Shorter answers are not counted in the memory budget: the structures around them take as much.
 const UNCOUNTED_BYTES_MAX: usize = 1024;
 
-/// What every answer carries.
+/// The body of every answer.
 pub(super) struct ResponseBody {
     state: State,
-    /// How many bytes are still to come.
+    /// The bytes that are still to be sent.
     remaining_bytes: u64,
-    /// Whether what is held in memory is counted in the budget, or needs not be.
+    /// Whether the memory budget counts the bytes in memory, or need not count them.
     is_counted: bool,
-    /// Written when the body has ended, or been given up.
+    /// Written to the access log when the body ends or is dropped.
     line: Option<Line>,
 }
 
 enum State {
-    /// Not on its way yet, or an answer outside the registry.
-    Alone(Source),
-    /// Watched for as long as somebody reads it.
-    Attended(InUse),
+    /// Not being sent yet.
+    Pending(Source),
+    /// Being sent; the connection tracks it.
+    Tracked(RequestInFlight),
 }
 
 impl ResponseBody {
@@ -47,39 +47,39 @@ impl ResponseBody {
         }
     }
 
-    /// Bytes that are counted in the memory budget already.
+    /// Bytes that the memory budget counts already.
     pub(super) fn counted(bytes: Bytes) -> Self {
         let size_bytes = bytes.len() as u64;
         Self::new(Source::Whole(bytes), size_bytes)
     }
 
-    /// What the answer to a HEAD would have.
+    /// The body that a GET would have, for the answer to a HEAD.
     pub(super) fn unsent(size_bytes: u64) -> Self {
         Self::new(Source::Whole(Bytes::new()), size_bytes)
     }
 
-    /// `size_bytes` bytes from the store.
+    /// `size_bytes` bytes from a stream.
     pub(super) fn stream(bytes: ByteStream, size_bytes: u64) -> Self {
         Self::new(Source::Stream(bytes), size_bytes)
     }
 
     fn new(source: Source, size_bytes: u64) -> Self {
         Self {
-            state: State::Alone(source),
+            state: State::Pending(source),
             remaining_bytes: size_bytes,
             is_counted: true,
             line: None,
         }
     }
 
-    /// How many bytes are to come.
+    /// The bytes that are still to be sent.
     pub(super) fn size_bytes(&self) -> u64 {
         self.remaining_bytes
     }
 
-    /// Counts what is held in memory until it is sent: how long that takes is for the client to say.
+    /// Counts the bytes in memory until they are sent, which may take as long as the client wants.
     pub(super) fn count(&mut self, mut reservation: Reservation) -> Result<(), BudgetSpent> {
-        let State::Alone(Source::Whole(bytes)) = &mut self.state else {
+        let State::Pending(Source::Whole(bytes)) = &mut self.state else {
             return Ok(());
         };
         if !self.is_counted {
@@ -90,15 +90,15 @@ impl ResponseBody {
         Ok(())
     }
 
-    /// Writes `line` to the access log when the body ends, and keeps the connection in use until then.
-    pub(super) fn attended(mut self, line: Line, in_use: InUse, now: Duration) -> Self {
+    /// Begins to send: writes `line` to the access log when the body ends, and tracks the request until then.
+    pub(super) fn tracked(mut self, line: Line, in_flight: RequestInFlight, now: Duration) -> Self {
         self.line = Some(line);
         self.state = match self.state {
-            State::Alone(source) => {
-                in_use.answer(source, now);
-                State::Attended(in_use)
+            State::Pending(source) => {
+                in_flight.answer(source, now);
+                State::Tracked(in_flight)
             }
-            attended @ State::Attended(_) => attended,
+            tracked @ State::Tracked(_) => tracked,
         };
         self
     }
@@ -114,8 +114,8 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, StoreError>>> {
         let this = self.get_mut();
         let piece = match &mut this.state {
-            State::Alone(source) => source.poll(context),
-            State::Attended(in_use) => in_use.poll(context),
+            State::Pending(source) => source.poll(context),
+            State::Tracked(in_flight) => in_flight.poll(context),
         };
         match piece {
             Poll::Pending => Poll::Pending,
@@ -127,7 +127,7 @@ impl Body for ResponseBody {
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Poll::Ready(Some(Err(error))) => {
-                tracing::error!(error = %super::error::chain(&error), "an answer broke off");
+                tracing::error!(error = %super::error::chain(&error), "an answer was cut off");
                 Poll::Ready(Some(Err(error)))
             }
             Poll::Ready(None) => Poll::Ready(None),

@@ -1,7 +1,7 @@
-//! A connection that gives up on a peer who has stopped reading, and does not hang up on one who is still sending.
+//! A connection that is closed if the peer stops reading, and stays open for a while if the peer is still sending.
 //!
-//! Design: DESIGN D7. The reading side is watched where bodies are read (`incoming`), since an idle connection is no fault. Must
-//! not know what is written. Invariant: as long as bytes move, nothing is ended, however long it takes.
+//! Stalled request bodies are handled where bodies are read (`incoming`), because an idle connection is not an error. Must
+//! not know what is written. Invariant: nothing ends while bytes are transferred, however long it takes.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -15,40 +15,40 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock::{Clock, Sleep};
 
-/// For how long after our last word we listen on. A client that is refused in the middle of sending would otherwise find
-/// its connection reset, and the answer thrown away with it, before it has read a byte.
+/// How long a connection is read after the last answer. A client that is refused while it sends would otherwise see a
+/// connection reset, and lose the answer that it has not read yet.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// How much is read and thrown away at a time.
+/// How much is read and discarded at a time.
 const SCRATCH_BYTES: usize = 16 * 1024;
 
-/// Ends writes that have not moved for `limit`.
+/// Ends a connection if a write has made no progress for `limit`.
 pub(super) struct StallGuard<S> {
     inner: S,
     clock: Arc<dyn Clock>,
     limit: Duration,
-    /// Runs while a write is waiting.
+    /// Runs while a write waits.
     waiting: Option<Sleep>,
-    /// Whether the peer may still be sending what we do not want.
-    was_refused: Arc<AtomicBool>,
-    /// Runs once all is said to such a peer.
+    /// Whether the peer may still send a body that nothing reads.
+    has_unread_body: Arc<AtomicBool>,
+    /// Runs after the last answer to such a peer.
     lingering: Option<Sleep>,
 }
 
 impl<S> StallGuard<S> {
-    /// `was_refused` tells, at the end, whether a request's body was given up before its end.
+    /// At the end, `has_unread_body` says whether a request's body was not read to its end.
     pub(super) fn new(
         inner: S,
         clock: Arc<dyn Clock>,
         limit: Duration,
-        was_refused: Arc<AtomicBool>,
+        has_unread_body: Arc<AtomicBool>,
     ) -> Self {
         Self {
             inner,
             clock,
             limit,
             waiting: None,
-            was_refused,
+            has_unread_body,
             lingering: None,
         }
     }
@@ -121,7 +121,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
             let progress = Pin::new(&mut this.inner).poll_shutdown(context);
             ready!(this.watch(context, progress))?;
         }
-        if !this.was_refused.load(Ordering::Acquire) {
+        if !this.has_unread_body.load(Ordering::Acquire) {
             return Poll::Ready(Ok(()));
         }
         let linger = this
@@ -135,7 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
             let mut buffer = ReadBuf::uninit(&mut scratch);
             match ready!(Pin::new(&mut this.inner).poll_read(context, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => {}
-                // The peer has hung up: it has our answer, or does not want it.
+                // The peer has closed the connection: it has our answer, or does not want it.
                 Ok(()) | Err(_) => return Poll::Ready(Ok(())),
             }
         }
@@ -152,7 +152,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_mins(2);
 
     #[tokio::test]
-    async fn a_peer_that_stops_reading_is_given_up_after_the_limit() {
+    async fn a_connection_ends_if_its_peer_stops_reading_for_the_limit() {
         let clock = ManualClock::at_unix_secs(0);
         let (near, _far) = tokio::io::duplex(4);
         let mut guard = StallGuard::new(
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_peer_that_is_still_sending_is_heard_out_for_a_while() {
+    async fn the_body_of_a_refused_request_is_read_for_a_while() {
         let clock = ManualClock::at_unix_secs(0);
         let (near, mut far) = tokio::io::duplex(16);
         let mut guard = StallGuard::new(
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_peer_that_crawls_is_not() {
+    async fn a_connection_to_a_slow_reader_does_not_end() {
         let clock = ManualClock::at_unix_secs(0);
         let (near, mut far) = tokio::io::duplex(1);
         let mut guard = StallGuard::new(

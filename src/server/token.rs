@@ -27,7 +27,7 @@ pub(super) async fn answer(
     let form = if head.method == Method::POST {
         // Read also where it is no form, so that the client is heard out.
         let bytes = state
-            .patience()
+            .body_limits()
             .collect(
                 body,
                 state.settings.limits.token_body_bytes,

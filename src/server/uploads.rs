@@ -140,7 +140,7 @@ fn chunk(state: &State, head: &Parts, body: RequestBody, sent: Option<Sent>) -> 
     Chunk {
         sent,
         length_bytes,
-        body: state.patience().receive(body),
+        body: state.body_limits().receive(body),
     }
 }
 
