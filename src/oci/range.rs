@@ -25,7 +25,34 @@ pub enum ByteRange {
     Last(u64),
 }
 
+impl From<Range<u64>> for ByteRange {
+    /// The same bytes; the range must not be empty.
+    fn from(range: Range<u64>) -> Self {
+        Self::Between {
+            first: range.start,
+            last: range.end.saturating_sub(1),
+        }
+    }
+}
+
 impl ByteRange {
+    /// `first-last`, `first-` or `-count`; `None` if it is none of these.
+    fn parse(text: &str) -> Option<Self> {
+        let (first, last) = text.split_once('-')?;
+        let (first, last) = (first.trim(), last.trim());
+        match (position(first), position(last)) {
+            (Some(first), None) if last.is_empty() => Some(Self::From(first)),
+            (Some(first), Some(last)) => Some(Self::Between { first, last }),
+            (None, Some(count)) if first.is_empty() => Some(Self::Last(count)),
+            _ => None,
+        }
+    }
+
+    /// Whether it ends before it begins.
+    fn is_reversed(self) -> bool {
+        matches!(self, Self::Between { first, last } if first > last)
+    }
+
     /// Which bytes these are in content of `size_bytes`; `None` if it has none of them (416).
     pub fn within(self, size_bytes: u64) -> Option<Range<u64>> {
         let range = match self {
@@ -37,11 +64,22 @@ impl ByteRange {
     }
 }
 
-/// What a `Range` header means for content of some length.
+/// What a `Range` header asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Requested {
     /// All of it: no header, another unit, more than [`RANGES_MAX`] ranges, or nothing that can be understood (RFC 9110
     /// section 14.2 lets a server ignore those).
+    Whole,
+    /// One range.
+    One(ByteRange),
+    /// Several ranges; how many parts these are depends on the length.
+    Several(Vec<ByteRange>),
+}
+
+/// What a request asks for of content of some length.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selected {
+    /// All of it.
     Whole,
     /// This part of it.
     Part(Range<u64>),
@@ -51,18 +89,9 @@ pub enum Requested {
     Unsatisfiable,
 }
 
-/// What one of the ranges in a header means.
-enum One {
-    Part(Range<u64>),
-    /// Behind the end, or the last zero bytes.
-    Unsatisfiable,
-    /// It ends before it begins.
-    Reversed,
-}
-
 impl Requested {
-    /// Reads the value of a `Range` header for content of `size_bytes`.
-    pub fn parse(header: Option<&str>, size_bytes: u64) -> Self {
+    /// Reads the value of a `Range` header.
+    pub fn parse(header: Option<&str>) -> Self {
         let ranges = header.and_then(|text| {
             let (unit, ranges) = text.trim().split_once('=')?;
             unit.eq_ignore_ascii_case("bytes").then_some(ranges)
@@ -72,52 +101,37 @@ impl Requested {
         };
         // Empty elements of a list mean nothing (RFC 9110 section 5.6.1.2).
         let ranges = ranges.split(',').map(str::trim);
-        let ranges: Vec<&str> = ranges
-            .filter(|text| !text.is_empty())
-            .take(RANGES_MAX + 1)
-            .collect();
-        if ranges.is_empty() || ranges.len() > RANGES_MAX {
+        let ranges = ranges.filter(|text| !text.is_empty()).take(RANGES_MAX + 1);
+        let Some(ranges) = ranges.map(ByteRange::parse).collect::<Option<Vec<_>>>() else {
             return Self::Whole;
-        }
-        let mut parts = Vec::new();
-        for text in &ranges {
-            match One::parse(text, size_bytes) {
-                Some(One::Part(part)) => parts.push(part),
-                Some(One::Unsatisfiable) => {}
-                // RFC 9110 has the header ignored; the specification's suite wants 416 for a single one.
-                Some(One::Reversed) if ranges.len() == 1 => {}
-                Some(One::Reversed) | None => return Self::Whole,
-            }
-        }
-        let mut parts = merged(parts);
-        match parts.pop() {
-            None => Self::Unsatisfiable,
-            Some(only) if parts.is_empty() => Self::Part(only),
-            Some(last) => {
-                parts.push(last);
-                Self::Parts(parts)
-            }
+        };
+        match ranges.as_slice() {
+            [] => Self::Whole,
+            // One that ends before it begins has RFC 9110 ignore the header; the specification's suite wants 416.
+            [only] => Self::One(*only),
+            several if several.len() > RANGES_MAX => Self::Whole,
+            several if several.iter().any(|range| range.is_reversed()) => Self::Whole,
+            _ => Self::Several(ranges),
         }
     }
-}
 
-impl One {
-    /// `first-last`, `first-` or `-count`; `None` if it is none of these.
-    fn parse(text: &str, size_bytes: u64) -> Option<Self> {
-        let (first, last) = text.split_once('-')?;
-        let (first, last) = (first.trim(), last.trim());
-        let range = match (position(first), position(last)) {
-            (Some(start), None) if last.is_empty() => start..size_bytes,
-            (Some(start), Some(end)) if start > end => return Some(Self::Reversed),
-            (Some(start), Some(end)) => start..end.saturating_add(1).min(size_bytes),
-            (None, Some(count)) if first.is_empty() => size_bytes.saturating_sub(count)..size_bytes,
-            _ => return None,
+    /// What that is of content of `size_bytes`.
+    pub fn within(&self, size_bytes: u64) -> Selected {
+        let ranges = match self {
+            Self::Whole => return Selected::Whole,
+            Self::One(range) => std::slice::from_ref(range),
+            Self::Several(ranges) => ranges,
         };
-        Some(if range.is_empty() {
-            Self::Unsatisfiable
-        } else {
-            Self::Part(range)
-        })
+        let parts = ranges.iter().filter_map(|range| range.within(size_bytes));
+        let mut parts = merged(parts.collect());
+        match parts.pop() {
+            None => Selected::Unsatisfiable,
+            Some(only) if parts.is_empty() => Selected::Part(only),
+            Some(last) => {
+                parts.push(last);
+                Selected::Parts(parts)
+            }
+        }
     }
 }
 
@@ -213,40 +227,41 @@ mod tests {
 
     use super::*;
 
+    fn selected(header: Option<&str>, size_bytes: u64) -> Selected {
+        Requested::parse(header).within(size_bytes)
+    }
+
     #[test]
     fn the_suite_and_the_specification_agree() {
         let size = 10_000;
         let cases = [
-            ("bytes=500-1499", Requested::Part(500..1500)),
-            ("bytes=500-", Requested::Part(500..size)),
-            ("bytes=-500", Requested::Part(9_500..size)),
-            ("bytes=2000-50000", Requested::Part(2_000..size)),
-            ("bytes=-99999", Requested::Part(0..size)),
-            ("bytes=0-99999999999999999999999", Requested::Part(0..size)),
-            ("bytes=500-0", Requested::Unsatisfiable),
-            ("bytes=10000-", Requested::Unsatisfiable),
-            ("bytes=-0", Requested::Unsatisfiable),
-            ("items=0-1", Requested::Whole),
-            ("bytes = 0-1", Requested::Whole),
-            ("bytes 0-1", Requested::Whole),
-            ("Bytes=0-1", Requested::Part(0..2)),
-            ("bytes=a-b", Requested::Whole),
-            ("bytes=-", Requested::Whole),
-            ("abc", Requested::Whole),
+            ("bytes=500-1499", Selected::Part(500..1500)),
+            ("bytes=500-", Selected::Part(500..size)),
+            ("bytes=-500", Selected::Part(9_500..size)),
+            ("bytes=2000-50000", Selected::Part(2_000..size)),
+            ("bytes=-99999", Selected::Part(0..size)),
+            ("bytes=0-99999999999999999999999", Selected::Part(0..size)),
+            ("bytes=500-0", Selected::Unsatisfiable),
+            ("bytes=10000-", Selected::Unsatisfiable),
+            ("bytes=-0", Selected::Unsatisfiable),
+            ("items=0-1", Selected::Whole),
+            ("bytes = 0-1", Selected::Whole),
+            ("bytes 0-1", Selected::Whole),
+            ("Bytes=0-1", Selected::Part(0..2)),
+            ("bytes=a-b", Selected::Whole),
+            ("bytes=-", Selected::Whole),
+            ("abc", Selected::Whole),
         ];
         for (header, expected) in cases {
-            assert_eq!(Requested::parse(Some(header), size), expected, "{header}");
+            assert_eq!(selected(Some(header), size), expected, "{header}");
         }
-        assert_eq!(
-            Requested::parse(Some("bytes=0-"), 0),
-            Requested::Unsatisfiable
-        );
-        assert_eq!(Requested::parse(None, 0), Requested::Whole);
+        assert_eq!(selected(Some("bytes=0-"), 0), Selected::Unsatisfiable);
+        assert_eq!(selected(None, 0), Selected::Whole);
     }
 
     #[test]
     fn several_ranges_are_merged_where_they_touch() {
-        let parts = |parts: &[Range<u64>]| Requested::Parts(parts.to_vec());
+        let parts = |parts: &[Range<u64>]| Selected::Parts(parts.to_vec());
         for (header, expected) in [
             ("bytes=0-0,5-6", parts(&[0..1, 5..7])),
             ("bytes= 5-6 ,\t0-0 ", parts(&[5..7, 0..1])),
@@ -255,42 +270,39 @@ mod tests {
             ("bytes=0-1,8-", parts(&[0..2, 8..10])),
             ("bytes=0-1,8-99", parts(&[0..2, 8..10])),
             // Touching, overlapping, within each other, the same.
-            ("bytes=0-1,2-3", Requested::Part(0..4)),
-            ("bytes=2-3,0-1", Requested::Part(0..4)),
-            ("bytes=0-5,3-8", Requested::Part(0..9)),
-            ("bytes=0-9,3-4", Requested::Part(0..10)),
-            ("bytes=1-1,1-1", Requested::Part(1..2)),
-            ("bytes=0-,-10", Requested::Part(0..10)),
+            ("bytes=0-1,2-3", Selected::Part(0..4)),
+            ("bytes=2-3,0-1", Selected::Part(0..4)),
+            ("bytes=0-5,3-8", Selected::Part(0..9)),
+            ("bytes=0-9,3-4", Selected::Part(0..10)),
+            ("bytes=1-1,1-1", Selected::Part(1..2)),
+            ("bytes=0-,-10", Selected::Part(0..10)),
             ("bytes=8-8,0-0,1-1", parts(&[8..9, 0..2])),
             ("bytes=4-4,0-0,3-3", parts(&[3..5, 0..1])),
             // A gap of one byte is a gap.
             ("bytes=0-0,2-2", parts(&[0..1, 2..3])),
             // Those that cannot be satisfied are left out, if others can.
-            ("bytes=0-0,50-60", Requested::Part(0..1)),
+            ("bytes=0-0,50-60", Selected::Part(0..1)),
             ("bytes=50-60,0-0,5-5,-0", parts(&[0..1, 5..6])),
-            ("bytes=50-60,70-", Requested::Unsatisfiable),
-            ("bytes=-0,-0", Requested::Unsatisfiable),
+            ("bytes=50-60,70-", Selected::Unsatisfiable),
+            ("bytes=-0,-0", Selected::Unsatisfiable),
             // One that is no range makes the header none.
-            ("bytes=0-0,x", Requested::Whole),
-            ("bytes=0-0,5", Requested::Whole),
-            ("bytes=0-0,6-5", Requested::Whole),
-            ("bytes=0-0,-", Requested::Whole),
-            ("bytes=0-0;5-6", Requested::Whole),
-            ("bytes=0-0,bytes=5-6", Requested::Whole),
-            ("bytes=,", Requested::Whole),
+            ("bytes=0-0,x", Selected::Whole),
+            ("bytes=0-0,5", Selected::Whole),
+            ("bytes=0-0,6-5", Selected::Whole),
+            ("bytes=0-0,-", Selected::Whole),
+            ("bytes=0-0;5-6", Selected::Whole),
+            ("bytes=0-0,bytes=5-6", Selected::Whole),
+            ("bytes=,", Selected::Whole),
         ] {
-            assert_eq!(Requested::parse(Some(header), 10), expected, "{header}");
+            assert_eq!(selected(Some(header), 10), expected, "{header}");
         }
         let many = |count: usize| {
             let ranges: Vec<String> = (0..count).map(|at| format!("{0}-{0}", at * 2)).collect();
-            Requested::parse(Some(&format!("bytes={}", ranges.join(","))), 1_000)
+            selected(Some(&format!("bytes={}", ranges.join(","))), 1_000)
         };
-        assert!(matches!(many(RANGES_MAX), Requested::Parts(parts) if parts.len() == RANGES_MAX));
-        assert_eq!(many(RANGES_MAX + 1), Requested::Whole);
-        assert_eq!(
-            Requested::parse(Some("bytes=0-0,1-1"), 0),
-            Requested::Unsatisfiable
-        );
+        assert!(matches!(many(RANGES_MAX), Selected::Parts(parts) if parts.len() == RANGES_MAX));
+        assert_eq!(many(RANGES_MAX + 1), Selected::Whole);
+        assert_eq!(selected(Some("bytes=0-0,1-1"), 0), Selected::Unsatisfiable);
     }
 
     #[test]
@@ -354,7 +366,7 @@ mod tests {
     proptest! {
         #[test]
         fn parts_lie_within_the_content(header in "bytes=[0-9]{0,21}-[0-9]{0,21}", size: u64) {
-            if let Requested::Part(range) = Requested::parse(Some(&header), size) {
+            if let Selected::Part(range) = selected(Some(&header), size) {
                 prop_assert!(range.start < range.end && range.end <= size);
             }
         }
@@ -367,11 +379,11 @@ mod tests {
                 .iter()
                 .map(|(first, length)| format!("{first}-{}", first + length))
                 .collect();
-            let parts = match Requested::parse(Some(&format!("bytes={}", texts.join(", "))), size) {
-                Requested::Parts(parts) => parts,
-                Requested::Part(part) => vec![part],
-                Requested::Unsatisfiable => Vec::new(),
-                Requested::Whole => panic!("ignored"),
+            let parts = match selected(Some(&format!("bytes={}", texts.join(", "))), size) {
+                Selected::Parts(parts) => parts,
+                Selected::Part(part) => vec![part],
+                Selected::Unsatisfiable => Vec::new(),
+                Selected::Whole => panic!("ignored"),
             };
             let is_asked = |byte: u64| {
                 asked.iter().any(|(first, length)| (*first..=first + length).contains(&byte))
@@ -388,7 +400,7 @@ mod tests {
 
         #[test]
         fn any_text_is_read_or_refused(text: String, size: u64) {
-            let _ = Requested::parse(Some(&text), size);
+            let _ = selected(Some(&text), size);
             if let Ok(sent) = Sent::parse(&text) {
                 prop_assert!(sent.length_bytes() > 0);
             }

@@ -10,7 +10,6 @@
 //! one directory for each day, so that a day is forgotten as a whole, without a look at what is in it, and nothing is
 //! removed from a directory that is still written to.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,8 +23,9 @@ use super::references::Candidates;
 use crate::auth::Viewer;
 use crate::heartbeat::Heartbeat;
 use crate::layout::{self, Place, layer_directory};
+use crate::oci::range::ByteRange;
 use crate::oci::{Digest, RepositoryName};
-use crate::store::{ByteStream, Step, StoreError};
+use crate::store::{Content, Step, StoreError};
 
 const DAY_SECS: u64 = 24 * 60 * 60;
 
@@ -63,45 +63,72 @@ impl Blobs {
         Ok(Blob::of(&target, digest, &meta))
     }
 
-    /// What HEAD finds, and GET returns: also a blob that the repository does not have, but that `viewer`, about to push here,
-    /// need not send, because the manifest that names it will link it from a repository that `viewer` may pull from. No link
-    /// is written here. If that repository loses the blob meanwhile, the manifest is refused, and the next HEAD says why.
+    /// What HEAD tells: also a blob that the repository does not have, but that `viewer`, about to push here, need not send,
+    /// because the manifest that names it will link it from a repository that `viewer` may pull from. No link is written
+    /// here. If that repository loses the blob meanwhile, the manifest is refused, and the next HEAD says why.
     pub async fn get_or_elsewhere(
         &self,
         name: &RepositoryName,
         digest: &Digest,
         viewer: &dyn Viewer,
     ) -> Result<Blob, RegistryError> {
-        let unknown = match self.get(name, digest).await {
-            Err(unknown @ RegistryError::BlobUnknown(_)) => unknown,
-            other => return other,
-        };
+        match self.get(name, digest).await {
+            Err(RegistryError::BlobUnknown(_)) => self.elsewhere(name, digest, viewer).await,
+            other => other,
+        }
+    }
+
+    /// What GET sends, by the same rule as HEAD: the bytes, or `range` of them. The data are looked up once.
+    pub async fn open_or_elsewhere(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        viewer: &dyn Viewer,
+        range: Option<ByteRange>,
+    ) -> Result<Content, RegistryError> {
+        let link = Place::LayerLink(name, *digest).key();
+        if let Some(target) = self.core.read_link(&link).await?
+            && let Some(content) = self.core.damage.read_data(&target, range).await?
+        {
+            return Ok(content);
+        }
+        let blob = self.elsewhere(name, digest, viewer).await?;
+        self.read(&blob, range).await
+    }
+
+    async fn elsewhere(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        viewer: &dyn Viewer,
+    ) -> Result<Blob, RegistryError> {
+        let unknown = || RegistryError::BlobUnknown(*digest);
         // Where nothing can be pushed, nothing need be left out of a push.
         if self.core.settings.readonly || !viewer.carries_push(name) {
-            return Err(unknown);
+            return Err(unknown());
         }
         let mut candidates = Candidates::new(&self.core, viewer, name);
         // A push asks so for each of its blobs: without the index, sending them costs less than walking the store.
         candidates.only_by_index = true;
-        let elsewhere = candidates.find(digest).await?.ok_or(unknown)?;
+        let elsewhere = candidates.find(digest).await?.ok_or_else(unknown)?;
         if self.is_deleted_lately(name, digest).await? {
-            return Err(RegistryError::BlobUnknown(*digest));
+            return Err(unknown());
         }
         Ok(Blob::of(&elsewhere.target, digest, &elsewhere.meta))
     }
 
-    /// Its bytes, or those of `range` (within the blob).
+    /// The bytes of a blob that was looked up before, or `range` of them.
     pub async fn read(
         &self,
         blob: &Blob,
-        range: Option<Range<u64>>,
-    ) -> Result<ByteStream, RegistryError> {
-        match self.core.store.get(&blob.key, range).await {
-            Ok((_, bytes)) => Ok(bytes),
+        range: Option<ByteRange>,
+    ) -> Result<Content, RegistryError> {
+        let content = self.core.store.read(&blob.key, range).await;
+        content.map_err(|error| match error {
             // Removed since it was looked up.
-            Err(StoreError::NotFound) => Err(RegistryError::BlobUnknown(blob.digest)),
-            Err(error) => Err(error.into()),
-        }
+            StoreError::NotFound => RegistryError::BlobUnknown(blob.digest),
+            error => error.into(),
+        })
     }
 
     /// Links a blob that another repository holds: `from`, or any of the repositories that the actor may pull from. `false`
@@ -153,7 +180,7 @@ impl Blobs {
         let day = self.core.clock.unix_secs() / DAY_SECS;
         // Its name says it all.
         let tombstone = Step::put(layout::tombstone(day, name, digest), Bytes::new());
-        let removal = || Step::RemoveTree(layer_directory(name, digest));
+        let removal = || Step::remove_tree(layer_directory(name, digest), link.clone());
         let commit = Commit {
             steps: vec![tombstone, Step::Barrier, removal()],
             // Without room for a tombstone, deleting is all the more needed.
@@ -188,7 +215,7 @@ impl Blobs {
         let days = self.days_of_tombstones().await?.into_iter();
         let over = days.filter(|day| self.is_over(*day));
         let steps: Vec<Step> = over
-            .map(|day| Step::RemoveTree(layout::tombstones_of_day(day)))
+            .map(|day| Step::remove_tree(layout::tombstones_of_day(day), None))
             .collect();
         if steps.is_empty() {
             return Ok(());

@@ -8,7 +8,6 @@ use super::core::Core;
 use super::error::RegistryError;
 use super::event::Event;
 use super::locks::{Held, MayCommit};
-use crate::layout::Place;
 use crate::oci::Digest;
 use crate::store::{Step, StoreError, Upload};
 
@@ -35,7 +34,7 @@ impl Core {
     ) -> Result<(), RegistryError> {
         let Commit {
             upload,
-            mut steps,
+            steps,
             without_room,
             events,
         } = commit;
@@ -45,16 +44,16 @@ impl Core {
             }
             return Err(refusal.into());
         }
-        if let Some((upload, digest)) = upload {
-            let key = Place::BlobData(digest).key();
-            steps.insert(0, Step::Finish { upload, key });
-        }
         // Without an event there is nothing that the index could miss.
         let is_news = !events.is_empty();
         if is_news {
             held.change.begin();
         }
-        match self.store.apply(steps).await {
+        let applied = match upload {
+            Some((upload, digest)) => upload.finish(&digest, steps).await,
+            None => self.store.apply(steps).await,
+        };
+        match applied {
             Err(StoreError::Full) if !without_room.is_empty() => {
                 self.store.apply(without_room).await?;
             }

@@ -8,6 +8,7 @@
 use std::borrow::Borrow;
 use std::sync::Arc;
 
+use futures_util::TryStreamExt as _;
 use tokio::sync::Semaphore;
 
 use super::damage::{self, AT_ONCE, Damage, Hashed};
@@ -31,10 +32,6 @@ pub(super) const LINK_SIZE_MIN_BYTES: u64 = 71;
 /// Longest manifest read back: the most that `limits.manifest_size_bytes` may ever have been, so that lowering it hides
 /// nothing, and a layer that is asked for as a manifest does not fill the memory.
 pub(super) const READ_SIZE_MAX_BYTES: u64 = 16 * 1024 * 1024;
-
-/// Entries taken from the store at a time: bounds memory (3 MB), not the list. Each time the whole directory is read, so a
-/// hundred thousand tags are read ten times.
-const BATCH: usize = 10_000;
 
 /// Long manifests parsed at once. Each takes a few times its own bytes; more of them are not faster on the machines that
 /// registries run on.
@@ -352,25 +349,14 @@ impl Core {
         prefix: &Prefix,
         mut visit: impl FnMut(&str) + Send,
     ) -> Result<(), RegistryError> {
-        let mut after: Option<String> = None;
-        loop {
-            let entries = self
-                .store
-                .list(prefix, after.as_deref(), Depth::One, BATCH)
-                .await?;
-            for Entry { key, .. } in entries.iter().filter(|entry| entry.meta.is_prefix) {
-                if let Some(directory) = key
-                    .strip_prefix(prefix.as_str())
-                    .and_then(|name| name.strip_suffix('/'))
-                {
-                    visit(directory);
-                }
-            }
-            match entries.last() {
-                Some(last) if entries.len() == BATCH => after = Some(last.key.clone()),
-                _ => return Ok(()),
+        let mut entries = self.store.list(prefix, Depth::One);
+        while let Some(Entry { key }) = entries.try_next().await? {
+            let name = key.strip_prefix(prefix.as_str());
+            if let Some(directory) = name.and_then(|name| name.strip_suffix('/')) {
+                visit(directory);
             }
         }
+        Ok(())
     }
 
     /// Names of directories in the tags directory: candidates, not yet confirmed.
@@ -415,8 +401,8 @@ impl Core {
 
     /// Whether there is anything below `prefix`.
     pub(super) async fn holds_something(&self, prefix: &Prefix) -> Result<bool, RegistryError> {
-        let first = self.store.list(prefix, None, Depth::One, 1).await?;
-        Ok(!first.is_empty())
+        let first = self.store.list(prefix, Depth::One).try_next().await?;
+        Ok(first.is_some())
     }
 
     /// Up to `limit` repositories for which `wanted` says yes, in no order.

@@ -6,17 +6,16 @@
 
 use std::sync::{Arc, Mutex};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::open_mode::OpenMode;
 use super::*;
 use crate::clock::ManualClock;
-use crate::layout::{Key, OwnedPlace, Prefix};
-use crate::oci::range::ByteRange;
+use crate::layout::{Key, OwnedPlace};
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName};
+use crate::store::faulty::{Hook, HookedStore};
 use crate::store::memory::MemoryStore;
-use crate::store::{Content, Depth, Fingerprint, Listing, Meta, Step, StoreError, Upload};
+use crate::store::{Step, StoreError};
 
 #[derive(Debug, Clone, Copy)]
 enum Cut {
@@ -28,12 +27,13 @@ enum Cut {
     Unsynced,
 }
 
-struct CutStore {
-    inner: MemoryStore,
+#[derive(Default)]
+struct Cuts {
     cut: Mutex<Option<Cut>>,
+    settled: Mutex<Vec<Key>>,
 }
 
-impl CutStore {
+impl Cuts {
     /// The steps that survive; `None` if the cut lies beyond the end.
     fn surviving(cut: Cut, steps: Vec<Step>) -> Option<Vec<Step>> {
         match cut {
@@ -62,52 +62,28 @@ impl CutStore {
     }
 }
 
-#[async_trait]
-impl ObjectStore for CutStore {
-    async fn read(&self, key: &Key, range: Option<ByteRange>) -> Result<Content, StoreError> {
-        self.inner.read(key, range).await
-    }
-    async fn head(&self, key: &Key) -> Result<Meta, StoreError> {
-        self.inner.head(key).await
-    }
-    async fn fingerprint(&self, prefixes: &[Prefix]) -> Result<Option<Fingerprint>, StoreError> {
-        self.inner.fingerprint(prefixes).await
-    }
-    fn entries(&self, prefix: &Prefix, depth: Depth) -> Listing {
-        self.inner.entries(prefix, depth)
-    }
-    async fn apply(&self, steps: Vec<Step>) -> Result<(), StoreError> {
-        let cut = *self.cut.lock().expect("no panic holds it");
-        let Some(cut) = cut else {
-            return self.inner.apply(steps).await;
+impl Hook for Cuts {
+    fn write(&self, steps: Vec<Step>) -> (Vec<Step>, Result<(), StoreError>) {
+        let settled = steps.iter().filter_map(|step| match step {
+            Step::Settle(key) => Some(key.clone()),
+            _ => None,
+        });
+        self.settled.lock().unwrap().extend(settled);
+        let Some(cut) = *self.cut.lock().unwrap() else {
+            return (steps, Ok(()));
         };
         let count = steps.len();
-        match Self::surviving(cut, steps) {
-            Some(steps) => {
-                self.inner.apply(steps).await?;
-                let source = std::io::Error::other(format!("cut within {count} steps"));
-                Err(StoreError::Io {
-                    doing: "go on".into(),
-                    source,
-                })
-            }
-            None => Err(StoreError::Conflict),
-        }
-    }
-    async fn begin_upload(
-        &self,
-        prefix: &Prefix,
-        algorithm: Option<Algorithm>,
-    ) -> Result<Box<dyn Upload>, StoreError> {
-        self.inner.begin_upload(prefix, algorithm).await
-    }
-    async fn resume_upload(&self, prefix: &Prefix) -> Result<Option<Box<dyn Upload>>, StoreError> {
-        self.inner.resume_upload(prefix).await
+        let Some(surviving) = Self::surviving(cut, steps) else {
+            return (Vec::new(), Err(StoreError::Conflict));
+        };
+        let source = std::io::Error::other(format!("cut within {count} steps"));
+        let doing = "go on".into();
+        (surviving, Err(StoreError::Io { doing, source }))
     }
 }
 
 struct Lab {
-    store: Arc<CutStore>,
+    store: HookedStore<Cuts>,
     registry: Registry,
     open: OpenMode,
     name: RepositoryName,
@@ -117,30 +93,47 @@ const BEFORE: &[u8] = br#"{"schemaVersion":2,"manifests":[]}"#;
 const AFTER: &[u8] = br#"{"schemaVersion":2,"manifests":[],"annotations":{"new":"yes"}}"#;
 const INDEX: Option<&str> = Some("application/vnd.oci.image.index.v1+json");
 
+fn owner() -> Owner {
+    Owner {
+        account: String::new(),
+        generation: String::new(),
+        client: [127, 0, 0, 1].into(),
+    }
+}
+
+fn chunk(bytes: &'static [u8]) -> Chunk {
+    Chunk {
+        sent: None,
+        length_bytes: Some(bytes.len() as u64),
+        body: Box::pin(futures_util::stream::iter([Ok(Bytes::from_static(bytes))])),
+    }
+}
+
 impl Lab {
     async fn with_a_tag() -> Self {
+        let clock = Arc::new(ManualClock::at_unix_secs(0));
+        let inner = Arc::new(MemoryStore::new(clock));
+        let lab = Self::on(HookedStore::around(inner, Cuts::default())).await;
+        lab.push("v1", BEFORE).await.expect("nothing is cut yet");
+        lab
+    }
+
+    /// A process that starts on `store`.
+    async fn on(store: HookedStore<Cuts>) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at_unix_secs(0));
-        let inner = MemoryStore::new(Arc::clone(&clock));
-        let store = Arc::new(CutStore {
-            inner,
-            cut: Mutex::new(None),
-        });
         let registry = Registry::new(
-            Arc::clone(&store) as Arc<dyn ObjectStore>,
+            Arc::new(store.clone()),
             Arc::new(Index::in_memory(Arc::clone(&clock))),
             Settings::for_tests(),
             b"s",
             Arc::clone(&clock),
         );
-        let open = OpenMode::new().await;
-        let lab = Self {
+        Self {
             store,
             registry,
-            open,
+            open: OpenMode::new().await,
             name: "team/app".parse().unwrap(),
-        };
-        lab.push("v1", BEFORE).await.expect("nothing is cut yet");
-        lab
+        }
     }
 
     async fn push(&self, tag: &str, bytes: &'static [u8]) -> Result<(), RegistryError> {
@@ -154,7 +147,7 @@ impl Lab {
     }
 
     fn cut(&self, cut: Option<Cut>) {
-        *self.store.cut.lock().expect("no panic holds it") = cut;
+        *self.store.hook.cut.lock().expect("no panic holds it") = cut;
     }
 
     /// A tag that is there leads to a whole manifest.
@@ -241,16 +234,7 @@ async fn a_cut_delete_leaves_no_tag_without_its_manifest() {
 #[tokio::test]
 async fn a_blob_that_was_not_synced_is_not_answered_as_there_when_it_is_put_again() {
     let lab = Lab::with_a_tag().await;
-    let owner = Owner {
-        account: String::new(),
-        generation: String::new(),
-        client: [127, 0, 0, 1].into(),
-    };
-    let chunk = |bytes: &'static [u8]| Chunk {
-        sent: None,
-        length_bytes: Some(bytes.len() as u64),
-        body: Box::pin(futures_util::stream::iter([Ok(Bytes::from_static(bytes))])),
-    };
+    let owner = owner();
     let digest = Digest::of(Algorithm::Sha256, b"blob");
     let (uploads, name) = (&lab.registry.uploads, &lab.name);
     let id = uploads.begin(name, &owner, None).await.unwrap();
@@ -264,6 +248,28 @@ async fn a_blob_that_was_not_synced_is_not_answered_as_there_when_it_is_put_agai
         matches!(again, Err(RegistryError::UploadInvalid)),
         "a failed sync became a success: {again:?}"
     );
+}
+
+#[tokio::test]
+async fn what_a_process_left_when_it_died_is_durable_before_its_put_is_answered_again() {
+    let lab = Lab::with_a_tag().await;
+    let owner = owner();
+    let digest = Digest::of(Algorithm::Sha256, b"blob");
+    let (uploads, name) = (&lab.registry.uploads, &lab.name);
+    let id = uploads.begin(name, &owner, None).await.unwrap();
+    lab.cut(Some(Cut::Unsynced));
+    let put = uploads.finish(name, id, &owner, &digest, chunk(b"blob"), lab.open.actor());
+    assert!(matches!(put.await, Err(RegistryError::Store(_))));
+    lab.cut(None);
+    // The next process knows nothing of it, and finds the blob.
+    let later = Lab::on(lab.store.clone()).await;
+    let uploads = &later.registry.uploads;
+    let again = uploads.finish(name, id, &owner, &digest, chunk(b""), later.open.actor());
+    again.await.expect("the blob is there");
+    let data = OwnedPlace::BlobData(digest).key();
+    let link = OwnedPlace::LayerLink(name.clone(), digest).key();
+    let settled = later.store.hook.settled.lock().unwrap();
+    assert_eq!(*settled, [data, link], "201 for what a power cut may lose");
 }
 
 #[tokio::test]

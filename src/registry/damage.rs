@@ -20,8 +20,9 @@ use tokio::task::spawn_blocking;
 use super::error::RegistryError;
 use super::index_sync::freshness::Freshness;
 use crate::layout::{Key, Place};
+use crate::oci::range::ByteRange;
 use crate::oci::{Algorithm, Digest, Hasher};
-use crate::store::{Meta, ObjectStore, StoreError, Version};
+use crate::store::{Content, Meta, ObjectStore, StoreError, Version};
 
 /// How many verdicts and warnings are remembered: about 10 MB. Beyond that all are forgotten, which costs looks.
 const REMEMBERED_MAX: usize = 32_768;
@@ -168,14 +169,33 @@ impl Damage {
         let Some(meta) = find(&*self.store, &data_key(digest)).await? else {
             return Ok(None);
         };
-        let is_sound = match self.sound_at_a_glance(digest, &meta) {
-            Some(is_sound) => is_sound,
-            None => match self.freshness.sizes(vec![*digest]).await.first() {
-                Some(Some(size_bytes)) => self.agrees_with(digest, &meta, *size_bytes).await?,
-                Some(None) | None => true,
-            },
+        Ok(self.can_be(digest, &meta).await?.then_some(meta))
+    }
+
+    /// The data of `digest`, or `range` of them, if they are there and can be what it says.
+    pub(super) async fn read_data(
+        &self,
+        digest: &Digest,
+        range: Option<ByteRange>,
+    ) -> Result<Option<Content>, RegistryError> {
+        let content = match self.store.read(&data_key(digest), range).await {
+            Ok(content) => content,
+            Err(StoreError::NotFound) => return Ok(None),
+            Err(error) => return Err(error.into()),
         };
-        Ok(is_sound.then_some(meta))
+        let can_be = self.can_be(digest, &content.meta).await?;
+        Ok(can_be.then_some(content))
+    }
+
+    /// Whether the data of `digest`, of which the store has just said this, can be what it says.
+    async fn can_be(&self, digest: &Digest, meta: &Meta) -> Result<bool, RegistryError> {
+        match self.sound_at_a_glance(digest, meta) {
+            Some(is_sound) => Ok(is_sound),
+            None => match self.freshness.sizes(vec![*digest]).await.first() {
+                Some(Some(size_bytes)) => self.agrees_with(digest, meta, *size_bytes).await,
+                Some(None) | None => Ok(true),
+            },
+        }
     }
 
     /// [`Damage::find_data`] for each of `digests`, in their order.
@@ -261,8 +281,8 @@ impl Damage {
 
     /// The digest of what is stored as the data of `digest`, if anything is.
     async fn hash(&self, digest: &Digest) -> Result<Option<Digest>, RegistryError> {
-        let mut pieces = match self.store.get(&data_key(digest), None).await {
-            Ok((_, pieces)) => pieces,
+        let mut pieces = match self.store.read(&data_key(digest), None).await {
+            Ok(content) => content.bytes,
             Err(StoreError::NotFound) => return Ok(None),
             Err(error) => return Err(error.into()),
         };

@@ -4,6 +4,7 @@
 //! know how a page is printed. Invariant: a list is in byte order of the names, a page begins right after `last`, and every
 //! name in it was there when it was looked at.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -78,8 +79,7 @@ impl Listings {
                 page
             } else {
                 by_index = false;
-                is_last = true;
-                self.tags_by_store(name, after.as_deref()).await?
+                self.tags_by_store(name, after.as_deref(), limit).await?
             };
             is_last |= candidates.len() < limit;
             limit = PAGE_MAX;
@@ -196,15 +196,27 @@ impl Listings {
         Ok(found.into_iter().flatten().collect())
     }
 
+    /// The first `limit` names after `after` in the tags directory: one pass over it, and no more names are kept. The store's
+    /// order is not that of tags.
     async fn tags_by_store(
         &self,
         name: &RepositoryName,
         after: Option<&str>,
+        limit: usize,
     ) -> Result<Vec<Tag>, RegistryError> {
-        let mut tags = self.core.tag_directories(name).await?;
-        tags.retain(|tag| after.is_none_or(|after| tag.as_str() > after));
-        tags.sort_unstable();
-        Ok(tags)
+        let mut first: BTreeSet<Tag> = BTreeSet::new();
+        let visit = |directory: &str| {
+            let is_behind = after.is_none_or(|after| directory > after);
+            if is_behind && let Ok(tag) = directory.parse() {
+                first.insert(tag);
+            }
+            if first.len() > limit {
+                first.pop_last();
+            }
+        };
+        let prefix = layout::tags_directory(name);
+        self.core.each_directory(&prefix, visit).await?;
+        Ok(first.into_iter().collect())
     }
 
     async fn repositories_by_store(

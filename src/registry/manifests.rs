@@ -357,12 +357,15 @@ impl Manifests {
         // In parts, so that others are committed in between. The revision goes after all of them: until then no other
         // repository waits, however many tags there are, which the lock on the tags of this one keeps from moving.
         for part in tags.chunks(TAGS_AT_ONCE) {
-            let directories = part.iter().map(|tag| layout::tag_directory(name, tag));
+            let removals = part.iter().map(|tag| {
+                let current = Place::TagCurrent(name, tag).key();
+                Step::remove_tree(layout::tag_directory(name, tag), current)
+            });
             let removed = part
                 .iter()
                 .map(|tag| Event::TagRemoved { tag: tag.clone() });
             let commit = Commit {
-                steps: directories.map(Step::RemoveTree).collect(),
+                steps: removals.collect(),
                 events: removed.collect(),
                 ..Commit::default()
             };
@@ -371,8 +374,9 @@ impl Manifests {
         if let Reference::Digest(_) = reference {
             let mut held = held.removing(&digest).await?;
             let directory = layout::revision_directory(name, &digest);
+            let link = Place::RevisionLink(name, digest).key();
             let commit = Commit {
-                steps: vec![Step::RemoveTree(directory)],
+                steps: vec![Step::remove_tree(directory, link)],
                 events: vec![Event::ManifestRemoved { digest }],
                 ..Commit::default()
             };
@@ -407,7 +411,7 @@ fn put_steps(
     layers: impl Iterator<Item = (Digest, Digest)>,
     tags: &[Tag],
 ) -> Vec<Step> {
-    let mut steps = vec![Step::put(Place::BlobData(*digest).key(), bytes)];
+    let mut steps = vec![Step::put(Place::BlobData(*digest).key(), bytes), Step::Then];
     steps.extend(layers.map(|(layer, target)| put_link(&Place::LayerLink(name, layer), &target)));
     steps.push(put_link(&Place::RevisionLink(name, *digest), digest));
     if !tags.is_empty() {

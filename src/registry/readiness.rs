@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::TryStreamExt as _;
 use tokio::sync::watch;
 
 use super::core::Core;
@@ -242,7 +243,7 @@ impl HealthCheck {
 
 async fn look(store: &dyn ObjectStore) -> Result<Seen, StoreError> {
     let everything = Prefix::everything();
-    store.list(&everything, None, Depth::One, 1).await?;
+    store.list(&everything, Depth::One).try_next().await?;
     Ok(Seen::Answers(store.constraint().await?))
 }
 

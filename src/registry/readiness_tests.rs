@@ -8,14 +8,11 @@ use super::super::open_mode::OpenMode;
 use super::*;
 use crate::clock::{Clock, ManualClock};
 use crate::index::Index;
-use crate::layout::Key;
-use crate::oci::Algorithm;
-use crate::oci::range::ByteRange;
 use crate::registry::event::Actor;
 use crate::registry::locks::Mode;
 use crate::registry::{IndexedError, Registry, Settings};
+use crate::store::faulty::{Hook, HookedStore, Operation};
 use crate::store::memory::MemoryStore;
-use crate::store::{Content, Entry, Fingerprint, Listing, Meta, Step, Upload};
 
 const CALM: u8 = 0;
 const HANGS: u8 = 1;
@@ -23,64 +20,39 @@ const PANICS: u8 = 2;
 const IS_FULL: u8 = 3;
 
 /// A store whose lists do what a broken disk does.
-struct WildStore {
-    inner: MemoryStore,
+#[derive(Default)]
+struct Wild {
     mood: AtomicU8,
     lists: AtomicUsize,
     applied: AtomicUsize,
 }
 
 #[async_trait]
-impl ObjectStore for WildStore {
-    async fn read(&self, key: &Key, range: Option<ByteRange>) -> Result<Content, StoreError> {
-        self.inner.read(key, range).await
-    }
-    async fn head(&self, key: &Key) -> Result<Meta, StoreError> {
-        self.inner.head(key).await
-    }
-    async fn fingerprint(&self, prefixes: &[Prefix]) -> Result<Option<Fingerprint>, StoreError> {
-        self.inner.fingerprint(prefixes).await
-    }
-    fn entries(&self, prefix: &Prefix, depth: Depth) -> Listing {
-        self.inner.entries(prefix, depth)
-    }
-    async fn list(
-        &self,
-        prefix: &Prefix,
-        after: Option<&str>,
-        depth: Depth,
-        limit: usize,
-    ) -> Result<Vec<Entry>, StoreError> {
-        self.lists.fetch_add(1, Ordering::SeqCst);
-        match self.mood.load(Ordering::SeqCst) {
-            HANGS => std::future::pending().await,
-            PANICS => panic!("on purpose"),
-            _ => self.inner.list(prefix, after, depth, limit).await,
+impl Hook for Wild {
+    async fn before(&self, operation: Operation) -> Result<(), StoreError> {
+        if operation == Operation::Apply {
+            self.applied.fetch_add(1, Ordering::SeqCst);
         }
+        if operation == Operation::List {
+            self.lists.fetch_add(1, Ordering::SeqCst);
+            match self.mood.load(Ordering::SeqCst) {
+                HANGS => std::future::pending().await,
+                PANICS => panic!("on purpose"),
+                _ => {}
+            }
+        }
+        Ok(())
     }
-    async fn apply(&self, steps: Vec<Step>) -> Result<(), StoreError> {
-        self.applied.fetch_add(1, Ordering::SeqCst);
-        self.inner.apply(steps).await
-    }
-    async fn constraint(&self) -> Result<Option<Constraint>, StoreError> {
+
+    fn constraint(&self) -> Option<Constraint> {
         let is_full = self.mood.load(Ordering::SeqCst) == IS_FULL;
-        Ok(is_full.then_some(Constraint::Full))
-    }
-    async fn begin_upload(
-        &self,
-        prefix: &Prefix,
-        algorithm: Option<Algorithm>,
-    ) -> Result<Box<dyn Upload>, StoreError> {
-        self.inner.begin_upload(prefix, algorithm).await
-    }
-    async fn resume_upload(&self, prefix: &Prefix) -> Result<Option<Box<dyn Upload>>, StoreError> {
-        self.inner.resume_upload(prefix).await
+        is_full.then_some(Constraint::Full)
     }
 }
 
 struct Lab {
     clock: ManualClock,
-    store: Arc<WildStore>,
+    store: HookedStore<Wild>,
     registry: Arc<Registry>,
 }
 
@@ -89,16 +61,12 @@ impl Lab {
     async fn new(readonly: bool) -> Self {
         let clock = ManualClock::at_unix_secs(1_800_000_000);
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
-        let store = Arc::new(WildStore {
-            inner: MemoryStore::new(Arc::clone(&shared)),
-            mood: AtomicU8::new(CALM),
-            lists: AtomicUsize::new(0),
-            applied: AtomicUsize::new(0),
-        });
+        let inner = Arc::new(MemoryStore::new(Arc::clone(&shared)));
+        let store = HookedStore::around(inner, Wild::default());
         let mut settings = Settings::for_tests();
         settings.readonly = readonly;
         let index = Arc::new(Index::in_memory(Arc::clone(&shared)));
-        let registry = Registry::new(Arc::clone(&store) as _, index, settings, b"s", shared);
+        let registry = Registry::new(Arc::new(store.clone()), index, settings, b"s", shared);
         registry.index_sync.read_everything().await.unwrap();
         Self {
             clock,
@@ -108,7 +76,7 @@ impl Lab {
     }
 
     fn mood(&self, mood: u8) {
-        self.store.mood.store(mood, Ordering::SeqCst);
+        self.store.hook.mood.store(mood, Ordering::SeqCst);
     }
 
     /// The answer, when it is given after the time that it may take.
@@ -131,12 +99,12 @@ async fn what_is_well_is_ready_and_what_is_full_or_read_only_is_degraded() {
     assert_eq!(full.degraded, [Trouble::Constrained(Constraint::Full)]);
 
     let lab = Lab::new(true).await;
-    let before = lab.store.applied.load(Ordering::SeqCst);
+    let before = lab.store.hook.applied.load(Ordering::SeqCst);
     let readonly = lab.registry.health.readiness().await;
     assert_eq!(readonly.still, []);
     assert_eq!(readonly.degraded, [Trouble::Readonly]);
     assert_eq!(
-        lab.store.applied.load(Ordering::SeqCst),
+        lab.store.hook.applied.load(Ordering::SeqCst),
         before,
         "whether a read-only store can serve was found out by writing"
     );
@@ -146,7 +114,7 @@ async fn what_is_well_is_ready_and_what_is_full_or_read_only_is_degraded() {
 async fn a_store_that_does_not_answer_is_asked_once_and_named() {
     let lab = Lab::new(false).await;
     lab.mood(HANGS);
-    let before = lab.store.lists.load(Ordering::SeqCst);
+    let before = lab.store.hook.lists.load(Ordering::SeqCst);
     let first = lab.readiness_in_time().await;
     assert_eq!(first.degraded, [Trouble::Silent(0)]);
     lab.clock.advance(STILL_AFTER);
@@ -157,7 +125,7 @@ async fn a_store_that_does_not_answer_is_asked_once_and_named() {
             "{still:?}"
         );
     }
-    let asked = lab.store.lists.load(Ordering::SeqCst) - before;
+    let asked = lab.store.hook.lists.load(Ordering::SeqCst) - before;
     assert_eq!(asked, 1, "each question holds a thread");
 }
 

@@ -14,81 +14,46 @@ use super::locks::Mode;
 use super::open_mode::OpenMode;
 use super::*;
 use crate::clock::ManualClock;
-use crate::layout::{Key, Place, Prefix};
-use crate::oci::range::ByteRange;
-use crate::oci::{Algorithm, Digest, Reference, RepositoryName};
+use crate::layout::Place;
+use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag};
+use crate::store::faulty::{Hook, HookedStore, Operation};
 use crate::store::memory::MemoryStore;
-use crate::store::{Content, Depth, Fingerprint, Listing, Meta, Small, Step, StoreError, Upload};
+use crate::store::{Step, StoreError};
 
 /// Much longer than it takes on a busy machine: what waits for longer waits for ever here.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Counts calls, and holds one back until it is told to go on.
-struct SlowStore {
-    inner: MemoryStore,
+#[derive(Default)]
+struct Slow {
     calls: AtomicUsize,
-    holds_next_apply: AtomicBool,
+    lists: AtomicUsize,
+    holds_next_write: AtomicBool,
     holds_next_read: AtomicBool,
     go_on: Notify,
 }
 
-impl SlowStore {
-    fn count(&self) {
+#[async_trait]
+impl Hook for Slow {
+    async fn before(&self, operation: Operation) -> Result<(), StoreError> {
         self.calls.fetch_add(1, Ordering::SeqCst);
-    }
-
-    async fn called(&self, holds: &AtomicBool) {
-        self.count();
+        if operation == Operation::List {
+            self.lists.fetch_add(1, Ordering::SeqCst);
+        }
+        let holds = match operation {
+            Operation::Apply | Operation::Finish => &self.holds_next_write,
+            Operation::ReadEach => &self.holds_next_read,
+            _ => return Ok(()),
+        };
         if holds.swap(false, Ordering::SeqCst) {
             self.go_on.notified().await;
         }
-    }
-}
-
-#[async_trait]
-impl ObjectStore for SlowStore {
-    async fn read(&self, key: &Key, range: Option<ByteRange>) -> Result<Content, StoreError> {
-        self.count();
-        self.inner.read(key, range).await
-    }
-    async fn head(&self, key: &Key) -> Result<Meta, StoreError> {
-        self.count();
-        self.inner.head(key).await
-    }
-    async fn head_each(&self, keys: &[Key]) -> Result<Vec<Option<Meta>>, StoreError> {
-        self.count();
-        self.inner.head_each(keys).await
-    }
-    async fn read_each(&self, keys: &[Key], size_max_bytes: u64) -> Result<Vec<Small>, StoreError> {
-        self.called(&self.holds_next_read).await;
-        self.inner.read_each(keys, size_max_bytes).await
-    }
-    fn entries(&self, prefix: &Prefix, depth: Depth) -> Listing {
-        self.count();
-        self.inner.entries(prefix, depth)
-    }
-    async fn fingerprint(&self, prefixes: &[Prefix]) -> Result<Option<Fingerprint>, StoreError> {
-        self.count();
-        self.inner.fingerprint(prefixes).await
-    }
-    async fn apply(&self, steps: Vec<Step>) -> Result<(), StoreError> {
-        self.called(&self.holds_next_apply).await;
-        self.inner.apply(steps).await
-    }
-    async fn begin_upload(
-        &self,
-        prefix: &Prefix,
-        algorithm: Option<Algorithm>,
-    ) -> Result<Box<dyn Upload>, StoreError> {
-        self.inner.begin_upload(prefix, algorithm).await
-    }
-    async fn resume_upload(&self, prefix: &Prefix) -> Result<Option<Box<dyn Upload>>, StoreError> {
-        self.inner.resume_upload(prefix).await
+        Ok(())
     }
 }
 
 struct Lab {
-    store: Arc<SlowStore>,
+    store: HookedStore<Slow>,
     registry: Registry,
     open: OpenMode,
 }
@@ -124,15 +89,10 @@ impl Lab {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at_unix_secs(1_800_000_000));
         let mut settings = Settings::for_tests();
         settings.limits.manifest_size_bytes = 16 << 20;
-        let store = Arc::new(SlowStore {
-            inner: MemoryStore::new(Arc::clone(&clock)),
-            calls: AtomicUsize::new(0),
-            holds_next_apply: AtomicBool::new(false),
-            holds_next_read: AtomicBool::new(false),
-            go_on: Notify::new(),
-        });
+        let inner = Arc::new(MemoryStore::new(Arc::clone(&clock)));
+        let store = HookedStore::around(inner, Slow::default());
         let index = Arc::new(Index::in_memory(Arc::clone(&clock)));
-        let registry = Registry::new(Arc::clone(&store) as _, index, settings, b"s", clock);
+        let registry = Registry::new(Arc::new(store.clone()), index, settings, b"s", clock);
         Self {
             store,
             registry,
@@ -192,10 +152,13 @@ impl Lab {
 async fn a_manifest_that_is_being_written_holds_up_no_push_and_no_mount_of_its_layers() {
     let lab = Lab::new().await;
     lab.store_blobs("a", 0..2_047).await;
-    lab.store.holds_next_apply.store(true, Ordering::SeqCst);
+    lab.store
+        .hook
+        .holds_next_write
+        .store(true, Ordering::SeqCst);
     let put = lab.put("a", manifest(0..2_047).0);
     let others = async {
-        while lab.store.holds_next_apply.load(Ordering::SeqCst) {
+        while lab.store.hook.holds_next_write.load(Ordering::SeqCst) {
             tokio::task::yield_now().await;
         }
         // The manifest is in the store's hands now, and all its digests are held.
@@ -204,7 +167,7 @@ async fn a_manifest_that_is_being_written_holds_up_no_push_and_no_mount_of_its_l
             assert!(lab.mount("b", 8, "a").await);
         };
         let done = tokio::time::timeout(PATIENCE, done).await;
-        lab.store.go_on.notify_one();
+        lab.store.hook.go_on.notify_one();
         assert!(
             done.is_ok(),
             "a push or mount waited for a manifest that names the same blob"
@@ -218,10 +181,13 @@ async fn a_manifest_that_is_being_written_holds_up_no_push_and_no_mount_of_its_l
 async fn a_blob_that_is_being_finished_holds_up_no_manifest_and_no_mount() {
     let lab = Lab::new().await;
     lab.store_blobs("a", 0..8).await;
-    lab.store.holds_next_apply.store(true, Ordering::SeqCst);
+    lab.store
+        .hook
+        .holds_next_write
+        .store(true, Ordering::SeqCst);
     let push = lab.push_blob("b", 3);
     let others = async {
-        while lab.store.holds_next_apply.load(Ordering::SeqCst) {
+        while lab.store.hook.holds_next_write.load(Ordering::SeqCst) {
             tokio::task::yield_now().await;
         }
         let done = async {
@@ -229,7 +195,7 @@ async fn a_blob_that_is_being_finished_holds_up_no_manifest_and_no_mount() {
             assert!(lab.mount("c", 3, "a").await);
         };
         let done = tokio::time::timeout(PATIENCE, done).await;
-        lab.store.go_on.notify_one();
+        lab.store.hook.go_on.notify_one();
         assert!(
             done.is_ok(),
             "a manifest or mount waited for a push of the same blob"
@@ -246,9 +212,9 @@ async fn layers_to_mount_are_looked_up_in_batches() {
         if by_index {
             lab.registry.index_sync.read_everything().await.unwrap();
         }
-        let before = lab.store.calls.load(Ordering::SeqCst);
+        let before = lab.store.hook.calls.load(Ordering::SeqCst);
         lab.put("b", manifest(0..1_400).0).await.unwrap();
-        let calls = lab.store.calls.load(Ordering::SeqCst) - before;
+        let calls = lab.store.hook.calls.load(Ordering::SeqCst) - before;
         assert!(
             calls <= 60,
             "{calls} calls of the store for 1,400 layers, by index: {by_index}"
@@ -262,18 +228,18 @@ async fn a_manifest_of_unknown_layers_is_refused_with_few_calls_and_no_lock() {
     lab.store_blobs("a", 0..1).await;
     lab.registry.index_sync.read_everything().await.unwrap();
     let (bytes, _) = manifest(0..30_000);
-    let before = lab.store.calls.load(Ordering::SeqCst);
-    lab.store.holds_next_read.store(true, Ordering::SeqCst);
+    let before = lab.store.hook.calls.load(Ordering::SeqCst);
+    lab.store.hook.holds_next_read.store(true, Ordering::SeqCst);
     let put = lab.put("b", bytes);
     let delete = async {
-        while lab.store.holds_next_read.load(Ordering::SeqCst) {
+        while lab.store.hook.holds_next_read.load(Ordering::SeqCst) {
             tokio::task::yield_now().await;
         }
         let (name, digest) = (name("a"), digest(0));
         let (blobs, actor) = (&lab.registry.blobs, lab.open.actor());
         let deleted = blobs.delete(&name, &digest, actor);
         let deleted = tokio::time::timeout(PATIENCE, deleted).await;
-        lab.store.go_on.notify_one();
+        lab.store.hook.go_on.notify_one();
         deleted
             .expect("a delete waited for a manifest that only looks")
             .unwrap();
@@ -283,7 +249,7 @@ async fn a_manifest_of_unknown_layers_is_refused_with_few_calls_and_no_lock() {
         matches!(put, Err(RegistryError::ReferencesUnknown { .. })),
         "{put:?}"
     );
-    let calls = lab.store.calls.load(Ordering::SeqCst) - before;
+    let calls = lab.store.hook.calls.load(Ordering::SeqCst) - before;
     assert!(
         calls <= 300,
         "{calls} calls of the store for 30,000 unknown layers"
@@ -305,7 +271,7 @@ async fn what_was_looked_up_without_a_lock_is_confirmed_only_where_something_was
             assert!(futures_util::poll!(&mut put).is_pending());
             tokio::task::yield_now().await;
         }
-        let before = lab.store.calls.load(Ordering::SeqCst);
+        let before = lab.store.hook.calls.load(Ordering::SeqCst);
         if is_removed {
             let (name, digest) = (name("b"), digest(9));
             let deleted = lab.registry.blobs.delete(&name, &digest, lab.open.actor());
@@ -318,7 +284,7 @@ async fn what_was_looked_up_without_a_lock_is_confirmed_only_where_something_was
                     !is_removed,
                     "a blob was linked from a repository that had lost it"
                 );
-                let calls = lab.store.calls.load(Ordering::SeqCst) - before;
+                let calls = lab.store.hook.calls.load(Ordering::SeqCst) - before;
                 assert_eq!(calls, 1, "nothing but the commit");
             }
             Err(RegistryError::ReferencesUnknown { named, total: 1 }) => {
@@ -344,17 +310,20 @@ async fn a_manifest_of_ten_thousand_tags_is_removed_in_few_calls_and_holds_up_no
         put_link(&Place::TagCurrent(&repository, &tag), &digest)
     });
     lab.store.inner.apply(tags.collect()).await.unwrap();
-    let before = lab.store.calls.load(Ordering::SeqCst);
-    lab.store.holds_next_apply.store(true, Ordering::SeqCst);
+    let before = lab.store.hook.calls.load(Ordering::SeqCst);
+    lab.store
+        .hook
+        .holds_next_write
+        .store(true, Ordering::SeqCst);
     let manifests = &lab.registry.manifests;
     let delete = manifests.delete(&repository, &reference, lab.open.actor());
     let other = async {
-        while lab.store.holds_next_apply.load(Ordering::SeqCst) {
+        while lab.store.hook.holds_next_write.load(Ordering::SeqCst) {
             tokio::task::yield_now().await;
         }
-        let calls = lab.store.calls.load(Ordering::SeqCst) - before;
+        let calls = lab.store.hook.calls.load(Ordering::SeqCst) - before;
         let put = tokio::time::timeout(PATIENCE, lab.put("b", bytes)).await;
-        lab.store.go_on.notify_one();
+        lab.store.hook.go_on.notify_one();
         put.expect("a push waited for tags of another repository")
             .unwrap();
         calls
@@ -367,4 +336,50 @@ async fn a_manifest_of_ten_thousand_tags_is_removed_in_few_calls_and_holds_up_no
     );
     let left = lab.registry.core.tag_directories(&repository).await;
     assert_eq!(left.unwrap(), []);
+}
+
+#[tokio::test]
+async fn tags_are_read_from_the_store_in_one_pass_for_a_page_and_for_a_removal() {
+    // More than were once read from the store at a time.
+    const TAGS: usize = 25_000;
+    let lab = Lab::new().await;
+    lab.store_blobs("a", 0..4).await;
+    let (bytes, digest) = manifest(0..4);
+    lab.put("a", bytes).await.unwrap();
+    let repository = name("a");
+    let tags = (0..TAGS).map(|number| format!("t{number:05}"));
+    let tags = tags.chain(["v1".to_owned()]);
+    let tags: Vec<Tag> = tags.map(|tag| tag.parse().unwrap()).collect();
+    let steps = tags
+        .iter()
+        .map(|tag| put_link(&Place::TagCurrent(&repository, tag), &digest));
+    lab.store.inner.apply(steps.collect()).await.unwrap();
+    let lists = || lab.store.hook.lists.swap(0, Ordering::SeqCst);
+    lists();
+    // No index: nothing has compared it with the store.
+    for (last, first) in [
+        (None, 0),
+        (Some("t12499"), 12_500),
+        (Some("t24995"), 24_996),
+    ] {
+        let request = PageRequest {
+            count: Some(5),
+            last: last.map(str::to_owned),
+        };
+        let page = lab
+            .registry
+            .listings
+            .tags(&repository, &request)
+            .await
+            .unwrap();
+        let expected = &tags[first..tags.len().min(first + 5)];
+        assert_eq!(page.items, expected);
+        assert_eq!(page.has_more, first + 5 < tags.len());
+        assert_eq!(lists(), 1, "after {last:?}");
+    }
+    let reference = Reference::Digest(digest);
+    let manifests = &lab.registry.manifests;
+    let deleted = manifests.delete(&repository, &reference, lab.open.actor());
+    deleted.await.unwrap();
+    assert_eq!(lists(), 1);
 }

@@ -20,7 +20,7 @@ use crate::heartbeat::Heartbeat;
 use crate::layout::{Place, UploadId, upload_directory};
 use crate::oci::range::Sent;
 use crate::oci::{Algorithm, Digest, RepositoryName};
-use crate::store::{StoreError, Upload};
+use crate::store::{Step, StoreError, Upload};
 
 /// A request's body: bytes as they come, or why no more will.
 pub type Body = BoxStream<'static, Result<Bytes, BodyError>>;
@@ -91,10 +91,7 @@ impl Uploads {
         let id = self.new_upload_id(name, owner)?;
         self.sessions.admit(id, owner)?;
         let directory = upload_directory(name, id);
-        let opened = self
-            .core
-            .store
-            .open_upload(&directory, algorithm, None, None);
+        let opened = self.core.store.open_upload(&directory, algorithm);
         let upload = match opened.await {
             Ok(upload) => upload,
             Err(error) => {
@@ -181,7 +178,9 @@ impl Uploads {
             .enter_to_receive(name, id, owner, chunk.is_placed())
             .await
         {
-            Err(RegistryError::UploadInvalid) => return self.finish_again(name, id, digest).await,
+            Err(RegistryError::UploadInvalid) => {
+                return self.finish_again(name, id, digest, actor).await;
+            }
             other => other?,
         };
         if let Err(error) = receive(&entered, kept.upload.as_mut(), chunk).await {
@@ -209,14 +208,10 @@ impl Uploads {
     ) -> Result<(), RegistryError> {
         self.core.check_writable()?;
         let id = self.new_upload_id(name, owner)?;
-        let final_key = Place::BlobData(*digest).key();
         let directory = upload_directory(name, id);
         let algorithm = Some(digest.algorithm());
-        let mut upload = self
-            .core
-            .store
-            .open_upload(&directory, algorithm, Some(&final_key), chunk.length_bytes)
-            .await?;
+        let mut upload = self.core.store.open_upload(&directory, algorithm).await?;
+        upload.expect(digest, chunk.length_bytes);
         let Ok((entered, _)) = self.sessions.enter(id).await else {
             return Err(RegistryError::UploadUnknown);
         };
@@ -268,23 +263,37 @@ impl Uploads {
         committed
     }
 
-    /// The state of a genuine session is gone: fine if it became the blob that the client names, whose answer was lost.
+    /// The state of a genuine session is gone: fine if it became the blob that the client names, whose answer was lost. The
+    /// process that wrote the blob may have died before it was durable, so it is made durable now.
     async fn finish_again(
         &self,
         name: &RepositoryName,
         id: UploadId,
         digest: &Digest,
+        actor: Actor<'_>,
     ) -> Result<(), RegistryError> {
         let may_be_it = match self.sessions.ended(id) {
             Some(Ended::Finished(finished)) => finished == *digest,
             Some(Ended::Cancelled | Ended::Failed) => false,
             None => true,
         };
-        let link = Place::LayerLink(name, *digest);
-        if may_be_it && self.core.linked_data(&link).await?.is_some() {
-            return Ok(());
+        if !may_be_it {
+            return Err(RegistryError::UploadInvalid);
         }
-        Err(RegistryError::UploadInvalid)
+        let held = self.core.locks.hold(actor, name).changing().await?;
+        let mut held = held.sharing([digest]).await?;
+        let link = Place::LayerLink(name, *digest);
+        let Some((target, _)) = self.core.linked_data(&link).await? else {
+            return Err(RegistryError::UploadInvalid);
+        };
+        let commit = Commit {
+            steps: vec![
+                Step::Settle(Place::BlobData(target).key()),
+                Step::Settle(link.key()),
+            ],
+            ..Commit::default()
+        };
+        self.core.commit(&mut held, commit).await
     }
 
     fn new_upload_id(
@@ -360,11 +369,7 @@ impl Uploads {
         }
         kept.upload.abort().await?;
         let directory = upload_directory(name, id);
-        let opened = self
-            .core
-            .store
-            .open_upload(&directory, None, None, None)
-            .await?;
+        let opened = self.core.store.open_upload(&directory, None).await?;
         let kept = Kept::told(opened);
         entered.take_up(&kept);
         Ok((entered, kept))

@@ -17,9 +17,10 @@ use super::dispatch::{Allowed, State, header_text};
 use super::multipart::Multipart;
 use super::outgoing::ResponseBody;
 use super::{ServerError, response};
-use crate::oci::range::Requested;
+use crate::oci::range::{Requested, Selected};
 use crate::oci::{Digest, RepositoryName};
 use crate::registry::Blob;
+use crate::store::Content;
 
 /// A blob is bytes, whatever they mean.
 const MEDIA_TYPE: &str = "application/octet-stream";
@@ -33,64 +34,92 @@ pub(super) async fn read(
     name: &RepositoryName,
     digest: &Digest,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let registry = &state.services.registry;
+    let blobs = &state.services.registry.blobs;
     // By the same rule for both: GET keeps what HEAD has promised to this caller with this credential.
     let viewer = state.services.auth.viewer(&request.caller, &request.origin);
-    let blob = registry.blobs.get_or_elsewhere(name, digest, &viewer);
-    let blob = blob.await?;
-    let mut answer = response::empty(StatusCode::OK);
-    response::set_digest(&mut answer, digest);
-    answer.headers_mut().insert(CACHE_CONTROL, KEEP);
-    answer
-        .headers_mut()
-        .insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    if is_known(&request.head, digest) {
-        *answer.status_mut() = StatusCode::NOT_MODIFIED;
-        answer.headers_mut().remove(CONTENT_LENGTH);
+    let is_known = is_known(&request.head, digest);
+    if is_known || request.head.method == Method::HEAD {
+        let blob = blobs.get_or_elsewhere(name, digest, &viewer).await?;
+        let mut answer = described(digest, blob.size_bytes);
+        if is_known {
+            *answer.status_mut() = StatusCode::NOT_MODIFIED;
+            answer.headers_mut().remove(CONTENT_LENGTH);
+            answer.headers_mut().remove(CONTENT_TYPE);
+        }
         return Ok(answer);
     }
-    answer
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
-    let size_bytes = blob.size_bytes;
-    let range = match requested(&request.head, digest, size_bytes) {
-        Requested::Whole => 0..size_bytes,
-        Requested::Parts(ranges) => match Multipart::new(ranges, size_bytes, MEDIA_TYPE) {
-            Some(parts) => return Ok(several(state, answer, blob, parts)),
-            None => 0..size_bytes,
-        },
-        Requested::Part(range) => {
-            *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
-            let value = format!("bytes {}-{}/{size_bytes}", range.start, range.end - 1);
-            response::set(&mut answer, CONTENT_RANGE, &value);
-            range
-        }
-        Requested::Unsatisfiable => {
-            let mut answer = response::empty(StatusCode::RANGE_NOT_SATISFIABLE);
-            response::set(&mut answer, CONTENT_RANGE, &format!("bytes */{size_bytes}"));
-            return Ok(answer);
+    let range = match requested(&request.head, digest) {
+        Requested::Whole => None,
+        Requested::One(range) => Some(range),
+        several @ Requested::Several(_) => {
+            let blob = blobs.get_or_elsewhere(name, digest, &viewer).await?;
+            let size_bytes = blob.size_bytes;
+            match several.within(size_bytes) {
+                Selected::Parts(ranges) => {
+                    if let Some(parts) = Multipart::new(ranges, size_bytes, MEDIA_TYPE) {
+                        return Ok(several_parts(state, digest, blob, parts));
+                    }
+                    None
+                }
+                Selected::Part(range) => Some(range.into()),
+                Selected::Whole => None,
+                Selected::Unsatisfiable => return Ok(unsatisfiable(size_bytes)),
+            }
         }
     };
-    let length = range.end - range.start;
-    answer.headers_mut().insert(CONTENT_LENGTH, length.into());
-    if request.head.method != Method::HEAD && length > 0 {
-        let bytes = registry.blobs.read(&blob, Some(range)).await?;
+    let content = blobs.open_or_elsewhere(name, digest, &viewer, range);
+    let Content {
+        meta,
+        range: part,
+        bytes,
+    } = content.await?;
+    let Some(part) = part else {
+        return Ok(unsatisfiable(meta.size_bytes));
+    };
+    let length = part.end - part.start;
+    let mut answer = described(digest, length);
+    if range.is_some() {
+        *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let (first, last) = (part.start, part.end - 1);
+        let value = format!("bytes {first}-{last}/{}", meta.size_bytes);
+        response::set(&mut answer, CONTENT_RANGE, &value);
+    }
+    if length > 0 {
         *answer.body_mut() = ResponseBody::stream(bytes, length);
     }
     Ok(answer)
 }
 
+/// 200 with what is said of a blob, and no body yet.
+fn described(digest: &Digest, length: u64) -> Response<ResponseBody> {
+    let mut answer = response::empty(StatusCode::OK);
+    response::set_digest(&mut answer, digest);
+    let headers = answer.headers_mut();
+    headers.insert(CACHE_CONTROL, KEEP);
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+    headers.insert(CONTENT_LENGTH, length.into());
+    answer
+}
+
+/// 416 for a blob of `size_bytes`.
+fn unsatisfiable(size_bytes: u64) -> Response<ResponseBody> {
+    let mut answer = response::empty(StatusCode::RANGE_NOT_SATISFIABLE);
+    response::set(&mut answer, CONTENT_RANGE, &format!("bytes */{size_bytes}"));
+    answer
+}
+
 /// 206 with several parts, each of which has a `Content-Range` of its own.
-fn several(
+fn several_parts(
     state: &State,
-    mut answer: Response<ResponseBody>,
+    digest: &Digest,
     blob: Blob,
     parts: Multipart,
 ) -> Response<ResponseBody> {
+    let length = parts.length_bytes();
+    let mut answer = described(digest, length);
     *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
     response::set(&mut answer, CONTENT_TYPE, &parts.content_type());
-    let length = parts.length_bytes();
-    answer.headers_mut().insert(CONTENT_LENGTH, length.into());
     let bytes = parts.stream(Arc::clone(&state.services.registry), blob);
     *answer.body_mut() = ResponseBody::stream(bytes, length);
     answer
@@ -107,14 +136,13 @@ pub(super) async fn delete(
     Ok(response::empty(StatusCode::ACCEPTED))
 }
 
-/// The part that is asked for; a HEAD, and a part of something else (`If-Range`), ask for the whole.
-fn requested(head: &Parts, digest: &Digest, size_bytes: u64) -> Requested {
+/// What a GET asks for; a part of something else (`If-Range`) means the whole.
+fn requested(head: &Parts, digest: &Digest) -> Requested {
     let same =
         header_text(head, IF_RANGE).is_none_or(|tag| tag.trim_matches('"') == digest.to_string());
     // It is not a list that may come in several lines.
     let is_one = head.headers.get_all(RANGE).iter().nth(1).is_none();
-    let is_read = same && is_one && head.method == Method::GET;
-    Requested::parse(header_text(head, RANGE).filter(|_| is_read), size_bytes)
+    Requested::parse(header_text(head, RANGE).filter(|_| same && is_one))
 }
 
 /// Whether the client has told in `If-None-Match` that it has this content: quoted as the standard says, or bare, as old

@@ -32,8 +32,8 @@ pub(super) async fn read(
                 ResponseBody::unsent(manifest.size_bytes)
             }
             ManifestContent::InStore(blob) => {
-                let bytes = state.services.registry.blobs.read(&blob, None).await?;
-                ResponseBody::stream(bytes, manifest.size_bytes)
+                let content = state.services.registry.blobs.read(&blob, None).await?;
+                ResponseBody::stream(content.bytes, manifest.size_bytes)
             }
         };
         response::with_body(StatusCode::OK, &manifest.media_type, body)

@@ -64,13 +64,13 @@ impl Multipart {
         let parts = stream::iter(self.parts).then(move |(head, range)| {
             let (registry, blob) = (Arc::clone(&registry), Arc::clone(&blob));
             async move {
-                let bytes = registry.blobs.read(&blob, Some(range)).await;
-                let bytes = bytes.map_err(|error| match error {
+                let content = registry.blobs.read(&blob, Some(range.into())).await;
+                let content = content.map_err(|error| match error {
                     RegistryError::Store(error) => error,
                     // Deleted since the first part: the answer breaks off.
                     _ => StoreError::NotFound,
                 })?;
-                Ok(stream::once(async move { Ok(head) }).chain(bytes))
+                Ok(stream::once(async move { Ok(head) }).chain(content.bytes))
             }
         });
         let end = self.end;

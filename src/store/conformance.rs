@@ -13,7 +13,7 @@ use crate::layout::{
 use crate::oci::range::ByteRange;
 use crate::oci::{Algorithm, Digest, RepositoryName, Tag};
 use crate::store::{
-    Condition, Content, Depth, Listed, ObjectStore, Small, Step, StoreError, Upload, Version,
+    Condition, Content, Depth, Entry, ObjectStore, Small, Step, StoreError, Upload, Version,
 };
 
 /// Runs all checks; `new` makes an empty store.
@@ -66,13 +66,18 @@ async fn read(store: &dyn ObjectStore, path: &Key) -> Option<Bytes> {
 }
 
 async fn keys(store: &dyn ObjectStore, below: &str, depth: Depth) -> Vec<String> {
-    let listed = store.entries(&prefix(below), depth);
-    let keys = listed.map_ok(|listed: Listed| listed.key);
+    let listed = store.list(&prefix(below), depth);
+    let keys = listed.map_ok(|listed: Entry| listed.key);
     keys.try_collect().await.unwrap()
 }
 
+fn remove_tag(name: &RepositoryName, tag: &Tag) -> Step {
+    let current = OwnedPlace::TagCurrent(name.clone(), tag.clone());
+    Step::remove_tree(tag_directory(name, tag), current.key())
+}
+
 async fn begin(store: &dyn ObjectStore, number: u64) -> Box<dyn Upload> {
-    store.begin_upload(&session(number), None).await.unwrap()
+    store.open_upload(&session(number), None).await.unwrap()
 }
 
 async fn reading(store: &dyn ObjectStore) {
@@ -121,7 +126,7 @@ async fn reading(store: &dyn ObjectStore) {
         assert!(read(store, &nothing).await.is_none(), "{nothing}");
     }
     let meta = store.head(&short).await.unwrap();
-    assert_eq!((meta.size_bytes, meta.is_prefix), (3, false));
+    assert_eq!(meta.size_bytes, 3);
     // A reader may stop early.
     let mut content = store.read(&long, None).await.unwrap();
     content.bytes.next().await.unwrap().unwrap();
@@ -271,13 +276,13 @@ async fn lazy_listing(store: &dyn ObjectStore) {
     expected.sort();
     assert_eq!(keys(store, "p/", Depth::All).await, expected);
     // A reader may stop early, and the store may change meanwhile: what was there before and after shows.
-    let mut listed = store.entries(&prefix("p/"), Depth::All);
+    let mut listed = store.list(&prefix("p/"), Depth::All);
     assert_eq!(listed.next().await.unwrap().unwrap().key, expected[0]);
     store
         .apply(vec![Step::Remove(key("p/4/29")), Step::put(key("q"), "")])
         .await
         .unwrap();
-    let rest: Vec<Listed> = listed.try_collect().await.unwrap();
+    let rest: Vec<Entry> = listed.try_collect().await.unwrap();
     let rest: Vec<String> = rest.into_iter().map(|listed| listed.key).collect();
     for path in &expected[1..] {
         assert!(rest.contains(path) || path == "p/4/29", "{path}");
@@ -315,8 +320,11 @@ async fn fingerprints(store: &dyn ObjectStore) {
         tag_to(&name, "v2", "m"),
         // A tag that is moved.
         tag_to(&name, "v1", "n"),
-        vec![Step::RemoveTree(tag_directory(&name, &tag("v2")))],
-        vec![Step::RemoveTree(layer_directory(&name, &digest("l")))],
+        vec![remove_tag(&name, &tag("v2"))],
+        vec![Step::remove_tree(
+            layer_directory(&name, &digest("l")),
+            OwnedPlace::LayerLink(name.clone(), digest("l")).key(),
+        )],
     ];
     let mut before = vec![nothing.value];
     for (number, steps) in changes.into_iter().enumerate() {
@@ -345,7 +353,7 @@ async fn own_keys(store: &dyn ObjectStore) {
     }
     let days = keys(store, "boathouse/deleted/", Depth::One).await;
     assert_eq!(days, ["boathouse/deleted/1/"]);
-    let tree = Step::RemoveTree(prefix("boathouse/deleted/1/"));
+    let tree = Step::remove_tree(prefix("boathouse/deleted/1/"), None);
     store.apply(vec![tree]).await.unwrap();
     assert!(read(store, &key("boathouse/deleted/1/a")).await.is_none());
 }
@@ -368,7 +376,7 @@ async fn removal(store: &dyn ObjectStore) {
     let current = OwnedPlace::TagCurrent(name.clone(), tag("v1")).key();
     assert_eq!(read(store, &current).await.unwrap(), digest.to_string());
     let v1 = tag_directory(&name, &tag("v1"));
-    let remove = || vec![Step::RemoveTree(v1.clone())];
+    let remove = || vec![remove_tag(&name, &tag("v1"))];
     store.apply(remove()).await.unwrap();
     assert!(keys(store, v1.as_str(), Depth::All).await.is_empty());
     assert_eq!(
@@ -385,7 +393,7 @@ async fn removal(store: &dyn ObjectStore) {
     assert!(read(store, &current).await.is_some());
     let mut steps: Vec<Step> = put_tag("v2").into();
     steps.push(Step::Then);
-    steps.push(Step::RemoveTree(tag_directory(&name, &tag("v2"))));
+    steps.push(remove_tag(&name, &tag("v2")));
     steps.extend(put_tag("v3"));
     steps.extend(remove());
     store.apply(steps).await.unwrap();
@@ -471,7 +479,7 @@ async fn resuming(store: &dyn ObjectStore) {
     let piece = Bytes::from(vec![7; 700_000]);
     let mut expected = Vec::new();
     let mut upload = store
-        .begin_upload(&session(1), Some(Algorithm::Sha512))
+        .open_upload(&session(1), Some(Algorithm::Sha512))
         .await
         .unwrap();
     for sitting in 1..=3 {

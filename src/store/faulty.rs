@@ -1,39 +1,42 @@
-//! A store that fails when it is told to, around any other.
+//! A store around any other, in which a test sees every call and decides over it: counts it, holds it up, lets it fail.
 //!
-//! For tests of all that stands on the seam. Must not know which store it wraps. Invariant: without a planted fault it does
-//! exactly what the store inside does, and an operation that fails has not reached that store.
+//! For tests of all that uses the seam. Must not know which store it wraps. Invariants: where the hook lets a call pass, it
+//! does exactly what the store inside does; a call that the hook refuses has not reached that store.
 
-use std::any::Any;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::heartbeat::Heartbeat;
 use crate::layout::{Key, Prefix};
 use crate::oci::range::ByteRange;
 use crate::oci::{Algorithm, Digest};
 use crate::store::{
-    Constraint, Content, Depth, Entry, Fingerprint, Listing, Meta, ObjectStore, Step, StoreError,
+    Constraint, Content, Depth, Fingerprint, Listing, Meta, ObjectStore, Small, Step, StoreError,
     Upload,
 };
 
-/// What can be made to fail.
+/// A call of the seam.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// [`ObjectStore::read`]
-    Get,
+    Read,
     /// [`ObjectStore::head`]
     Head,
-    /// [`ObjectStore::entries`]
+    /// [`ObjectStore::head_each`]
+    HeadEach,
+    /// [`ObjectStore::read_each`]
+    ReadEach,
+    /// [`ObjectStore::list`], when its first entry is asked for
     List,
     /// [`ObjectStore::fingerprint`]
     Fingerprint,
     /// [`ObjectStore::apply`]
     Apply,
-    /// [`ObjectStore::begin_upload`]
+    /// [`ObjectStore::open_upload`]
     OpenUpload,
     /// [`ObjectStore::resume_upload`]
     ResumeUpload,
@@ -45,9 +48,180 @@ pub enum Operation {
     Digest,
     /// [`Upload::finish`]
     Finish,
+    /// [`Upload::abort`]
+    Abort,
 }
 
-/// How it fails.
+/// What a test decides.
+#[async_trait]
+pub trait Hook: Send + Sync + 'static {
+    /// Called before each operation; an error is the answer to it. May wait, and may panic.
+    async fn before(&self, _operation: Operation) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Called with the steps of an operation that writes, after [`Hook::before`]. Returns those that are carried out, and the
+    /// answer if they are.
+    fn write(&self, steps: Vec<Step>) -> (Vec<Step>, Result<(), StoreError>) {
+        (steps, Ok(()))
+    }
+
+    /// What keeps the store from taking more, besides what the store inside says.
+    fn constraint(&self) -> Option<Constraint> {
+        None
+    }
+}
+
+/// See the module. Clones share their hook.
+pub struct HookedStore<H> {
+    /// The store inside.
+    pub inner: Arc<dyn ObjectStore>,
+    /// What the test decides.
+    pub hook: Arc<H>,
+}
+
+impl<H> Clone for HookedStore<H> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            hook: Arc::clone(&self.hook),
+        }
+    }
+}
+
+impl<H: Hook> HookedStore<H> {
+    /// `hook` around `inner`.
+    pub fn around(inner: Arc<dyn ObjectStore>, hook: H) -> Self {
+        Self {
+            inner,
+            hook: Arc::new(hook),
+        }
+    }
+
+    fn wrap(&self, inner: Box<dyn Upload>) -> Box<dyn Upload> {
+        Box::new(HookedUpload {
+            inner,
+            hook: Arc::clone(&self.hook),
+        })
+    }
+}
+
+#[async_trait]
+impl<H: Hook> ObjectStore for HookedStore<H> {
+    async fn read(&self, key: &Key, range: Option<ByteRange>) -> Result<Content, StoreError> {
+        self.hook.before(Operation::Read).await?;
+        self.inner.read(key, range).await
+    }
+
+    async fn head(&self, key: &Key) -> Result<Meta, StoreError> {
+        self.hook.before(Operation::Head).await?;
+        self.inner.head(key).await
+    }
+
+    async fn head_each(&self, keys: &[Key]) -> Result<Vec<Option<Meta>>, StoreError> {
+        self.hook.before(Operation::HeadEach).await?;
+        self.inner.head_each(keys).await
+    }
+
+    async fn read_each(&self, keys: &[Key], size_max_bytes: u64) -> Result<Vec<Small>, StoreError> {
+        self.hook.before(Operation::ReadEach).await?;
+        self.inner.read_each(keys, size_max_bytes).await
+    }
+
+    fn list(&self, prefix: &Prefix, depth: Depth) -> Listing {
+        let (store, prefix) = (self.clone(), prefix.clone());
+        let listing = async move {
+            store.hook.before(Operation::List).await?;
+            Ok(store.inner.list(&prefix, depth))
+        };
+        stream::once(listing).try_flatten().boxed()
+    }
+
+    async fn fingerprint(&self, prefixes: &[Prefix]) -> Result<Option<Fingerprint>, StoreError> {
+        self.hook.before(Operation::Fingerprint).await?;
+        self.inner.fingerprint(prefixes).await
+    }
+
+    async fn apply(&self, steps: Vec<Step>) -> Result<(), StoreError> {
+        self.hook.before(Operation::Apply).await?;
+        let (steps, answer) = self.hook.write(steps);
+        self.inner.apply(steps).await?;
+        answer
+    }
+
+    async fn constraint(&self) -> Result<Option<Constraint>, StoreError> {
+        let inner = self.inner.constraint().await?;
+        Ok(self.hook.constraint().or(inner))
+    }
+
+    fn heartbeats(&self) -> Vec<Arc<Heartbeat>> {
+        self.inner.heartbeats()
+    }
+
+    async fn open_upload(
+        &self,
+        prefix: &Prefix,
+        algorithm: Option<Algorithm>,
+    ) -> Result<Box<dyn Upload>, StoreError> {
+        self.hook.before(Operation::OpenUpload).await?;
+        let upload = self.inner.open_upload(prefix, algorithm).await?;
+        Ok(self.wrap(upload))
+    }
+
+    async fn resume_upload(&self, prefix: &Prefix) -> Result<Option<Box<dyn Upload>>, StoreError> {
+        self.hook.before(Operation::ResumeUpload).await?;
+        let upload = self.inner.resume_upload(prefix).await?;
+        Ok(upload.map(|upload| self.wrap(upload)))
+    }
+}
+
+struct HookedUpload<H> {
+    inner: Box<dyn Upload>,
+    hook: Arc<H>,
+}
+
+#[async_trait]
+impl<H: Hook> Upload for HookedUpload<H> {
+    fn expect(&mut self, digest: &Digest, length_bytes: Option<u64>) {
+        self.inner.expect(digest, length_bytes);
+    }
+
+    fn offset_bytes(&self) -> u64 {
+        self.inner.offset_bytes()
+    }
+
+    async fn append(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        self.hook.before(Operation::Append).await?;
+        self.inner.append(bytes).await
+    }
+
+    async fn persist(&mut self) -> Result<u64, StoreError> {
+        self.hook.before(Operation::Persist).await?;
+        self.inner.persist().await
+    }
+
+    async fn digest(&mut self, algorithm: Algorithm) -> Result<Digest, StoreError> {
+        self.hook.before(Operation::Digest).await?;
+        self.inner.digest(algorithm).await
+    }
+
+    async fn finish(self: Box<Self>, digest: &Digest, then: Vec<Step>) -> Result<(), StoreError> {
+        self.hook.before(Operation::Finish).await?;
+        let (then, answer) = self.hook.write(then);
+        self.inner.finish(digest, then).await?;
+        answer
+    }
+
+    async fn abort(self: Box<Self>) -> Result<(), StoreError> {
+        self.hook.before(Operation::Abort).await?;
+        self.inner.abort().await
+    }
+}
+
+/// A store that fails when it is told to.
+pub type FaultyStore = HookedStore<Faults>;
+
+/// How an operation fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// [`StoreError::Full`]
@@ -58,15 +232,9 @@ pub enum Fault {
     Io,
 }
 
-/// See the module. Clones share their faults.
-#[derive(Clone)]
-pub struct FaultyStore {
-    inner: Arc<dyn ObjectStore>,
-    faults: Faults,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Faults(Arc<Mutex<Vec<Planted>>>);
+/// The faults that are planted.
+#[derive(Debug, Default)]
+pub struct Faults(Mutex<Vec<Planted>>);
 
 #[derive(Debug)]
 struct Planted {
@@ -78,36 +246,25 @@ struct Planted {
 impl FaultyStore {
     /// Around `inner`, without a fault.
     pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
-        Self {
-            inner,
-            faults: Faults::default(),
-        }
+        Self::around(inner, Faults::default())
     }
 
     /// Lets `calls_before` more calls of `operation` pass (0 for none), and the one after them fail, once.
     pub fn fail(&self, operation: Operation, calls_before: u64, fault: Fault) {
-        self.faults.lock().push(Planted {
+        let planted = &self.hook.0;
+        let mut planted = planted.lock().unwrap_or_else(PoisonError::into_inner);
+        planted.push(Planted {
             operation,
             calls_before,
             fault,
         });
     }
-
-    fn wrap(&self, inner: Box<dyn Upload>) -> Box<dyn Upload> {
-        Box::new(FaultyUpload {
-            inner,
-            faults: self.faults.clone(),
-        })
-    }
 }
 
-impl Faults {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Planted>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn check(&self, operation: Operation) -> Result<(), StoreError> {
-        let mut planted = self.lock();
+#[async_trait]
+impl Hook for Faults {
+    async fn before(&self, operation: Operation) -> Result<(), StoreError> {
+        let mut planted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let due = planted
             .iter()
             .position(|planted| planted.operation == operation && planted.calls_before == 0);
@@ -125,116 +282,6 @@ impl Faults {
                 source: io::Error::other("a planted fault"),
             },
         })
-    }
-}
-
-#[async_trait]
-impl ObjectStore for FaultyStore {
-    async fn read(&self, key: &Key, range: Option<ByteRange>) -> Result<Content, StoreError> {
-        self.faults.check(Operation::Get)?;
-        self.inner.read(key, range).await
-    }
-
-    async fn head(&self, key: &Key) -> Result<Meta, StoreError> {
-        self.faults.check(Operation::Head)?;
-        self.inner.head(key).await
-    }
-
-    fn entries(&self, prefix: &Prefix, depth: Depth) -> Listing {
-        match self.faults.check(Operation::List) {
-            Ok(()) => self.inner.entries(prefix, depth),
-            Err(error) => stream::iter([Err(error)]).boxed(),
-        }
-    }
-
-    async fn fingerprint(&self, prefixes: &[Prefix]) -> Result<Option<Fingerprint>, StoreError> {
-        self.faults.check(Operation::Fingerprint)?;
-        self.inner.fingerprint(prefixes).await
-    }
-
-    async fn list(
-        &self,
-        prefix: &Prefix,
-        after: Option<&str>,
-        depth: Depth,
-        limit: usize,
-    ) -> Result<Vec<Entry>, StoreError> {
-        self.faults.check(Operation::List)?;
-        self.inner.list(prefix, after, depth, limit).await
-    }
-
-    async fn apply(&self, steps: Vec<Step>) -> Result<(), StoreError> {
-        self.faults.check(Operation::Apply)?;
-        self.inner.apply(steps).await
-    }
-
-    async fn constraint(&self) -> Result<Option<Constraint>, StoreError> {
-        self.inner.constraint().await
-    }
-
-    fn heartbeats(&self) -> Vec<Arc<Heartbeat>> {
-        self.inner.heartbeats()
-    }
-
-    async fn begin_upload(
-        &self,
-        prefix: &Prefix,
-        algorithm: Option<Algorithm>,
-    ) -> Result<Box<dyn Upload>, StoreError> {
-        self.faults.check(Operation::OpenUpload)?;
-        let upload = self.inner.begin_upload(prefix, algorithm).await?;
-        Ok(self.wrap(upload))
-    }
-
-    async fn resume_upload(&self, prefix: &Prefix) -> Result<Option<Box<dyn Upload>>, StoreError> {
-        self.faults.check(Operation::ResumeUpload)?;
-        let upload = self.inner.resume_upload(prefix).await?;
-        Ok(upload.map(|upload| self.wrap(upload)))
-    }
-}
-
-struct FaultyUpload {
-    inner: Box<dyn Upload>,
-    faults: Faults,
-}
-
-#[async_trait]
-impl Upload for FaultyUpload {
-    fn expect(&mut self, digest: &Digest, length_bytes: Option<u64>) {
-        self.inner.expect(digest, length_bytes);
-    }
-
-    fn offset_bytes(&self) -> u64 {
-        self.inner.offset_bytes()
-    }
-
-    async fn append(&mut self, bytes: Bytes) -> Result<(), StoreError> {
-        self.faults.check(Operation::Append)?;
-        self.inner.append(bytes).await
-    }
-
-    async fn persist(&mut self) -> Result<u64, StoreError> {
-        self.faults.check(Operation::Persist)?;
-        self.inner.persist().await
-    }
-
-    async fn digest(&mut self, algorithm: Algorithm) -> Result<Digest, StoreError> {
-        self.faults.check(Operation::Digest)?;
-        self.inner.digest(algorithm).await
-    }
-
-    async fn finish(self: Box<Self>, digest: &Digest, then: Vec<Step>) -> Result<(), StoreError> {
-        self.faults.check(Operation::Finish)?;
-        self.inner.finish(digest, then).await
-    }
-
-    async fn abort(self: Box<Self>) -> Result<(), StoreError> {
-        self.inner.abort().await
-    }
-
-    fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
-        // The store inside gets its own upload back.
-        self.inner.into_any()
     }
 }
 

@@ -2,11 +2,8 @@
 //!
 //! Must not be clever: what it does is what the seam means. Invariant: every change happens under one lock.
 
-use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,7 +14,7 @@ use crate::layout::{Key, OWN_DIRECTORY, Place, Prefix};
 use crate::oci::range::ByteRange;
 use crate::oci::{Algorithm, Digest};
 use crate::store::{
-    self, Condition, Depth, Fingerprint, Listed, Listing, Meta, ObjectStore, Step, StoreError,
+    self, Condition, Depth, Entry, Fingerprint, Listing, Meta, ObjectStore, Step, StoreError,
     Upload, Version,
 };
 
@@ -36,7 +33,6 @@ struct Content {
 
 struct Object {
     bytes: Bytes,
-    modified: SystemTime,
     version: u64,
 }
 
@@ -58,15 +54,13 @@ impl Object {
     fn meta(&self) -> Meta {
         Meta {
             size_bytes: self.bytes.len() as u64,
-            modified: Some(self.modified),
             version: Version(self.version.to_string()),
-            is_prefix: false,
         }
     }
 }
 
 impl Content {
-    fn apply(&mut self, steps: Vec<Step>, now: SystemTime) -> Result<(), StoreError> {
+    fn apply(&mut self, steps: Vec<Step>) -> Result<(), StoreError> {
         for step in steps {
             match step {
                 Step::Put {
@@ -85,19 +79,12 @@ impl Content {
                     if !holds {
                         return Err(StoreError::Conflict);
                     }
-                    self.put(key.as_str(), bytes, now);
-                }
-                Step::Finish { upload, key } => {
-                    let Ok(upload) = upload.into_any().downcast::<MemoryUpload>() else {
-                        return Err(failed("write", &key, "the upload belongs to another store"));
-                    };
-                    self.remove_below(upload.prefix.as_str());
-                    self.put(key.as_str(), upload.received.into(), now);
+                    self.put(key.as_str(), bytes);
                 }
                 Step::Remove(key) => {
                     self.objects.remove(key.as_str());
                 }
-                Step::RemoveTree(prefix) => self.remove_below(prefix.as_str()),
+                Step::RemoveTree { prefix, first: _ } => self.remove_below(prefix.as_str()),
                 Step::Settle(key) => {
                     if !self.objects.contains_key(key.as_str()) {
                         return Err(StoreError::NotFound);
@@ -110,18 +97,22 @@ impl Content {
         Ok(())
     }
 
-    fn put(&mut self, key: &str, bytes: Bytes, modified: SystemTime) {
+    fn put(&mut self, key: &str, bytes: Bytes) {
         self.writes += 1;
         let object = Object {
             bytes,
-            modified,
             version: self.writes,
         };
         self.objects.insert(key.to_owned(), object);
     }
 
     fn remove_below(&mut self, prefix: &str) {
-        self.objects.retain(|key, _| !key.starts_with(prefix));
+        let below = self.objects.range(prefix.to_owned()..);
+        let below = below.take_while(|(key, _)| key.starts_with(prefix));
+        let below: Vec<String> = below.map(|(key, _)| key.clone()).collect();
+        for key in below {
+            self.objects.remove(&key);
+        }
     }
 }
 
@@ -159,7 +150,7 @@ impl ObjectStore for MemoryStore {
         object.map(Object::meta).ok_or(StoreError::NotFound)
     }
 
-    fn entries(&self, prefix: &Prefix, depth: Depth) -> Listing {
+    fn list(&self, prefix: &Prefix, depth: Depth) -> Listing {
         let content = self.content();
         let mut found = BTreeSet::new();
         for key in content.objects.keys() {
@@ -175,7 +166,7 @@ impl ObjectStore for MemoryStore {
                 _ => key.clone(),
             });
         }
-        stream::iter(found.into_iter().map(|key| Ok(Listed { key }))).boxed()
+        stream::iter(found.into_iter().map(|key| Ok(Entry { key }))).boxed()
     }
 
     async fn fingerprint(&self, prefixes: &[Prefix]) -> Result<Option<Fingerprint>, StoreError> {
@@ -196,10 +187,10 @@ impl ObjectStore for MemoryStore {
     }
 
     async fn apply(&self, steps: Vec<Step>) -> Result<(), StoreError> {
-        self.content().apply(steps, self.clock.now())
+        self.content().apply(steps)
     }
 
-    async fn begin_upload(
+    async fn open_upload(
         &self,
         prefix: &Prefix,
         _algorithm: Option<Algorithm>,
@@ -209,8 +200,8 @@ impl ObjectStore for MemoryStore {
             .format(&time::format_description::well_known::Rfc3339)
             .unwrap_or_default();
         let mut content = self.content();
-        content.put(&format!("{prefix}startedat"), started_at.into(), now);
-        content.put(&format!("{prefix}data"), Bytes::new(), now);
+        content.put(&format!("{prefix}startedat"), started_at.into());
+        content.put(&format!("{prefix}data"), Bytes::new());
         Ok(Box::new(MemoryUpload {
             store: self.clone(),
             prefix: prefix.clone(),
@@ -250,8 +241,8 @@ impl Upload for MemoryUpload {
 
     async fn persist(&mut self) -> Result<u64, StoreError> {
         let key = format!("{}data", self.prefix);
-        let (bytes, now) = (self.received.clone().into(), self.store.clock.now());
-        self.store.content().put(&key, bytes, now);
+        let bytes = self.received.clone().into();
+        self.store.content().put(&key, bytes);
         Ok(self.offset_bytes())
     }
 
@@ -263,28 +254,16 @@ impl Upload for MemoryUpload {
         if Digest::of(digest.algorithm(), &self.received) != *digest {
             return Err(StoreError::not_its_digest(self.prefix.as_str()));
         }
-        let now = self.store.clock.now();
         let mut content = self.store.content();
         content.remove_below(self.prefix.as_str());
         let key = Place::BlobData(*digest).key();
-        content.put(key.as_str(), self.received.into(), now);
-        content.apply(then, now)
+        content.put(key.as_str(), self.received.into());
+        content.apply(then)
     }
 
     async fn abort(self: Box<Self>) -> Result<(), StoreError> {
         self.store.content().remove_below(self.prefix.as_str());
         Ok(())
-    }
-
-    fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
-        self
-    }
-}
-
-fn failed(doing: &str, key: &Key, reason: &'static str) -> StoreError {
-    StoreError::Io {
-        doing: format!("{doing} {key}"),
-        source: io::Error::other(reason),
     }
 }
 

@@ -1,9 +1,10 @@
-//! The store seam: bytes by key, and the only writer of keys.
+//! The store seam: bytes by key, and the only writers of keys.
 //!
-//! Design: `docs/storage-layout.md`. Must not know which links a registry writes, nor HTTP, nor who is asking. Invariant of
-//! every implementation: the steps of one [`ObjectStore::apply`] become visible in order, nothing after a
-//! [`Step::Barrier`] is visible before all before it is durable, and all is durable when `apply` returns. One conformance
-//! suite (`conformance`) holds all of them to that.
+//! Design: `docs/storage-layout.md`. It fits a directory and a bucket: there are no directories in it, and no times. Must not
+//! know which links a registry writes, nor HTTP, nor who is asking. Invariants of every implementation: nothing after a
+//! [`Step::Then`] is visible before all before it is, nothing after a [`Step::Barrier`] before all before it is durable, and
+//! all is durable when [`ObjectStore::apply`] or [`Upload::finish`] returns. One conformance suite (`conformance`) holds all of
+//! them to that.
 
 pub mod bucket_like;
 #[cfg(test)]
@@ -13,16 +14,15 @@ pub mod filesystem;
 pub mod memory;
 pub mod state_directory;
 
-use std::any::Any;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::BoxStream;
-use futures_util::{StreamExt as _, TryStreamExt as _, future, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::heartbeat::Heartbeat;
 use crate::layout::{Key, Prefix};
@@ -33,7 +33,7 @@ use crate::oci::{Algorithm, Digest};
 pub type ByteStream = BoxStream<'static, Result<Bytes, StoreError>>;
 
 /// Keys, one by one; ends after the first error.
-pub type Listing = BoxStream<'static, Result<Listed, StoreError>>;
+pub type Listing = BoxStream<'static, Result<Entry, StoreError>>;
 
 /// How much one [`ObjectStore::read_each`] brings, and at most one content more: bounds memory where all are long.
 pub const READ_EACH_BYTES: u64 = 4 * 1024 * 1024;
@@ -43,20 +43,6 @@ pub const READ_EACH_BYTES: u64 = 4 * 1024 * 1024;
 pub trait ObjectStore: Send + Sync {
     /// The bytes at `key`, or those of `range`, with what is known of the whole content: one look-up for all of it.
     async fn read(&self, key: &Key, range: Option<ByteRange>) -> Result<Content, StoreError>;
-
-    /// Replaced by [`ObjectStore::read`].
-    async fn get(
-        &self,
-        key: &Key,
-        range: Option<Range<u64>>,
-    ) -> Result<(Meta, ByteStream), StoreError> {
-        let range = range.map(|range| ByteRange::Between {
-            first: range.start,
-            last: range.end.saturating_sub(1),
-        });
-        let content = self.read(key, range).await?;
-        Ok((content.meta, content.bytes))
-    }
 
     /// What is known of the content at `key`, without the bytes.
     async fn head(&self, key: &Key) -> Result<Meta, StoreError>;
@@ -97,44 +83,10 @@ pub trait ObjectStore: Send + Sync {
         Ok(gathered.items)
     }
 
-    /// Nobody needs it any more.
-    async fn touch(&self, key: &Key) -> Result<(), StoreError> {
-        self.head(key).await.map(drop)
-    }
-
-    /// Nobody needs it any more.
-    async fn presign(&self, _key: &Key) -> Result<Option<String>, StoreError> {
-        Ok(None)
-    }
-
     /// What lies below `prefix`, in byte order of the full key (`a-b/`, `a.b/` come before `a/`). With [`Depth::One`], what
     /// lies deeper shows as one entry, whose key ends in `/`. A prefix that holds nothing lists as empty. Each directory is
     /// read once, when the stream comes to it; what comes or goes meanwhile may show or not.
-    fn entries(&self, prefix: &Prefix, depth: Depth) -> Listing;
-
-    /// Replaced by [`ObjectStore::entries`].
-    async fn list(
-        &self,
-        prefix: &Prefix,
-        after: Option<&str>,
-        depth: Depth,
-        limit: usize,
-    ) -> Result<Vec<Entry>, StoreError> {
-        let listed = self.entries(prefix, depth);
-        let listed = listed.try_filter(|listed| {
-            future::ready(after.is_none_or(|after| listed.key.as_str() > after))
-        });
-        let entry = |listed: Listed| Entry {
-            meta: Meta {
-                size_bytes: 0,
-                modified: None,
-                version: Version::default(),
-                is_prefix: listed.is_prefix(),
-            },
-            key: listed.key,
-        };
-        listed.map_ok(entry).take(limit).try_collect().await
-    }
+    fn list(&self, prefix: &Prefix, depth: Depth) -> Listing;
 
     /// What shows whether something changed below any of `prefixes`: equal values mean that nothing directly below one of
     /// them came or went, and no directory that appears whole (a tag) was changed. `None` if the store cannot tell.
@@ -144,36 +96,25 @@ pub trait ObjectStore: Send + Sync {
     /// [`Step::Then`] or [`Step::Barrier`] unless all before it have.
     async fn apply(&self, steps: Vec<Step>) -> Result<(), StoreError>;
 
-    /// What keeps it from taking what is written now, as far as that can be told without writing.
+    /// What keeps the store from taking writes now, as far as that can be found out without writing.
     async fn constraint(&self) -> Result<Option<Constraint>, StoreError> {
         Ok(None)
     }
 
-    /// What moves in it.
+    /// The loops of the store, to see whether they move.
     fn heartbeats(&self) -> Vec<Arc<Heartbeat>> {
         Vec::new()
     }
 
     /// Begins an upload session in the directory `prefix`. Its sha256 is computed while it receives, and `algorithm`, where the
     /// client has announced another one.
-    async fn begin_upload(
+    async fn open_upload(
         &self,
         prefix: &Prefix,
         algorithm: Option<Algorithm>,
     ) -> Result<Box<dyn Upload>, StoreError>;
 
-    /// Replaced by [`ObjectStore::begin_upload`].
-    async fn open_upload(
-        &self,
-        prefix: &Prefix,
-        algorithm: Option<Algorithm>,
-        _final_key: Option<&Key>,
-        _length: Option<u64>,
-    ) -> Result<Box<dyn Upload>, StoreError> {
-        self.begin_upload(prefix, algorithm).await
-    }
-
-    /// Takes up the session in the directory `prefix` where it stands; `None` if its bytes are not there.
+    /// Resumes the session in the directory `prefix`; `None` if its bytes are gone.
     async fn resume_upload(&self, prefix: &Prefix) -> Result<Option<Box<dyn Upload>>, StoreError>;
 }
 
@@ -185,13 +126,13 @@ pub trait Upload: Send {
     /// from the start does so.
     fn expect(&mut self, _digest: &Digest, _length_bytes: Option<u64>) {}
 
-    /// How many bytes were appended, in this and earlier sittings.
+    /// How many bytes were appended, also before the session was resumed.
     fn offset_bytes(&self) -> u64;
 
-    /// Takes in the next bytes.
+    /// Appends the next bytes.
     async fn append(&mut self, bytes: Bytes) -> Result<(), StoreError>;
 
-    /// Makes all that was appended survive the death of this process (not of the machine), and tells how much that is.
+    /// Makes all that was appended survive the death of this process (not of the machine); returns how many bytes that is.
     async fn persist(&mut self) -> Result<u64, StoreError>;
 
     /// The digest of all that was appended; reads everything again where `algorithm` was not computed while receiving.
@@ -204,12 +145,10 @@ pub trait Upload: Send {
 
     /// Forgets the session and its bytes.
     async fn abort(self: Box<Self>) -> Result<(), StoreError>;
-
-    /// For the store that made it, which gets it back in [`Step::Finish`].
-    fn into_any(self: Box<Self>) -> Box<dyn Any + Send>;
 }
 
-/// One change of what the store holds.
+/// One change of what the store holds. Between two [`Step::Then`] or [`Step::Barrier`], a store may carry out steps in any
+/// order and at the same time, so each of them is about other keys.
 pub enum Step {
     /// Makes `bytes` the content of `key`.
     Put {
@@ -220,18 +159,16 @@ pub enum Step {
         /// What must hold for it to happen.
         condition: Condition,
     },
-    /// Makes the bytes of an upload the content of `key` and ends the session. Content that is already there is replaced:
-    /// keys of blobs are digests, so it is the same, or damaged.
-    Finish {
-        /// The session, made by the same store.
-        upload: Box<dyn Upload>,
-        /// Where.
-        key: Key,
-    },
-    /// Removes one key; nothing happens if it is not there.
+    /// Removes one key; nothing happens if it is absent.
     Remove(Key),
-    /// Removes all keys below the prefix at once: none of them is visible after the first is not.
-    RemoveTree(Prefix),
+    /// Removes all keys below the prefix. No other is removed before `first` is gone, so that the rest of a tree that cannot be
+    /// removed at once means nothing any more.
+    RemoveTree {
+        /// All keys that begin with it.
+        prefix: Prefix,
+        /// The key below it that gives the others their meaning (`current/link` of a tag), if there is one.
+        first: Option<Key>,
+    },
     /// Makes what is at the key durable, whoever wrote it; [`StoreError::NotFound`] if nothing is there. For what another
     /// process may have left visible when it died.
     Settle(Key),
@@ -250,6 +187,14 @@ impl Step {
             condition: Condition::Any,
         }
     }
+
+    /// A [`Step::RemoveTree`].
+    pub fn remove_tree(prefix: Prefix, first: impl Into<Option<Key>>) -> Self {
+        Self::RemoveTree {
+            prefix,
+            first: first.into(),
+        }
+    }
 }
 
 /// What must hold for a [`Step::Put`]; [`StoreError::Conflict`] otherwise.
@@ -263,7 +208,7 @@ pub enum Condition {
     Match(Version),
 }
 
-/// Why a store takes nothing that is written.
+/// Why a store takes no writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Constraint {
     /// No room is left.
@@ -283,12 +228,12 @@ pub enum Depth {
 
 /// One line of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
+pub struct Entry {
     /// The full key; ends in `/` where it stands for all that lies below. May be anything that another program has put there.
     pub key: String,
 }
 
-impl Listed {
+impl Entry {
     /// Whether it stands for what lies below it.
     pub fn is_prefix(&self) -> bool {
         self.key.ends_with('/')
@@ -325,27 +270,13 @@ pub struct Fingerprint {
     pub is_settled: bool,
 }
 
-/// Replaced by [`Listed`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// The full key; ends in `/` for a prefix entry. May be anything that another program has put there.
-    pub key: String,
-    /// About it.
-    pub meta: Meta,
-}
-
 /// What is known of a key without its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meta {
-    /// The length of the content; 0 for a prefix entry.
+    /// The length of the content.
     pub size_bytes: u64,
-    /// When it was last written or touched; for a prefix entry, when something directly in it came or went, or was
-    /// about to be replaced in a prefix that appears whole (a tag that is moved); where the store can tell.
-    pub modified: Option<SystemTime>,
     /// Changes whenever the content does.
     pub version: Version,
-    /// Whether this is a prefix entry of a listing.
-    pub is_prefix: bool,
 }
 
 /// What [`ObjectStore::read_each`] found at a key.
@@ -379,11 +310,11 @@ impl Gathered {
     }
 }
 
-/// Opaque; equal versions of one key mean equal content.
+/// Opaque text; equal versions of one key mean equal content.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Version(pub String);
 
-/// Why the store did not do it, by what a caller can decide.
+/// Why a store failed, by what a caller can do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// There is nothing at the key.
@@ -401,12 +332,12 @@ pub enum StoreError {
         /// When to try again.
         retry_after: Duration,
     },
-    /// Something else; `doing` says what was being done to which key.
+    /// Anything else; `doing` names the operation and the key.
     #[error("cannot {doing}")]
     Io {
         /// `read docker/registry/v2/…`
         doing: String,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
@@ -421,7 +352,7 @@ impl StoreError {
         }
     }
 
-    /// What the system said while `doing` something; no room left is told apart.
+    /// An error of the system while `doing` something; a lack of room is [`StoreError::Full`].
     pub(crate) fn from_io(doing: impl Into<String>, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,

@@ -1,10 +1,12 @@
 //! Blobs: reading, ranges, conditions, removing.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
 use boathouse::clock::ManualClock;
 use boathouse::oci::range::RANGES_MAX;
-use boathouse::store::faulty::{Fault, FaultyStore, Operation};
+use boathouse::store::StoreError;
+use boathouse::store::faulty::{Fault, FaultyStore, Hook, HookedStore, Operation};
 use http::StatusCode;
 
 use crate::data::Data;
@@ -373,4 +375,52 @@ async fn a_blob_is_deleted_on_a_full_disk_too() {
     deleted.expect(StatusCode::ACCEPTED);
     let gone = registry.get(&path).send().await;
     gone.expect_error(404, "BLOB_UNKNOWN");
+}
+
+/// Remembers the calls of a store.
+#[derive(Default)]
+struct Calls(Mutex<Vec<Operation>>);
+
+#[async_trait]
+impl Hook for Calls {
+    async fn before(&self, operation: Operation) -> Result<(), StoreError> {
+        self.0.lock().unwrap().push(operation);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_pull_looks_its_data_up_once_whichever_part_is_asked_for() {
+    let data = Data::new();
+    let clock = ManualClock::at_unix_secs(1_800_000_000);
+    let store = data.open(Arc::new(clock.clone()));
+    let store = HookedStore::around(store, Calls::default());
+    let shared = Arc::new(store.clone());
+    let options = Options {
+        keeps_index: false,
+        ..Options::default()
+    };
+    let registry = TestRegistry::start_on(shared, data, clock, options);
+    let digest = registry.push_blob("a", b"0123456789").await;
+    let path = format!("/v2/a/blobs/{digest}");
+    let once = &[Operation::ReadEach, Operation::Read][..];
+    let cases = [
+        ("", StatusCode::OK, "0123456789", once),
+        ("bytes=2-3", StatusCode::PARTIAL_CONTENT, "23", once),
+        ("bytes=8-", StatusCode::PARTIAL_CONTENT, "89", once),
+        ("bytes=-1", StatusCode::PARTIAL_CONTENT, "9", once),
+        ("bytes=10-", StatusCode::RANGE_NOT_SATISFIABLE, "", once),
+    ];
+    for (range, status, body, expected) in cases {
+        store.hook.0.lock().unwrap().clear();
+        let get = registry.get(&path);
+        let get = if range.is_empty() {
+            get
+        } else {
+            get.header("range", range)
+        };
+        let answer = get.send().await.expect(status);
+        assert_eq!(answer.body, body.as_bytes(), "{range}");
+        assert_eq!(*store.hook.0.lock().unwrap(), expected, "{range}");
+    }
 }

@@ -284,3 +284,51 @@ async fn the_empty_blob_is_sound_and_nothing_else_is_under_its_digest() {
     let registry = lab.start().await;
     assert_eq!(statuses(&registry, &path).await, (404, 404));
 }
+
+#[tokio::test]
+async fn altered_bytes_of_the_right_length_are_healed_by_each_way_of_pushing() {
+    let lab = Lab::new();
+    let registry = lab.start().await;
+    let (manifest, manifest_digest) = registry.push_image("a", "v1", LAYER).await;
+    let (layer, manifest) = (digest(LAYER), manifest.as_bytes());
+    let alter = |digest: &Digest| {
+        let key = data_key(digest);
+        let mut bytes = lab.data.read(&key).unwrap();
+        bytes[0] ^= 1;
+        lab.data.write(&key, bytes);
+    };
+    for way in ["POST and PUT", "POST, PATCH and PUT", "POST alone"] {
+        alter(&layer);
+        // To another repository too: the data are the same.
+        let name = if way == "POST alone" { "b" } else { "a" };
+        let pushed = if way == "POST alone" {
+            let path = format!("/v2/{name}/blobs/uploads/?digest={layer}");
+            registry.post(&path).body(LAYER).send().await
+        } else {
+            let begun = registry.post(&format!("/v2/{name}/blobs/uploads/"));
+            let begun = begun.send().await.expect(StatusCode::ACCEPTED);
+            let location = begun.header("location").to_owned();
+            let (sent, left) = LAYER.split_at(if way == "POST and PUT" { 0 } else { 7 });
+            if !sent.is_empty() {
+                let patch = registry.patch(&location).body(sent).send().await;
+                patch.expect(StatusCode::ACCEPTED);
+            }
+            let put = registry.put(&format!("{location}?digest={layer}"));
+            put.body(left).send().await
+        };
+        pushed.expect(StatusCode::CREATED);
+        for name in ["a", name] {
+            let pulled = registry.get(&format!("/v2/{name}/blobs/{layer}"));
+            let pulled = pulled.send().await.expect(StatusCode::OK);
+            assert_eq!(pulled.body, LAYER, "{name} after {way}");
+        }
+    }
+    for path in ["v2".to_owned(), manifest_digest.to_string()] {
+        alter(&manifest_digest);
+        let path = format!("/v2/a/manifests/{path}");
+        let put = registry.put(&path).header("content-type", OCI_MANIFEST);
+        put.body(manifest).send().await.expect(StatusCode::CREATED);
+        let pulled = registry.get(&path).header("accept", OCI_MANIFEST).send();
+        assert_eq!(pulled.await.expect(StatusCode::OK).body, manifest);
+    }
+}

@@ -9,18 +9,18 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::facts::News;
 use crate::clock::Clock;
-use crate::index::{Forget, Health, Index, IndexError, PAGE_MAX, Stamp};
+use crate::index::{Forget, Health, Index, IndexError, PAGE_MAX};
 use crate::layout;
-use crate::oci::{Digest, RepositoryName, Tag};
+use crate::oci::{Algorithm, Digest, RepositoryName, Tag};
 use crate::registry::error::IndexedError;
 use crate::registry::event::Event;
-use crate::store::{Depth, ObjectStore, StoreError};
+use crate::store::{Fingerprint, ObjectStore, StoreError};
 
 /// How long a list waits until the index has heard of everything.
 const SETTLE_TIME: Duration = Duration::from_millis(100);
@@ -36,13 +36,6 @@ const HOLDERS_HALF: usize = 16;
 
 /// Blobs whose links are weighed before other requests have their turn.
 const HOLDERS_TURN: usize = 8;
-
-/// Directories looked at for a stamp: more than two algorithms, or files that do not belong there, are not looked through.
-const STAMP_ENTRIES_MAX: usize = 16;
-
-/// How coarse a file system's times may be (a tick of the kernel is 10 ms at most): a directory that is changed twice within
-/// it may show the same time after both.
-const TIME_STEP: Duration = Duration::from_millis(100);
 
 /// How far the index agrees with the store.
 pub(in crate::registry) struct Freshness {
@@ -77,22 +70,6 @@ pub(super) struct Waiting {
     pub(super) reread: BTreeSet<RepositoryName>,
     /// The same of so many that any may be one of them.
     pub(super) is_all_in_doubt: bool,
-}
-
-/// How a repository's directories look.
-pub(super) struct Look {
-    pub(super) stamp: Stamp,
-    /// The newest of the times.
-    newest: SystemTime,
-}
-
-impl Look {
-    /// Whether each later change will show: not while the newest time is the present one.
-    pub(super) fn is_settled(&self, now: SystemTime) -> bool {
-        let (early, late) = (self.newest.min(now), self.newest.max(now));
-        late.duration_since(early)
-            .is_ok_and(|apart| apart >= TIME_STEP)
-    }
 }
 
 /// A change of a repository, in one part or several. Dropped, it has the repository stamped, or read again.
@@ -295,37 +272,23 @@ impl Freshness {
         }
     }
 
-    /// How the repository's directories look: the times of those whose entries are links. `None` where that cannot tell,
-    /// and then the repository is read at every start.
-    pub(super) async fn look(&self, name: &RepositoryName) -> Result<Option<Look>, StoreError> {
+    /// What shows whether a link of the repository came, went or changed. `None` where that cannot be told, and then the
+    /// repository is read at every start.
+    pub(super) async fn look(
+        &self,
+        name: &RepositoryName,
+    ) -> Result<Option<Fingerprint>, StoreError> {
         if self.is_readonly || self.is_dangling(name) {
-            // Nothing is swept then, and a link that is written again in its old directory would show in no time; nor do
-            // bytes that come to where a link leads already.
+            // Nothing is swept then, and a link that is written again in its old directory would not show; nor do bytes that
+            // come to where a link leads already.
             return Ok(None);
         }
-        let mut stamp = Vec::new();
-        let mut newest = UNIX_EPOCH;
-        let revisions = layout::all_revisions_directory(name);
-        let manifests = layout::manifests_directory(name);
-        for parent in [&manifests, &revisions, &layout::layers_directory(name)] {
-            let entries = self.store.list(parent, None, Depth::One, STAMP_ENTRIES_MAX);
-            for entry in entries.await? {
-                let Some(modified) = entry.meta.modified else {
-                    return Ok(None);
-                };
-                if !entry.meta.is_prefix || entry.key == revisions.as_str() {
-                    continue;
-                }
-                newest = newest.max(modified);
-                let since = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
-                let directory = entry.key.strip_prefix(parent.as_str());
-                stamp.extend_from_slice(directory.unwrap_or_default().as_bytes());
-                stamp.extend_from_slice(&since.as_nanos().to_be_bytes());
-            }
-            stamp.push(b'|');
+        let mut links = vec![layout::tags_directory(name)];
+        for algorithm in Algorithm::ALL {
+            links.push(layout::revisions_directory(name, algorithm));
+            links.push(layout::layer_links_directory(name, algorithm));
         }
-        let stamp = Stamp(stamp);
-        Ok(Some(Look { stamp, newest }))
+        self.store.fingerprint(&links).await
     }
 
     /// Whether the stamp in the index is what the store shows, and nothing was dropped since.
@@ -337,7 +300,7 @@ impl Freshness {
             return Ok(false);
         };
         let look = self.look(name).await?;
-        Ok(look.is_some_and(|look| look.stamp == recorded))
+        Ok(look.is_some_and(|look| look.value.as_bytes() == recorded.0))
     }
 
     /// Whether lists of `name` may come from the index; if not, it is read soon, and the store answers meanwhile.

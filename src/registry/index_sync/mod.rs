@@ -21,7 +21,7 @@ use super::error::{IndexedError, RegistryError};
 use super::event::Actor;
 use super::locks::Quiet;
 use crate::heartbeat::Heartbeat;
-use crate::index::{Fact, Health, PAGE_MAX, Rebuild};
+use crate::index::{Fact, Health, PAGE_MAX, Rebuild, Stamp};
 use crate::layout;
 use crate::oci::RepositoryName;
 
@@ -155,11 +155,11 @@ impl IndexSync {
         }
         match self.core.freshness.look(name).await? {
             // What is changed next could leave the same times, and a crash lose what the index hears of it.
-            Some(look) if !look.is_settled(self.core.clock.now()) => {
+            Some(look) if !look.is_settled => {
                 self.core.freshness.stamp_later(name);
             }
             Some(look) => {
-                let facts = vec![Fact::Stamp(look.stamp)];
+                let facts = vec![Fact::Stamp(Stamp(look.value.into_bytes()))];
                 self.core.freshness.index.record(name, facts);
             }
             None => {}
@@ -312,10 +312,9 @@ impl IndexSync {
         // Before the stamp is written down, which would vouch for what is left lying there.
         sweep_unlinked(&self.core, name, unlinked).await?;
         self.core.freshness.set_dangling(name, is_dangling);
-        let now = self.core.clock.now();
         let is_worth_a_stamp = !facts.is_empty() && !is_dangling;
-        let stamp = stamp.filter(|look| is_worth_a_stamp && look.is_settled(now));
-        let stamp = stamp.map(|look| look.stamp);
+        let stamp = stamp.filter(|look| is_worth_a_stamp && look.is_settled);
+        let stamp = stamp.map(|look| Stamp(look.value.into_bytes()));
         let is_known = !facts.is_empty();
         if let Some(rebuild) = rebuild {
             rebuild.load(reread, facts, stamp).await?;

@@ -4,6 +4,9 @@
 //! was read after the stamp that it is kept under; reading takes no lock and changes nothing.
 
 use std::collections::HashMap;
+use std::future;
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::facts::facts_of_manifest;
 use crate::index::{ChildKind, Fact, Revision};
@@ -13,7 +16,7 @@ use crate::registry::commit::Commit;
 use crate::registry::core::{Core, Stored};
 use crate::registry::error::RegistryError;
 use crate::registry::event::Actor;
-use crate::store::{Depth, Meta, Step};
+use crate::store::{Depth, Entry, Meta, Step};
 
 /// Entries looked through before a digest's directory is removed: the old registry leaves one, `signatures`, at most.
 const SWEEP_ENTRIES_MAX: usize = 256;
@@ -196,15 +199,14 @@ pub(super) async fn sweep_unlinked(
             continue;
         }
         // A link that leads out of the tree is not followed, and is there all the same.
-        let entries = core
-            .store
-            .list(&directory, None, Depth::One, SWEEP_ENTRIES_MAX);
-        let mut entries = entries.await?.into_iter();
-        if entries.any(|entry| entry.key == link.as_str()) {
+        let entries = core.store.list(&directory, Depth::One);
+        let entries = entries.take(SWEEP_ENTRIES_MAX);
+        let is_link = |entry: Entry| future::ready(entry.key == link.as_str());
+        if entries.try_any(is_link).await? {
             continue;
         }
         let commit = Commit {
-            steps: vec![Step::RemoveTree(directory)],
+            steps: vec![Step::remove_tree(directory, link)],
             ..Commit::default()
         };
         core.commit(&mut held, commit).await?;

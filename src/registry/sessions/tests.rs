@@ -85,7 +85,7 @@ async fn who_waited_while_the_client_was_told_more_is_overtaken() {
         let id = UploadId::from_parts(1, 2);
         let store = MemoryStore::new(Arc::new(clock.clone()));
         let directory = upload_directory(&"a".parse().unwrap(), id);
-        let upload = store.open_upload(&directory, None, None, None);
+        let upload = store.open_upload(&directory, None);
         let mut kept = Kept::told(upload.await.unwrap());
         let (entered, _) = sessions.enter(id).await.ok().unwrap();
         entered.tell(Progress::Receiving { offset_bytes: 0 });
@@ -176,7 +176,7 @@ async fn idle(sessions: &Sessions, clock: &ManualClock, number: u64, owner: &Own
     let (entered, _) = sessions.enter(id).await.ok().unwrap();
     let store = MemoryStore::new(Arc::new(clock.clone()));
     let directory = upload_directory(&"a".parse().unwrap(), id);
-    let upload = store.open_upload(&directory, None, None, None);
+    let upload = store.open_upload(&directory, None);
     entered.leave(Kept::told(upload.await.unwrap()));
     id
 }

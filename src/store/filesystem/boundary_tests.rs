@@ -102,7 +102,7 @@ async fn parts_of_the_store_may_lie_on_disks_of_their_own() {
             }
             assert!(store.resume_upload(&session()).await.unwrap().is_none());
         }
-        let tree = Step::RemoveTree(format!("{tags}v1/").parse().unwrap());
+        let tree = Step::remove_tree(format!("{tags}v1/").parse().unwrap(), tag);
         store.apply(vec![tree]).await.unwrap();
         let left = keys_below(&store, &tags.parse().unwrap(), Depth::All).await;
         assert!(left.is_empty(), "{parts:?}");

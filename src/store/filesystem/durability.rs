@@ -65,6 +65,10 @@ fn put_manifest(tag: &Tag, content: &str) -> Vec<Step> {
     ]
 }
 
+fn remove_tag(tag: &Tag) -> Step {
+    Step::remove_tree(tag_directory(&name(), tag), current(tag))
+}
+
 fn current(tag: &Tag) -> Key {
     OwnedPlace::TagCurrent(name(), tag.clone()).key()
 }
@@ -110,7 +114,7 @@ fn check_all_that_is_visible_is_whole(cut: &Cut) {
 /// What a blob PUT does.
 async fn push_blob(store: &dyn ObjectStore, number: u64, content: &str, then: Vec<Step>) {
     let directory = upload_directory(&name(), UploadId::from_parts(number, number));
-    let mut upload = store.begin_upload(&directory, None).await.unwrap();
+    let mut upload = store.open_upload(&directory, None).await.unwrap();
     upload.append(content.to_owned().into()).await.unwrap();
     upload.finish(&digest(content), then).await.unwrap();
 }
@@ -135,7 +139,7 @@ async fn what_was_applied_survives_a_power_cut() {
                     push_blob(store, 2, "layer", Vec::new()).await;
                     continue;
                 }
-                5 => vec![Step::RemoveTree(tag_directory(&name(), &tag("v1")))],
+                5 => vec![remove_tag(&tag("v1"))],
                 6 => put_manifest(&tag("v1"), "third"),
                 _ => vec![Step::Remove(layer)],
             };
@@ -144,7 +148,7 @@ async fn what_was_applied_survives_a_power_cut() {
         let mut durable = bench.disk.cut_now().durable();
         durable.retain(|path, _| path.starts_with("docker/") && !path.contains("/_uploads/"));
         let everything = crate::layout::Prefix::everything();
-        let listed = model.entries(&everything, Depth::All);
+        let listed = model.list(&everything, Depth::All);
         let expected = listed.map_ok(|listed| listed.key);
         let expected: Vec<String> = expected.try_collect().await.unwrap();
         for key in &expected {
@@ -184,7 +188,7 @@ async fn a_tag_that_was_removed_in_the_same_step_is_built_anew() {
     let tag = tag("v1");
     bench.store.apply(put_manifest(&tag, "old")).await.unwrap();
     // There when the bytes are written, and gone when they get their names.
-    let mut steps = vec![Step::RemoveTree(tag_directory(&name(), &tag))];
+    let mut steps = vec![remove_tag(&tag)];
     steps.extend(put_manifest(&tag, "new"));
     bench.store.apply(steps).await.unwrap();
     let cuts = bench.disk.take_cuts();

@@ -15,7 +15,7 @@ use super::blocking;
 use super::boundary::not_followed;
 use super::volume::{Volume, is_absent};
 use crate::layout::{OWN_DIRECTORY, Prefix};
-use crate::store::{Depth, Fingerprint, Listed, Listing, StoreError};
+use crate::store::{Depth, Entry, Fingerprint, Listing, StoreError};
 
 /// How coarse a file system's times may be (a tick of the kernel is 10 ms at most): a directory that is changed twice within
 /// it may show the same time after both.
@@ -49,7 +49,7 @@ struct Level {
 }
 
 impl Walk {
-    async fn advance(mut self) -> Result<Option<(Listed, Self)>, StoreError> {
+    async fn advance(mut self) -> Result<Option<(Entry, Self)>, StoreError> {
         loop {
             if let Some(prefix) = self.unread.take() {
                 let (volume, directory) = (Arc::clone(&self.volume), prefix.clone());
@@ -72,7 +72,7 @@ impl Walk {
                 self.unread = Some(key);
                 continue;
             }
-            return Ok(Some((Listed { key }, self)));
+            return Ok(Some((Entry { key }, self)));
         }
     }
 }

@@ -17,7 +17,6 @@ mod disk;
 mod durability;
 mod listing;
 mod nursery;
-mod old_listing;
 mod publish;
 mod reading;
 #[cfg(test)]
@@ -46,7 +45,6 @@ use self::disk::{Disk, RealDisk};
 use self::reading::MustWait;
 use self::session::Sessions;
 use self::staging::Writer;
-use self::upload::FileUpload;
 use self::volume::{Volume, is_absent};
 use crate::clock::Clock;
 use crate::heartbeat::Heartbeat;
@@ -54,8 +52,8 @@ use crate::layout::{Key, Prefix};
 use crate::oci::Algorithm;
 use crate::oci::range::ByteRange;
 use crate::store::{
-    Constraint, Content, Depth, Entry, Fingerprint, Gathered, Listing, Meta, ObjectStore, Small,
-    Step, StoreError, Upload,
+    Constraint, Content, Depth, Fingerprint, Gathered, Listing, Meta, ObjectStore, Small, Step,
+    StoreError, Upload,
 };
 
 /// How many keys are looked at, and read, before a hop to where waiting is allowed, as long as all is in memory: a few
@@ -196,7 +194,7 @@ impl ObjectStore for FilesystemStore {
         .await?
     }
 
-    fn entries(&self, prefix: &Prefix, depth: Depth) -> Listing {
+    fn list(&self, prefix: &Prefix, depth: Depth) -> Listing {
         listing::list(&self.volume, prefix, depth)
     }
 
@@ -207,41 +205,8 @@ impl ObjectStore for FilesystemStore {
             .map_err(|source| StoreError::from_io("look at the times of directories", source))
     }
 
-    async fn list(
-        &self,
-        prefix: &Prefix,
-        after: Option<&str>,
-        depth: Depth,
-        limit: usize,
-    ) -> Result<Vec<Entry>, StoreError> {
-        let volume = Arc::clone(&self.volume);
-        let after = after.map(str::to_owned);
-        let below = prefix.clone();
-        let listed = blocking(move || {
-            let (root, boundary) = (volume.root(), &volume.boundary);
-            old_listing::list(root, boundary, &below, after.as_deref(), depth, limit)
-        });
-        listed
-            .await?
-            .map_err(|source| StoreError::from_io(format!("list {prefix}"), source))
-    }
-
     async fn apply(&self, steps: Vec<Step>) -> Result<(), StoreError> {
-        let mut steps = steps;
-        let Some(Step::Finish { .. }) = steps.first() else {
-            return self.writer.write(None, steps).await;
-        };
-        let Step::Finish { upload, key } = steps.remove(0) else {
-            return Ok(());
-        };
-        let upload = upload.into_any().downcast::<FileUpload>().ok();
-        let upload = upload.filter(|upload| upload.is_of(&self.sessions));
-        let Some(upload) = upload else {
-            let source = io::Error::other("the upload belongs to another store");
-            return Err(StoreError::from_io(format!("write {key}"), source));
-        };
-        let received = upload.into_received().await?;
-        self.writer.write(Some((received, key)), steps).await
+        self.writer.write(None, steps).await
     }
 
     async fn constraint(&self) -> Result<Option<Constraint>, StoreError> {
@@ -264,7 +229,7 @@ impl ObjectStore for FilesystemStore {
         vec![committer, Arc::clone(&self.volume.writing)]
     }
 
-    async fn begin_upload(
+    async fn open_upload(
         &self,
         prefix: &Prefix,
         algorithm: Option<Algorithm>,

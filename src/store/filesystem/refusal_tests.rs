@@ -118,7 +118,7 @@ async fn a_session_that_is_given_up_leaves_nothing_to_one_in_the_same_place() {
 
 async fn push(store: &dyn ObjectStore, content: &'static str) {
     let prefix = session();
-    let mut upload = store.begin_upload(&prefix, None).await.unwrap();
+    let mut upload = store.open_upload(&prefix, None).await.unwrap();
     upload
         .append(Bytes::from_static(content.as_bytes()))
         .await

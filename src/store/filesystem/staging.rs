@@ -102,17 +102,12 @@ fn stage(
                 }));
             }
             Step::Remove(key) => stretch.push(Change::Remove(key)),
-            Step::RemoveTree(prefix) => stretch.push(Change::RemoveTree(prefix)),
+            Step::RemoveTree { prefix, first: _ } => stretch.push(Change::RemoveTree(prefix)),
             Step::Settle(key) => stretch.push(Change::Settle(key)),
             Step::Then => prepare(volume, &mut phase, std::mem::take(&mut stretch))?,
             Step::Barrier => {
                 prepare(volume, &mut phase, std::mem::take(&mut stretch))?;
                 phases.push(std::mem::take(&mut phase));
-            }
-            // `apply` has taken it out.
-            Step::Finish { key, .. } => {
-                let source = std::io::ErrorKind::Unsupported.into();
-                return Err(StoreError::from_io(format!("write {key}"), source));
             }
         }
     }

@@ -47,7 +47,7 @@ pub(super) fn key(text: &str) -> Key {
 }
 
 pub(super) async fn begin(store: &FilesystemStore) -> Box<dyn Upload> {
-    let opened = store.begin_upload(&session(), None).await;
+    let opened = store.open_upload(&session(), None).await;
     opened.unwrap()
 }
 
@@ -61,7 +61,7 @@ pub(super) async fn keys_below(
     prefix: &Prefix,
     depth: Depth,
 ) -> Vec<String> {
-    let keys = store.entries(prefix, depth).map_ok(|listed| listed.key);
+    let keys = store.list(prefix, depth).map_ok(|listed| listed.key);
     keys.try_collect().await.unwrap()
 }
 
@@ -136,7 +136,7 @@ async fn a_listing_reads_each_directory_once_and_none_before_it_comes_to_it() {
     let all: Prefix = "a/".parse().unwrap();
     assert_eq!(keys_below(&store, &all, Depth::All).await.len(), 2_500);
     assert_eq!(reads(), 6);
-    let mut listed = store.entries(&all, Depth::All);
+    let mut listed = store.list(&all, Depth::All);
     assert_eq!(reads(), 0);
     listed.try_next().await.unwrap().unwrap();
     assert_eq!(reads(), 2);
@@ -176,7 +176,7 @@ async fn a_start_empties_what_the_last_one_left() {
     fs::create_dir_all(root.path().join("boathouse/trash/1/a/b")).unwrap();
     let store = open(root.path(), None);
     store.apply(vec![Step::put(key("a/b"), "c")]).await.unwrap();
-    let trees = vec![Step::RemoveTree("a/".parse().unwrap())];
+    let trees = vec![Step::remove_tree("a/".parse().unwrap(), None)];
     store.apply(trees).await.unwrap();
     assert_eq!(left_in(root.path(), "tmp"), 0);
     assert_eq!(left_in(root.path(), "trash"), 0);

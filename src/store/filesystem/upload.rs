@@ -4,7 +4,6 @@
 //! gathered; after an error it counts only what is in the file and in the hashes. Nothing is answered while the disk still
 //! has to say whether it took what it was asked to write.
 
-use std::any::Any;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
@@ -16,7 +15,7 @@ use bytes::Bytes;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::blocking;
-use super::session::{Session, Sessions, Sink};
+use super::session::{Session, Sink};
 use crate::layout::Place;
 use crate::oci::{Algorithm, Digest};
 use crate::store::{Step, StoreError, Upload};
@@ -107,11 +106,7 @@ impl FileUpload {
         }
     }
 
-    pub(super) fn is_of(&self, sessions: &Arc<Sessions>) -> bool {
-        Arc::ptr_eq(&self.session.sessions, sessions)
-    }
-
-    pub(super) async fn into_received(mut self: Box<Self>) -> Result<Received, StoreError> {
+    async fn into_received(mut self: Box<Self>) -> Result<Received, StoreError> {
         self.flush().await?;
         self.finish_flight().await?;
         self.finish_writeback().await?;
@@ -249,10 +244,6 @@ impl Upload for FileUpload {
         let session = Arc::clone(&self.session);
         // What cannot be removed is an old session to whoever purges those.
         blocking(move || session.forget().unwrap_or_default()).await
-    }
-
-    fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
-        self
     }
 }
 

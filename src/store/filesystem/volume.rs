@@ -301,10 +301,8 @@ impl Drop for Incoming {
 
 /// What the file system tells of a file or directory, as the seam speaks of it.
 pub(super) fn meta_of(metadata: &Metadata) -> Meta {
-    let is_prefix = metadata.is_dir();
     Meta {
-        size_bytes: if is_prefix { 0 } else { metadata.len() },
-        modified: metadata.modified().ok(),
+        size_bytes: metadata.len(),
         version: Version(format!(
             "{:x}-{:x}.{:x}-{:x}",
             metadata.ino(),
@@ -312,7 +310,6 @@ pub(super) fn meta_of(metadata: &Metadata) -> Meta {
             metadata.mtime_nsec(),
             metadata.len()
         )),
-        is_prefix,
     }
 }
 
