@@ -119,6 +119,11 @@ impl From<TooManySessions> for RegistryError {
 }
 
 impl RegistryError {
+    /// Whether the same request may succeed in a moment, and nothing that it needs is lost.
+    pub(super) fn is_busy(&self) -> bool {
+        matches!(self, Self::Busy | Self::Store(StoreError::Busy { .. }))
+    }
+
     /// Whether the store may not be read there: by its permissions, or because a link leads elsewhere. Then nothing is known
     /// to be absent.
     pub(super) fn is_unreadable(&self) -> bool {

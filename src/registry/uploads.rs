@@ -193,8 +193,18 @@ impl Uploads {
         }
         let offset_bytes = kept.upload.offset_bytes();
         entered.tell(Progress::Finishing { offset_bytes });
-        self.finish_received(name, id, digest, kept.upload, actor)
-            .await
+        let told_bytes = kept.told_bytes;
+        let finished = self
+            .finish_received(name, id, digest, kept.upload, actor)
+            .await;
+        if finished.as_ref().is_err_and(RegistryError::is_busy) {
+            // The client sends the same request again. What it was told decides where its bytes belong then.
+            let directory = upload_directory(name, id);
+            if let Ok(Some(upload)) = self.core.store.resume_upload(&directory).await {
+                entered.leave(Kept { upload, told_bytes });
+            }
+        }
+        finished
     }
 
     /// Receives a whole blob in one request (distribution-spec "Single POST").
@@ -220,7 +230,15 @@ impl Uploads {
             discard(upload).await;
             return Err(error);
         }
-        self.finish_received(name, id, digest, upload, actor).await
+        let finished = self.finish_received(name, id, digest, upload, actor).await;
+        if finished.as_ref().is_err_and(RegistryError::is_busy) {
+            // As above.
+            if let Ok(Some(upload)) = self.core.store.resume_upload(&directory).await {
+                discard(upload).await;
+            }
+            self.sessions.forget(id);
+        }
+        finished
     }
 
     async fn finish_received(
@@ -256,6 +274,8 @@ impl Uploads {
         let ended = match &committed {
             Ok(()) => Ended::Finished(digest),
             Err(RegistryError::Refused(_)) => Ended::Cancelled,
+            // The session has not ended: it can be finished again.
+            Err(error) if error.is_busy() => return committed,
             // Blob and link may be seen all the same, so a repeated PUT must not take them for the answer that was lost.
             Err(_) => Ended::Failed,
         };

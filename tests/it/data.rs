@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,9 +27,22 @@ impl Data {
         Self::within(&std::env::temp_dir())
     }
 
+    /// An empty bucket in any case. `seed` chooses the order of what has none, and which requests find it busy.
+    pub(crate) fn in_bucket(seed: u64) -> Arc<Self> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let bucket = Some(BucketLike::new(seed));
+        Arc::new(Self { directory, bucket })
+    }
+
+    /// From now on one request to the bucket in `one_in` (0 for none) is refused, or its answer is lost.
+    pub(crate) fn be_busy(&self, one_in: u64) {
+        let bucket = self.bucket.as_ref().expect("a bucket");
+        bucket.be_busy(one_in);
+    }
+
     /// Empty; the directory, if there is one, is made within `parent`.
     pub(crate) fn within(parent: &Path) -> Arc<Self> {
-        let bucket = crate::KEEPS_DATA_IN_A_BUCKET.then(|| BucketLike::new(SEED));
+        let bucket = crate::KEEPS_DATA_IN_A_BUCKET.then(|| BucketLike::new(seed()));
         let directory = tempfile::tempdir_in(parent).expect("a directory");
         Arc::new(Self { directory, bucket })
     }
@@ -143,5 +157,13 @@ pub(crate) fn tree(directory: &Path) -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-/// Of the order in which the bucket carries out what has no order.
-const SEED: u64 = 1;
+/// Of the order in which the bucket carries out what has none: another one for each test, and the same in each run unless
+/// `BOATHOUSE_BUCKET_SEED` is set.
+fn seed() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    std::thread::current().name().hash(&mut hasher);
+    std::env::var("BOATHOUSE_BUCKET_SEED")
+        .ok()
+        .hash(&mut hasher);
+    hasher.finish()
+}

@@ -22,6 +22,7 @@ mod addresses;
 mod at_once;
 mod bad_inputs;
 mod blobs;
+mod busy;
 mod config;
 mod config_oracle;
 mod connections;
