@@ -9,14 +9,14 @@ use crate::layout::OwnedPlace;
 use crate::oci::{Algorithm, Digest, READ_HERE_BYTES, Reference, RepositoryName};
 use crate::registry::open_mode::OpenMode;
 use crate::registry::{ManifestContent, PageRequest, Registry, Settings};
-use crate::store::memory::MemoryStore;
+use crate::store::bucket_like::BucketLike;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 fn registry() -> Registry {
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::at_unix_secs(1_800_000_000));
     Registry::new(
-        Arc::new(MemoryStore::new(Arc::clone(&clock))),
+        Arc::new(BucketLike::new(1)),
         Arc::new(Index::in_memory(Arc::clone(&clock))),
         Settings::for_tests(),
         &[7; 32],

@@ -13,8 +13,8 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::layout::{Key, OwnedPlace};
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName};
+use crate::store::bucket_like::BucketLike;
 use crate::store::faulty::{Hook, HookedStore};
-use crate::store::memory::MemoryStore;
 use crate::store::{Step, StoreError};
 
 #[derive(Debug, Clone, Copy)]
@@ -111,8 +111,7 @@ fn chunk(bytes: &'static [u8]) -> Chunk {
 
 impl Lab {
     async fn with_a_tag() -> Self {
-        let clock = Arc::new(ManualClock::at_unix_secs(0));
-        let inner = Arc::new(MemoryStore::new(clock));
+        let inner = Arc::new(BucketLike::new(1));
         let lab = Self::on(HookedStore::around(inner, Cuts::default())).await;
         lab.push("v1", BEFORE).await.expect("nothing is cut yet");
         lab

@@ -5,7 +5,7 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::index::Index;
 use crate::oci::Algorithm;
-use crate::store::memory::MemoryStore;
+use crate::store::bucket_like::BucketLike;
 
 struct Lab {
     clock: ManualClock,
@@ -27,7 +27,7 @@ impl Lab {
         let clock = ManualClock::at_unix_secs(0);
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let index = Arc::new(Index::in_memory(Arc::clone(&shared)));
-        let store = Arc::new(MemoryStore::new(Arc::clone(&shared)));
+        let store = Arc::new(BucketLike::new(1));
         let freshness = Freshness::new(index, store, Arc::clone(&shared), false);
         Self {
             clock,

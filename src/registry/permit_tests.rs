@@ -12,7 +12,7 @@ use crate::clock::ManualClock;
 use crate::layout::Place;
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName};
 use crate::store::Step;
-use crate::store::memory::MemoryStore;
+use crate::store::bucket_like::BucketLike;
 
 /// A registry with the account `ann`, who may do everything.
 struct Lab {
@@ -39,7 +39,7 @@ fn accounts(name: &str) -> Accounts {
 impl Lab {
     async fn new() -> Self {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at_unix_secs(1_000));
-        let store = Arc::new(MemoryStore::new(Arc::clone(&clock)));
+        let store = Arc::new(BucketLike::new(1));
         let index = Arc::new(Index::in_memory(Arc::clone(&clock)));
         let settings = Settings::for_tests();
         let registry = Registry::new(store, index, settings, b"s", Arc::clone(&clock));

@@ -11,8 +11,8 @@ use crate::index::Index;
 use crate::registry::event::Actor;
 use crate::registry::locks::Mode;
 use crate::registry::{IndexedError, Registry, Settings};
+use crate::store::bucket_like::BucketLike;
 use crate::store::faulty::{Hook, HookedStore, Operation};
-use crate::store::memory::MemoryStore;
 
 const CALM: u8 = 0;
 const HANGS: u8 = 1;
@@ -61,7 +61,7 @@ impl Lab {
     async fn new(readonly: bool) -> Self {
         let clock = ManualClock::at_unix_secs(1_800_000_000);
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
-        let inner = Arc::new(MemoryStore::new(Arc::clone(&shared)));
+        let inner = Arc::new(BucketLike::new(1));
         let store = HookedStore::around(inner, Wild::default());
         let mut settings = Settings::for_tests();
         settings.readonly = readonly;

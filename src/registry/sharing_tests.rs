@@ -16,8 +16,8 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::layout::Place;
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag};
+use crate::store::bucket_like::BucketLike;
 use crate::store::faulty::{Hook, HookedStore, Operation};
-use crate::store::memory::MemoryStore;
 use crate::store::{Step, StoreError};
 
 /// Much longer than it takes on a busy machine: what waits for longer waits for ever here.
@@ -89,7 +89,7 @@ impl Lab {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at_unix_secs(1_800_000_000));
         let mut settings = Settings::for_tests();
         settings.limits.manifest_size_bytes = 16 << 20;
-        let inner = Arc::new(MemoryStore::new(Arc::clone(&clock)));
+        let inner = Arc::new(BucketLike::new(1));
         let store = HookedStore::around(inner, Slow::default());
         let index = Arc::new(Index::in_memory(Arc::clone(&clock)));
         let registry = Registry::new(Arc::new(store.clone()), index, settings, b"s", clock);

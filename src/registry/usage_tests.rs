@@ -9,12 +9,12 @@ use crate::layout::OwnedPlace;
 use crate::oci::Algorithm;
 use crate::registry::core::put_link;
 use crate::registry::{References, Registry, Settings};
-use crate::store::memory::MemoryStore;
+use crate::store::bucket_like::BucketLike;
 use crate::store::{ObjectStore, Step};
 
 struct Lab {
     clock: Arc<ManualClock>,
-    store: Arc<MemoryStore>,
+    store: Arc<BucketLike>,
     index: Arc<Index>,
     registry: Registry,
 }
@@ -22,7 +22,7 @@ struct Lab {
 impl Lab {
     fn new() -> Self {
         let clock = Arc::new(ManualClock::at_unix_secs(1_800_000_000));
-        let store = Arc::new(MemoryStore::new(clock.clone()));
+        let store = Arc::new(BucketLike::new(1));
         let index = Arc::new(Index::in_memory(clock.clone()));
         let mut settings = Settings::for_tests();
         settings.references = References::Any;

@@ -20,7 +20,7 @@ use crate::store::{
 
 /// See the module.
 #[derive(Clone)]
-pub struct MemoryStore {
+pub(crate) struct MemoryStore {
     clock: Arc<dyn Clock>,
     content: Arc<Mutex<Content>>,
 }
@@ -38,7 +38,7 @@ struct Object {
 
 impl MemoryStore {
     /// An empty store.
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
             content: Arc::default(),

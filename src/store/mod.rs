@@ -11,7 +11,8 @@ pub mod bucket_like;
 mod conformance;
 pub mod faulty;
 pub mod filesystem;
-pub mod memory;
+#[cfg(test)]
+mod memory;
 pub mod state_directory;
 
 use std::io;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use boathouse::clock::ManualClock;
 use boathouse::store::faulty::{Fault, FaultyStore, Operation};
-use boathouse::store::memory::MemoryStore;
 use http::StatusCode;
 
 use crate::data::Data;
@@ -51,12 +50,13 @@ async fn what_only_works_with_less_is_ready_and_says_so() {
 #[tokio::test]
 async fn a_store_that_cannot_be_read_is_not_ready() {
     let clock = ManualClock::at_unix_secs(1_800_000_000);
-    let store = FaultyStore::new(Arc::new(MemoryStore::new(Arc::new(clock.clone()))));
+    let data = Data::new();
+    let store = FaultyStore::new(data.open(Arc::new(clock.clone())));
     let options = Options {
         keeps_index: false,
         ..Options::default()
     };
-    let registry = TestRegistry::start_on(Arc::new(store.clone()), Data::new(), clock, options);
+    let registry = TestRegistry::start_on(Arc::new(store.clone()), data, clock, options);
     store.fail(Operation::List, 0, Fault::Io);
     let not_ready = registry.get("/readyz").send().await;
     let not_ready = not_ready.expect(StatusCode::SERVICE_UNAVAILABLE);

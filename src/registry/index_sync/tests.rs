@@ -10,8 +10,8 @@ use crate::registry::core::put_link;
 use crate::registry::open_mode::OpenMode;
 use crate::registry::{PageRequest, Registry, Settings};
 use crate::store::ObjectStore;
+use crate::store::bucket_like::BucketLike;
 use crate::store::faulty::{Fault, FaultyStore, Operation};
-use crate::store::memory::MemoryStore;
 
 /// A store and its index, which outlive the registries over them.
 struct Lab {
@@ -24,7 +24,7 @@ impl Lab {
     fn new() -> Self {
         let clock = Arc::new(ManualClock::at_unix_secs(1_800_000_000));
         Self {
-            store: FaultyStore::new(Arc::new(MemoryStore::new(clock.clone()))),
+            store: FaultyStore::new(Arc::new(BucketLike::new(1))),
             index: Arc::new(Index::in_memory(clock.clone())),
             clock,
         }

@@ -5,7 +5,7 @@ use crate::clock::ManualClock;
 use crate::layout::upload_directory;
 use crate::oci::Algorithm;
 use crate::store::ObjectStore as _;
-use crate::store::memory::MemoryStore;
+use crate::store::bucket_like::BucketLike;
 
 fn owner(account: &str) -> Owner {
     Owner {
@@ -83,7 +83,7 @@ async fn who_waited_while_the_client_was_told_more_is_overtaken() {
         let clock = ManualClock::at_unix_secs(0);
         let sessions = sessions(&clock);
         let id = UploadId::from_parts(1, 2);
-        let store = MemoryStore::new(Arc::new(clock.clone()));
+        let store = BucketLike::new(1);
         let directory = upload_directory(&"a".parse().unwrap(), id);
         let upload = store.open_upload(&directory, None);
         let mut kept = Kept::told(upload.await.unwrap());
@@ -170,11 +170,11 @@ fn the_oldest_end_is_forgotten_when_there_are_too_many() {
 }
 
 /// A session of `owner` that is open and idle.
-async fn idle(sessions: &Sessions, clock: &ManualClock, number: u64, owner: &Owner) -> UploadId {
+async fn idle(sessions: &Sessions, number: u64, owner: &Owner) -> UploadId {
     let id = UploadId::from_parts(number, 0);
     sessions.admit(id, owner).unwrap();
     let (entered, _) = sessions.enter(id).await.ok().unwrap();
-    let store = MemoryStore::new(Arc::new(clock.clone()));
+    let store = BucketLike::new(1);
     let directory = upload_directory(&"a".parse().unwrap(), id);
     let upload = store.open_upload(&directory, None);
     entered.leave(Kept::told(upload.await.unwrap()));
@@ -194,11 +194,11 @@ async fn is_open(sessions: &Sessions, id: UploadId) -> bool {
 async fn a_newcomer_is_kept_open_and_the_oldest_of_whoever_has_most_is_closed() {
     let clock = ManualClock::at_unix_secs(0);
     let sessions = sessions(&clock);
-    let bobs = idle(&sessions, &clock, 1, &owner("bob")).await;
+    let bobs = idle(&sessions, 1, &owner("bob")).await;
     let mut anns = Vec::new();
     for number in 2..10 {
         clock.advance(Duration::from_secs(1));
-        anns.push(idle(&sessions, &clock, number, &owner("ann")).await);
+        anns.push(idle(&sessions, number, &owner("ann")).await);
     }
     assert!(is_open(&sessions, bobs).await, "bob lost his one session");
     let (last, before) = anns.split_last().unwrap();
@@ -215,9 +215,9 @@ async fn a_newcomer_is_kept_open_and_the_oldest_of_whoever_has_most_is_closed() 
 async fn what_was_idle_for_too_long_is_closed_and_what_was_used_is_not() {
     let clock = ManualClock::at_unix_secs(0);
     let sessions = sessions(&clock);
-    let old = idle(&sessions, &clock, 1, &owner("ann")).await;
+    let old = idle(&sessions, 1, &owner("ann")).await;
     clock.advance(Duration::from_secs(200));
-    let used = idle(&sessions, &clock, 2, &owner("ann")).await;
+    let used = idle(&sessions, 2, &owner("ann")).await;
     sessions.close_old();
     assert!(is_open(&sessions, old).await, "closed too soon");
     clock.advance(Duration::from_secs(200));

@@ -296,52 +296,49 @@ async fn what_is_pushed_or_deleted_is_listed_so_at_once() {
     lab.expect_fresh("after pushes and deletes").await;
 }
 
-on_a_directory! {
-    "the registry compares the times of directories";
-    #[tokio::test]
-    async fn a_referrer_is_listed_as_soon_as_its_bytes_come_through_another_repository() {
-        let lab = Lab::new();
-        let registry = lab.start().await;
-        let (_, subject) = registry.push_image("a", "v1", b"layer").await;
-        lab.stop(registry).await;
-        // Links without bytes, and one that a power cut has torn.
-        let (content, torn) = (referrer_of(&subject), referrer_of(&digest("torn")));
-        let about = digest(&content);
-        for (about, text) in [(&about, about.to_string()), (&digest(&torn), String::new())] {
-            lab.data.write(&revision_link("a", about), text);
-        }
-        for start in ["the first start", "another one"] {
-            let registry = lab.start().await;
-            assert!(referrers(&registry, "a", &subject).await.is_empty());
-            assert_eq!(tags(&registry, "a").await, ["v1"], "{start}");
-            lab.stop(registry).await;
-            let stamp = lab.index.stamp(&name("a")).await.unwrap();
-            assert_eq!(stamp, None, "{start}: it would not be read again");
-        }
-
-        let registry = lab.start().await;
-        registry.push_image("b", "v1", b"layer").await;
-        push_manifest(&registry, "b", &content).await;
-        assert_eq!(
-            referrers(&registry, "a", &subject).await,
-            [about.to_string()],
-            "its link and its bytes are there, and it is not listed"
-        );
-        lab.stop(registry).await;
-        let link = revision_link("a", &digest(&torn));
-        lab.data.write(&link, digest(&torn).to_string());
-        let registry = lab.start().await;
-        push_manifest(&registry, "b", &torn).await;
-        let found = referrers(&registry, "a", &digest("torn")).await;
-        assert_eq!(found, [digest(&torn).to_string()]);
-
-        // Once it is whole it is read, stamped and listed like any other.
-        lab.stop(registry).await;
-        let registry = lab.start().await;
-        lab.stop(registry).await;
-        assert!(lab.index.stamp(&name("a")).await.unwrap().is_some());
-        lab.expect_fresh("after the bytes have come").await;
+#[tokio::test]
+async fn a_referrer_is_listed_as_soon_as_its_bytes_come_through_another_repository() {
+    let lab = Lab::new();
+    let registry = lab.start().await;
+    let (_, subject) = registry.push_image("a", "v1", b"layer").await;
+    lab.stop(registry).await;
+    // Links without bytes, and one that a power cut has torn.
+    let (content, torn) = (referrer_of(&subject), referrer_of(&digest("torn")));
+    let about = digest(&content);
+    for (about, text) in [(&about, about.to_string()), (&digest(&torn), String::new())] {
+        lab.data.write(&revision_link("a", about), text);
     }
+    for start in ["the first start", "another one"] {
+        let registry = lab.start().await;
+        assert!(referrers(&registry, "a", &subject).await.is_empty());
+        assert_eq!(tags(&registry, "a").await, ["v1"], "{start}");
+        lab.stop(registry).await;
+        let stamp = lab.index.stamp(&name("a")).await.unwrap();
+        assert_eq!(stamp, None, "{start}: it would not be read again");
+    }
+
+    let registry = lab.start().await;
+    registry.push_image("b", "v1", b"layer").await;
+    push_manifest(&registry, "b", &content).await;
+    assert_eq!(
+        referrers(&registry, "a", &subject).await,
+        [about.to_string()],
+        "its link and its bytes are there, and it is not listed"
+    );
+    lab.stop(registry).await;
+    let link = revision_link("a", &digest(&torn));
+    lab.data.write(&link, digest(&torn).to_string());
+    let registry = lab.start().await;
+    push_manifest(&registry, "b", &torn).await;
+    let found = referrers(&registry, "a", &digest("torn")).await;
+    assert_eq!(found, [digest(&torn).to_string()]);
+
+    // Once it is whole it is read, stamped and listed like any other.
+    lab.stop(registry).await;
+    let registry = lab.start().await;
+    lab.stop(registry).await;
+    assert!(lab.index.stamp(&name("a")).await.unwrap().is_some());
+    lab.expect_fresh("after the bytes have come").await;
 }
 
 #[tokio::test]
