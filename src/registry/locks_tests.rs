@@ -94,6 +94,28 @@ async fn a_repository_is_quiet_only_without_changes_and_its_tags_are_locked_apar
 }
 
 #[tokio::test]
+async fn an_operation_that_waits_for_a_busy_repository_holds_nothing_that_another_needs() {
+    let lab = Lab::new().await;
+    let (locks, other) = (&lab.locks, "b".parse().unwrap());
+    let quiet = locks.quiet(Actor::task("a test"), &lab.name).await.unwrap();
+    let mut waits = Box::pin(lab.sharing(&[1]));
+    assert!(futures_util::poll!(&mut waits).is_pending());
+    let held = locks
+        .hold(lab.open.actor(), &other)
+        .changing()
+        .await
+        .unwrap();
+    let digest = digest(1);
+    let mut removes = Box::pin(held.removing(&digest));
+    assert!(
+        futures_util::poll!(&mut removes).is_ready(),
+        "a digest was held while its holder waited for its repository"
+    );
+    drop(quiet);
+    waits.await.unwrap();
+}
+
+#[tokio::test]
 async fn thousands_of_digests_keep_only_their_own_from_others() {
     let lab = Lab::new().await;
     let numbers: Vec<u32> = (0..4_000).collect();
