@@ -1,22 +1,22 @@
-//! Time as a value that is passed in.
+//! Time as a parameter.
 //!
-//! Nothing else in the crate reads a clock or sleeps by itself, so that a test decides what time it is. Must not know who
-//! asks or why. Invariant: [`Clock::elapsed`] never goes backwards; [`Clock::now`] may, as wall clocks do.
+//! No other code reads the system's clock or sleeps, so tests control the time. Must not know the callers. Invariant:
+//! [`Clock::elapsed`] never decreases; [`Clock::now`] may, as wall clocks do.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A pause that ends when its clock says so.
+/// Resolves when its time on a clock has passed.
 pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Where wall time, elapsed time and pauses come from.
+/// The source of wall time, elapsed time and pauses.
 pub trait Clock: Send + Sync {
-    /// Wall time, for what people and other machines see: token lifetimes, certificates, `startedat`.
+    /// Wall time, for people and other machines: token lifetimes, certificates, `startedat`.
     fn now(&self) -> SystemTime;
 
-    /// Time since some fixed moment, for limits and delays; never goes backwards.
+    /// Time since a fixed moment, for limits and delays; never decreases.
     fn elapsed(&self) -> Duration;
 
     /// Resolves once `duration` has passed on this clock.
@@ -30,7 +30,7 @@ pub trait Clock: Send + Sync {
     }
 }
 
-/// The beginning of the year in which this source was last worked on: what counts where the build names no date of its own.
+/// The beginning of the year of this source: the date of builds that do not set one.
 const SOURCE_UNIX_SECS: u64 = 1_767_225_600;
 
 /// A moment before which this program did not exist: `SOURCE_DATE_EPOCH` of the build, which makes builds reproducible, but
@@ -40,15 +40,15 @@ pub const BUILT_UNIX_SECS: u64 = match option_env!("SOURCE_DATE_EPOCH") {
     None => SOURCE_UNIX_SECS,
 };
 
-/// A machine without a battery for its clock thinks that it is 1970, or the day of its firmware, until the network tells it the
-/// time. Nothing that is to last may be dated by such a clock.
+/// The clock is wrong. A machine without a battery for its clock starts in 1970, or on the day of its firmware, until the
+/// network sets the time. Such a clock must not date anything that lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the clock of this machine is wrong: it is before the day on which this program was built\nhint: set the clock (for example `timedatectl set-ntp true`), check with `date`, and start again"
 )]
 pub struct ClockIsBehind;
 
-/// Refuses a moment before the build.
+/// Returns an error for a moment before the build.
 pub fn check_is_set(now_unix_secs: u64) -> Result<(), ClockIsBehind> {
     if now_unix_secs < BUILT_UNIX_SECS {
         return Err(ClockIsBehind);
@@ -56,14 +56,14 @@ pub fn check_is_set(now_unix_secs: u64) -> Result<(), ClockIsBehind> {
     Ok(())
 }
 
-/// The number in the text, or 0 where it holds anything but digits.
+/// The number in the text; 0 if it contains anything but digits.
 const fn decimal(mut text: &[u8]) -> u64 {
     let mut number: u64 = 0;
     while let [digit, rest @ ..] = text {
         if !digit.is_ascii_digit() {
             return 0;
         }
-        // Lossless; `u64::from` is not for constants.
+        // Lossless; `u64::from` is not available in constants.
         number = number
             .saturating_mul(10)
             .saturating_add((*digit - b'0') as u64);
@@ -83,7 +83,7 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
-    /// The clock a running program shares.
+    /// The clock of a running program.
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the one place that reads the machine's clock"
@@ -119,7 +119,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that moves only when told to; for tests, here and in programs that embed the registry.
+/// A clock that changes only when it is told to; for tests, here and in programs that embed the registry.
 #[derive(Debug, Clone)]
 pub struct ManualClock {
     state: Arc<Mutex<ManualState>>,
@@ -133,7 +133,7 @@ struct ManualState {
 }
 
 impl ManualClock {
-    /// A clock that stands at `unix_secs` after 1970.
+    /// A clock at `unix_secs` after 1970.
     pub fn at_unix_secs(unix_secs: u64) -> Self {
         let state = ManualState {
             now: UNIX_EPOCH + Duration::from_secs(unix_secs),
@@ -145,7 +145,7 @@ impl ManualClock {
         }
     }
 
-    /// Moves both wall time and elapsed time on, and wakes the sleepers whose time has come.
+    /// Advances wall time and elapsed time, and wakes the sleepers whose time has come.
     pub fn advance(&self, duration: Duration) {
         {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -176,7 +176,7 @@ impl Clock for ManualClock {
         let end = clock.elapsed() + duration;
         Box::pin(async move {
             loop {
-                // Registered before the look at the time, so that a move between the two is not missed.
+                // Registered before the time is read, so that a change between the two is not missed.
                 let moved = clock.moved.notified();
                 tokio::pin!(moved);
                 moved.as_mut().enable();

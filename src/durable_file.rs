@@ -1,7 +1,7 @@
-//! Files that are there whole or not at all, also after a crash, and directories that only their owner may enter.
+//! Files that are complete or absent, also after a crash, and directories that only their owner may enter.
 //!
-//! Must not know what the files hold. Invariant: a file is never readable by more than its mode says, not even while it is
-//! written, and its name leads to the old content or to the new one, on disk. It stays with the user it belonged to.
+//! Must not know what the files contain. Invariant: a file is never readable by more users than its mode says, not even
+//! while it is written. Its name leads to the old content or to the new content, on disk. Its owner stays the same.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
@@ -19,18 +19,18 @@ use crate::platform;
 const PRIVATE_DIRECTORY: u32 = 0o700;
 /// A file that only its owner may open.
 pub const PRIVATE_FILE: u32 = 0o600;
-/// All that others may do.
+/// All permissions of other users.
 const OTHERS: u32 = 0o077;
-/// Set on directories that belong to everybody, such as `/tmp`.
+/// Set on directories that all users share, such as `/tmp`.
 const STICKY: u32 = 0o1000;
 
-/// Writes `bytes` beside `path`, and gives them its name once they are on disk. One writer at a time: the name beside it is
-/// always the same.
+/// Writes `bytes` to a temporary file next to `path`, syncs it, and renames it. The temporary name is always the same, so
+/// there must be only one writer.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let new = path.with_file_name(name);
-    // Left behind by a crash, with whatever mode, or a link that somebody put there: never written through.
+    // Left by a crash, with any mode, or a link that somebody put there. Never write through it.
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -41,7 +41,7 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         .mode(mode)
         .open(&new)?;
     keep_owner(path, &file)?;
-    // The mode above is cut by the umask; what is for everybody is to be readable under any.
+    // The umask reduces the mode above. A public file must be readable under any umask.
     file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(bytes)?;
     file.sync_all()?;
@@ -49,14 +49,14 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     sync_directory(directory_of(path))
 }
 
-/// Makes the names in a directory durable, where the file system can.
+/// Makes the names in a directory durable, if the file system can.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
     accept_unsyncable(path, File::open(path)?.sync_all())
 }
 
-/// What became of syncing the directory at `path`. Some file systems cannot sync a directory at all and answer so (CIFS,
-/// shared folders of virtual machines, some of FUSE and SMB): that is no failure of a disk, and a registry on such a volume should
-/// run. The first directory is warned of.
+/// The result of syncing the directory at `path`. Some file systems cannot sync directories and return an error (CIFS,
+/// shared folders of virtual machines, some of FUSE and SMB). The disk has not failed then, and the registry should run.
+/// Only the first directory causes a warning.
 pub fn accept_unsyncable(path: &Path, synced: io::Result<()>) -> io::Result<()> {
     static IS_WARNED: AtomicBool = AtomicBool::new(false);
     match synced {
@@ -74,9 +74,9 @@ pub fn accept_unsyncable(path: &Path, synced: io::Result<()>) -> io::Result<()> 
     }
 }
 
-/// Whether the answer of a sync says that there is no such call here: as Syncthing and Borg take it.
+/// Whether an error of a sync means that the call is not supported here: the same list as in Syncthing and Borg.
 fn is_unsupported(error: &io::Error) -> bool {
-    // Two of them are one on Linux.
+    // Two of them are the same on Linux.
     let answers = [
         Errno::INVAL,
         Errno::NOTSUP,
@@ -88,13 +88,13 @@ fn is_unsupported(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|errno| answers.contains(&errno))
 }
 
-/// What root replaces for a server that runs under a user of its own must stay readable to it. Nobody else can give a file
-/// away, and nobody else needs to.
+/// A file that root replaces must stay readable for the server, which runs as another user. Only root can change the owner,
+/// and only root needs to.
 fn keep_owner(path: &Path, new: &File) -> io::Result<()> {
     if platform::effective_user_id() != 0 {
         return Ok(());
     }
-    // Of a link, the link's own: it is what is replaced. What is new belongs to whom its directory belongs to.
+    // The owner of a link, not of its target: the link is replaced. A new file gets the owner of its directory.
     let owner = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => fs::metadata(directory_of(path))?,
         old => old?,
@@ -102,8 +102,8 @@ fn keep_owner(path: &Path, new: &File) -> io::Result<()> {
     fchown(new, Some(owner.uid()), Some(owner.gid()))
 }
 
-/// Makes a directory that only its owner may enter, with those above it (these by the umask); one that is there is closed to
-/// others.
+/// Creates a directory that only its owner may enter, with its parents (whose mode follows the umask). An existing
+/// directory is closed to other users.
 pub fn make_private_directory(path: &Path) -> io::Result<()> {
     if make_private(path)? & OTHERS != 0 {
         fs::set_permissions(path, Permissions::from_mode(PRIVATE_DIRECTORY))?;
@@ -112,7 +112,7 @@ pub fn make_private_directory(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The same for a directory that may also be shared, or belong to somebody else: such a one is left as it is, with a warning.
+/// The same for a directory that may also be shared or belong to another user: it is left unchanged, with a warning.
 pub fn make_private_directory_if_ours(path: &Path) -> io::Result<()> {
     let mode = make_private(path)?;
     if mode & OTHERS == 0 {
@@ -123,12 +123,12 @@ pub fn make_private_directory_if_ours(path: &Path) -> io::Result<()> {
         fs::set_permissions(path, Permissions::from_mode(PRIVATE_DIRECTORY))?;
         note_closed(path, PRIVATE_DIRECTORY);
     } else {
-        tracing::warn!(path = %path.display(), "other users may enter this directory; hint: give Boathouse one of its own, with mode 0700");
+        tracing::warn!(path = %path.display(), "other users may enter this directory; hint: use a directory for Boathouse alone, with mode 0700");
     }
     Ok(())
 }
 
-/// Makes the directory if it is missing, and tells its mode.
+/// Creates the directory if it is missing, and returns its mode.
 fn make_private(path: &Path) -> io::Result<u32> {
     fs::create_dir_all(directory_of(path))?;
     match DirBuilder::new().mode(PRIVATE_DIRECTORY).create(path) {
@@ -142,8 +142,8 @@ fn make_private(path: &Path) -> io::Result<u32> {
     Ok(metadata.permissions().mode())
 }
 
-/// Opens the file at `path`, made if it is missing, for a lock. Whoever can open a file can lock it and so keep its owner
-/// waiting: only its owner may, and one that an earlier version left open to others is closed.
+/// Opens the lock file at `path`; creates it if it is missing. A user who can open the file can lock it and make its owner
+/// wait, so only the owner may. A file that an earlier version left open to other users is closed to them.
 pub fn open_lock(path: &Path) -> io::Result<File> {
     let lock = OpenOptions::new()
         .write(true)
@@ -158,18 +158,18 @@ pub fn open_lock(path: &Path) -> io::Result<File> {
     Ok(lock)
 }
 
-/// An earlier version made it for all users of the machine.
+/// An earlier version created it for all users of the machine.
 fn note_closed(path: &Path, mode: u32) {
-    tracing::info!(path = %path.display(), mode = %format_args!("{mode:04o}"), "other users could open this; its mode was corrected");
+    tracing::info!(path = %path.display(), mode = %format_args!("{mode:04o}"), "other users could open this file; its mode was corrected");
 }
 
-/// Gives a file that root has just made the owner of the one at `path`, so that a server that runs as that user can open it
-/// too. Nobody else can give a file away, and nobody else needs to.
+/// Gives a file that root has created to the owner of the file at `path`, so that a server that runs as that user can open
+/// it. Only root can change the owner, and only root needs to.
 pub fn give_to_owner_of(path: &Path, new: &File) -> io::Result<()> {
     keep_owner(path, new)
 }
 
-/// The directory that holds `path`; a bare name lies in the current one.
+/// The directory of `path`; a bare name is in the current directory.
 pub fn directory_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

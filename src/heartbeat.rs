@@ -1,7 +1,7 @@
-//! Whether what must move does move: the loops of the program, and work that many do at once.
+//! Whether the loops of the program, and work that many tasks do, make progress.
 //!
-//! Must not know what the work is, nor who asks. Invariants: whoever has nothing to do never counts as standing still; and
-//! a loop that has ended, by a panic as well, counts as that from then on.
+//! Must not know what the work is. Invariants: a loop with nothing to do never counts as stalled; a loop that has ended,
+//! also by a panic, counts as ended from then on.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,16 +9,15 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 
-/// How long work may wait with nothing moving before that is no longer called slow. One move is as small as one sync of one
-/// file or directory, so a large group is many. The slowest honest one is a sync behind the dirty pages of a whole machine:
-/// 3 GB over a disk that writes 50 MB/s. And it is half the stall limit of a client, so that who watches hears of it before
-/// clients are lost.
+/// The time without progress after which waiting work counts as stalled, not slow. One step of progress is as small as one
+/// sync of one file or directory. The slowest normal one is a sync behind the dirty pages of a whole machine: 3 GB on a
+/// disk that writes 50 MB/s. It is half of the stall limit of a client, so monitoring sees it before clients are lost.
 pub const STILL_AFTER: Duration = Duration::from_mins(1);
 
-/// How long nothing may move before that is told as slow: a hundred times what a sync takes on a busy disk.
+/// The time without progress after which work is reported as slow: a hundred times what a sync takes on a busy disk.
 pub const SLOW_AFTER: Duration = Duration::from_secs(5);
 
-/// What moves, or does not.
+/// The progress of one loop, or of one kind of work.
 pub struct Heartbeat {
     name: &'static str,
     clock: Arc<dyn Clock>,
@@ -27,38 +26,38 @@ pub struct Heartbeat {
 
 #[derive(Default)]
 struct State {
-    /// Pieces of work under way; at most one for a loop.
+    /// Pieces of work in progress; at most one for a loop.
     under_way: usize,
-    /// When something last moved.
+    /// The time of the last progress.
     moved: Duration,
-    /// How long the present move may take, where that is not [`STILL_AFTER`].
-    patience: Option<Duration>,
-    /// When a loop that rests will go on by itself.
+    /// The time that the current step may take, if it is not [`STILL_AFTER`].
+    step_time: Option<Duration>,
+    /// When a resting loop continues by itself.
     due: Option<Duration>,
     /// A loop has begun.
     has_begun: bool,
     has_ended: bool,
 }
 
-/// How something moves.
+/// The state of the work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pulse {
-    /// It moves, or has nothing to do.
+    /// It makes progress, or there is nothing to do.
     Well,
-    /// Nothing has moved for a while, which may be the disk.
+    /// No progress for a while. The disk may be slow.
     Slow(Standing),
-    /// It stands still.
+    /// It has stalled or ended.
     Still(Standing),
 }
 
-/// What stands, and for how long.
+/// Work without progress.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
-    /// What.
+    /// Its name.
     pub name: &'static str,
-    /// Since it last moved.
+    /// Seconds since the last progress.
     pub secs: u64,
-    /// It will not move again before the program is started again.
+    /// A loop has ended. It starts again only with the program.
     pub has_ended: bool,
 }
 
@@ -68,13 +67,13 @@ impl fmt::Display for Standing {
         if self.has_ended {
             write!(formatter, "{name} has ended, {secs} s ago")
         } else {
-            write!(formatter, "{name} has not moved for {secs} s")
+            write!(formatter, "{name} has made no progress for {secs} s")
         }
     }
 }
 
 impl Heartbeat {
-    /// Of what is called `name` (with its article); nothing is under way yet.
+    /// `name` begins with its article. No work is in progress.
     pub fn new(name: &'static str, clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self {
             name,
@@ -83,7 +82,7 @@ impl Heartbeat {
         })
     }
 
-    /// A loop begins; it counts as ended when what this returns is dropped, by a panic as well.
+    /// A loop begins. It ends when the result is dropped, also by a panic.
     pub fn begin(self: &Arc<Self>) -> Beating {
         let mut state = self.lock();
         state.has_begun = true;
@@ -93,7 +92,7 @@ impl Heartbeat {
         Beating(Arc::clone(self))
     }
 
-    /// One piece of work of many begins; it ends when what this returns is dropped.
+    /// One of many pieces of work begins. It ends when the result is dropped.
     pub fn enter(self: &Arc<Self>) -> UnderWay {
         let now = self.clock.elapsed();
         let mut state = self.lock();
@@ -104,17 +103,17 @@ impl Heartbeat {
         UnderWay(Arc::clone(self))
     }
 
-    /// Something has moved, and a loop is at work. Nothing where none has begun: the same work may be done without it.
+    /// Progress of a loop that has begun. Without one it does nothing: the same work may be done without the loop.
     pub fn beat(&self) {
         self.beat_within(None);
     }
 
-    /// As [`Heartbeat::beat`], before a move that may take up to `patience`.
-    pub fn beat_before(&self, patience: Duration) {
-        self.beat_within(Some(patience));
+    /// Like [`Heartbeat::beat`], before a step that may take up to `step_time`.
+    pub fn beat_before(&self, step_time: Duration) {
+        self.beat_within(Some(step_time));
     }
 
-    fn beat_within(&self, patience: Option<Duration>) {
+    fn beat_within(&self, step_time: Option<Duration>) {
         let now = self.clock.elapsed();
         let mut state = self.lock();
         if !state.has_begun {
@@ -122,32 +121,32 @@ impl Heartbeat {
         }
         state.under_way = state.under_way.max(1);
         state.moved = now;
-        state.patience = patience;
+        state.step_time = step_time;
         state.due = None;
     }
 
-    /// A loop has nothing to do until somebody wakes it.
+    /// A loop has nothing to do until it is woken.
     pub fn rest(&self) {
         let mut state = self.lock();
         state.under_way = 0;
         state.due = None;
     }
 
-    /// A loop has nothing to do for `pause`, and then goes on by itself.
+    /// A loop has nothing to do for `pause`, and then continues by itself.
     pub fn rest_for(&self, pause: Duration) {
         let due = self.clock.elapsed() + pause;
         let mut state = self.lock();
         state.under_way = 0;
-        state.patience = None;
+        state.step_time = None;
         state.due = Some(due);
     }
 
-    /// Whether a loop has begun and ended.
+    /// Whether the loop has ended.
     pub fn has_ended(&self) -> bool {
         self.lock().has_ended
     }
 
-    /// How it moves.
+    /// The state of the work.
     pub fn pulse(&self) -> Pulse {
         let now = self.clock.elapsed();
         let state = self.lock();
@@ -162,8 +161,8 @@ impl Heartbeat {
             secs: stands.as_secs(),
             has_ended: state.has_ended,
         };
-        let slow_after = state.patience.unwrap_or(SLOW_AFTER);
-        if state.has_ended || stands >= state.patience.unwrap_or(STILL_AFTER) {
+        let slow_after = state.step_time.unwrap_or(SLOW_AFTER);
+        if state.has_ended || stands >= state.step_time.unwrap_or(STILL_AFTER) {
             Pulse::Still(standing)
         } else if stands >= slow_after {
             Pulse::Slow(standing)
@@ -173,7 +172,7 @@ impl Heartbeat {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that can panic happens under the lock.
+        // Nothing panics while the lock is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -199,7 +198,7 @@ impl Drop for Beating {
     }
 }
 
-/// A piece of work under way.
+/// A piece of work in progress.
 #[derive(Debug)]
 #[must_use = "the work counts as ended when this is dropped"]
 pub struct UnderWay(Arc<Heartbeat>);
@@ -304,7 +303,7 @@ mod tests {
         drop(second);
         clock.advance(STILL_AFTER);
         assert_eq!(heartbeat.pulse(), Pulse::Well);
-        // What begins after a rest is not late.
+        // Work that begins after a rest is not late.
         let _third = heartbeat.enter();
         assert_eq!(heartbeat.pulse(), Pulse::Well);
     }

@@ -1,20 +1,20 @@
-//! What differs between operating systems: the only file that asks which one this is.
+//! What differs between operating systems: only this file asks which system it runs on.
 //!
-//! Must not know anything of Boathouse beyond its directories' names. Invariant: every question has an answer on every
-//! platform; where a system cannot tell, the answer says so (`None`, an empty list) instead of failing.
+//! Must not know anything of Boathouse. Invariant: every function returns on every platform; if a system has no answer, the
+//! result says so (`None`, an empty list).
 //!
-//! `std` and `rustix` answer all but two questions, which need `unsafe` calls that neither offers: interface addresses
-//! (`getifaddrs`; `/proc/net` has no counterpart on macOS) by `if-addrs`, an option of sockets by `socket2`.
+//! Two functions need `unsafe` calls that neither `std` nor `rustix` offers: interface addresses (`getifaddrs`; `/proc/net`
+//! has no counterpart on macOS) by `if-addrs`, and a socket option by `socket2`.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{fs, fs::File, io, net::IpAddr, path::Path};
 
-/// Whether this is macOS, which keeps programs' files in places of its own.
+/// Whether this is macOS, where programs' files have other places.
 pub const IS_MACOS: bool = cfg!(target_os = "macos");
-/// Where macOS stops although its hard limit says "infinite" (`OPEN_MAX`).
+/// The limit of macOS although its hard limit says "infinite" (`OPEN_MAX`).
 const MACOS_DESCRIPTORS_MAX: u64 = 10_240;
 
-/// Raises the limit of open descriptors as far as this user may, and tells it (`None` = unlimited).
+/// Raises the limit of open file descriptors as far as possible, and returns it (`None` = unlimited).
 pub fn raise_descriptor_limit() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     for current in [limit.maximum, Some(MACOS_DESCRIPTORS_MAX)] {
@@ -30,7 +30,7 @@ pub fn raise_descriptor_limit() -> Option<u64> {
     limit.current
 }
 
-/// Names this boot of the machine: what was not fsynced is there exactly as long as this stays the same.
+/// Identifies this boot of the machine: data that were not synced exist only while it stays the same.
 pub fn boot_id() -> Option<String> {
     let text = if IS_MACOS {
         let mut command = std::process::Command::new("/usr/sbin/sysctl");
@@ -42,7 +42,7 @@ pub fn boot_id() -> Option<String> {
     Some(text.trim().to_owned()).filter(|id| !id.is_empty())
 }
 
-/// The name that the system has for this machine, in lower case; with its domain on some.
+/// The name of this machine, in lower case; on some systems with its domain.
 pub fn node_name() -> String {
     rustix::system::uname()
         .nodename()
@@ -50,7 +50,7 @@ pub fn node_name() -> String {
         .to_lowercase()
 }
 
-/// Where others reach this machine: not by loopback, nor by IPv6 link-local, which cannot stand in an image reference.
+/// The addresses of this machine without loopback and without IPv6 link-local, which is not possible in an image reference.
 pub fn interface_addresses() -> Vec<IpAddr> {
     let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
     let mut addresses: Vec<IpAddr> = interfaces.iter().map(if_addrs::Interface::ip).collect();
@@ -63,20 +63,21 @@ pub fn interface_addresses() -> Vec<IpAddr> {
     addresses
 }
 
-/// Takes these permissions from what this process makes from now on, beside those that it was told to take.
+/// Adds `taken` to the umask: files that this process creates do not have these permissions.
 pub fn tighten_umask(taken: u32) {
     use rustix::{fs::Mode, process::umask};
-    // It can only be asked for by setting it: to the closest, so that nothing is made open in between.
+    // The umask can be read only by setting it: to the strictest value, so that no file is created with open permissions
+    // meanwhile.
     let before = umask(Mode::RWXG | Mode::RWXO);
     umask(before | Mode::from_bits_truncate(taken));
 }
 
-/// The user this process acts as; 0 is root.
+/// The effective user id of this process; 0 is root.
 pub fn effective_user_id() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// Lets a socket hold at most so much that the network does not take yet (Linux; elsewhere its whole buffer, of megabytes).
+/// Limits the data that a socket buffers before they are sent (Linux; elsewhere the whole buffer is used, of megabytes).
 pub fn limit_unsent(socket: &impl std::os::fd::AsFd, bytes: u32) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     socket2::SockRef::from(socket).set_tcp_notsent_lowat(bytes)?;
@@ -84,13 +85,14 @@ pub fn limit_unsent(socket: &impl std::os::fd::AsFd, bytes: u32) -> io::Result<(
     Ok(())
 }
 
-/// Opens the file at `path` if the system can without waiting for a disk and without following any link, to be read or
-/// (cheaper) only to be asked about; an error other than "not found" leaves it open.
+/// Opens the file at `path` only if the system can do so without waiting for a disk and without following a link. It is
+/// opened for reading, or (cheaper) only for its metadata. Any error but "not found" means that it is not known whether the
+/// file exists.
 pub fn open_at_once(path: &Path, is_read: bool) -> io::Result<File> {
     #[cfg(target_os = "linux")]
     {
         use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
-        // Not waiting for who might write into a pipe, either.
+        // Without waiting for a writer of a pipe.
         let flags = if is_read {
             OFlags::NONBLOCK
         } else {
@@ -103,7 +105,7 @@ pub fn open_at_once(path: &Path, is_read: bool) -> io::Result<File> {
     Err(io::Error::other(format!("{path:?}, {is_read}")))
 }
 
-/// Reads what the system has in memory from `offset_bytes` on, without waiting for a disk; an error where that is nothing.
+/// Reads from `offset_bytes` what the system has in memory, without waiting for a disk; an error if that is nothing.
 pub fn read_at_once(file: &File, bytes: &mut [u8], offset_bytes: u64) -> io::Result<usize> {
     #[cfg(target_os = "linux")]
     {

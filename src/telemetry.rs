@@ -1,6 +1,7 @@
 //! Logs: tracing to stderr, as text or JSON.
 //!
-//! Must not know what is logged. Invariants: stdout stays free for data; no failure to write a log stops or slows what logs.
+//! Must not know what is logged. Invariants: stdout contains data only; a log that cannot be written neither stops nor
+//! slows the code that logs.
 
 mod lines;
 mod writer;
@@ -15,19 +16,20 @@ pub use lines::{FIELD_BYTES_MAX, Field, field};
 use lines::{Format, Guarded};
 use writer::LogWriter;
 
-/// The target of the access log: one line per request, apart from the other levels.
+/// The target of the access log, which has one line for each request and does not depend on the level.
 pub const ACCESS_LOG_TARGET: &str = "boathouse::access";
 
-/// Variables that replace the configured level by a filter such as `boathouse=debug,h2=trace`, in this order.
+/// Environment variables with a filter such as `boathouse=debug,h2=trace`, which replaces the configured level; the first
+/// one counts.
 const FILTER_VARIABLES: [&str; 2] = ["BOATHOUSE_LOG", "RUST_LOG"];
 
-/// Crates whose debug output drowns ours; a filter variable still shows it.
+/// Crates whose debug output hides ours; a filter variable can enable them.
 const QUIET_CRATES: [&str; 5] = ["h2", "hyper", "hyper_util", "rustls", "sled"];
 
-/// Where the logs of this process go, once they were started.
+/// The log of this process, after it was started.
 static WRITER: OnceLock<LogWriter> = OnceLock::new();
 
-/// What the config decides about logs.
+/// The configuration of logs.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `log.level`: error, warn, info, debug, trace.
@@ -38,21 +40,21 @@ pub struct Settings {
     pub access_log_disabled: bool,
 }
 
-/// Why logging could not start.
+/// Why logging could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// A filter variable cannot be read.
-    #[error("{variable} is no log filter\nhint: write it like `boathouse=debug,h2=info`")]
+    /// A filter variable is malformed.
+    #[error("{variable} is not a log filter\nhint: write it like `boathouse=debug,h2=info`")]
     Filter {
         /// The variable.
         variable: &'static str,
-        /// What is wrong with it.
+        /// The error in it.
         source: ParseError,
     },
-    /// The thread that writes cannot be started.
+    /// The log thread could not be started.
     #[error("cannot start the thread that writes the log")]
     Thread(#[from] std::io::Error),
-    /// The program already logs.
+    /// Logging runs already.
     #[error("logging was started twice")]
     AlreadyStarted,
 }
@@ -76,7 +78,7 @@ pub fn start(
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(Guarded::new(writer.clone(), format))
-        // They go to stderr by a macro that panics where it cannot write.
+        // Errors of the formatter go to stderr by a macro that panics if it cannot write.
         .log_internal_errors(false);
     let started = if settings.json {
         tracing::subscriber::set_global_default(subscriber.json().flatten_event(true).finish())
@@ -89,7 +91,7 @@ pub fn start(
         .map_err(|_| TelemetryError::AlreadyStarted)
 }
 
-/// Says something to the person who started the program, between the log lines; before logs are started it is not heard.
+/// Writes a message to the person who started the program, between the log lines; before logging is started, it is lost.
 pub fn say(text: &str) {
     if let Some(writer) = WRITER.get() {
         writer.hand_over(text.as_bytes());
@@ -101,7 +103,7 @@ pub fn lost_lines() -> u64 {
     WRITER.get().map_or(0, LogWriter::lost_lines)
 }
 
-/// Waits for the last lines, for a moment; to be called before the program ends.
+/// Waits a moment for the last lines; call it before the program ends.
 pub fn flush() {
     if let Some(writer) = WRITER.get() {
         writer.flush();
@@ -163,6 +165,10 @@ mod tests {
     fn a_broken_filter_names_its_variable() {
         let broken = |name: &str| (name == "RUST_LOG").then(|| "a=b=c".to_owned());
         let error = filter(&settings(Level::INFO, false), &broken).expect_err("an error");
-        assert!(error.to_string().starts_with("RUST_LOG is no log filter"));
+        assert!(
+            error
+                .to_string()
+                .starts_with("RUST_LOG is not a log filter")
+        );
     }
 }

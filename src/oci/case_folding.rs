@@ -1,17 +1,18 @@
-//! When two JSON names are one to a reader written in Go.
+//! Which JSON names a reader written in Go treats as equal.
 //!
-//! Source: `encoding/json`, which takes a name for a field if both are equal under Unicode simple case folding
-//! (`unicode.SimpleFold`), so `K` (U+212A, the Kelvin sign) is `k` and `ſ` (U+017F) is `s`. Must not know which names
-//! there are. Invariant: names that are equal under simple folding have equal results here.
+//! Source: `encoding/json`, which matches names with fields under Unicode simple case folding (`unicode.SimpleFold`): `K`
+//! (U+212A, the Kelvin sign) is `k`, and `ſ` (U+017F) is `s`. Must not know the names. Invariant: names that are equal
+//! under simple folding have equal results here.
 
-/// `name` in the one spelling that stands for all spellings that Go takes for it.
+/// The canonical spelling of all names that Go treats as equal to `name`.
 pub(super) fn fold(name: &str) -> String {
     name.chars().map(fold_char).collect()
 }
 
-/// Upper case first, so that letters with two lower cases (σ and ς) meet. Only one-to-one mappings are simple foldings.
+/// Upper case first, so that letters with two lower cases (σ and ς) become equal. Only one-to-one mappings are simple
+/// foldings.
 fn fold_char(char: char) -> char {
-    // Simple folding keeps these two apart from `i`, whose mappings depend on the language.
+    // Simple folding does not map these two to `i`: their mappings depend on the language.
     if matches!(char, 'İ' | 'ı') {
         return char;
     }

@@ -10,7 +10,7 @@ use data_encoding::HEXLOWER;
 use sha2::digest::common::hazmat::SerializableState;
 use sha2::{Digest as _, Sha256, Sha512};
 
-/// A hash algorithm that content can be addressed by.
+/// A hash algorithm for addresses of content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Algorithm {
     /// `sha256`, which every registry and client supports.
@@ -20,10 +20,10 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// All of them, in the order in which they are preferred.
+    /// All algorithms, the preferred first.
     pub const ALL: [Self; 2] = [Self::Sha256, Self::Sha512];
 
-    /// The name as it stands before the colon.
+    /// The name before the colon.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Sha256 => "sha256",
@@ -57,7 +57,7 @@ impl FromStr for Algorithm {
     }
 }
 
-/// The address of some content. A small value: it is passed by copy.
+/// The address of some content. A small value that is passed by copy.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Digest {
     /// `sha256:` and 64 hex digits.
@@ -74,7 +74,7 @@ impl Digest {
         hasher.finish()
     }
 
-    /// From its two halves, as they stand in a path.
+    /// From its two parts, as they are in a path.
     pub fn from_parts(algorithm: Algorithm, hex: &str) -> Result<Self, DigestError> {
         match algorithm {
             Algorithm::Sha256 => decoded(hex).map(Self::Sha256),
@@ -90,7 +90,7 @@ impl Digest {
         }
     }
 
-    /// What the hex digits stand for.
+    /// The bytes that the hex digits encode.
     pub fn bytes(&self) -> &[u8] {
         match self {
             Self::Sha256(bytes) => bytes,
@@ -104,7 +104,7 @@ impl Digest {
     }
 }
 
-/// As many bytes as `N`, from lower-case hex digits.
+/// `N` bytes from lower-case hex digits.
 fn decoded<const N: usize>(hex: &str) -> Result<[u8; N], DigestError> {
     let mut bytes = [0; N];
     if hex.len() != 2 * N {
@@ -141,18 +141,18 @@ impl FromStr for Digest {
     }
 }
 
-/// Why a text is not a digest that we can use.
+/// Why a text is not a supported digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DigestError {
-    /// Not `algorithm:hex` with as many lower-case hex digits as the algorithm has.
+    /// Not `algorithm:hex` with the algorithm's number of lower-case hex digits.
     #[error("not a digest: expected `sha256:` and 64, or `sha512:` and 128 lower-case hex digits")]
     Malformed,
-    /// Well-formed perhaps, but not an algorithm that this registry computes.
+    /// This registry does not compute the algorithm.
     #[error("unsupported digest algorithm: use sha256 or sha512")]
     UnsupportedAlgorithm,
 }
 
-/// A hash in the making, whose state can be written down and taken up again.
+/// A hash in progress, whose state can be saved and restored.
 #[derive(Debug, Clone)]
 pub enum Hasher {
     /// Computes a sha256.
@@ -162,7 +162,7 @@ pub enum Hasher {
 }
 
 impl Hasher {
-    /// A hash of nothing yet.
+    /// A hash without input.
     pub fn new(algorithm: Algorithm) -> Self {
         match algorithm {
             Algorithm::Sha256 => Self::Sha256(Sha256::new()),
@@ -170,7 +170,7 @@ impl Hasher {
         }
     }
 
-    /// Which algorithm this computes.
+    /// The algorithm.
     pub fn algorithm(&self) -> Algorithm {
         match self {
             Self::Sha256(_) => Algorithm::Sha256,
@@ -178,7 +178,7 @@ impl Hasher {
         }
     }
 
-    /// Takes in more content.
+    /// Adds input.
     pub fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha256(hasher) => hasher.update(bytes),
@@ -186,7 +186,7 @@ impl Hasher {
         }
     }
 
-    /// The digest of all that was taken in.
+    /// The digest of the input.
     pub fn finish(self) -> Digest {
         match self {
             Self::Sha256(hasher) => Digest::Sha256(hasher.finalize().into()),
@@ -194,7 +194,7 @@ impl Hasher {
         }
     }
 
-    /// The state as bytes, to be taken up by [`Hasher::from_state`].
+    /// The state as bytes, for [`Hasher::from_state`].
     pub fn state(&self) -> Vec<u8> {
         match self {
             Self::Sha256(hasher) => hasher.serialize().to_vec(),
@@ -202,7 +202,7 @@ impl Hasher {
         }
     }
 
-    /// Takes up a state written by [`Hasher::state`]; `None` if the bytes are not one.
+    /// Restores a state that [`Hasher::state`] saved; `None` if the bytes are not a state.
     pub fn from_state(algorithm: Algorithm, state: &[u8]) -> Option<Self> {
         match algorithm {
             Algorithm::Sha256 => Sha256::deserialize(&state.try_into().ok()?)

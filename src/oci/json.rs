@@ -1,10 +1,10 @@
-//! Reading JSON strictly: each object into the fields that it is known to have, everything else only checked.
+//! A strict JSON reader: it reads the known fields of each object, and only checks everything else.
 //!
-//! Readers must agree on what a digest means. Image-spec `considerations.md` forbids duplicate names; readers in Go also take
-//! names for each other that differ only by case, and the last one wins. So names of one object that are equal under case
-//! folding are an error, and so is a known name in another spelling, which Go reads and others do not. `null` is read as
-//! absent, as Go does. Must not know what the fields mean. Invariants: depth and width are bounded, so no input overflows
-//! the stack or takes much more memory than its own bytes; what no field reads is never kept.
+//! All readers of a digest must see the same content. Image-spec `considerations.md` forbids duplicate names. Readers in Go
+//! also treat names as equal that differ only by case, and use the last one. So two names of one object that are equal
+//! under case folding are an error, and so is a known name in another spelling, which Go reads and others do not. `null`
+//! means absent, as in Go. Must not know what the fields mean. Invariants: depth and width are limited, so no input
+//! overflows the stack or takes much more memory than its own bytes; unknown fields are not kept.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};
@@ -17,38 +17,39 @@ use super::case_folding::fold;
 use super::excerpt;
 use super::json_text::as_go_reads;
 
-/// How deep a value that no field reads may be nested. A manifest has five levels; `serde_json` stops at 128 to keep the
-/// stack, and this limit comes first so that the error is ours.
+/// The maximum depth of values that no field reads. A manifest has five levels. `serde_json` stops at 128 to protect the
+/// stack; this limit is lower so that the error is ours.
 const DEPTH_MAX: usize = 100;
 
-/// Names in one object: annotations are the longest, with some hundreds at most. Each is remembered while its object is read.
+/// The maximum of names in one object. Annotations have the most, some hundreds. The names are kept while their object is
+/// read.
 const NAMES_MAX: usize = 10_000;
 
-/// Elements of one list: six times what a manifest of 4 MiB holds of the layers of a virtual disk.
+/// The maximum of elements in one list: six times the layers of a virtual disk in a manifest of 4 MiB.
 pub(super) const ELEMENTS_MAX: usize = 100_000;
 
-/// Values altogether: what 100,000 layers with annotations have. Without it 16 MiB could hold five million of them.
+/// The maximum of values in one document: 100,000 layers with annotations. Without it, 16 MiB could contain five million.
 const VALUES_MAX: usize = 1_000_000;
 
 /// An object with known fields.
 pub(super) trait Fields: Default {
-    /// What it becomes.
+    /// The type that the object is read into.
     type Whole;
-    /// The names of its fields, as they are spelled.
+    /// The names of its fields.
     const NAMES: &'static [&'static str];
 
-    /// Reads one field; `name` may be none of [`Fields::NAMES`].
+    /// Reads one field; `name` may be unknown.
     fn read<'de, A: MapAccess<'de>>(
         &mut self,
         name: &str,
         value: Value<'_, A>,
     ) -> Result<(), A::Error>;
 
-    /// Called at the end of the object; an error is a sentence that names what is wrong.
+    /// Called at the end of the object; an error is a sentence that says what is wrong.
     fn finish(self) -> Result<Self::Whole, String>;
 }
 
-/// Reads the one object that `bytes` are.
+/// Reads `bytes`, which must be one object.
 pub(super) fn read<T: Fields>(bytes: &[u8]) -> Result<T::Whole, serde_json::Error> {
     let budget = Budget {
         values_left: Cell::new(VALUES_MAX),
@@ -60,7 +61,7 @@ pub(super) fn read<T: Fields>(bytes: &[u8]) -> Result<T::Whole, serde_json::Erro
     whole.ok_or_else(|| serde_json::Error::custom("`null` instead of an object"))
 }
 
-/// How much one document may still hold.
+/// What the rest of one document may contain.
 struct Budget {
     values_left: Cell<usize>,
 }
@@ -74,7 +75,7 @@ impl Budget {
     }
 }
 
-/// The value of a field that is being read.
+/// The value of the current field.
 pub(super) struct Value<'a, A> {
     map: &'a mut A,
     budget: &'a Budget,
@@ -86,7 +87,7 @@ impl<'de, A: MapAccess<'de>> Value<'_, A> {
         self.map.next_value_seed(Seed::<Text>::new(self.budget))
     }
 
-    /// A whole number of 64 bits with sign, as Go's `int64`.
+    /// A signed number of 64 bits, as Go's `int64`.
     pub(super) fn integer(self) -> Result<Option<i64>, A::Error> {
         self.map.next_value_seed(Seed::<Integer>::new(self.budget))
     }
@@ -105,12 +106,12 @@ impl<'de, A: MapAccess<'de>> Value<'_, A> {
         self.map.next_value_seed(Seed::<TextList>::new(self.budget))
     }
 
-    /// Names and texts of any kind: names that differ only by case are two.
+    /// A map of any names and texts. Names that differ only by case are different.
     pub(super) fn text_map(self) -> Result<Option<BTreeMap<String, String>>, A::Error> {
         self.map.next_value_seed(Seed::<TextMap>::new(self.budget))
     }
 
-    /// Checks it, and keeps nothing.
+    /// Checks the value and discards it.
     pub(super) fn skip(self) -> Result<(), A::Error> {
         self.map.next_value_seed(Unread {
             budget: self.budget,
@@ -120,7 +121,7 @@ impl<'de, A: MapAccess<'de>> Value<'_, A> {
     }
 }
 
-/// What a value is read into; `null` is read as `None` by all of them.
+/// A type that a value is read into; all of them read `null` as `None`.
 struct Seed<'a, K> {
     budget: &'a Budget,
     kind: PhantomData<K>,
@@ -142,7 +143,7 @@ impl<'a, K> Seed<'a, K> {
     }
 }
 
-/// Gives each kind of seed its `deserialize`; its visitor has what differs.
+/// Implements `deserialize` for each kind of seed; the visitors differ.
 macro_rules! seed {
     ([$($generics:tt)*] $kind:ty => $value:ty) => {
         impl<'de, $($generics)*> DeserializeSeed<'de> for Seed<'_, $kind> {
@@ -219,9 +220,7 @@ impl<'de> Visitor<'de> for Seed<'_, TextMap> {
             }
             if texts.contains_key(&name) {
                 let name = excerpt(&name);
-                return Err(A::Error::custom(format_args!(
-                    "the name {name} is given twice"
-                )));
+                return Err(A::Error::custom(format_args!("duplicate name {name}")));
             }
             let text = map.next_value_seed(Seed::<Text>::new(self.budget))?;
             texts.insert(name, text.unwrap_or_default());
@@ -251,7 +250,7 @@ impl<'de, T: Fields> Visitor<'de> for Seed<'_, ObjectOf<T>> {
                 && **known != name
             {
                 return Err(A::Error::custom(format_args!(
-                    "the name {} must be spelled {known:?}, or some readers take it for that and others do not",
+                    "the name {} must be spelled {known:?}: some readers treat the two as equal, and others do not",
                     excerpt(&name)
                 )));
             }
@@ -318,7 +317,7 @@ impl<'de, T: Fields> Visitor<'de> for Seed<'_, ListOf<T>> {
 struct Unread<'a> {
     budget: &'a Budget,
     depth_left: usize,
-    /// Whether its names, if it is an object, are free text.
+    /// Whether its names, if it is an object, may be any text.
     is_map: bool,
 }
 
@@ -402,7 +401,7 @@ impl<'de> Visitor<'de> for Unread<'_> {
     }
 }
 
-/// The names of one object so far, in the spelling that stands for all that are taken for each other.
+/// The names of one object so far, in their canonical spelling.
 #[derive(Default)]
 struct Names(HashSet<String>);
 
@@ -419,12 +418,12 @@ impl Names {
     }
 }
 
-/// Annotations are a map of free text (image-spec `annotations.md`), wherever they are.
+/// Annotations are a map of any text (image-spec `annotations.md`), wherever they are.
 fn is_map(name: &str) -> bool {
     name == "annotations"
 }
 
-/// Whether a list of `length` elements may have one more.
+/// Whether a list of `length` elements may have another one.
 fn check_length<E: Error>(length: usize) -> Result<(), E> {
     if length < ELEMENTS_MAX {
         return Ok(());
@@ -441,7 +440,7 @@ fn too_many_names<E: Error>() -> E {
 fn given_twice<E: Error>(name: &str) -> E {
     let name = excerpt(name);
     E::custom(format_args!(
-        "the name {name} is given twice (spellings that differ only by case count as one)"
+        "duplicate name {name} (names that differ only by case count as one)"
     ))
 }
 

@@ -56,7 +56,7 @@ fn names_that_differ_only_by_case_are_refused_at_any_depth() {
         // Both are read as the same name.
         r#"{"\ud800":1,"\udc00":2}"#,
     ] {
-        refused(text, "given twice");
+        refused(text, "duplicate name");
     }
     for text in [
         r#"{"Known":{}}"#,
@@ -74,11 +74,14 @@ fn annotations_may_differ_by_case() {
     let read = taken(r#"{"annotations":{"Known":"1","known":"2","KNOWN":null}}"#);
     assert_eq!(read.0.len(), 3);
     taken(r#"{"x":{"annotations":{"a":"1","A":"2"}}}"#);
-    refused(r#"{"annotations":{"a":"1","a":"1"}}"#, "given twice");
-    refused(r#"{"x":{"annotations":{"a":"1","a":"1"}}}"#, "given twice");
+    refused(r#"{"annotations":{"a":"1","a":"1"}}"#, "duplicate name");
+    refused(
+        r#"{"x":{"annotations":{"a":"1","a":"1"}}}"#,
+        "duplicate name",
+    );
     refused(
         r#"{"x":{"annotations":{"a":{"b":1,"B":1}}}}"#,
-        "given twice",
+        "duplicate name",
     );
 }
 
@@ -114,7 +117,7 @@ fn depth_and_width_are_bounded() {
 #[test]
 fn errors_do_not_repeat_what_was_sent() {
     let long = "x".repeat(1_000_000);
-    refused(&format!(r#"{{"{long}":1,"{long}":2}}"#), "given twice");
+    refused(&format!(r#"{{"{long}":1,"{long}":2}}"#), "duplicate name");
     let error = read::<Nested>(format!(r#"{{"known":"{long}"}}"#).as_bytes()).err();
     let error = error.expect("a text is no object").to_string();
     assert!(error.contains("expected a JSON object"));

@@ -1,8 +1,8 @@
-//! JSON text as Go's decoder reads it, where it reads more than `serde_json` does.
+//! JSON text as Go's decoder reads it, where it accepts more than `serde_json`.
 //!
-//! Clients and the old registry use `encoding/json`. It takes invalid UTF-8 and unpaired surrogates inside strings and reads
-//! each as U+FFFD, and it takes numbers of any size where nobody reads them. Must not know what the text means. Invariants:
-//! text that is valid for both comes out as it went in; the stored bytes of a manifest are never these, only what is read.
+//! Clients and the old registry use `encoding/json`. It accepts invalid UTF-8 and unpaired surrogates in strings and reads
+//! each as U+FFFD, and it accepts numbers of any size in fields that are not read. Must not know what the text means.
+//! Invariants: text that is valid for both is unchanged; the result is only read, and never stored as a manifest.
 
 use std::borrow::Cow;
 
@@ -11,12 +11,12 @@ const REPLACEMENT_ESCAPE: &[u8] = br"\ufffd";
 
 #[cfg(test)]
 thread_local! {
-    /// How much JSON this thread has read, for tests of what async threads do.
+    /// The bytes of JSON that this thread has read, for tests of async threads.
     pub(crate) static READ_HERE_BYTES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
-/// `bytes` with everything replaced that Go replaces. An exponent becomes zero: no field is a number with an exponent, and
-/// `serde_json` refuses those that are too large for a float even where nothing reads them.
+/// `bytes` with the replacements that Go makes. An exponent becomes zero: no field is a number with an exponent, and
+/// `serde_json` refuses exponents that are too large for a float even in fields that are not read.
 pub(super) fn as_go_reads(bytes: &[u8]) -> Cow<'_, [u8]> {
     #[cfg(test)]
     READ_HERE_BYTES.with(|read| read.set(read.get() + bytes.len()));
@@ -47,7 +47,7 @@ fn follows_digit(bytes: &[u8], at: usize) -> bool {
     before.is_some_and(u8::is_ascii_digit)
 }
 
-/// A copy in the making, up to `copied_to`; no copy is made while nothing is replaced.
+/// A copy in progress, up to `copied_to`. Nothing is copied before the first replacement.
 struct Replaced<'a> {
     bytes: &'a [u8],
     copied: Vec<u8>,
@@ -55,7 +55,7 @@ struct Replaced<'a> {
 }
 
 impl<'a> Replaced<'a> {
-    /// Puts `text` in the place of `from..to`; returns where to go on.
+    /// Replaces `from..to` by `text`; returns the position after it.
     fn replace(&mut self, from: usize, to: usize, text: &[u8]) -> usize {
         self.copied
             .extend_from_slice(self.bytes.get(self.copied_to..from).unwrap_or_default());
@@ -67,7 +67,7 @@ impl<'a> Replaced<'a> {
     /// At a backslash inside a string.
     fn escape(&mut self, at: usize) -> usize {
         let Some(unit) = utf16_unit(self.bytes, at) else {
-            // Whether it is an escape at all, `serde_json` tells.
+            // `serde_json` decides whether it is an escape.
             return at + 2;
         };
         let end = at + REPLACEMENT_ESCAPE.len();
@@ -115,7 +115,7 @@ impl<'a> Replaced<'a> {
     }
 }
 
-/// The UTF-16 code unit that the escape `\uXXXX` at `at` is.
+/// The UTF-16 code unit of the escape `\uXXXX` at `at`.
 fn utf16_unit(bytes: &[u8], at: usize) -> Option<u32> {
     let digits = bytes.get(at..at + 6)?.strip_prefix(br"\u")?;
     if !digits.iter().all(u8::is_ascii_hexdigit) {

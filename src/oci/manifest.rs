@@ -1,9 +1,9 @@
-//! Manifests: what an image, an index or an artifact is made of.
+//! Manifests: the content of an image, an index or an artifact.
 //!
-//! Source: image-spec `manifest.md`, `image-index.md`, `descriptor.md`; Docker's schema 2; the artifact manifest of image-spec
-//! 1.1.0-rc2, which the final specification dropped and some registries still hold. Must not know what is stored.
-//! Invariant: a [`Manifest`] is one kind of thing only (a config with layers, a list of manifests, or blobs alone: clients
-//! would disagree on what the digest means), and its bytes are kept elsewhere, exactly as they came.
+//! Source: image-spec `manifest.md`, `image-index.md`, `descriptor.md`; Docker's schema 2; the artifact manifest of
+//! image-spec 1.1.0-rc2, which the final specification dropped and some registries still hold. Must not know what is
+//! stored. Invariant: a [`Manifest`] has one kind (a config with layers, a list of manifests, or blobs alone: otherwise
+//! clients would interpret the digest differently). Its bytes are kept elsewhere, unchanged.
 
 use std::collections::BTreeMap;
 
@@ -16,34 +16,34 @@ use super::json::{self, Fields, Value};
 use super::json_text::as_go_reads;
 use super::media_type::{MediaType, is_nondistributable};
 
-/// What a manifest says, as far as a registry must know.
+/// The parts of a manifest that a registry must know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
-    /// What it was pushed as.
+    /// Its media type when it was pushed.
     pub media_type: MediaType,
-    /// What it is made of.
+    /// Its content.
     pub content: Content,
-    /// The manifest that this one is about (image-spec "subject"); it need not exist.
+    /// The manifest that this one refers to (image-spec "subject"); it need not exist.
     pub subject: Option<Descriptor>,
-    /// `artifactType`, or for an image manifest without one the media type of its config.
+    /// `artifactType`; for an image manifest without one, the media type of its config.
     pub artifact_type: Option<String>,
-    /// Copied into the answer of `/referrers`.
+    /// Copied to the answer of `/referrers`.
     pub annotations: BTreeMap<String, String>,
 }
 
-/// What a manifest is made of.
+/// The content of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// Blobs: a config and layers.
     Image {
         /// The config.
         config: Descriptor,
-        /// The layers in order; one digest may stand there many times.
+        /// The layers in order; a digest may occur several times.
         layers: Vec<Descriptor>,
     },
-    /// Other manifests; the cache of `BuildKit` lists blobs too, of any media type.
+    /// Other manifests. The cache of `BuildKit` also lists blobs, of any media type.
     Index {
-        /// What is listed, in order.
+        /// The entries in order.
         manifests: Vec<Descriptor>,
     },
     /// Blobs without a config.
@@ -58,17 +58,17 @@ pub enum Content {
 pub struct Descriptor {
     /// Free text.
     pub media_type: String,
-    /// The content's address.
+    /// The digest.
     pub digest: Digest,
-    /// The content's length, or so it says; 0 if it says nothing.
+    /// The stated length; 0 if there is none.
     pub size_bytes: u64,
-    /// Whether it lies elsewhere: a non-distributable type, or `urls`.
+    /// Whether the content is elsewhere: a non-distributable type, or `urls`.
     pub is_foreign: bool,
 }
 
 impl Manifest {
-    /// Reads a manifest that is pushed as `content_type` (`None`: the header is missing, and the manifest itself must
-    /// tell).
+    /// Parses a manifest that is pushed as `content_type` (`None`: the header is missing, so the manifest must have a
+    /// `mediaType`).
     pub fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Self, ManifestError> {
         let wire = json::read::<WireManifest>(bytes).map_err(|error| {
             let what = if error.is_data() {
@@ -79,7 +79,7 @@ impl Manifest {
             invalid(format!("{what}: {error}"))
         })?;
         let media_type = media_type(content_type, wire.media_type.as_deref())?;
-        // The artifact manifest has no such field.
+        // The artifact manifest does not have this field.
         if wire.schema_version != 2 && media_type != MediaType::OciArtifact {
             return Err(invalid(format!(
                 "`schemaVersion` is {}, must be 2",
@@ -89,7 +89,7 @@ impl Manifest {
         let has_image = wire.config.is_some() || wire.layers.is_some();
         if has_image && wire.manifests.is_some() {
             return Err(invalid(
-                "both `config` or `layers` and `manifests`: it must be one kind of thing",
+                "the manifest has both `config` or `layers` and `manifests`: it must have one kind",
             ));
         }
         let content = match media_type {
@@ -135,14 +135,14 @@ impl Manifest {
         })
     }
 
-    /// Reads bytes that are stored already, as what they say they are. `None`: another registry took them, and they are
-    /// not a manifest that this one takes.
+    /// Parses stored bytes as what their `mediaType` says. `None`: another registry accepted them, and they are not a
+    /// manifest that this registry accepts.
     pub fn parse_stored(bytes: &[u8]) -> Option<Self> {
         Self::parse(bytes, Some(&Self::media_type_of(bytes))).ok()
     }
 
-    /// The media type to serve stored bytes with: what they say of themselves, whatever that is, since another registry
-    /// may have taken them.
+    /// The media type for serving stored bytes: the value of their `mediaType`, whatever it is, because another registry
+    /// may have accepted them.
     pub fn media_type_of(bytes: &[u8]) -> String {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -155,7 +155,7 @@ impl Manifest {
         }
         let glance: Option<Glance> = serde_json::from_slice(&as_go_reads(bytes)).ok();
         match glance {
-            // A value that could not stand in a header is as good as none.
+            // A value that is not a valid header is ignored.
             Some(Glance {
                 media_type: Some(text),
                 ..
@@ -174,7 +174,7 @@ impl Manifest {
         }
     }
 
-    /// The blobs that must be there: config and layers, without those that lie elsewhere.
+    /// The blobs that must exist: config and layers, without those that are elsewhere.
     pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
         let (config, blobs) = match &self.content {
             Content::Image { config, layers } => (Some(config), layers.as_slice()),
@@ -187,7 +187,7 @@ impl Manifest {
             .filter(|descriptor| !descriptor.is_foreign)
     }
 
-    /// What an index lists and must be there, as a manifest or as a blob; the subject need not.
+    /// The entries of an index that must exist, as a manifest or as a blob. The subject need not exist.
     pub fn children(&self) -> &[Descriptor] {
         match &self.content {
             Content::Image { .. } | Content::Artifact { .. } => &[],
@@ -196,14 +196,14 @@ impl Manifest {
     }
 }
 
-/// Whether a field is there at all, also as `null`.
+/// Whether a field is present, also as `null`.
 fn is_given<'de, D: serde::Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
     IgnoredAny::deserialize(from).map(|IgnoredAny| true)
 }
 
 const SCHEMA_1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 
-/// Header and field must agree, and one of them must be there; a type that stands only in the header is enough for OCI.
+/// Header and field must agree, and one of them must be present. OCI types may be in the header alone.
 fn media_type(content_type: Option<&str>, field: Option<&str>) -> Result<MediaType, ManifestError> {
     let field = match field {
         None | Some("") => None,
@@ -223,12 +223,12 @@ fn media_type(content_type: Option<&str>, field: Option<&str>) -> Result<MediaTy
         (Some(header), Some(field)) if header != field => Err(invalid(format!(
             "Content-Type is {header}, but `mediaType` is {field}"
         ))),
-        (Some(header), None) if header.must_be_said_inside() => {
+        (Some(header), None) if header.requires_media_type_field() => {
             Err(invalid(format!("`mediaType` is missing, must be {header}")))
         }
         (Some(media_type), _) | (None, Some(media_type)) => Ok(media_type),
         (None, None) => Err(invalid(
-            "neither a Content-Type nor a `mediaType` tells what it is",
+            "the media type is unknown: there is neither a Content-Type nor a `mediaType`",
         )),
     }
 }
@@ -243,7 +243,7 @@ struct WireManifest {
     layers: Option<Vec<Descriptor>>,
     blobs: Option<Vec<Descriptor>>,
     manifests: Option<Vec<Descriptor>>,
-    /// Whether `manifests` is there at all.
+    /// Whether `manifests` is present.
     names_manifests: bool,
     subject: Option<Descriptor>,
     annotations: BTreeMap<String, String>,
@@ -338,7 +338,7 @@ impl Fields for WireDescriptor {
             .digest
             .parse()
             .map_err(|error| format!("digest {}: {error}", excerpt(&self.digest)))?;
-        // Image-spec: "size MUST NOT be negative". A size that is left out is 0, as Go reads it.
+        // Image-spec: "size MUST NOT be negative". Without a size it is 0, as in Go.
         let size_bytes = self
             .size
             .try_into()
@@ -352,7 +352,7 @@ impl Fields for WireDescriptor {
     }
 }
 
-/// Read only so that all readers see the same: an image is picked by it.
+/// Read only to check that all readers see the same: clients choose an image by it.
 #[derive(Default)]
 struct WirePlatform;
 
@@ -385,10 +385,10 @@ impl Fields for WirePlatform {
     }
 }
 
-/// The longest reason: `serde_json` repeats what it did not expect, which may be megabytes.
+/// The longest reason: `serde_json` repeats the unexpected input, which may be megabytes.
 const REASON_CHARS_MAX: usize = 300;
 
-/// The end is kept too: it tells the line and column.
+/// The end is kept too: it has the line and the column.
 fn invalid(reason: impl Into<String>) -> ManifestError {
     let reason = reason.into();
     let half = REASON_CHARS_MAX / 2;
@@ -404,7 +404,7 @@ fn invalid(reason: impl Into<String>) -> ManifestError {
     }
 }
 
-/// Why some bytes are not a manifest that can be taken; the text is for whoever pushed it.
+/// Why the bytes are not a supported manifest. The text is for the person who pushes it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ManifestError(String);

@@ -51,8 +51,8 @@ fn confusing_manifests_are_refused() {
         ("[]", "expected a JSON object"),
         ("null", "`null` instead of an object"),
         (r#"{"schemaVersion":2}"#, "`config` is missing"),
-        (&image(r#","manifests":[]"#), "one kind of thing"),
-        (&image(r#","schemaVersion":2"#), "given twice"),
+        (&image(r#","manifests":[]"#), "must have one kind"),
+        (&image(r#","schemaVersion":2"#), "duplicate name"),
         (&image("").replace(":2,", ":1,"), "must be 2"),
         (
             &image("").replace("\"size\":0", "\"size\":-1"),
@@ -112,7 +112,7 @@ fn what_only_some_readers_see_is_refused() {
     for (body, media_type) in bodies {
         let error = Manifest::parse(body.as_bytes(), Some(media_type)).expect_err(&body);
         let error = error.to_string();
-        let is_told = error.contains("must be spelled") || error.contains("given twice");
+        let is_told = error.contains("must be spelled") || error.contains("duplicate name");
         assert!(
             is_told && error.contains("line 1 column"),
             "{body}: {error}"

@@ -1,11 +1,11 @@
-//! The media types that a registry itself must tell apart: those of manifests.
+//! The media types that a registry must distinguish: those of manifests.
 //!
-//! Source: image-spec `media-types.md`, and Docker's image manifest V2 schema 2. Every other media type (of configs,
-//! layers, artifacts) is free text that must never be an error. Invariant: parsing ignores parameters, printing has none.
+//! Source: image-spec `media-types.md`, and Docker's image manifest V2 schema 2. All other media types (of configs, layers,
+//! artifacts) are free text and never an error. Invariant: parsing ignores parameters; printing has none.
 
 use std::fmt;
 
-/// A kind of manifest that is taken.
+/// A supported type of manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MediaType {
     /// `application/vnd.oci.image.manifest.v1+json`
@@ -16,7 +16,8 @@ pub enum MediaType {
     DockerManifest,
     /// `application/vnd.docker.distribution.manifest.list.v2+json`
     DockerManifestList,
-    /// `application/vnd.oci.artifact.manifest.v1+json`, of image-spec 1.1.0-rc1 and rc2: dropped since, but pushed in its day.
+    /// `application/vnd.oci.artifact.manifest.v1+json` of image-spec 1.1.0-rc1 and rc2: dropped since, but some registries
+    /// hold it.
     OciArtifact,
 }
 
@@ -29,7 +30,7 @@ impl MediaType {
         Self::OciArtifact,
     ];
 
-    /// As it stands in a `Content-Type` and in `mediaType`.
+    /// As in `Content-Type` and in `mediaType`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::OciManifest => "application/vnd.oci.image.manifest.v1+json",
@@ -40,7 +41,7 @@ impl MediaType {
         }
     }
 
-    /// The type that `text` names, parameters ignored (distribution-spec "Pushing Manifests"); `None` for any other.
+    /// The type in `text`, without parameters (distribution-spec "Pushing Manifests"); `None` for any other type.
     pub fn parse(text: &str) -> Option<Self> {
         let essence = text.split(';').next().unwrap_or_default().trim();
         Self::ALL
@@ -57,7 +58,7 @@ impl MediaType {
     }
 
     /// Whether the manifest must have a `mediaType`; images and indexes of OCI may leave it out.
-    pub fn must_be_said_inside(self) -> bool {
+    pub fn requires_media_type_field(self) -> bool {
         match self {
             Self::DockerManifest | Self::DockerManifestList | Self::OciArtifact => true,
             Self::OciManifest | Self::OciIndex => false,
@@ -71,7 +72,7 @@ impl fmt::Display for MediaType {
     }
 }
 
-/// Whether layers of this type are never pushed, so that their absence is no fault (image-spec `layer.md`
+/// Whether layers of this type are never pushed, so that a missing one is not an error (image-spec `layer.md`
 /// "Non-Distributable Layers", and Docker's foreign layers).
 pub fn is_nondistributable(media_type: &str) -> bool {
     media_type.starts_with("application/vnd.oci.image.layer.nondistributable.v1.tar")

@@ -1,7 +1,7 @@
-//! The words of the OCI distribution and image specifications, as types.
+//! The terms of the OCI distribution and image specifications, as types.
 //!
-//! Pure: no I/O, no clock, no HTTP. A value of one of these types is valid by construction, so nothing further in looks at
-//! text again. Invariant: parsing and printing are inverse to each other.
+//! Pure: no I/O, no clock, no HTTP. Every value of these types is valid, so other modules need not check it again.
+//! Invariant: parsing and printing are inverse.
 
 mod case_folding;
 pub mod digest;
@@ -23,10 +23,10 @@ pub use media_type::MediaType;
 pub use name::{NameError, RepositoryName};
 pub use reference::{Reference, ReferenceError, Tag, TagError};
 
-/// How much of a text an error repeats: enough to find it, whatever was sent.
+/// The maximum length of quoted text in an error: enough to find it.
 const EXCERPT_CHARS_MAX: usize = 80;
 
-/// `text` in quotes, cut if it is long, to be repeated in an error.
+/// `text` in quotes, shortened if it is long, for an error.
 fn excerpt(text: &str) -> String {
     match text.char_indices().nth(EXCERPT_CHARS_MAX) {
         None => format!("{text:?}"),

@@ -1,16 +1,16 @@
 //! Repository names.
 //!
-//! Source: distribution-spec "Pulling manifests": `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/…)*`. Invariant: a
-//! [`RepositoryName`] can stand in a path as it is: no empty, `.` or `..` component, nothing that starts with `_`.
+//! Source: distribution-spec "Pulling manifests": `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/…)*`. Invariant: a [`RepositoryName`]
+//! is a safe relative path: no empty, `.` or `..` component, and none that starts with `_`.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The longest name taken: clients cap host, slash and name together at 255, and a longer one fits no directory entry on
-/// the way to an upload either.
+/// The longest name. Clients limit host, slash and name together to 255, and a longer name does not fit the directory
+/// entries on the path of an upload.
 pub const NAME_LENGTH_MAX: usize = 255;
 
-/// `team/app`: where blobs, manifests and tags belong.
+/// `team/app`: it holds blobs, manifests and tags.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RepositoryName(Box<str>);
 
@@ -71,7 +71,7 @@ pub enum NameError {
     /// Longer than [`NAME_LENGTH_MAX`] bytes.
     #[error("repository name is longer than {NAME_LENGTH_MAX} bytes")]
     TooLong,
-    /// Not of the specification's form.
+    /// Not in the form of the specification.
     #[error(
         "not a repository name: lower-case letters and digits, joined by `.`, `_`, `__` or `-`, in components separated \
          by `/`"

@@ -1,12 +1,12 @@
-//! Byte ranges: those that a reader asks for, and those that an uploader says it sends.
+//! Byte ranges: those that a reader requests, and those that an uploader announces.
 //!
-//! Source: RFC 9110 section 14 for reading; distribution-spec "Pushing a blob in chunks" for sending, whose
-//! `Content-Range` is `<start>-<end>`. Invariant: a range that is returned lies within the content.
+//! Source: RFC 9110 section 14 for reading; distribution-spec "Pushing a blob in chunks" for uploads, whose `Content-Range`
+//! is `<start>-<end>`. Invariant: a returned range is within the content.
 
 use std::ops::Range;
 
-/// How many ranges one request may ask for; more are answered with the whole content. Clients that read an image lazily
-/// ask for some dozens at once, and each that is left after merging costs a part and an opened file.
+/// The maximum of ranges in one request; with more, the whole content is returned. Clients that read an image lazily
+/// request some dozens, and each range that remains after merging costs a part and an open file.
 pub const RANGES_MAX: usize = 64;
 
 /// One range, while the length of the content is not known (RFC 9110 section 14.1.2).
@@ -14,14 +14,14 @@ pub const RANGES_MAX: usize = 64;
 pub enum ByteRange {
     /// `first-`: from there to the end.
     From(u64),
-    /// `first-last`: both of them and what is between.
+    /// `first-last`, both included.
     Between {
         /// Position of the first byte.
         first: u64,
         /// Position of the last byte.
         last: u64,
     },
-    /// `-count`: so many at the end.
+    /// `-count`: this many bytes at the end.
     Last(u64),
 }
 
@@ -67,8 +67,8 @@ impl ByteRange {
 /// What a `Range` header asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Requested {
-    /// All of it: no header, another unit, more than [`RANGES_MAX`] ranges, or nothing that can be understood (RFC 9110
-    /// section 14.2 lets a server ignore those).
+    /// All of it: no header, another unit, more than [`RANGES_MAX`] ranges, or a malformed header (RFC 9110 section 14.2
+    /// permits to ignore it).
     Whole,
     /// One range.
     One(ByteRange),
@@ -83,9 +83,9 @@ pub enum Selected {
     Whole,
     /// This part of it.
     Part(Range<u64>),
-    /// These parts of it, two or more. They neither touch nor overlap, and stand in the order in which they were asked for.
+    /// Two or more parts, which neither touch nor overlap, in the order of the request.
     Parts(Vec<Range<u64>>),
-    /// Nothing of it: 416.
+    /// No part: 416.
     Unsatisfiable,
 }
 
@@ -99,7 +99,7 @@ impl Requested {
         let Some(ranges) = ranges else {
             return Self::Whole;
         };
-        // Empty elements of a list mean nothing (RFC 9110 section 5.6.1.2).
+        // Empty elements of a list are ignored (RFC 9110 section 5.6.1.2).
         let ranges = ranges.split(',').map(str::trim);
         let ranges = ranges.filter(|text| !text.is_empty()).take(RANGES_MAX + 1);
         let Some(ranges) = ranges.map(ByteRange::parse).collect::<Option<Vec<_>>>() else {
@@ -135,8 +135,8 @@ impl Requested {
     }
 }
 
-/// The same bytes in parts that neither touch nor overlap, each where the first of its ranges was asked for (RFC 9110 section
-/// 15.3.7.2).
+/// Merges ranges that touch or overlap. Each merged range has the position of its first part in the request (RFC 9110
+/// section 15.3.7.2).
 fn merged(parts: Vec<Range<u64>>) -> Vec<Range<u64>> {
     let mut placed: Vec<(usize, Range<u64>)> = parts.into_iter().enumerate().collect();
     placed.sort_by_key(|(_, part)| part.start);
@@ -154,20 +154,20 @@ fn merged(parts: Vec<Range<u64>>) -> Vec<Range<u64>> {
     merged.into_iter().map(|(_, part)| part).collect()
 }
 
-/// A decimal number; one too large for us is past every end, so the largest stands for it.
+/// A decimal number. One that does not fit becomes the largest, which is beyond every end.
 fn position(text: &str) -> Option<u64> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
-/// The value of a `Content-Range` header on an upload: where the chunk begins and ends (exclusive).
+/// The value of `Content-Range` on an upload: where the chunk begins and ends (exclusive).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sent(pub Range<u64>);
 
 impl Sent {
-    /// Reads `<start>-<end>`, both inclusive, as the specification has it, and the form of RFC 9110,
-    /// `bytes <start>-<end>/<length or *>`, or a part of it: the old registry does not look at this header, so clients
-    /// write what they like, and these mean one thing only.
+    /// Parses `<start>-<end>`, both inclusive, as in the specification, and the form of RFC 9110, `bytes
+    /// <start>-<end>/<length or *>`, or a part of it. The old registry ignores this header, so clients send various forms;
+    /// each of these has only one meaning.
     pub fn parse(header: &str) -> Result<Self, SentError> {
         let header = header.trim();
         let unit = header
@@ -201,13 +201,13 @@ impl Sent {
         Ok(Self(start..end + 1))
     }
 
-    /// How many bytes the chunk has.
+    /// The length of the chunk.
     pub fn length_bytes(&self) -> u64 {
         self.0.end - self.0.start
     }
 }
 
-/// Why a `Content-Range` cannot be used.
+/// Why a `Content-Range` is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SentError {
     /// Not a range of bytes.
@@ -216,7 +216,7 @@ pub enum SentError {
     /// It ends before it begins.
     #[error("Content-Range ends before it begins")]
     Reversed,
-    /// It ends after the whole that it says it is a part of.
+    /// It ends after the length that it states.
     #[error("Content-Range ends after the length that it gives")]
     BeyondLength,
 }

@@ -1,16 +1,16 @@
-//! What a manifest is asked for by: a tag or a digest.
+//! References to manifests: a tag or a digest.
 //!
-//! Source: distribution-spec "Pulling manifests". Invariant: a [`Tag`] can stand in a path as it is.
+//! Source: distribution-spec "Pulling manifests". Invariant: a [`Tag`] is a safe path component.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::digest::{Digest, DigestError};
 
-/// The longest tag that the specification allows.
+/// The longest tag of the specification.
 pub const TAG_LENGTH_MAX: usize = 128;
 
-/// `v1.2`: a movable name for a manifest.
+/// `v1.2`: a name for a manifest, which can move to another one.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(Box<str>);
 
@@ -80,7 +80,7 @@ impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        // A tag never holds a colon, so one tells that a digest is meant.
+        // A tag never contains a colon, so text with a colon is meant as a digest.
         if text.contains(':') {
             text.parse()
                 .map(Self::Digest)
@@ -91,13 +91,13 @@ impl FromStr for Reference {
     }
 }
 
-/// Why a text is neither.
+/// Why a text is not a reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
-    /// It has no colon, and is not a tag.
+    /// No colon, and not a tag.
     #[error(transparent)]
     Tag(TagError),
-    /// It has a colon, and is not a digest.
+    /// A colon, and not a digest.
     #[error(transparent)]
     Digest(DigestError),
 }

@@ -1,27 +1,27 @@
 //! Token scopes: `repository:team/app:pull,push`.
 //!
-//! Source: distribution's scope grammar `type[(class)]:name:action[,action]`, read as leniently as `docker_auth` reads it.
-//! Must not know what a type opens. Invariant: printing a [`Scope`] and reading it again gives the same one.
+//! Source: distribution's scope grammar `type[(class)]:name:action[,action]`, parsed as leniently as in `docker_auth`. Must
+//! not know what a type grants. Invariant: printing a [`Scope`] and parsing it again gives the same one.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// What is asked of, or granted on, one resource; also the form in which a token carries it.
+/// A request for actions on one resource, or a grant of them; also the form in a token.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Scope {
-    /// `repository`, `registry`, or any other word; only these two open anything here.
+    /// `repository`, `registry`, or any other word; only these two grant anything here.
     #[serde(rename = "type")]
     pub resource_type: String,
-    /// Free text with at most one colon (a port).
+    /// Any text with at most one colon (of a port).
     pub name: String,
     /// In byte order when parsed; may be empty in a token (nothing granted).
     pub actions: Vec<String>,
 }
 
 impl Scope {
-    /// Whether this scope holds `action`, by name or through `*`.
+    /// Whether this scope contains `action`, by name or by `*`.
     pub fn allows(&self, action: &str) -> bool {
         self.actions
             .iter()
@@ -60,7 +60,7 @@ impl FromStr for Scope {
     }
 }
 
-/// The first run of `[a-z0-9]`: drops a `(class)` behind the type, and any other junk around it, as `docker_auth` does.
+/// The first run of `[a-z0-9]`: drops a `(class)` after the type, and anything else around it, as `docker_auth` does.
 fn first_word(text: &str) -> Option<&str> {
     let is_word = |character: char| character.is_ascii_lowercase() || character.is_ascii_digit();
     text.split(|character| !is_word(character))

@@ -1,7 +1,7 @@
-//! One line for each request, when its answer has ended.
+//! The access log: one line for each request, written when its answer has ended.
 //!
-//! Must not know headers that may hold a secret. What a client chose is written as a `field`, so that it stays one value. Invariant: written exactly once for each request, also when the client
-//! leaves in the middle.
+//! Must not contain headers that may hold a secret. Text from the client is written as a `field`, so that it remains one
+//! value. Invariant: each request has exactly one line, also if the client disconnects.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use crate::clock::Clock;
 use crate::layout::UploadId;
 use crate::telemetry::field;
 
-/// The name under which `telemetry` can switch these lines off.
+/// The target of these lines, by which `telemetry` can disable them.
 pub(super) const TARGET: &str = crate::telemetry::ACCESS_LOG_TARGET;
 
-/// What will be written.
+/// The values of one line.
 pub(super) struct Line {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) began: Duration,
@@ -25,7 +25,7 @@ pub(super) struct Line {
     pub(super) route: &'static str,
     pub(super) account: String,
     pub(super) user_agent: String,
-    /// Why the caller was refused, if it was (401, 403 and 429).
+    /// Why the caller was refused (401, 403 and 429).
     pub(super) refusal: Option<&'static str>,
     pub(super) status: u16,
     pub(super) sent_bytes: u64,
@@ -58,22 +58,22 @@ impl Drop for Line {
     }
 }
 
-/// A header's value as text; a byte that is not UTF-8 is written as `\xff`.
+/// A header's value as text. Bytes that are not UTF-8 are written as `\xff`.
 pub(super) fn header_text(value: &http::HeaderValue) -> String {
     use std::fmt::Write as _;
     let mut text = String::new();
     for chunk in value.as_bytes().utf8_chunks() {
         text.push_str(chunk.valid());
         for byte in chunk.invalid() {
-            // Writing to a string cannot fail.
+            // Writing to a String cannot fail.
             let _ = write!(text, "\\x{byte:02x}");
         }
     }
     text
 }
 
-/// A path as it may be logged. The second half of an upload session's id is a MAC, which the log keeps to itself; the first
-/// half tells sessions apart.
+/// A path as it may be logged. The second half of an upload session's id is a MAC, which is not logged; the first half
+/// identifies the session.
 pub(super) fn shown(path: &str) -> String {
     let is_session = |part: &str| part.parse::<UploadId>().is_ok();
     if !path.split('/').any(is_session) {

@@ -1,7 +1,7 @@
-//! Blobs over HTTP: reading (ranges, conditions) and removing.
+//! Blobs over HTTP: reading (ranges, conditions) and deleting.
 //!
-//! Source: distribution-spec end-2 and end-10; RFC 9110 sections 13 and 14. Invariant: a body is as long as its
-//! `Content-Length` says, or breaks off.
+//! Source: distribution-spec end-2 and end-10; RFC 9110 sections 13 and 14. Invariant: a body has the length of its
+//! `Content-Length`, or the connection is closed early.
 
 use std::sync::Arc;
 
@@ -22,10 +22,10 @@ use crate::oci::{Digest, RepositoryName};
 use crate::registry::Blob;
 use crate::store::Content;
 
-/// A blob is bytes, whatever they mean.
+/// The media type of every blob: the registry does not interpret it.
 const MEDIA_TYPE: &str = "application/octet-stream";
 
-/// What a digest names never changes, so it may be kept for as long as anyone likes.
+/// The content of a digest never changes, so it may be cached for any time.
 const KEEP: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
 pub(super) async fn read(
@@ -35,7 +35,7 @@ pub(super) async fn read(
     digest: &Digest,
 ) -> Result<Response<ResponseBody>, ServerError> {
     let blobs = &state.services.registry.blobs;
-    // By the same rule for both: GET keeps what HEAD has promised to this caller with this credential.
+    // GET and HEAD have the same rule: GET must succeed if HEAD succeeded for the same caller.
     let viewer = state.services.auth.viewer(&request.caller, &request.origin);
     let is_known = is_known(&request.head, digest);
     if is_known || request.head.method == Method::HEAD {
@@ -90,7 +90,7 @@ pub(super) async fn read(
     Ok(answer)
 }
 
-/// 200 with what is said of a blob, and no body yet.
+/// 200 with the headers of a blob, and no body yet.
 fn described(digest: &Digest, length: u64) -> Response<ResponseBody> {
     let mut answer = response::empty(StatusCode::OK);
     response::set_digest(&mut answer, digest);
@@ -109,7 +109,7 @@ fn unsatisfiable(size_bytes: u64) -> Response<ResponseBody> {
     answer
 }
 
-/// 206 with several parts, each of which has a `Content-Range` of its own.
+/// 206 with several parts. Each part has its own `Content-Range`.
 fn several_parts(
     state: &State,
     digest: &Digest,
@@ -136,17 +136,17 @@ pub(super) async fn delete(
     Ok(response::empty(StatusCode::ACCEPTED))
 }
 
-/// What a GET asks for; a part of something else (`If-Range`) means the whole.
+/// What a GET requests; a part of other content (`If-Range`) means everything.
 fn requested(head: &Parts, digest: &Digest) -> Requested {
     let same =
         header_text(head, IF_RANGE).is_none_or(|tag| tag.trim_matches('"') == digest.to_string());
-    // It is not a list that may come in several lines.
+    // The header is not a list, so several of them are not combined.
     let is_one = head.headers.get_all(RANGE).iter().nth(1).is_none();
     Requested::parse(header_text(head, RANGE).filter(|_| same && is_one))
 }
 
-/// Whether the client has told in `If-None-Match` that it has this content: quoted as the standard says, or bare, as old
-/// clients send it.
+/// Whether the client already has this content, by `If-None-Match`: quoted as in the standard, or bare, as old clients send
+/// it.
 pub(super) fn is_known(head: &Parts, digest: &Digest) -> bool {
     let Some(tags) = header_text(head, IF_NONE_MATCH) else {
         return false;

@@ -60,9 +60,9 @@ const HTTP1_BUFFER_BYTES: usize = 128 * 1024;
 const BACKLOG: i32 = 1_024;
 /// The pause after a failed accept, which would otherwise repeat in a tight loop while there are no file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Connections accepted in a row while slots are scarce; then their tasks run. A burst would otherwise fill the reserve
+/// Connections accepted in a row; then their tasks run. While there are no free slots, a burst would otherwise fill the reserve
 /// several times over, and each new connection would close one whose request was not read yet.
-const BATCH_WHILE_SCARCE: usize = RESERVE / 2;
+const ACCEPTED_IN_A_ROW_MAX: usize = RESERVE / 2;
 /// How often connections are checked that take too long while slots are scarce.
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 /// The time in which an evicted connection may finish its answer.
@@ -123,7 +123,7 @@ impl Server {
         let clock = Arc::clone(&self.state.services.clock);
         let admission = self.state.admission.clone();
         let mut sweep = clock.sleep(SWEEP_PAUSE);
-        let mut accepted_while_scarce = 0;
+        let mut accepted_in_a_row = 0;
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
@@ -148,9 +148,9 @@ impl Server {
                     clock.sleep(ACCEPT_PAUSE).await;
                 }
             }
-            accepted_while_scarce += usize::from(admission.is_scarce());
-            if accepted_while_scarce >= BATCH_WHILE_SCARCE {
-                accepted_while_scarce = 0;
+            accepted_in_a_row += 1;
+            if accepted_in_a_row >= ACCEPTED_IN_A_ROW_MAX {
+                accepted_in_a_row = 0;
                 tokio::task::yield_now().await;
             }
         }

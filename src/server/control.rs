@@ -1,8 +1,8 @@
-//! The control socket: commands on this machine that ask or change a running instance.
+//! The control socket: commands on this machine that query or change a running server.
 //!
-//! A Unix socket. The client sends one line of JSON, a [`Request`]; the server answers with lines of JSON, any number of
-//! [`Answer::Progress`] and then one other. Must not know who runs the commands. Invariants: only the user that the server
-//! runs as, and root, are heard; a client that goes away ends nothing that was begun.
+//! A Unix socket. The client sends one line of JSON, a [`Request`]; the server answers with lines of JSON: any number of
+//! [`Answer::Progress`], then one other answer. Must not know who runs the commands. Invariants: it accepts only root and
+//! the user of the server process; work that has begun continues if the client disconnects.
 
 use std::fs::Permissions;
 use std::io;
@@ -24,17 +24,17 @@ use crate::registry::{
     Comparison, Filled, IndexedError, Progress, Registry, Status, Subject, Usage,
 };
 
-/// Clients at a time: people and scripts of one machine.
+/// Parallel clients: the people and scripts of one machine.
 const CLIENTS_MAX: usize = 16;
 
-/// The longest request: a repository's name and a tag fit many times.
+/// The longest request: many times a repository name and a tag.
 const REQUEST_BYTES_MAX: u64 = 4_096;
 
-/// How long a client may take to say what it wants.
+/// The time for a client to send its request.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 
-/// What can be asked of an instance. Details stand apart from the name: beside it, serde passes over those that it does not
-/// know, and a command of a later version would be half understood.
+/// What a command can request. Details are in a field of their own: serde ignores unknown fields next to the tag, so a
+/// command of a later version would be only partly understood.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     tag = "request",
@@ -43,28 +43,28 @@ const REQUEST_TIME: Duration = Duration::from_secs(10);
     deny_unknown_fields
 )]
 pub enum Request {
-    /// Read users, rules and certificates again.
+    /// Reload users, rules and certificates.
     Reload,
-    /// How much there is, and how the index is.
+    /// The number and size of the stored objects, and the state of the index.
     Status,
-    /// Fill the index anew.
+    /// Rebuild the index.
     Rebuild,
     /// Compare the index with the store.
     Compare,
-    /// How much room something takes.
+    /// The disk usage of a repository or a tag.
     Usage {
-        /// A repository; all of them without one.
+        /// A repository; `None` for all.
         repository: Option<String>,
-        /// One of its tags; all of them without one.
+        /// One of its tags; `None` for all.
         tag: Option<String>,
     },
 }
 
-/// What an instance answers.
+/// What the server answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Answer {
-    /// Not the end yet.
+    /// Intermediate progress.
     Progress(Progress),
     /// To [`Request::Reload`].
     Reloaded {
@@ -83,7 +83,7 @@ pub enum Answer {
         /// A row for each repository or tag.
         rows: Vec<Usage>,
     },
-    /// It was not done.
+    /// The request failed.
     Failed {
         /// What happened, and where.
         what: String,
@@ -93,10 +93,10 @@ pub enum Answer {
     },
 }
 
-/// What reads the files again, and tells this server's mark; an error says what stays as it was.
+/// Reloads the files, and returns the id of this server's mark; an error says what was not reloaded.
 pub type Reload = Box<dyn Fn() -> Result<Option<String>, String> + Send + Sync>;
 
-/// Carries out requests.
+/// Executes requests.
 pub struct Control {
     registry: Arc<Registry>,
     reload: Reload,
@@ -104,7 +104,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Over these operations; somebody must run [`Registry::keep_index`] beside them.
+    /// Executes requests with `registry`. [`Registry::keep_index`] must run in parallel.
     pub fn new(registry: Arc<Registry>, reload: Reload, clock: Arc<dyn Clock>) -> Self {
         Self {
             registry,
@@ -113,7 +113,7 @@ impl Control {
         }
     }
 
-    /// Does what is asked; `tell` hears how far it is.
+    /// Executes a request; calls `tell` with its progress.
     pub async fn carry_out(
         &self,
         request: &Request,
@@ -176,7 +176,7 @@ fn subject(repository: Option<&str>, tag: Option<&str>) -> Result<Subject, Strin
     Ok(Subject::Tag(name, tag))
 }
 
-/// The socket, from its making until it is removed.
+/// The socket; removed when dropped.
 pub struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
@@ -184,13 +184,13 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Listens at `path`. A server on other data that was given the same state directory keeps its socket: commands for it
-    /// would be answered here. Anything else there was left by a process that has ended.
+    /// Listens at `path`. If another server is listening there, it keeps its socket and this is an error: its commands
+    /// would be answered here. Any other file there was left by a process that has ended.
     pub fn bind(path: &Path, clock: Arc<dyn Clock>) -> io::Result<Self> {
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(io::Error::new(
                 io::ErrorKind::AddrInUse,
-                "another server listens there: give each its own state_directory",
+                "another server is listening there; give each server its own state_directory",
             ));
         }
         match std::fs::remove_file(path) {
@@ -206,15 +206,15 @@ impl ControlSocket {
         })
     }
 
-    /// Of [`ControlSocket::run`].
+    /// The heartbeat of [`ControlSocket::run`].
     pub fn heartbeat(&self) -> Arc<Heartbeat> {
         Arc::clone(&self.heartbeat)
     }
 
-    /// Answers; never returns.
+    /// Answers commands; never returns.
     pub async fn run(&self, control: Arc<Control>) {
         let _beating = self.heartbeat.begin();
-        // Commands may come at any time, or not: it shows only where it ends.
+        // There may be no command for a long time: only the end of the loop is an error.
         self.heartbeat.rest();
         let places = Arc::new(Semaphore::new(CLIENTS_MAX));
         loop {
@@ -225,13 +225,13 @@ impl ControlSocket {
                     let control = Arc::clone(&control);
                     tokio::spawn(async move {
                         if let Err(error) = serve(stream, &control).await {
-                            tracing::debug!(%error, "a command has gone away");
+                            tracing::debug!(%error, "a command disconnected");
                         }
                         drop(place);
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot hear a command");
+                    tracing::warn!(%error, "cannot accept a command");
                     control.clock.sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -241,16 +241,16 @@ impl ControlSocket {
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        // One that stays is replaced by the next start.
+        // A socket that remains is replaced at the next start.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
 async fn serve(mut stream: UnixStream, control: &Arc<Control>) -> io::Result<()> {
-    // The mode of the file is set a moment after it is made, and some systems ignore it.
+    // The mode of the file is set a moment after it is created, and some systems ignore it.
     let peer = stream.peer_cred()?.uid();
     if peer != 0 && peer != platform::effective_user_id() {
-        let what = "only the user that Boathouse runs as, and root, may do this".to_owned();
+        let what = "only root and the user of the server process may do this".to_owned();
         return send(&mut stream, &failed(what, None)).await;
     }
     let (reader, mut writer) = stream.split();
@@ -263,13 +263,13 @@ async fn serve(mut stream: UnixStream, control: &Arc<Control>) -> io::Result<()>
     let request: Request = match serde_json::from_slice(&line) {
         Ok(request) => request,
         Err(error) => {
-            let what = format!("the running instance does not understand this command: {error}");
-            let hint = "it may be of another version: restart it";
+            let what = format!("the running server does not understand this command: {error}");
+            let hint = "it may be another version: restart the server";
             return send(&mut writer, &failed(what, Some(hint))).await;
         }
     };
     let (progress, mut told) = watch::channel(None);
-    // What was begun goes on when the client goes away.
+    // Work that has begun continues if the client disconnects.
     let work = tokio::spawn({
         let control = Arc::clone(control);
         async move {
@@ -285,9 +285,12 @@ async fn serve(mut stream: UnixStream, control: &Arc<Control>) -> io::Result<()>
             send(&mut writer, &Answer::Progress(now)).await?;
         }
     }
-    let answer = work
-        .await
-        .unwrap_or_else(|_| failed("it went wrong; the server's log says how".to_owned(), None));
+    let answer = work.await.unwrap_or_else(|_| {
+        failed(
+            "internal error; the server's log has the cause".to_owned(),
+            None,
+        )
+    });
     send(&mut writer, &answer).await
 }
 

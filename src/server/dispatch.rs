@@ -1,7 +1,7 @@
 //! One request, from its head to its answer.
 //!
-//! Must not know what an endpoint does. Invariant: parse → caller → access → dispatch → response, in this order, for every
-//! request.
+//! Must not know what an endpoint does. Invariant: every request is processed in this order: parse → caller → access →
+//! dispatch → response.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use crate::auth::{Access, Caller, FairQueue, Origin, is_host};
 use crate::registry::{ActingRequest, Actor, Holder, Reservation};
 use crate::telemetry::field;
 
-/// All that a request needs, shared by all connections.
+/// What all requests share.
 pub(super) struct State {
     pub(super) services: Services,
     pub(super) settings: Settings,
@@ -43,16 +43,16 @@ pub(super) struct State {
     configured_headers: HeaderMap,
 }
 
-/// The other end of a connection.
+/// The peer of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer {
     pub(super) address: SocketAddr,
     pub(super) is_tls: bool,
-    /// Whether there was no place for it: only health is answered.
+    /// Whether the connection is in the reserve: only health requests are answered.
     pub(super) is_reserve: bool,
 }
 
-/// A request as it came.
+/// A request as it was received.
 struct Arrived {
     head: Parts,
     body: RequestBody,
@@ -61,12 +61,12 @@ struct Arrived {
     peer: SocketAddr,
 }
 
-/// A request that may do what it asks; its body is handed on beside it.
+/// A request that is permitted. Its body is passed separately.
 pub(super) struct Allowed {
     pub(super) head: Parts,
     pub(super) origin: Origin,
     pub(super) caller: Caller,
-    /// What it was let in for.
+    /// The access that was checked.
     access: Access,
     id: RequestId,
     peer: SocketAddr,
@@ -109,7 +109,7 @@ impl State {
         }
     }
 
-    /// What decides when a body has stood still for too long.
+    /// The limits for bodies.
     pub(super) fn body_limits(&self) -> BodyLimits {
         BodyLimits {
             clock: Arc::clone(&self.services.clock),
@@ -121,7 +121,7 @@ impl State {
         }
     }
 
-    /// Room for what a request or its answer holds in memory as a whole.
+    /// A reservation for what a request or its answer holds in memory.
     pub(super) fn reservation(&self, origin: &Origin) -> Reservation {
         let client = Holder::Client(origin.client);
         self.services.registry.memory().reservation(client)
@@ -132,8 +132,9 @@ impl State {
         format!("{}v2/{below}", self.settings.prefix)
     }
 
-    /// The value of `Location` for something below `/v2/`: relative unless `http.host` or `http.relativeurls: false` ask for
-    /// an absolute one, since a relative one is right behind every proxy. `Link` is always relative, as in distribution.
+    /// The value of `Location` for something below `/v2/`. It is relative unless `http.host` or `http.relativeurls: false`
+    /// require an absolute one, because a relative one is correct behind every proxy. `Link` is always relative, as in
+    /// distribution.
     pub(super) fn location(&self, origin: &Origin, below: &str) -> String {
         let path = self.path(below);
         let base = match &self.settings.locations {
@@ -144,7 +145,7 @@ impl State {
         base.unwrap_or_default() + &path
     }
 
-    /// Answers a request; every answer passes through here.
+    /// Answers a request. Every answer passes through here.
     pub(super) async fn answer(
         self: Arc<Self>,
         request: Request<RequestBody>,
@@ -214,7 +215,7 @@ impl State {
         if method == Method::OPTIONS || answer.status() == StatusCode::METHOD_NOT_ALLOWED {
             self.set_allow(&mut answer, &path, &method);
         }
-        // Others wait for a place in the reserve. HTTP/2 knows no such header.
+        // Other connections wait for the reserve. HTTP/2 does not have this header.
         if peer.is_reserve && is_http1 {
             let close = HeaderValue::from_static("close");
             answer.headers_mut().insert(CONNECTION, close);
@@ -261,8 +262,8 @@ impl State {
         if !route.runs_to_its_end() {
             return self.dispatch(route, request, body).await;
         }
-        // Run to its end even when the client goes away, which drops this future: what was received is put in order, and
-        // no half of an operation stays undone for want of a reader.
+        // It runs to its end even if the client disconnects, which drops this future. Received data are left in a defined
+        // state, and no operation stops half way.
         let state = Arc::clone(self);
         let work = async move { state.dispatch(route, request, body).await };
         let task = tokio::spawn(work.in_current_span());
@@ -279,7 +280,7 @@ impl State {
         let auth = &self.services.auth;
         let authorization = authorization(head)?;
         let caller = auth.caller(&authorization, origin).await?;
-        // Also of a caller who is refused: the account is empty unless the credential is good.
+        // Also for a caller who is refused: the account is empty unless the credential is valid.
         caller.account().clone_into(account);
         auth.authorise(&caller, access, origin)?;
         Ok(caller)
@@ -298,7 +299,7 @@ impl State {
             | Route::AuthorityCertificate
             | Route::Token
             | Route::BaseRedirect => {
-                // Answered by `handle`, before anybody is asked who they are.
+                // `handle` answers these before the caller is authenticated.
                 Err(ServerError::Internal)
             }
             Route::Base => Ok(response::bytes(StatusCode::OK, "application/json", "{}")),
@@ -339,7 +340,7 @@ impl State {
         }
     }
 
-    /// What every answer carries, and what the answer to a HEAD must not carry.
+    /// Headers that every answer has, and the rules for answers to HEAD.
     fn finish(&self, answer: &mut Response<ResponseBody>, method: &Method, id: &RequestId) {
         answer.headers_mut().insert(
             response::API_VERSION,
@@ -348,10 +349,10 @@ impl State {
         let id_header = HeaderName::from_static(request_id::HEADER);
         response::set(answer, id_header, id.as_str());
         self.add_configured_headers(answer);
-        // Nobody's browser should guess that a blob is a page.
+        // Browsers must not guess that a blob is a web page.
         let options = answer.headers_mut().entry(X_CONTENT_TYPE_OPTIONS);
         options.or_insert(HeaderValue::from_static("nosniff"));
-        // RFC 9110 section 8.6: neither of these may say how long a body would be that they cannot have.
+        // RFC 9110 section 8.6: answers with these statuses have no body and must not announce a length.
         let has_no_length = matches!(
             answer.status(),
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
@@ -367,7 +368,7 @@ impl State {
         }
     }
 
-    /// `http.headers`, with every value of a list, as distribution adds them: what an answer says of itself stays.
+    /// `http.headers`, with every value of a list, as in distribution. Headers that the answer already has are kept.
     pub(super) fn add_configured_headers(&self, answer: &mut Response<ResponseBody>) {
         let headers = answer.headers_mut();
         for name in self.configured_headers.keys() {
@@ -380,8 +381,8 @@ impl State {
         }
     }
 
-    /// `Allow`, which an answer to OPTIONS and a 405 carry (RFC 9110 sections 9.3.7 and 15.5.6). OPTIONS itself is named to
-    /// those who ask by it; in a 405 the list is that of distribution.
+    /// `Allow`, for answers to OPTIONS and for 405 (RFC 9110 sections 9.3.7 and 15.5.6). It contains OPTIONS only in
+    /// answers to OPTIONS; in a 405 the list is that of distribution.
     fn set_allow(&self, answer: &mut Response<ResponseBody>, path: &RequestPath, method: &Method) {
         let registry = self.services.registry.settings();
         let takes = Takes {
@@ -436,7 +437,7 @@ impl State {
     }
 }
 
-/// One host at most, exactly one over HTTP/1.1 (RFC 9112 section 3.2), and one that is safe wherever we repeat it.
+/// At most one Host header, exactly one over HTTP/1.1 (RFC 9112 section 3.2), with a value that is safe to repeat.
 fn check_host(head: &Parts) -> Result<(), ServerError> {
     let mut hosts = head.headers.get_all(HOST).iter();
     let is_missing = match (hosts.next(), hosts.next()) {
@@ -463,7 +464,7 @@ pub(super) fn authorization(head: &Parts) -> Result<Vec<&str>, ServerError> {
         .collect()
 }
 
-/// A header's value, if it is there and text.
+/// The value of a header, if it is present and text.
 pub(super) fn header_text(head: &Parts, name: impl http::header::AsHeaderName) -> Option<&str> {
     head.headers.get(name).and_then(|value| value.to_str().ok())
 }
@@ -473,7 +474,7 @@ pub(super) fn content_type(head: &Parts) -> Option<&str> {
     header_text(head, CONTENT_TYPE)
 }
 
-/// `Content-Length`; hyper has refused those that are no number or disagree.
+/// `Content-Length`. hyper has already refused malformed and contradictory ones.
 pub(super) fn content_length(head: &Parts) -> Option<u64> {
     header_text(head, CONTENT_LENGTH)?.parse().ok()
 }

@@ -1,7 +1,7 @@
-//! The only map from what can go wrong to status, OCI code and headers.
+//! The only map from errors to a status, an OCI code and headers.
 //!
 //! Source: distribution-spec "Error Codes" (a closed list), `docs/architecture.md`. Must not know how a route works.
-//! Invariant: an answer of 5xx never carries internals; those are logged here, once.
+//! Invariant: an answer with a 5xx status never contains internals; they are logged here, once.
 
 use std::error::Error;
 
@@ -24,65 +24,65 @@ const RETRY_AFTER_LOCKS_SECS: u64 = 10;
 const RETRY_AFTER_SESSIONS_SECS: u64 = 30;
 /// `Retry-After` of a body for which there was no memory: most bodies that are held in memory are sent in less time.
 const RETRY_AFTER_MEMORY_SECS: u64 = 5;
-/// `Retry-After` of a connection in the reserve: by then, requests that no longer move have lost their places.
+/// `Retry-After` of a connection in the reserve: by then, stalled requests have lost their slots.
 const RETRY_AFTER_CONNECTIONS_SECS: u64 = 5;
 
-/// The longest message. Most errors repeat what they are about, and a client decides how long that is.
+/// The longest message. Most errors repeat text from the request, which can be long.
 const MESSAGE_CHARS_MAX: usize = 1_000;
-/// Why a request is not answered as it hoped.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ServerError {
-    /// It asks for nothing that there is.
+    /// No such endpoint.
     #[error(transparent)]
     Route(#[from] RouteError),
-    /// It may not.
+    /// The caller is not authenticated, or not permitted.
     #[error(transparent)]
     Refusal(#[from] Refusal),
-    /// It gets no token.
+    /// No token is issued.
     #[error(transparent)]
     Token(#[from] TokenRefusal),
-    /// The operation did not work out.
+    /// The operation failed.
     #[error(transparent)]
     Registry(RegistryError),
-    /// A manifest is read under a name that can be neither a tag nor a digest.
-    #[error("no manifest can have this name: it is neither a tag nor a digest")]
+    /// A manifest is requested by a text that is neither a tag nor a digest.
+    #[error("this is not a manifest reference: it is neither a tag nor a digest")]
     NoSuchReference,
-    /// A header cannot be understood.
+    /// A header is malformed.
     #[error("{0}")]
     BadHeader(&'static str),
-    /// `Content-Range` cannot be understood.
+    /// `Content-Range` is malformed.
     #[error(transparent)]
     ContentRange(#[from] crate::oci::range::SentError),
-    /// The body is longer than is taken here.
+    /// The body is longer than the limit.
     #[error("the body is longer than {limit_bytes} bytes")]
     BodyTooLarge {
-        /// What is taken.
+        /// The limit.
         limit_bytes: usize,
     },
-    /// The body is held whole, and has not come in the time for that.
-    #[error("the body was not there after {limit_secs} s")]
+    /// A body that is held in memory did not arrive in time.
+    #[error("the body was not complete after {limit_secs} s")]
     BodyTooLate {
         /// The time.
         limit_secs: u64,
     },
-    /// Others hold the memory that this would take.
-    #[error("the registry holds as much as it may for others; hint: try again in a few seconds")]
+    /// The memory budget is spent.
+    #[error("no memory is free for this request; hint: try again in a few seconds")]
     MemoryBudget(#[from] BudgetSpent),
-    /// All connections are taken, by requests that move.
+    /// No slot is free, and no connection can be closed.
     #[error("all connections are taken; hint: try again in a few seconds")]
     NoPlace,
-    /// Plain HTTP came to a port that speaks TLS.
-    #[error("this port speaks https, not http; the authority to trust is at {authority_url}")]
+    /// A plain HTTP request on a port for HTTPS.
+    #[error("this port serves HTTPS, not HTTP; the CA certificate is at {authority_url}")]
     PlainHttp {
-        /// Where the CA certificate is.
+        /// The URL of the CA certificate.
         authority_url: String,
     },
-    /// Something of ours broke.
-    #[error("the server failed")]
+    /// A bug of the server.
+    #[error("internal error")]
     Internal,
 }
 
-/// The closed list of the specification, as far as it is used.
+/// The codes of the specification that are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 enum Code {
@@ -101,7 +101,8 @@ enum Code {
     Unsupported,
     #[serde(rename = "TOOMANYREQUESTS")]
     TooManyRequests,
-    /// Outside the list, as distribution has them, where nothing in the list fits: clients retry on these.
+    /// Codes of distribution that are not in the specification, for cases that none of its codes describes: clients retry
+    /// on these.
     Unknown,
     Unavailable,
 }
@@ -120,7 +121,7 @@ struct ErrorEntry {
 }
 
 impl From<RegistryError> for ServerError {
-    /// A refusal is answered alike, whenever it is found.
+    /// A refusal has the same answer wherever it is found.
     fn from(error: RegistryError) -> Self {
         match error {
             RegistryError::Refused(refusal) => Self::Refusal(refusal),
@@ -146,7 +147,7 @@ impl ServerError {
             detail,
         };
         let errors = match self {
-            // One entry for each (distribution-spec "Pushing Manifests").
+            // One entry for each missing digest (distribution-spec "Pushing Manifests").
             Self::Registry(RegistryError::ReferencesUnknown { named, total: _ }) => named
                 .iter()
                 .map(|digest| entry(Some(detail_of(digest))))
@@ -160,7 +161,7 @@ impl ServerError {
         answer
     }
 
-    /// Why the caller was refused, for the access log; `None` if it was not the caller.
+    /// Why the caller was refused, for the access log; `None` if the request failed for another reason.
     pub(super) fn refusal(&self) -> Option<&'static str> {
         match self {
             Self::Refusal(Refusal::Unauthorized { reason, .. }) => Some(reason),
@@ -226,7 +227,7 @@ impl ServerError {
         }
     }
 
-    /// What the client is told, however much it sent. Behind a 5xx lies something of ours, which is in the log.
+    /// The message for the client, of limited length. The cause of a 5xx status is in the log only.
     fn message(&self, status: StatusCode) -> String {
         let message = self.whole_message(status);
         match message.char_indices().nth(MESSAGE_CHARS_MAX) {
@@ -238,14 +239,16 @@ impl ServerError {
     fn whole_message(&self, status: StatusCode) -> String {
         match self {
             Self::Registry(RegistryError::Store(StoreError::Full)) => {
-                "no space left on this registry; hint: free some, then send it again".to_owned()
+                "no space left on this registry; hint: free some space, then try again".to_owned()
             }
             Self::Registry(error @ RegistryError::Busy) => error.to_string(),
             Self::Registry(RegistryError::Store(StoreError::Busy { .. })) => {
                 "the registry's storage is busy; hint: try again in a few seconds".to_owned()
             }
             Self::MemoryBudget(_) | Self::NoPlace => self.to_string(),
-            _ if status.is_server_error() => "the registry failed; its log tells why".to_owned(),
+            _ if status.is_server_error() => {
+                "internal error; the registry's log has the cause".to_owned()
+            }
             Self::Registry(RegistryError::DeletesDisabled) => {
                 format!("{self}; hint: set `storage.delete.enabled: true`")
             }
@@ -278,7 +281,7 @@ impl ServerError {
             }
             Self::MemoryBudget(_) => (RETRY_AFTER, Some(RETRY_AFTER_MEMORY_SECS.into())),
             Self::NoPlace => (RETRY_AFTER, Some(RETRY_AFTER_CONNECTIONS_SECS.into())),
-            // Tells the client where to go on (distribution-spec "Pushing a blob in chunks").
+            // Where the client must continue (distribution-spec "Pushing a blob in chunks").
             Self::Registry(
                 RegistryError::OutOfOrder { offset_bytes }
                 | RegistryError::UploadBusy { offset_bytes },
@@ -295,13 +298,13 @@ impl ServerError {
 
 fn registry_status_and_code(error: &RegistryError) -> (StatusCode, Code) {
     match error {
-        // `From` has made a refusal of the server's own of it.
+        // `From` converts a refusal before it gets here.
         RegistryError::Refused(_) => (StatusCode::UNAUTHORIZED, Code::Unauthorized),
         RegistryError::NameUnknown(_) => (StatusCode::NOT_FOUND, Code::NameUnknown),
         RegistryError::BlobUnknown(_) => (StatusCode::NOT_FOUND, Code::BlobUnknown),
         RegistryError::ManifestUnknown(_) => (StatusCode::NOT_FOUND, Code::ManifestUnknown),
         RegistryError::UploadUnknown => (StatusCode::NOT_FOUND, Code::BlobUploadUnknown),
-        // go-containerregistry begins the blob again on this code, and gives up on the one above.
+        // go-containerregistry restarts the blob on this code, and gives up on the one above.
         RegistryError::UploadInvalid => (StatusCode::NOT_FOUND, Code::BlobUploadInvalid),
         RegistryError::UploadBusy { .. } | RegistryError::OutOfOrder { .. } => {
             (StatusCode::RANGE_NOT_SATISFIABLE, Code::BlobUploadInvalid)
@@ -342,7 +345,7 @@ fn detail_of(digest: &Digest) -> serde_json::Value {
     serde_json::json!({ "digest": digest.to_string() })
 }
 
-/// The error with everything that caused it, for the log.
+/// The error and its causes, for the log.
 pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

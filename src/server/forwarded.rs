@@ -1,15 +1,15 @@
-//! The standard header of proxies, `Forwarded`.
+//! The header `Forwarded` of proxies.
 //!
-//! Source: RFC 7239 section 4. Must not know whose header is believed (`origin` does). Invariant: a header that does not follow
-//! the grammar says nothing at all, so that no part of it is taken for something else.
+//! Source: RFC 7239 section 4. Must not know which peers are trusted (`origin` does). Invariant: a header that violates the
+//! grammar is ignored as a whole, so that no part of it is misread.
 
 use http::HeaderMap;
 use http::header::FORWARDED;
 
-/// What one proxy says of the request that it received.
+/// What one proxy reports about the request that it received.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Element {
-    /// `for`: who asked the proxy. An address, perhaps with a port; or a word that hides it.
+    /// `for`: the client of the proxy. An address, with or without a port, or a word that hides it.
     pub(super) client: Option<String>,
     /// `host`: the `Host` that the client used.
     pub(super) host: Option<String>,
@@ -17,7 +17,8 @@ pub(super) struct Element {
     pub(super) scheme: Option<String>,
 }
 
-/// The elements of all `Forwarded` headers, the one of the proxy next to the client first; none if they are malformed.
+/// The elements of all `Forwarded` headers, from the proxy next to the client to the last one; none if a header is
+/// malformed.
 pub(super) fn elements(headers: &HeaderMap) -> Vec<Element> {
     let mut elements = Vec::new();
     for value in headers.get_all(FORWARDED) {
@@ -29,7 +30,7 @@ pub(super) fn elements(headers: &HeaderMap) -> Vec<Element> {
     elements
 }
 
-/// `pair;pair, pair;…`, where a pair is `token=value` and a value may be quoted.
+/// Parses `pair;pair, pair;…`, where a pair is `token=value` and a value may be quoted.
 fn parse(text: &str) -> Option<Vec<Element>> {
     let mut elements = Vec::new();
     let mut element = Element::default();
@@ -45,7 +46,7 @@ fn parse(text: &str) -> Option<Vec<Element>> {
                 _ => None,
             };
             if let Some(field) = field {
-                // RFC 7239 section 4: each parameter at most once in an element.
+                // RFC 7239 section 4: each parameter occurs at most once in an element.
                 if field.replace(value).is_some() {
                     return None;
                 }
@@ -69,14 +70,15 @@ fn parse(text: &str) -> Option<Vec<Element>> {
     }
 }
 
-/// The name before an equals sign, and what follows that.
+/// The name before an equals sign, and the text after it.
 fn pair_name(text: &str) -> Option<(&str, &str)> {
     let (name, rest) = text.split_once('=')?;
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     (!name.is_empty() && name.bytes().all(is_token)).then_some((name, rest))
 }
 
-/// A value, and what follows it. Without quotes it may hold a colon, which the standard quotes: some proxies write `host=a:1`.
+/// A value, and the text after it. Without quotes it may contain a colon, although the standard requires quotes: some
+/// proxies write `host=a:1`.
 fn value(text: &str) -> Option<(String, &str)> {
     let Some(quoted) = text.strip_prefix('"') else {
         let is_end = |character: char| {
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_says_nothing() {
+    fn a_malformed_header_is_ignored() {
         for bad in [
             "nonsense",
             "host",
@@ -164,7 +166,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused(text in "[a-c\",;=\\\\ fohrst]{0,30}") {
+        fn any_text_is_parsed_or_ignored(text in "[a-c\",;=\\\\ fohrst]{0,30}") {
             for element in parse(&text).unwrap_or_default() {
                 prop_assert!(element.host.is_none_or(|host| host.len() <= text.len()));
             }

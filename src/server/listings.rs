@@ -1,7 +1,7 @@
 //! Lists over HTTP: catalog, tags, referrers.
 //!
-//! Source: distribution-spec end-8 and end-12, distribution's catalog. Must not know where lists come from. Invariant: a
-//! page that is not the last carries a `Link` to the next (RFC 8288), relative like every other address that we give.
+//! Source: distribution-spec end-8 and end-12, distribution's catalog. Must not know where lists come from. Invariant:
+//! every page but the last has a `Link` to the next page (RFC 8288), relative like every other URL.
 
 use std::collections::BTreeMap;
 
@@ -203,7 +203,7 @@ fn page_answer<T>(
     let mut answer = response::json(StatusCode::OK, "application/json", body);
     if let (true, Some(last)) = (page.has_more, last) {
         let last = escaped(last);
-        // Asks for the next page in the size of this one, which is what the client asked for or what we give at most.
+        // The next page has the size of this one: the requested count, or our maximum.
         let count = request
             .count
             .map_or(page.items.len(), |count| count.min(page.items.len()));

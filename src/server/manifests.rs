@@ -1,7 +1,7 @@
 //! Manifests over HTTP.
 //!
-//! Source: distribution-spec end-3, end-7, end-9. Must not know how they are kept. Invariant: the stored bytes are served
-//! whatever a client says it accepts: hiding them helps nobody (distribution answers 404 there).
+//! Source: distribution-spec end-3, end-7, end-9. Must not know how they are stored. Invariant: the stored bytes are served
+//! whatever the client accepts. (distribution answers 404 if the type is not accepted, which does not help the client.)
 
 use http::header::LOCATION;
 use http::{Method, Response, StatusCode};

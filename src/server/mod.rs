@@ -1,8 +1,8 @@
-//! HTTP: the only place that knows hyper.
+//! The HTTP server. Only this module and the client of commands use hyper.
 //!
-//! The request path, top-down: `connection` (accept, TLS, limits) → `dispatch` (route → caller → access → handler) →
-//! `blobs`, `uploads`, `manifests`, `listings`, `token` → `response` or `error`. Must not know how anything is stored.
-//! Invariant: nothing is done for a request before its route's access rule has been asked.
+//! The path of a request: `connection` (accept, TLS, limits) → `dispatch` (route → caller → access → handler) → `blobs`,
+//! `uploads`, `manifests`, `listings`, `token` → `response` or `error`. Must not know how anything is stored. Invariant: a
+//! request is handled only after its route's access rule was checked.
 
 mod access_log;
 mod activity;
@@ -40,20 +40,20 @@ use crate::clock::Clock;
 use crate::registry::Registry;
 use crate::tls::Tls;
 
-/// What the server serves.
+/// What the server needs.
 #[derive(Clone)]
 pub struct Services {
     /// The operations.
     pub registry: Arc<Registry>,
-    /// Who may do them.
+    /// Authentication and authorisation.
     pub auth: Arc<Auth>,
     /// Certificates; `None` for plain HTTP.
     pub tls: Option<Arc<Tls>>,
-    /// Time.
+    /// The clock.
     pub clock: Arc<dyn Clock>,
 }
 
-/// What the config decides about serving.
+/// The configuration of the server.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `http.addr`: `HOST:PORT`, `:PORT` (every address, both families).
@@ -64,13 +64,13 @@ pub struct Settings {
     pub headers: Vec<(String, String)>,
     /// `http.host` and `http.relativeurls`: what `Location` begins with.
     pub locations: Locations,
-    /// `http.trusted_proxies`: whose `Forwarded` and `X-Forwarded-*` are believed.
+    /// `http.trusted_proxies`: the peers whose `Forwarded` and `X-Forwarded-*` headers are used.
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// `server.real_ip_header` and `server.real_ip_pos`, as `docker_auth` has them.
     pub real_ip: Option<RealIp>,
     /// `http.http2.disabled`
     pub http2_disabled: bool,
-    /// `http.draintimeout`: time for moving bodies when the server is told to end.
+    /// `http.draintimeout`: the time for open requests when the server shuts down.
     pub drain_secs: u64,
     /// `limits`
     pub limits: Limits,
@@ -87,7 +87,7 @@ pub enum Locations {
     Host(String),
 }
 
-/// Which header tells the client's address, and which of its comma-separated values.
+/// The header with the client's address, and the position among its comma-separated values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RealIp {
     /// The header's name.
@@ -99,20 +99,20 @@ pub struct RealIp {
 /// The limits of connections and requests (each a key of `limits:`).
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// `connections` (1,024): each holds a few buffers, and a descriptor or two.
+    /// `connections` (1,024): each holds a few buffers, and one or two file descriptors.
     pub connections: usize,
-    /// `stall_secs` (120): a body that moves no byte for so long is ended, in either direction.
+    /// `stall_secs` (120): a body without progress for this time is ended, in either direction.
     pub stall_secs: u64,
-    /// `header_secs` (30): time for the head of a request, and for an idle connection until the next.
+    /// `header_secs` (30): the time for the head of a request, and for an idle connection until the next request.
     pub header_secs: u64,
     /// `handshake_secs` (10): time for the TLS handshake.
     pub handshake_secs: u64,
     /// `token_body_bytes` (64 KiB): the form posted to the token endpoint.
     pub token_body_bytes: usize,
-    /// `whole_body_secs` (120): time for a body that is held whole, a manifest or a form; a quarter of it while memory for
-    /// these is scarce.
+    /// `whole_body_secs` (120): the time for a body that is held in memory, a manifest or a form; a quarter of it while
+    /// memory for these bodies is scarce.
     pub whole_body_secs: u64,
-    /// `floor_bytes_per_sec` (1,024): the least rate of a body while more than 80 % of the connections are taken.
+    /// `floor_bytes_per_sec` (1,024): the minimum rate of a body while more than 80 % of the connections are taken.
     pub floor_bytes_per_sec: u64,
 }
 

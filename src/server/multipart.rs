@@ -1,7 +1,7 @@
 //! Several parts of a blob in one answer: `multipart/byteranges`.
 //!
-//! Source: RFC 9110 section 14.6. Must not know which parts are asked for. Invariant: the answer is exactly as long as
-//! [`Multipart::length_bytes`] says, and holds one part of the blob at a time in memory, however many there are.
+//! Source: RFC 9110 section 14.6. Must not know which parts are requested. Invariant: the answer has exactly
+//! [`Multipart::length_bytes`] bytes. Only one part is open at a time.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,19 +13,19 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use crate::registry::{Blob, Registry, RegistryError};
 use crate::store::{ByteStream, StoreError};
 
-/// Random bytes of a boundary: nobody can put a line into a blob that ends a part.
+/// Random bytes of a boundary: no blob can contain a line that ends a part.
 const BOUNDARY_BYTES: usize = 16;
 
-/// The parts with what stands between them.
+/// The parts and their separators.
 pub(super) struct Multipart {
     boundary: String,
-    /// What stands before a part, and the part.
+    /// The text before a part, and the part.
     parts: Vec<(Bytes, Range<u64>)>,
     end: Bytes,
 }
 
 impl Multipart {
-    /// `ranges` of content of `size_bytes` and `part_type`; `None` without randomness.
+    /// The parts `ranges` of content of `size_bytes` with the type `part_type`; `None` if there are no random numbers.
     pub(super) fn new(ranges: Vec<Range<u64>>, size_bytes: u64, part_type: &str) -> Option<Self> {
         let mut random = [0; BOUNDARY_BYTES];
         getrandom::fill(&mut random).ok()?;
@@ -58,7 +58,7 @@ impl Multipart {
         parts.sum::<u64>() + self.end.len() as u64
     }
 
-    /// The bytes; a part is opened when the one before it has been sent.
+    /// The bytes. A part is opened when the part before it has been sent.
     pub(super) fn stream(self, registry: Arc<Registry>, blob: Blob) -> ByteStream {
         let blob = Arc::new(blob);
         let parts = stream::iter(self.parts).then(move |(head, range)| {
@@ -67,7 +67,7 @@ impl Multipart {
                 let content = registry.blobs.read(&blob, Some(range.into())).await;
                 let content = content.map_err(|error| match error {
                     RegistryError::Store(error) => error,
-                    // Deleted since the first part: the answer breaks off.
+                    // The blob was deleted meanwhile: the answer is cut off.
                     _ => StoreError::NotFound,
                 })?;
                 Ok(stream::once(async move { Ok(head) }).chain(content.bytes))

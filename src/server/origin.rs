@@ -1,8 +1,8 @@
-//! Where a request comes from: its client's address, scheme and host.
+//! The origin of a request: the client's address, the scheme and the host.
 //!
-//! Source: RFC 7239; distribution's and `docker_auth`'s reading of `X-Forwarded-*`; DESIGN D5. Must not know what is asked. Invariant:
-//! what a client says of itself in a header counts only when a trusted proxy has passed it on; a header that the config names
-//! counts from everybody only while it names no trusted proxies.
+//! Source: RFC 7239; `X-Forwarded-*` as distribution and `docker_auth` read them. Must not know what is requested.
+//! Invariant: headers about the client count only if a trusted proxy has sent them. The header that the config names counts
+//! from every peer, but only if no trusted proxies are configured.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,17 +15,17 @@ use super::request_id::{self, RequestId};
 use super::{RealIp, ServerError, Settings};
 use crate::auth::Origin;
 
-/// What the head of a request tells.
+/// What the head of a request says about its origin.
 pub(super) struct Reading {
     pub(super) origin: Origin,
-    /// The error of a request that must tell its client's address by the header that the config names, and does not:
-    /// `docker_auth` gives no token then. Elsewhere the address is that of the peer.
-    pub(super) address_told: Result<(), ServerError>,
-    /// What a trusted proxy calls the request.
+    /// An error if the config names a header for the client's address, and the request does not have it: `docker_auth`
+    /// issues no token then. Elsewhere the peer's address is used.
+    pub(super) configured_address: Result<(), ServerError>,
+    /// The request id from a trusted proxy.
     pub(super) request_id: Option<RequestId>,
 }
 
-/// Reads the origin of a request from `peer` that came over TLS or not.
+/// Reads the origin of a request from `peer`.
 pub(super) fn read(
     settings: &Settings,
     peer: SocketAddr,
@@ -50,9 +50,9 @@ pub(super) fn read(
     } else {
         Vec::new()
     };
-    // The standard header comes first, as in distribution; its first element is of the proxy that the client asked.
+    // The standard header has precedence, as in distribution. Its first element is from the proxy next to the client.
     let asked = standard.first();
-    // HTTP/2 names the host in the request's target.
+    // HTTP/2 has the host in the request's target.
     let named = uri
         .authority()
         .map(|authority| authority.as_str().to_owned());
@@ -73,21 +73,22 @@ pub(super) fn read(
     } else {
         peer
     };
-    let mut address_told = Ok(());
-    // Where proxies are named, only they know their clients; a stranger would choose which `ip` rules it is judged by.
+    let mut configured_address = Ok(());
+    // If proxies are configured, only they know their clients. Any other peer could choose the address that `ip` rules
+    // judge.
     let is_believed = is_proxied || settings.trusted_proxies.is_empty();
     if let Some(named) = settings.real_ip.as_ref().filter(|_| is_believed) {
         let is_list_of_proxies = named.header.eq_ignore_ascii_case("x-forwarded-for");
         let told = if is_proxied && is_list_of_proxies {
-            // Whatever position is configured: each proxy appends, so what stands before the last address that is no proxy's
-            // is what the client itself has sent.
+            // The configured position does not matter: each proxy appends an address, so everything before the last address
+            // that is not a proxy's was sent by the client.
             Some(client).filter(|_| headers.contains_key("x-forwarded-for"))
         } else {
             real_ip(named, headers)
         };
         match told {
             Some(address) => client = address,
-            None => address_told = Err(UNREADABLE),
+            None => configured_address = Err(UNREADABLE),
         }
     }
     Reading {
@@ -96,14 +97,14 @@ pub(super) fn read(
             is_https,
             host: host.unwrap_or_default(),
         },
-        address_told,
+        configured_address,
         request_id: forwarded(request_id::HEADER).and_then(|text| RequestId::given(&text)),
     }
 }
 
-/// The last address in `X-Forwarded-For`, else in `Forwarded`, that is no trusted proxy: what stands before it is what the
-/// client claims. `Forwarded` comes last here, because proxies that set the one pass the other on as the client sent it, and
-/// rules with `ip` must not go by that.
+/// The last address in `X-Forwarded-For`, else in `Forwarded`, that is not a trusted proxy: everything before it is a claim
+/// of the client. `Forwarded` comes second, because a proxy that sets one of the headers forwards the other one unchanged
+/// from the client, and `ip` rules must not depend on that.
 fn behind_proxies(
     settings: &Settings,
     headers: &HeaderMap,
@@ -134,23 +135,23 @@ fn behind_proxies(
     None
 }
 
-/// The header that `server.real_ip_header` names tells no address.
+/// The header that `server.real_ip_header` names has no address.
 const UNREADABLE: ServerError =
-    ServerError::BadHeader("the header that tells the client's address is unreadable");
+    ServerError::BadHeader("the header with the client's address is malformed");
 
-/// The address that the token endpoint judges a request by; none: it gives no token.
+/// The client's address for the token endpoint; `None`: no token is issued.
 pub fn token_client(settings: &Settings, peer: SocketAddr, headers: &HeaderMap) -> Option<IpAddr> {
     let reading = read(settings, peer, false, headers, &Uri::default());
     reading
-        .address_told
+        .configured_address
         .is_ok()
         .then_some(reading.origin.client)
 }
 
 /// The client's address from the header that `server.real_ip_header` names, as `docker_auth` reads it: the first header of
-/// that name, a position before the first value is the first, an address with or without a port.
+/// that name; a position before the first value means the first; an address with or without a port.
 fn real_ip(real_ip: &RealIp, headers: &HeaderMap) -> Option<IpAddr> {
-    // Go has no header of this name: it is the request's, and the client's to choose.
+    // Go does not keep the Host header among the others, so it has no value here.
     if real_ip.header.eq_ignore_ascii_case(HOST.as_str()) {
         return None;
     }
@@ -172,7 +173,7 @@ fn real_ip(real_ip: &RealIp, headers: &HeaderMap) -> Option<IpAddr> {
     address.map(|address| address.to_canonical())
 }
 
-/// The host of `host:port` or `[host]:port`; `docker_auth` takes any digits for a port.
+/// The host of `host:port` or `[host]:port`. `docker_auth` accepts any digits as a port.
 fn without_port(text: &str) -> Option<&str> {
     let (host, port) = text.rsplit_once(':')?;
     let host = match host.strip_prefix('[') {
@@ -184,7 +185,7 @@ fn without_port(text: &str) -> Option<&str> {
     is_port.then_some(host)
 }
 
-/// An address, perhaps in brackets, perhaps with a port.
+/// An address, with or without brackets and port.
 fn parse_address(text: &str) -> Option<IpAddr> {
     let bare = text.trim_start_matches('[').trim_end_matches(']');
     bare.parse()
@@ -289,12 +290,12 @@ mod tests {
             let peer = "10.0.0.9:1234".parse().unwrap();
             let root = Uri::from_static("/");
             let reading = read(&settings, peer, false, &headers(pairs), &root);
-            let is_told = reading.address_told.is_ok();
-            (reading.origin.client.to_string(), is_told)
+            let is_readable = reading.configured_address.is_ok();
+            (reading.origin.client.to_string(), is_readable)
         };
         let named = [("x-real", "192.0.2.1")];
         let elsewhere = ["172.16.0.0/12"];
-        let of = |address: &str, is_told| (address.to_owned(), is_told);
+        let of = |address: &str, is_readable| (address.to_owned(), is_readable);
         assert_eq!(client(&elsewhere, &named), of("10.0.0.9", true));
         assert_eq!(client(&["10.0.0.0/8"], &named), of("192.0.2.1", true));
         assert_eq!(client(&[], &named), of("192.0.2.1", true));

@@ -1,32 +1,32 @@
-//! What a request is called: in every log line about it, and in the answer's `X-Request-Id`.
+//! Request ids: in every log line about a request, and in the header `X-Request-Id` of its answer.
 //!
-//! Must not know who may name a request (`origin` does). Invariant: a name is short and of harmless characters, wherever it
-//! comes from, so that it can stand in any log and header.
+//! Must not know which peers may choose an id (`origin` does). Invariant: an id is short and has safe characters only, so
+//! that it can be written to any log and header.
 
 use std::fmt;
 
-/// `X-Request-Id`, read and written.
+/// `X-Request-Id`, in requests and answers.
 pub(super) const HEADER: &str = "x-request-id";
 
-/// A UUID has 36; some proxies put a prefix before it.
+/// A UUID has 36 characters; some proxies add a prefix.
 const LENGTH_MAX: usize = 64;
 
-/// One request's name.
+/// The id of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RequestId(String);
 
 impl RequestId {
-    /// The name that a proxy gave; `None` if it could not stand everywhere as it is.
+    /// The id from a proxy; `None` if it is not safe.
     pub(super) fn given(text: &str) -> Option<Self> {
         let is_harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         let is_name = (1..=LENGTH_MAX).contains(&text.len()) && text.bytes().all(is_harmless);
         is_name.then(|| Self(text.to_owned()))
     }
 
-    /// A name for a request that brings none: random, since a number would tell everybody how much is asked here.
+    /// A random id. A counter would reveal the number of requests.
     pub(super) fn random() -> Self {
         let mut random = [0; 8];
-        // Without randomness, requests have one name: no reason not to serve them.
+        // Without random numbers all requests have the same id: they are served anyway.
         let _ = getrandom::fill(&mut random);
         Self(format!("{:016x}", u64::from_be_bytes(random)))
     }
@@ -47,14 +47,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn our_names_differ_and_would_be_taken_from_a_proxy() {
+    fn random_ids_differ_and_are_valid_ids_of_a_proxy() {
         let (first, second) = (RequestId::random(), RequestId::random());
         assert_ne!(first, second);
         assert_eq!(RequestId::given(first.as_str()), Some(first));
     }
 
     #[test]
-    fn what_could_break_out_of_a_log_is_no_name() {
+    fn ids_with_unsafe_characters_are_ignored() {
         let long = "a".repeat(LENGTH_MAX + 1);
         for bad in ["", "a b", "a\nb", "a\"b", "a,b", "é", long.as_str()] {
             assert_eq!(RequestId::given(bad), None, "{bad:?}");

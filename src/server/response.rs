@@ -1,7 +1,7 @@
-//! Answers in the making: the few shapes that the endpoints share.
+//! The shapes of answers that endpoints share.
 //!
-//! Must not know which endpoint answers. Invariant: every header value is built from types or checked text, so that nothing
-//! a client sent can break out of a header.
+//! Must not know which endpoint answers. Invariant: every header value is made from types or checked text, so that text
+//! from a client cannot end a header early.
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
@@ -45,7 +45,7 @@ pub(super) fn bytes(
     with_body(status, content_type, ResponseBody::whole(body.into()))
 }
 
-/// An answer with this body.
+/// An answer with `body`.
 pub(super) fn with_body(
     status: StatusCode,
     content_type: &str,
@@ -65,7 +65,7 @@ pub(super) fn json(
     content_type: &'static str,
     value: &impl Serialize,
 ) -> Response<ResponseBody> {
-    // Our own types have text keys only, so writing them as JSON cannot fail.
+    // Our own types have text keys only, so serialising them cannot fail.
     bytes(
         status,
         content_type,
@@ -73,21 +73,21 @@ pub(super) fn json(
     )
 }
 
-/// Sets a header, unless the text cannot stand in one.
+/// Sets a header, unless the text is not a valid value.
 pub(super) fn set(answer: &mut Response<ResponseBody>, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         answer.headers_mut().insert(name, value);
     }
 }
 
-/// Names the content: `Docker-Content-Digest` and the quoted digest as `ETag`.
+/// Sets the headers that identify the content: `Docker-Content-Digest`, and the quoted digest as `ETag`.
 pub(super) fn set_digest(answer: &mut Response<ResponseBody>, digest: &Digest) {
     let digest = digest.to_string();
     set(answer, http::header::ETAG, &format!("\"{digest}\""));
     set(answer, CONTENT_DIGEST, &digest);
 }
 
-/// How far a session is, as the specification has it: the position of the last byte; `0-0` while there is none.
+/// The progress of a session, as the specification has it: the position of the last byte; `0-0` if it is empty.
 pub(super) fn upload_range(offset_bytes: u64) -> String {
     format!("0-{}", offset_bytes.saturating_sub(1))
 }

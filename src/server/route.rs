@@ -1,9 +1,9 @@
-//! Every endpoint as a value: what was asked, with its fields already parsed.
+//! Every endpoint as a value with parsed fields.
 //!
-//! Source: distribution-spec "Endpoints"; distribution's token endpoint and catalog. Pure; must not know who asks. Invariant:
-//! [`Route::access`] is one exhaustive match, so an endpoint without an access rule does not compile; and no text of a
-//! request gets further than this file without having become a type. A path is decoded once, before anything is read from
-//! it, so rules, links and logs see the same name.
+//! Source: distribution-spec "Endpoints"; distribution's token endpoint and catalog. Pure; must not know the caller.
+//! Invariants: [`Route::access`] is one exhaustive match, so an endpoint without an access rule does not compile. Text from
+//! a request leaves this file only as a parsed type. A path is decoded once, before it is parsed, so rules, links and logs
+//! see the same name.
 
 use http::Method;
 use percent_encoding::percent_decode_str;
@@ -16,23 +16,22 @@ use crate::oci::{
 };
 use crate::registry::PageRequest;
 
-/// How many `tag` parameters one manifest PUT may carry: the specification asks for ten, and each is a directory to make
-/// durable.
+/// The maximum of `tag` parameters in one manifest PUT. The specification requires ten, and each is a directory to sync.
 const TAGS_MAX: usize = 32;
 
-/// The path of a request with its percent-escapes decoded once: `team%2Fapp` is `team/app`, as in distribution. What is
-/// escaped twice stays escaped, and no name, tag or digest may contain a `%`.
+/// The path of a request with its percent-escapes decoded once: `team%2Fapp` is `team/app`, as in distribution. Double
+/// escapes remain, and no name, tag or digest may contain a `%`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestPath(String);
 
 impl RequestPath {
-    /// Decodes the path of a request line. Bytes that are not UTF-8 become U+FFFD, which no name, tag or digest contains.
+    /// Decodes the path of a request line. Invalid UTF-8 becomes U+FFFD, which no name, tag or digest contains.
     pub fn decode(raw: &str) -> Self {
         Self(percent_decode_str(raw).decode_utf8_lossy().into_owned())
     }
 
-    /// The path below `prefix` (`http.prefix`, which ends with a slash); a path outside it stays as it is: whoever watches
-    /// the machine asks for its health at the root.
+    /// The path below `prefix` (`http.prefix`, which ends with a slash). A path outside it is unchanged: monitoring
+    /// requests health at the root.
     #[must_use]
     pub fn below(self, prefix: &str) -> Self {
         match self.0.strip_prefix(prefix.trim_end_matches('/')) {
@@ -41,14 +40,14 @@ impl RequestPath {
         }
     }
 
-    /// The decoded text. Only the grammars of names, tags and digests make it safe to use.
+    /// The decoded text. It is safe to use only after it was parsed as a name, tag or digest.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The methods that the path has, as `Allow` lists them; empty if nothing is there. `OPTIONS`, which every path has, is
-    /// left out, as in distribution. Names in the path may be malformed: a browser asks for the methods before it sends
-    /// the request whose answer says so.
+    /// The methods of the path, as in `Allow`; empty if there is no such path. `OPTIONS`, which every path has, is left
+    /// out, as in distribution. Names in the path may be malformed: a browser asks for the methods before it sends the
+    /// request whose answer reports that.
     pub fn methods(&self, takes: Takes) -> String {
         let everything: Methods = (&["GET", "HEAD"], &["POST", "PUT", "PATCH"], &["DELETE"]);
         let (always, writes, deletes) = match self.as_str() {
@@ -74,23 +73,23 @@ impl RequestPath {
     }
 }
 
-/// What the registry takes, by its configuration.
+/// What the configuration permits.
 #[derive(Debug, Clone, Copy)]
 pub struct Takes {
-    /// It is not read-only.
+    /// The registry is not read-only.
     pub writes: bool,
     /// Blobs and manifests may be deleted.
     pub deletes: bool,
 }
 
-/// The methods that a path always has, that write, and that delete what is stored.
+/// The methods of a path that are always permitted, that write, and that delete stored content.
 type Methods = (
     &'static [&'static str],
     &'static [&'static str],
     &'static [&'static str],
 );
 
-/// What is at a path, with its fields as they were sent.
+/// The endpoint at a path, with unparsed fields.
 enum Endpoint<'a> {
     Health,
     Ready,
@@ -109,9 +108,9 @@ enum Endpoint<'a> {
 }
 
 impl<'a> Endpoint<'a> {
-    /// What is at `path`, of which `segments` are below `/v2/`.
+    /// The endpoint at `path`; `segments` are those below `/v2/`.
     fn at(path: &str, segments: &'a [&'a str]) -> Self {
-        // Names contain slashes, so what follows them is matched from the right.
+        // Names contain slashes, so paths are matched from the right.
         match segments {
             [] => match path {
                 "/" | "/healthz" => Self::Health,
@@ -148,7 +147,7 @@ impl<'a> Endpoint<'a> {
             Self::Token => (&["GET", "HEAD", "POST"], &[], &[]),
             Self::Manifest(..) => (&["GET", "HEAD"], &["PUT"], &["DELETE"]),
             Self::Uploads(_) => (&[], &["POST"], &[]),
-            // Cancelling an upload deletes nothing that is stored.
+            // Cancelling an upload does not delete stored content.
             Self::Session(..) => (&["GET", "HEAD"], &["PATCH", "PUT", "DELETE"], &[]),
             Self::Blob(..) => (&["GET", "HEAD"], &[], &["DELETE"]),
             Self::Nothing => (&[], &[], &[]),
@@ -156,17 +155,17 @@ impl<'a> Endpoint<'a> {
     }
 }
 
-/// What is asked.
+/// What a request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
-    /// `OPTIONS` of anything: which methods are there. A browser asks it before a request to another site, and sends no
-    /// credentials with it (Fetch standard); some load balancers ask it to see whether the process is alive.
+    /// `OPTIONS` of any path: its methods. A browser sends it before a request to another site, without credentials (Fetch
+    /// standard); some load balancers send it to check that the process is alive.
     Options,
-    /// `GET /`, `GET /healthz`: is the process alive?
+    /// `GET /`, `GET /healthz`: whether the process is alive.
     Health,
-    /// `GET /readyz`: can it serve?
+    /// `GET /readyz`: whether it can serve requests.
     Ready,
-    /// `GET /ca.crt`: the authority to trust.
+    /// `GET /ca.crt`: the CA certificate.
     AuthorityCertificate,
     /// `GET|POST /token`, `/auth`, `/auth/token`.
     Token,
@@ -196,8 +195,8 @@ pub enum Route {
     UploadCancel(RepositoryName, UploadId),
     /// `GET|HEAD manifests/<reference>` (end-3).
     ManifestRead(RepositoryName, Reference),
-    /// `GET|HEAD manifests/<text>` where the text is neither a tag nor a digest: nothing can be stored under it, so the
-    /// answer is that of a manifest that is not there (end-3, and the specification's suites).
+    /// `GET|HEAD manifests/<text>` where the text is neither a tag nor a digest: no manifest can have this reference, so
+    /// the answer is that of an unknown manifest (end-3, and the specification's test suites).
     ManifestNowhere(RepositoryName),
     /// `PUT manifests/<reference>?tag=` (end-7).
     ManifestPut(RepositoryName, Reference, Vec<Tag>),
@@ -208,16 +207,16 @@ pub enum Route {
 /// How an upload begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UploadStart {
-    /// A session, for which the client may have announced an algorithm.
+    /// As a session. The client may have announced an algorithm.
     Session(Option<Algorithm>),
-    /// The whole blob is in the body.
+    /// With the whole blob in the body.
     Whole(Digest),
-    /// The blob may be in another repository: the one named, or any.
+    /// By a mount: the blob may be in the named repository, or in any.
     Mount(Digest, Option<RepositoryName>),
 }
 
 impl Route {
-    /// What `method` on `path` with `query` asks for.
+    /// Parses a request.
     pub fn parse(method: &Method, path: &RequestPath, query: &str) -> Result<Self, RouteError> {
         if *method == Method::OPTIONS {
             return Ok(Self::Options);
@@ -285,7 +284,7 @@ impl Route {
         }
     }
 
-    /// What the caller must be allowed to do.
+    /// The access that the caller needs.
     pub fn access(&self) -> Access {
         match self {
             Self::Options
@@ -339,8 +338,8 @@ impl Route {
         }
     }
 
-    /// Whether it is run to its end even when the client goes away: it changes what is stored, and what was received must
-    /// be put in order; or it takes up a session, and a client that asks again should find that done, not begun anew.
+    /// Whether the request runs to its end even if the client disconnects: because it changes stored content and leaves it
+    /// in a defined state, or because it resumes a session, and a client that retries must find that done.
     pub fn runs_to_its_end(&self) -> bool {
         match self.access() {
             Access::Public | Access::Any | Access::Catalog | Access::Pull(_) => false,
@@ -350,7 +349,7 @@ impl Route {
 }
 
 fn parse_name(segments: &[&str]) -> Result<RepositoryName, RouteError> {
-    // `/v2//tags/list` and the like name nothing.
+    // `/v2//tags/list` and similar paths do not exist.
     if segments.is_empty() {
         Err(RouteError::NotFound)
     } else {
@@ -358,7 +357,7 @@ fn parse_name(segments: &[&str]) -> Result<RepositoryName, RouteError> {
     }
 }
 
-/// The parameters behind the question mark; unknown ones are ignored.
+/// The query parameters; unknown ones are ignored.
 struct Query(Vec<(String, String)>);
 
 impl Query {
@@ -382,14 +381,14 @@ impl Query {
         self.all(name).next()
     }
 
-    /// A parameter for which an empty value means the same as none, as in distribution: clients send `?n=&last=` for the
-    /// first page.
+    /// A parameter whose empty value means that it is absent, as in distribution: clients send `?n=&last=` for the first
+    /// page.
     fn filled(&self, name: &'static str) -> Option<&str> {
         self.one(name).filter(|text| !text.is_empty())
     }
 
     fn page(&self) -> Result<PageRequest, RouteError> {
-        // A number too large for us asks for all there is; anything else that is no number is a mistake.
+        // A number that is too large means no limit; anything else that is not a number is an error.
         let count = self.filled("n").map(|text| {
             let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
             let count = text.parse::<usize>().unwrap_or(usize::MAX);
@@ -415,7 +414,7 @@ impl Query {
 
     fn upload_start(&self) -> Result<UploadStart, RouteError> {
         if let Some(digest) = self.one("mount") {
-            // A `from` that names nothing is a repository that does not have the blob.
+            // An invalid `from` is treated as a repository without the blob.
             let from = self.filled("from").map(str::parse).transpose();
             return match from {
                 Ok(from) => Ok(UploadStart::Mount(digest.parse()?, from)),
@@ -431,31 +430,33 @@ impl Query {
     }
 }
 
-/// Why a request asks for nothing that there is.
+/// Why a request matches no route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
     /// No such path.
-    #[error("there is nothing at this path")]
+    #[error("no such path")]
     NotFound,
-    /// The path is there, the method is not.
-    #[error("this path does not take this method; the header `Allow` lists those that it takes")]
+    /// The path does not support the method.
+    #[error(
+        "this path does not support this method; the header `Allow` lists those that it supports"
+    )]
     Method,
-    /// The repository's name.
+    /// The repository name is invalid.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// The digest, or a reference that looks like one.
+    /// The digest is invalid, or a reference with a colon.
     #[error(transparent)]
     Digest(#[from] DigestError),
-    /// The tag, or a reference that looks like one.
+    /// The tag is invalid, or a reference without a colon.
     #[error(transparent)]
     Tag(#[from] TagError),
-    /// The upload session's name.
+    /// The upload session id is invalid.
     #[error("no such upload session")]
     Upload,
     /// `n` is not a number.
     #[error("`n` must be a number, 0 or more")]
     PageCount,
-    /// More `tag` parameters than are taken.
+    /// Too many `tag` parameters.
     #[error("more than {TAGS_MAX} `tag` parameters")]
     TooManyTags,
 }

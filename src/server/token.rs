@@ -1,7 +1,7 @@
 //! The token endpoint over HTTP.
 //!
-//! Source: distribution's token and OAuth pages, `docker_auth`; `docs/security.md`. Must not know who gets a token. Invariant:
-//! no answer is kept by anybody on the way.
+//! Source: distribution's token and OAuth pages, `docker_auth`; `docs/security.md`. Must not know who gets a token.
+//! Invariant: no cache on the way may store an answer.
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
@@ -22,10 +22,10 @@ pub(super) async fn answer(
     reading: Reading,
     account: &mut String,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    reading.address_told?;
+    reading.configured_address?;
     let origin = reading.origin;
     let form = if head.method == Method::POST {
-        // Read also where it is no form, so that the client is heard out.
+        // Read also if it is not a form: the client then sees the answer instead of a connection reset.
         let bytes = state
             .body_limits()
             .collect(
@@ -49,7 +49,7 @@ pub(super) async fn answer(
     };
     let answer = state.services.auth.token(&request).await?;
     answer.account.clone_into(account);
-    // No `issued_at`: a client whose clock is behind would take the token for expired.
+    // Without `issued_at`: a client whose clock is behind would treat the token as expired.
     let mut body = json!({ "token": answer.token, "access_token": answer.token, "expires_in": answer.expires_in_secs });
     if let (Some(token), Some(fields)) = (answer.refresh_token, body.as_object_mut()) {
         fields.insert("refresh_token".to_owned(), token.into());
@@ -61,7 +61,7 @@ pub(super) async fn answer(
     Ok(answer)
 }
 
-/// Whether the body of a POST is a form, by its `Content-Type`: to Go, and so to `docker_auth`, nothing else is one.
+/// Whether the body of a POST is a form, by its `Content-Type`: Go, and therefore `docker_auth`, accepts no other type.
 pub fn is_form(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();

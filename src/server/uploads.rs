@@ -1,7 +1,7 @@
 //! Uploads over HTTP.
 //!
-//! Source: distribution-spec end-4 to end-6, end-11, end-13, end-14. Must not know how bytes are kept. Invariant: every
-//! answer about a session says where it is and how far it is.
+//! Source: distribution-spec end-4 to end-6, end-11, end-13, end-14. Must not know how bytes are stored. Invariant: every
+//! answer about a session contains its location and its progress.
 
 use http::header::{CONTENT_RANGE, LOCATION, RANGE};
 use http::request::Parts;
@@ -118,13 +118,13 @@ fn owner(request: &Allowed) -> Owner {
     }
 }
 
-/// The body with what its headers say of it.
+/// The body, with its length and range from the headers.
 fn sent_chunk(state: &State, head: &Parts, body: RequestBody) -> Result<Chunk, ServerError> {
     let sent = match head.headers.get(CONTENT_RANGE) {
-        // Nothing belongs nowhere: clients write `0-0` or `0--1` then, or repeat their last range in the closing PUT, and
-        // the old registry does not look at it.
+        // The range of an empty body is ignored: clients send `0-0` or `0--1`, or repeat their last range in the closing
+        // PUT, and the old registry ignores this header.
         _ if body.is_empty() || content_length(head) == Some(0) => None,
-        // One that is no text is malformed, not absent.
+        // A value that is not text is malformed, not absent.
         Some(value) => Some(Sent::parse(value.to_str().unwrap_or_default())?),
         None => None,
     };
@@ -144,7 +144,7 @@ fn chunk(state: &State, head: &Parts, body: RequestBody, sent: Option<Sent>) -> 
     }
 }
 
-/// 201: the blob is there.
+/// 201: the blob is stored.
 fn created(
     state: &State,
     origin: &Origin,
@@ -158,7 +158,7 @@ fn created(
     answer
 }
 
-/// 202 or 204: where the session is, and how far.
+/// 202 or 204: the location of the session, and its progress.
 fn progress(
     state: &State,
     origin: &Origin,

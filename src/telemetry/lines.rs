@@ -1,8 +1,8 @@
-//! What may stand in a line of the log: nothing that could break out of it, or show another text than it holds.
+//! Log lines without dangerous characters: no text can end a line early, or be displayed as other text than it is.
 //!
 //! Must not know what is logged. Invariant: a line that leaves [`Guarded`] is UTF-8 without control characters and without
-//! characters that change the direction or the visibility of text; in JSON they are escaped so that a reader of JSON gets
-//! back what was logged. [`Field`] makes a client's text one value, of bounded length.
+//! characters that change the direction or the visibility of text. In JSON they are escaped, so that a JSON reader gets the
+//! original text. [`Field`] makes text from a client one value of limited length.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -10,25 +10,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// The most bytes of one text of a client in one line. The longest path of the API that means something has 401 bytes: a
-/// name of 255 and a sha512 digest. User agents of docker have up to 250.
+/// The maximum of bytes of one text from a client in one line. The longest valid path of the API has 401 bytes: a name of
+/// 255 and a sha512 digest. User agents of docker have up to 250.
 pub const FIELD_BYTES_MAX: usize = 512;
 
-/// Whether the logs of this process are JSON, where a value needs no quotes of its own.
+/// Whether the logs of this process are JSON, where values need no quotes of their own.
 static IS_JSON: AtomicBool = AtomicBool::new(false);
 
 pub(super) fn set_json(is_json: bool) {
     IS_JSON.store(is_json, Ordering::Relaxed);
 }
 
-/// A text that a client chose, as it may stand in a log line: cut at [`FIELD_BYTES_MAX`], and in a text log in quotes with
-/// escapes unless it is one plain word.
+/// Text from a client, made safe for a log line: cut at [`FIELD_BYTES_MAX`]; in a text log quoted and escaped unless it is
+/// one plain word.
 pub struct Field<'a> {
     text: &'a str,
     is_json: bool,
 }
 
-/// A client's text for a log line.
+/// Makes text from a client safe for a log line.
 pub fn field(text: &str) -> Field<'_> {
     Field {
         text,
@@ -52,7 +52,7 @@ impl fmt::Display for Field<'_> {
     }
 }
 
-/// The first bytes of a text, whole characters only.
+/// The first bytes of a text, cut between characters.
 fn cut(text: &str) -> &str {
     let mut end = FIELD_BYTES_MAX.min(text.len());
     while !text.is_char_boundary(end) {
@@ -61,7 +61,7 @@ fn cut(text: &str) -> &str {
     text.get(..end).unwrap_or_default()
 }
 
-/// Whether a text in a line is taken for one value of one field, and shows what it is.
+/// Whether a text is read as one value of one field, and displayed as it is.
 fn is_plain(text: &str) -> bool {
     let is_plain = |character: char| {
         !character.is_whitespace()
@@ -71,7 +71,7 @@ fn is_plain(text: &str) -> bool {
     text.chars().all(is_plain)
 }
 
-/// Control characters (C0, DEL, C1), line ends of Unicode, and what changes direction or cannot be seen.
+/// Control characters (C0, DEL, C1), line ends of Unicode, and characters that change the direction or are invisible.
 fn is_dangerous(character: char) -> bool {
     character.is_control()
         || matches!(
@@ -88,19 +88,19 @@ fn is_dangerous(character: char) -> bool {
         )
 }
 
-/// Writes whole log lines, guarded.
+/// Writes whole log lines without dangerous characters.
 #[derive(Debug, Clone)]
 pub(super) struct Guarded<W> {
     inner: W,
     format: Format,
 }
 
-/// How the lines are written.
+/// The format of the lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     Json,
     Text,
-    /// Text with colours, which are sequences of control characters themselves.
+    /// Text with colours, which are sequences of control characters.
     ColouredText,
 }
 
@@ -123,7 +123,7 @@ impl<'a, M: MakeWriter<'a>> MakeWriter<'a> for Guarded<M> {
 }
 
 impl<W: Write> Write for Guarded<W> {
-    /// The formatter hands over one event at a time, whole.
+    /// The formatter writes one whole event at a time.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
         let event = text.strip_suffix('\n').unwrap_or(&text);
@@ -142,7 +142,7 @@ impl<W: Write> Write for Guarded<W> {
     }
 }
 
-/// An event without its line end, with all that is dangerous escaped.
+/// An event without its line end, with all dangerous characters escaped.
 fn guarded(event: &str, format: Format) -> String {
     use fmt::Write as _;
     let mut guarded = String::with_capacity(event.len() + 16);
@@ -153,13 +153,13 @@ fn guarded(event: &str, format: Format) -> String {
         if !is_dangerous(character) {
             guarded.push_str(first);
         } else if format == Format::Json {
-            // Inside a string of JSON, where alone such a character can stand.
+            // Such a character can only be inside a JSON string.
             for unit in character.encode_utf16(&mut [0; 2]) {
-                // Writing to a string cannot fail.
+                // Writing to a String cannot fail.
                 let _ = write!(guarded, "\\u{unit:04x}");
             }
         } else if character == '\n' {
-            // Messages of ours have hints in lines of their own. No line but the first of an event begins at the margin.
+            // Our own messages have hints on lines of their own. Only the first line of an event begins at the margin.
             guarded.push_str("\n    ");
         } else if format == Format::ColouredText && colour_length(behind).is_some() {
             let length = colour_length(behind).unwrap_or(0);
@@ -174,7 +174,7 @@ fn guarded(event: &str, format: Format) -> String {
     guarded
 }
 
-/// The length of `[…m` behind an escape character: a colour or a weight, which moves nothing.
+/// The length of `[…m` after an escape character: a colour or a weight, which does not move the cursor.
 fn colour_length(behind: &str) -> Option<usize> {
     let numbers = behind.strip_prefix('[')?;
     let end = numbers.find(|character: char| !character.is_ascii_digit() && character != ';')?;

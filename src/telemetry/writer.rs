@@ -1,9 +1,9 @@
-//! Log lines on their way to stderr.
+//! The queue of log lines, and the thread that writes them to stderr.
 //!
-//! Whoever logs hands a line over and goes on; one thread writes. A log that cannot be written (a full disk, a reader that has
-//! gone) or is not read (a full pipe) therefore stops nothing: lines are lost and counted, and the number is logged once
-//! writing works again. Must not know what is in a line. Invariants: handing over neither fails nor waits; the lines that wait
-//! take bounded memory; a line is written whole or counted as lost.
+//! Code that logs puts a line into the queue and continues; one thread writes. So a log that cannot be written (a full
+//! disk, a closed pipe) or is not read (a full pipe) blocks nothing: lines are lost and counted, and the number is logged
+//! when writing works again. Must not know what is in a line. Invariants: queueing a line neither fails nor waits; the
+//! queue has limited memory; a line is written whole or counted as lost.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -13,29 +13,29 @@ use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// The lines that wait for a slow reader: a second of a busy registry's access log.
+/// The size of the queue: a second of a busy registry's access log.
 const WAITING_BYTES_MAX: usize = 1024 * 1024;
-/// So much is put into one write where many lines wait.
+/// The maximum of bytes in one write, if many lines wait.
 const WRITE_BYTES_MAX: usize = 64 * 1024;
-/// How long the end of the program waits for the last lines. A reader that takes none of them in this time never will.
+/// How long the end of the program waits for the last lines. A reader that has taken none by then never will.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 
-/// What the writing thread is handed.
+/// A message to the writing thread.
 enum Message {
     /// A line, with its newline.
     Line(Vec<u8>),
-    /// Answered when all before it has been written or lost.
+    /// Answered when all earlier lines have been written or lost.
     Flush(SyncSender<()>),
 }
 
-/// Shared between those who log and the thread that writes.
+/// Shared by the code that logs and the writing thread.
 #[derive(Debug, Default)]
 struct Counts {
     waiting_bytes: AtomicUsize,
     lost_lines: AtomicU64,
 }
 
-/// Hands lines to the thread that writes them.
+/// The queue's end for code that logs.
 #[derive(Clone)]
 pub(super) struct LogWriter {
     sender: Arc<Mutex<Sender<Message>>>,
@@ -43,8 +43,8 @@ pub(super) struct LogWriter {
 }
 
 impl LogWriter {
-    /// Starts the thread that writes to `sink`. It calls `report` with the number of lines that were lost, when one is
-    /// written again after a loss.
+    /// Starts the thread that writes to `sink`. After a loss, it calls `report` with the number of lost lines when a line
+    /// is written again.
     pub(super) fn start(
         sink: impl Write + Send + 'static,
         report: impl Fn(u64) + Send + 'static,
@@ -66,7 +66,7 @@ impl LogWriter {
         })
     }
 
-    /// Hands one line over, or several.
+    /// Puts one or several lines into the queue.
     pub(super) fn hand_over(&self, lines: &[u8]) {
         let waiting = &self.counts.waiting_bytes;
         let before = waiting.fetch_add(lines.len(), Ordering::Relaxed);
@@ -77,11 +77,11 @@ impl LogWriter {
         }
     }
 
-    /// Waits until the lines so far are written, but not for ever.
+    /// Waits until the lines so far are written, but not longer than [`FLUSH_TIME`].
     pub(super) fn flush(&self) {
         let (sender, receiver) = mpsc::sync_channel(1);
         if self.send(Message::Flush(sender)) {
-            // What is not written by then is lost with the program.
+            // Lines that are not written by then are lost with the program.
             let _ = receiver.recv_timeout(FLUSH_TIME);
         }
     }
@@ -105,7 +105,7 @@ impl Counts {
     }
 }
 
-/// The thread that writes.
+/// The writing thread.
 struct Sinking<S> {
     sink: S,
     counts: Arc<Counts>,
@@ -128,7 +128,7 @@ impl<S: Write> Sinking<S> {
                 }
                 Message::Flush(done) => {
                     self.write(&mut lines, report);
-                    // Who asked may have given up.
+                    // The caller may have stopped waiting.
                     let _ = done.send(());
                 }
             }
@@ -148,9 +148,9 @@ impl<S: Write> Sinking<S> {
             lines.insert(0, b'\n');
         }
         let (written, result) = write_as_far_as_possible(&mut self.sink, lines);
-        // The newline that ends the torn line is of no line of its own.
+        // The newline that ends the partial line does not end another line.
         let counted_from = written.max(usize::from(self.is_torn));
-        // The line that is cut now is among the lost ones: its newline is in the rest.
+        // The partial line counts as lost: its newline is in the rest.
         self.counts
             .lose(lines.get(counted_from..).unwrap_or_default());
         if written > 0 {
@@ -168,7 +168,7 @@ impl<S: Write> Sinking<S> {
     }
 }
 
-/// How many bytes were written, and why no more.
+/// How many bytes were written, and why not all.
 fn write_as_far_as_possible(sink: &mut impl Write, bytes: &[u8]) -> (usize, io::Result<()>) {
     let mut written = 0;
     while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
@@ -190,7 +190,7 @@ impl<'a> MakeWriter<'a> for LogWriter {
     }
 }
 
-/// Takes one event, which comes as one write.
+/// Writes one event, which the formatter passes in one write.
 pub(super) struct Line<'a>(&'a LogWriter);
 
 impl Write for Line<'_> {
@@ -210,7 +210,7 @@ mod tests {
 
     use super::*;
 
-    /// A log whose disk can be full after some bytes, or whose reader reads nothing.
+    /// A log whose disk is full after some bytes, or whose reader does not read.
     #[derive(Clone, Default)]
     struct Sink(Arc<(Mutex<SinkState>, Condvar)>);
 
@@ -305,7 +305,7 @@ mod tests {
         let text = sink.text();
         let kept = text.lines().filter(|line| line.starts_with('x')).count();
         assert_eq!(u64::try_from(kept).unwrap() + lost, 4 * 1_024);
-        assert!(text.contains(" lost)\n"), "nobody is told");
+        assert!(text.contains(" lost)\n"), "the loss is not logged");
         assert_eq!(writer.counts.waiting_bytes.load(Ordering::Relaxed), 0);
     }
 }
