@@ -1,8 +1,8 @@
 //! Which blobs may be linked in a repository, and for whom: mounting, and all that a manifest references.
 //!
 //! Design: DESIGN D8, `docs/storage-layout.md`. Must not know how a link is written. Invariants: a blob that a repository
-//! does not have yet is linked only for a caller who may pull from a repository that has it; otherwise whoever knows a
-//! digest could read a private blob by naming it in a manifest. This holds for what an index lists as for layers. However
+//! does not have yet is linked only for a caller who may pull from a repository that has it; otherwise a client that knows
+//! a digest could read a private blob by naming it in a manifest. This holds for what an index lists as for layers. However
 //! many blobs a manifest names, they are looked up in batches, and before any lock is taken.
 
 use std::collections::{BTreeMap, HashSet};

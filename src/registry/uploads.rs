@@ -119,7 +119,7 @@ impl Uploads {
             .enter_to_receive(name, id, owner, chunk.is_placed())
             .await?;
         let received = receive(&entered, kept.upload.as_mut(), chunk).await;
-        // Bytes of somebody who was removed meanwhile stay like those of a broken request: nobody was told of them.
+        // Bytes of an account that was removed meanwhile stay like those of a broken request: no client was told of them.
         let received = received.and_then(|()| Ok(actor.confirm()?));
         if matches!(received, Ok(()) | Err(RegistryError::OutOfOrder { .. })) {
             kept = Kept::told(kept.upload);
@@ -139,7 +139,7 @@ impl Uploads {
         if !self.sessions.is_genuine(id, name, owner) {
             return Err(RegistryError::UploadUnknown);
         }
-        // Asking is not working: whoever sends bytes goes on.
+        // A question is no work: a request that sends bytes goes on.
         if let Some(offset_bytes) = self.sessions.progress(id).await {
             return Ok(offset_bytes);
         }
@@ -226,7 +226,7 @@ impl Uploads {
             return Err(RegistryError::UploadUnknown);
         };
         if let Err(error) = receive(&entered, upload.as_mut(), chunk).await {
-            // Nobody was told the name of this session, so nobody can take it up.
+            // No client knows the name of this session, so none can take it up.
             discard(upload).await;
             return Err(error);
         }
@@ -283,7 +283,8 @@ impl Uploads {
         committed
     }
 
-    /// The state of a genuine session is gone: fine if it became the blob that the client names, whose answer was lost. The
+    /// The state of a genuine session is gone. That is success if it became the blob that the client names, and the answer was
+    /// lost. The
     /// process that wrote the blob may have died before it was durable, so it is made durable now.
     async fn finish_again(
         &self,
@@ -363,10 +364,10 @@ impl Uploads {
         Ok((entered, kept))
     }
 
-    /// Takes up a session to append a chunk where its client takes it to stand. After a broken request that may be before
-    /// what has arrived: whoever was told of nothing sends all of it again (HTTP clients repeat a PUT by themselves), and
-    /// whoever was told of a part, and does not say where the next one belongs, is told first. A request that another one
-    /// has overtaken is what a broken connection has left, and belongs nowhere.
+    /// Takes up a session to append a chunk where its client believes that it stands. After a broken request that may be before
+    /// what has arrived. A client that was told of nothing sends all of it again (HTTP clients repeat a PUT by themselves). A
+    /// client that was told of a part, and does not say where the next one belongs, is told first. A request that another one
+    /// has overtaken is left over from a broken connection, and belongs nowhere.
     async fn enter_to_receive(
         &self,
         name: &RepositoryName,

@@ -155,6 +155,7 @@ fn files_with(text: &str) -> Vec<String> {
 #[test]
 fn nothing_but_a_commit_changes_the_store() {
     assert_eq!(files_with(".apply("), ["commit"]);
+    assert_eq!(files_with("upload.finish("), ["commit"]);
 }
 
 /// A task that is an actor of its own could hold locks beside those of an operation.
