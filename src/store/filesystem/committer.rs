@@ -1,4 +1,4 @@
-//! The one thread through which every change of names goes, in groups.
+//! The one way to write keys: bytes are staged by the caller, then one thread changes all names, in groups.
 //!
 //! While one group syncs, the next gathers in the queue. Must not know how a change is carried out. Invariant: a phase of a
 //! group begins only when every directory that the phases before it changed is synced; a request is answered only when the
@@ -9,13 +9,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::change::{Phase, start_phases};
 use super::publish::{Changed, Publisher, Settling};
+use super::staging::{Phase, stage, start_phases};
+use super::upload::Received;
 use super::volume::Volume;
+use super::{blocking, interrupted};
 use crate::heartbeat::Heartbeat;
-use crate::store::StoreError;
+use crate::layout::Key;
+use crate::store::{Step, StoreError};
 
 /// How many requests may wait: more than there are connections by default, so that it bounds memory and not speed.
 const QUEUED_REQUESTS_MAX: usize = 1024;
@@ -23,12 +26,64 @@ const QUEUED_REQUESTS_MAX: usize = 1024;
 /// How many requests share a group. Each costs a few renames, so the last one waits milliseconds for the others.
 const GROUP_REQUESTS_MAX: usize = 128;
 
+/// How many requests write and sync their bytes at once. File systems join what syncs at the same time; beyond this they
+/// only queue, each on a thread.
+const STAGING_REQUESTS_MAX: usize = 32;
+
 /// Answers with what is to be removed now that it is out of sight.
 type Answer = oneshot::Sender<Result<Vec<PathBuf>, StoreError>>;
 
 struct Request {
     phases: Vec<Phase>,
     answer: Answer,
+}
+
+/// Everything that is written with names goes through here.
+pub(super) struct Writer {
+    volume: Arc<Volume>,
+    staging: Semaphore,
+    pub(super) committer: Committer,
+}
+
+impl Writer {
+    pub(super) fn start(volume: Arc<Volume>) -> Result<Self, StoreError> {
+        Ok(Self {
+            committer: Committer::start(Arc::clone(&volume))?,
+            staging: Semaphore::new(STAGING_REQUESTS_MAX),
+            volume,
+        })
+    }
+
+    /// Gives the bytes of `received`, if any, their key, then carries out `steps`; all is durable on return.
+    pub(super) async fn write(
+        self: &Arc<Self>,
+        received: Option<(Received, Key)>,
+        steps: Vec<Step>,
+    ) -> Result<(), StoreError> {
+        let session = received.as_ref().map(|(data, _)| data.directory.clone());
+        let phases = {
+            let _permit = self.staging.acquire().await;
+            let volume = Arc::clone(&self.volume);
+            blocking(move || stage(&volume, received, steps)).await??
+        };
+        let writer = Arc::clone(self);
+        // A task of its own, so that it cleans up also where the caller goes away.
+        let task = tokio::spawn(async move {
+            let mut leftovers = writer.committer.commit(phases).await?;
+            leftovers.extend(session);
+            if leftovers.is_empty() {
+                return Ok(());
+            }
+            // Out of sight already: a failure is only room lost until the next start or the next purge.
+            blocking(move || {
+                for path in leftovers {
+                    let _ = writer.volume.disk.remove_tree(&path);
+                }
+            })
+            .await
+        });
+        task.await.map_err(interrupted)?
+    }
 }
 
 /// The way to the thread, which ends when this is dropped.

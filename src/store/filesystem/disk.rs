@@ -1,17 +1,20 @@
 //! The few calls that decide what a power cut leaves.
 //!
-//! Every write, fsync, rename and removal of the file store goes through [`Disk`], so that tests can put a recorder in its
-//! place. Must not know keys, groups or barriers. Invariant: each call does exactly what its name says and nothing is
-//! synced that was not asked for.
+//! The calls that give files and directories their names, bytes and durability go through [`Disk`], so that tests can put a
+//! recorder in its place; so do reads of directories, which tests count. Must not know keys, groups or barriers. Invariant:
+//! each call does exactly what its name says, and nothing is synced that was not asked for.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustix::fs::{CWD, RenameFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
+
+use crate::heartbeat::Heartbeat;
 
 /// How far a sync reaches. Only macOS knows the difference: there a plain fsync leaves the drive's own cache alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,5 +142,73 @@ impl Disk for RealDisk {
 
     fn remove_tree(&self, path: &Path) -> io::Result<()> {
         fs::remove_dir_all(path)
+    }
+}
+
+/// A disk whose calls are counted, so that one that does not answer shows: it does what the disk inside does, and each call
+/// that returns is a move.
+pub(super) struct WatchedDisk {
+    inner: Arc<dyn Disk>,
+    heartbeat: Arc<Heartbeat>,
+}
+
+impl WatchedDisk {
+    pub(super) fn new(inner: Arc<dyn Disk>, heartbeat: Arc<Heartbeat>) -> Self {
+        Self { inner, heartbeat }
+    }
+}
+
+impl Disk for WatchedDisk {
+    fn make_directory(&self, path: &Path) -> io::Result<()> {
+        let _under_way = self.heartbeat.enter();
+        self.inner.make_directory(path)
+    }
+
+    fn write(&self, file: &File, bytes: &[u8], offset_bytes: u64) -> io::Result<()> {
+        let _under_way = self.heartbeat.enter();
+        self.inner.write(file, bytes, offset_bytes)
+    }
+
+    fn sync_file(&self, file: &File) -> io::Result<()> {
+        let _under_way = self.heartbeat.enter();
+        self.inner.sync_file(file)
+    }
+
+    fn sync_directory(&self, path: &Path, reach: Reach) -> io::Result<()> {
+        let _under_way = self.heartbeat.enter();
+        self.inner.sync_directory(path, reach)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let _under_way = self.heartbeat.enter();
+        self.inner.rename(from, to)
+    }
+
+    fn rename_if_absent(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let _under_way = self.heartbeat.enter();
+        self.inner.rename_if_absent(from, to)
+    }
+
+    fn set_time(&self, file: &File, time: NewTime) -> io::Result<()> {
+        let _under_way = self.heartbeat.enter();
+        self.inner.set_time(file, time)
+    }
+
+    fn read_directory(&self, path: &Path) -> io::Result<fs::ReadDir> {
+        self.inner.read_directory(path)
+    }
+
+    fn device(&self, path: &Path) -> io::Result<u64> {
+        self.inner.device(path)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        let _under_way = self.heartbeat.enter();
+        self.inner.remove_file(path)
+    }
+
+    fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        // A tree of a million files takes minutes; nobody waits for it.
+        self.inner.remove_tree(path)
     }
 }

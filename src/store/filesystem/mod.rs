@@ -8,7 +8,6 @@ mod boundary;
 #[cfg(test)]
 mod boundary_tests;
 mod buffers;
-mod change;
 mod checkpoint;
 mod committer;
 mod content;
@@ -16,7 +15,6 @@ mod disk;
 #[cfg(test)]
 mod durability;
 mod listing;
-mod nursery;
 mod publish;
 mod reading;
 #[cfg(test)]
@@ -30,7 +28,6 @@ mod syncing;
 mod tests;
 mod upload;
 mod volume;
-mod watched_disk;
 
 use std::fs;
 use std::io;
@@ -41,10 +38,10 @@ use async_trait::async_trait;
 use rustix::fs::StatVfsMountFlags;
 
 use self::buffers::Buffers;
+use self::committer::Writer;
 use self::disk::{Disk, RealDisk};
 use self::reading::MustWait;
 use self::session::Sessions;
-use self::staging::Writer;
 use self::volume::{Volume, is_absent};
 use crate::clock::Clock;
 use crate::heartbeat::Heartbeat;

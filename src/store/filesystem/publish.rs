@@ -12,9 +12,8 @@ use std::sync::Arc;
 
 use super::absent_or_failed;
 use super::boundary::not_followed;
-use super::change::{Change, Placement};
 use super::disk::Reach;
-use super::nursery::Nursery;
+use super::staging::{Change, Nursery, Placement};
 use super::syncing::sync_directories;
 use super::volume::{Corner, Volume, is_absent, meta_of};
 use crate::layout::Prefix;

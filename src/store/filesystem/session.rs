@@ -18,7 +18,7 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 use super::boundary::not_followed;
 use super::checkpoint::{Checkpoint, FILE_NAME, LENGTH_BYTES_MAX};
-use super::staging::Writer;
+use super::committer::Writer;
 use super::upload::FileUpload;
 use super::volume::{Volume, is_absent};
 use super::{absent_or_failed, blocking};

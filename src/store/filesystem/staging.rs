@@ -1,75 +1,136 @@
-//! The way of a request to the committer: its bytes are written and synced, so that only names are left to be changed.
+//! What a request is to the committer: its bytes lie in synced files, so that only names are left to be changed.
 //!
-//! Must not change any name that a reader sees, before the committer does. Invariant: whatever fails before that leaves the
-//! store as it was.
+//! Must not change a name that a reader sees. Invariants: what fails here leaves the store as it was; all that lies below a
+//! [`Nursery`] is durable, so that one rename shows it whole or not at all; [`start_phases`] never lets a request overtake an
+//! earlier one that touches the same keys.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 
-use tokio::sync::Semaphore;
-
-use super::change::{Change, Phase, Placement, gather_whole_directories};
-use super::committer::Committer;
-use super::nursery::Nursery;
+use super::disk::Reach;
+use super::syncing::sync_directories;
 use super::upload::Received;
-use super::volume::{Incoming, Volume};
-use super::{blocking, interrupted};
-use crate::layout::Key;
+use super::volume::{Corner, Incoming, Volume};
+use crate::layout::{self, Key, Prefix};
 use crate::store::{Condition, Step, StoreError};
 
-/// How many requests write and sync their bytes at once. File systems join what syncs at the same time; beyond this they
-/// only queue, each on a thread.
-const STAGING_REQUESTS_MAX: usize = 32;
+/// The changes between two barriers.
+pub(super) type Phase = Vec<Change>;
 
-/// Everything that is written with names goes through here.
-pub(super) struct Writer {
-    volume: Arc<Volume>,
-    staging: Semaphore,
-    pub(super) committer: Committer,
+pub(super) enum Change {
+    Place(Placement),
+    Remove(Key),
+    RemoveTree(Prefix),
+    /// What is there is made durable.
+    Settle(Key),
+    /// All that is put into a directory which must appear whole.
+    Whole {
+        directory: Prefix,
+        /// Where the files lie as they will in the directory, if that was missing when they came.
+        nursery: Option<Nursery>,
+        placements: Vec<Placement>,
+    },
 }
 
-impl Writer {
-    pub(super) fn start(volume: Arc<Volume>) -> Result<Self, StoreError> {
-        Ok(Self {
-            committer: Committer::start(Arc::clone(&volume))?,
-            staging: Semaphore::new(STAGING_REQUESTS_MAX),
-            volume,
-        })
-    }
+/// A synced file on its way to its key.
+pub(super) struct Placement {
+    pub(super) file: Incoming,
+    pub(super) key: Key,
+    pub(super) condition: Condition,
+}
 
-    /// Gives the bytes of `received`, if any, their key, then carries out `steps`; all is durable on return.
-    pub(super) async fn write(
-        self: &Arc<Self>,
-        received: Option<(Received, Key)>,
-        steps: Vec<Step>,
-    ) -> Result<(), StoreError> {
-        let session = received.as_ref().map(|(data, _)| data.directory.clone());
-        let phases = {
-            let _permit = self.staging.acquire().await;
-            let volume = Arc::clone(&self.volume);
-            blocking(move || stage(&volume, received, steps)).await??
-        };
-        let writer = Arc::clone(self);
-        // A task of its own, so that it cleans up also where the caller goes away.
-        let task = tokio::spawn(async move {
-            let mut leftovers = writer.committer.commit(phases).await?;
-            leftovers.extend(session);
-            if leftovers.is_empty() {
-                return Ok(());
+/// Puts together what must appear together, at the place of the last of it; a removal in between ends the togetherness.
+pub(super) fn gather_whole_directories(phase: Phase) -> Phase {
+    let mut gathered: Phase = Vec::with_capacity(phase.len());
+    // From here on, nothing was removed.
+    let mut start = 0;
+    for change in phase {
+        let Change::Place(placement) = change else {
+            if matches!(change, Change::Remove(_) | Change::RemoveTree(_)) {
+                start = gathered.len() + 1;
             }
-            // Out of sight already: a failure is only room lost until the next start or the next purge.
-            blocking(move || {
-                for path in leftovers {
-                    let _ = writer.volume.disk.remove_tree(&path);
-                }
-            })
-            .await
+            gathered.push(change);
+            continue;
+        };
+        let Some(whole) = layout::whole_directory(&placement.key) else {
+            gathered.push(Change::Place(placement));
+            continue;
+        };
+        let earlier = gathered.iter().skip(start).position(
+            |change| matches!(change, Change::Whole { directory, .. } if *directory == whole),
+        );
+        let mut placements = match earlier.map(|position| gathered.remove(start + position)) {
+            Some(Change::Whole { placements, .. }) => placements,
+            _ => Vec::new(),
+        };
+        placements.push(placement);
+        gathered.push(Change::Whole {
+            directory: whole,
+            nursery: None,
+            placements,
         });
-        task.await.map_err(interrupted)?
+    }
+    gathered
+}
+
+/// In which phase of the group each request begins. All begin in the first, except one that touches what an earlier
+/// request touches: it begins in the last phase of that one, where it comes after it.
+pub(super) fn start_phases(requests: &[&[Phase]]) -> Vec<usize> {
+    // What was touched, and the last phase of the last request that did. Trees end in `/`.
+    let mut touched: BTreeMap<String, usize> = BTreeMap::new();
+    let mut starts = Vec::with_capacity(requests.len());
+    for phases in requests {
+        let areas: Vec<String> = phases.iter().flatten().map(Change::area).collect();
+        let start = areas
+            .iter()
+            .filter_map(|area| last_touch(&touched, area))
+            .max()
+            .unwrap_or(0);
+        let last = start + phases.len().saturating_sub(1);
+        for area in areas {
+            let phase = touched.entry(area).or_default();
+            *phase = last.max(*phase);
+        }
+        starts.push(start);
+    }
+    starts
+}
+
+fn last_touch(touched: &BTreeMap<String, usize>, area: &str) -> Option<usize> {
+    let around = area
+        .match_indices('/')
+        .filter_map(|(position, _)| touched.get(area.get(..=position)?));
+    let inside = touched
+        .range(area.to_owned()..)
+        .take_while(|(other, _)| {
+            other.as_str() == area || (area.ends_with('/') && other.starts_with(area))
+        })
+        .map(|(_, phase)| phase);
+    around.chain(inside).copied().max()
+}
+
+impl Change {
+    /// The key, or the prefix of all keys, that this touches.
+    fn area(&self) -> String {
+        match self {
+            Self::Place(placement) => placement.key.to_string(),
+            // A key of a whole directory stands for all of it, as it does when it is put.
+            Self::Remove(key) | Self::Settle(key) => match layout::whole_directory(key) {
+                Some(directory) => directory.to_string(),
+                None => key.to_string(),
+            },
+            Self::RemoveTree(prefix)
+            | Self::Whole {
+                directory: prefix, ..
+            } => prefix.to_string(),
+        }
     }
 }
 
 /// Writes and syncs all bytes of a request.
-fn stage(
+pub(super) fn stage(
     volume: &Volume,
     received: Option<(Received, Key)>,
     steps: Vec<Step>,
@@ -117,7 +178,7 @@ fn stage(
 }
 
 /// Makes the bytes of an upload durable, where they can be renamed to `key` from.
-fn arrive(volume: &Volume, received: &Received, key: &Key) -> std::io::Result<Incoming> {
+fn arrive(volume: &Volume, received: &Received, key: &Key) -> io::Result<Incoming> {
     received.sync()?;
     if volume.boundary.is_apart(&received.data, &volume.path(key)) {
         // The administrator has moved the blobs, or the repositories, to a disk of their own.
@@ -147,4 +208,90 @@ fn prepare(volume: &Volume, phase: &mut Phase, stretch: Phase) -> Result<(), Sto
         phase.push(change);
     }
     Ok(())
+}
+
+/// A directory below `tmp/`; removed with what is left in it when dropped, unless it was renamed by then.
+pub(super) struct Nursery {
+    pub(super) path: PathBuf,
+}
+
+impl Nursery {
+    /// Moves the files of `placements` to where they will be once the nursery is renamed to `target`, and tells them so.
+    pub(super) fn fill(
+        volume: &Volume,
+        target: &Path,
+        placements: &mut [Placement],
+    ) -> io::Result<Self> {
+        let disk = &volume.disk;
+        let path = volume.new_path(Corner::Temporary, target);
+        disk.make_directory(&path)?;
+        // Made before the next thing that can fail, so that it is removed then.
+        let nursery = Self { path };
+        let mut made = BTreeSet::from([nursery.path.clone()]);
+        for placement in placements {
+            let path = volume.path(&placement.key);
+            let path = nursery
+                .path
+                .join(path.strip_prefix(target).map_err(io::Error::other)?);
+            let mut missing: Vec<&Path> = path
+                .ancestors()
+                .skip(1)
+                .take_while(|directory| !made.contains(*directory))
+                .collect();
+            while let Some(directory) = missing.pop() {
+                disk.make_directory(directory)?;
+                made.insert(directory.to_owned());
+            }
+            disk.rename(&placement.file.path, &path)?;
+            placement.file.path = path;
+        }
+        let made: Vec<&Path> = made.iter().map(PathBuf::as_path).collect();
+        // The sync of the phase that shows the directory reaches through the drive's cache for this as well.
+        match sync_directories(volume, &made, Reach::Drive, &|| {})
+            .into_iter()
+            .next()
+        {
+            Some((_, error)) => Err(error),
+            None => Ok(nursery),
+        }
+    }
+}
+
+impl Drop for Nursery {
+    fn drop(&mut self) {
+        // Not there any more in the good case; what cannot be removed now is removed at the next start.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remove(key: &str) -> Change {
+        Change::Remove(key.parse().expect("a key"))
+    }
+
+    fn remove_tree(prefix: &str) -> Change {
+        Change::RemoveTree(prefix.parse().expect("a prefix"))
+    }
+
+    #[test]
+    fn requests_that_share_nothing_begin_together() {
+        let first = [vec![remove("a/b")], vec![remove("a/c")]];
+        let second = [vec![remove("a/bc")], vec![remove_tree("b/")]];
+        assert_eq!(start_phases(&[&first, &second]), [0, 0]);
+    }
+
+    #[test]
+    fn nobody_overtakes_who_touches_the_same() {
+        let first = [vec![remove("a/b")], vec![remove("a/c/d")]];
+        for second in [remove("a/c/d"), remove_tree("a/c/"), remove_tree("a/")] {
+            let second = [vec![second], vec![remove("x")]];
+            let third = [vec![remove("x")]];
+            assert_eq!(start_phases(&[&first, &second, &third]), [0, 1, 2]);
+        }
+        let tree = [vec![], vec![remove_tree("a/")]];
+        assert_eq!(start_phases(&[&tree, &[vec![remove("a/b/c")]]]), [0, 1]);
+    }
 }

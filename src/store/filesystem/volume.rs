@@ -16,9 +16,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::boundary::Boundary;
-use super::disk::{Disk, NewTime, Reach};
+use super::disk::{Disk, NewTime, Reach, WatchedDisk};
 use super::syncing::sync_directories;
-use super::watched_disk::WatchedDisk;
 use crate::clock::Clock;
 use crate::durable_file::accept_unsyncable;
 use crate::heartbeat::Heartbeat;
