@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -228,6 +229,8 @@ pub enum Fault {
     Full,
     /// [`StoreError::Conflict`]
     Conflict,
+    /// [`StoreError::Busy`], to be tried again after this time
+    Busy(Duration),
     /// [`StoreError::Io`]
     Io,
 }
@@ -277,6 +280,7 @@ impl Hook for Faults {
         Err(match planted.remove(due).fault {
             Fault::Full => StoreError::Full,
             Fault::Conflict => StoreError::Conflict,
+            Fault::Busy(retry_after) => StoreError::Busy { retry_after },
             Fault::Io => StoreError::Io {
                 doing: format!("{operation:?}"),
                 source: io::Error::other("a planted fault"),

@@ -1,6 +1,7 @@
 //! Blobs: reading, ranges, conditions, removing.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use boathouse::clock::ManualClock;
@@ -375,6 +376,24 @@ async fn a_blob_is_deleted_on_a_full_disk_too() {
     deleted.expect(StatusCode::ACCEPTED);
     let gone = registry.get(&path).send().await;
     gone.expect_error(404, "BLOB_UNKNOWN");
+}
+
+#[tokio::test]
+async fn a_busy_store_is_answered_with_when_to_come_again_and_nothing_is_lost() {
+    let data = Data::new();
+    let clock = ManualClock::at_unix_secs(1_800_000_000);
+    let store = FaultyStore::new(data.open(Arc::new(clock.clone())));
+    let shared = Arc::new(store.clone());
+    let registry = TestRegistry::start_on(shared, data, clock, Options::default());
+    let digest = registry.push_blob("a", b"kept").await;
+    let path = format!("/v2/a/blobs/{digest}");
+    let busy = Fault::Busy(Duration::from_millis(2_500));
+    store.fail(Operation::Read, 0, busy);
+    let refused = registry.get(&path).send().await;
+    let refused = refused.expect_error(503, "UNAVAILABLE");
+    assert_eq!(refused.header("retry-after"), "3");
+    let answer = registry.get(&path).send().await.expect(StatusCode::OK);
+    assert_eq!(answer.body, "kept");
 }
 
 /// Remembers the calls of a store.
