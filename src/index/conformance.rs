@@ -6,9 +6,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::IndexError;
-use super::disk::RealDisk;
-use super::engine::{Engine, Op, SCAN_MAX, Tree, VALUE_BYTES_MAX};
-use super::memory_engine::MemoryEngine;
+use super::engine::{Engine, MemoryEngine, Op, SCAN_MAX, Tree, VALUE_BYTES_MAX};
+use super::home::RealDisk;
 use super::sled_engine::SledEngine;
 
 fn sled(directory: &Path) -> SledEngine {

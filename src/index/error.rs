@@ -6,6 +6,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::engine::Tree;
+
 /// Why the index does not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
@@ -45,6 +47,13 @@ pub enum IndexError {
 }
 
 impl IndexError {
+    /// A key or value of `tree` is not one that this version writes.
+    pub(super) fn unreadable(tree: Tree) -> Self {
+        Self::Damaged {
+            what: format!("{} holds something that cannot be read", tree.name()),
+        }
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {

@@ -18,6 +18,9 @@ pub enum Fact {
     Revision(Revision),
     /// The repository links a blob.
     Layer(Digest),
+    /// A manifest of the repository cannot be understood. What it needs is not known, so it needs every blob that the
+    /// repository links.
+    Opaque(Digest),
     /// A manifest references something; true wherever that manifest lies.
     Edge {
         /// The manifest.
@@ -83,9 +86,9 @@ pub enum ChildKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp(pub Vec<u8>);
 
-/// How much is recorded.
+/// How much is recorded: running totals, which cost no walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
+pub struct Totals {
     /// Known repositories.
     pub repositories: u64,
     /// Tags of all repositories.
@@ -100,8 +103,31 @@ pub struct Counts {
     pub edges: u64,
     /// Blobs whose size is known.
     pub sizes: u64,
+    /// Different blobs and manifests that some repository holds.
+    pub blobs: u64,
+    /// What the repositories hold, each for itself.
+    pub held_bytes: u64,
+    /// What they hold, each blob and manifest once.
+    pub stored_bytes: u64,
     /// All entries of the database, reverse ones too.
     pub keys: u64,
+}
+
+/// What one repository holds. A digest counts once, whether as a blob, as a manifest or as both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RepositoryTotals {
+    /// Tags.
+    pub tags: u64,
+    /// Manifests.
+    pub revisions: u64,
+    /// Those of them that have a subject.
+    pub referrers: u64,
+    /// Blob links.
+    pub layers: u64,
+    /// Blobs and manifests together.
+    pub bytes: u64,
+    /// Those of them that no other repository holds.
+    pub unique_bytes: u64,
 }
 
 /// Whether the index can be relied on to list.

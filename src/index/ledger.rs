@@ -1,7 +1,7 @@
 //! An engine with its books: every value sealed, every key counted, and a stamp that says whose it is.
 //!
-//! Must not know what keys mean, nor which engine it is. Invariant: the counts change in the same commit as what they
-//! count; a value whose seal does not fit its key is never returned.
+//! Must not know which engine it is, nor what keys mean beyond what `totals` makes of them. Invariant: counts and totals
+//! change in the same commit as what they count; a value whose seal does not fit its key is never returned.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -10,11 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::IndexError;
 use super::engine::{Engine, Op, Pair, Place, SCAN_MAX, Tree};
+use super::facts::Totals;
+use super::totals::{self, Overall, Recount};
 
 /// How keys and values are laid out (`keys`, `records`), and what is read from a manifest: stamps do not tell that the same
 /// bytes are read differently now. Another number: the index is filled again. 2: artifact manifests, and manifests that
-/// only Go read before, have edges and subjects; a child of an index may be a blob.
-pub(super) const SCHEMA: u32 = 2;
+/// only Go read before, have edges and subjects; a child of an index may be a blob. 3: holders of manifests, manifests
+/// that cannot be understood, running totals.
+pub(super) const SCHEMA: u32 = 3;
 
 /// The first byte of every value.
 const SEAL_VERSION: u8 = 1;
@@ -25,6 +28,24 @@ const BOOKS_KEY: &[u8] = b"books";
 
 /// What is to become of each key: a value, or nothing.
 pub(super) type Changes = BTreeMap<Place, Option<Vec<u8>>>;
+
+/// One key that a commit changes.
+pub(super) struct Edit {
+    pub(super) tree: Tree,
+    pub(super) key: Vec<u8>,
+    /// The value before; `None` where there is none.
+    pub(super) old: Option<Vec<u8>>,
+    /// The value after; `None` deletes the key.
+    pub(super) new: Option<Vec<u8>>,
+}
+
+/// The order in which `changes` are carried out, so that an end between two commits leaves nothing that the next
+/// replacement of the repository does not find: see [`Tree`].
+pub(super) fn in_order(changes: Changes) -> impl Iterator<Item = (Place, Option<Vec<u8>>)> {
+    let (puts, deletions): (Vec<_>, Vec<_>) =
+        changes.into_iter().partition(|(_, value)| value.is_some());
+    deletions.into_iter().rev().chain(puts)
+}
 
 /// What the database says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +60,13 @@ pub(super) struct Books {
     pub(super) is_complete: bool,
     /// Keys per tree, in the order of [`Tree::ALL`]; those of [`Tree::Meta`] are not counted.
     counts: [u64; Tree::ALL.len()],
+    pub(super) overall: Overall,
+}
+
+/// Whose database it is, in every layout since the first.
+#[derive(Deserialize)]
+struct Origin {
+    schema: u32,
 }
 
 impl Books {
@@ -50,6 +78,7 @@ impl Books {
             sequence: 0,
             is_complete,
             counts: [0; Tree::ALL.len()],
+            overall: Overall::default(),
         }
     }
 
@@ -76,6 +105,12 @@ impl Ledger {
             return Ok(None);
         };
         let value = unseal(Tree::Meta, BOOKS_KEY, &sealed)?;
+        let origin: Origin = serde_json::from_slice(value).map_err(|_| damaged(Tree::Meta))?;
+        if origin.schema != SCHEMA {
+            return Err(IndexError::Damaged {
+                what: "it was written by another version".to_owned(),
+            });
+        }
         serde_json::from_slice(value)
             .map(Some)
             .map_err(|_| damaged(Tree::Meta))
@@ -93,6 +128,24 @@ impl Ledger {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// How much is recorded.
+    pub(super) fn totals(&self) -> Totals {
+        let books = self.books();
+        Totals {
+            repositories: books.count(Tree::Repositories),
+            tags: books.count(Tree::Tags),
+            revisions: books.count(Tree::Revisions),
+            referrers: books.count(Tree::Referrers),
+            layers: books.count(Tree::Layers),
+            edges: books.count(Tree::Edges),
+            sizes: books.count(Tree::Sizes),
+            blobs: books.overall.blobs,
+            held_bytes: totals::shown(books.overall.held_bytes),
+            stored_bytes: totals::shown(books.overall.stored_bytes),
+            keys: Tree::ALL.into_iter().map(|tree| books.count(tree)).sum(),
+        }
     }
 
     /// Changes what the database says about itself.
@@ -147,39 +200,50 @@ impl Ledger {
         }
     }
 
-    /// Carries out `changes`, at most `limit` in one commit, in the order of their trees; what is so already costs nothing.
-    /// Called by one thread only, which is why counting before writing is safe. Returns the number of commits.
+    /// Carries out `changes`, at most `limit` in one commit, in their order ([`in_order`]); what is so already costs
+    /// nothing. Called by one thread only, which is why counting before writing is safe. Returns the number of commits.
     pub(super) fn commit(&self, changes: Changes, limit: usize) -> Result<u64, IndexError> {
         let mut commits = 0;
-        let mut books = self.books();
-        let mut ops = Vec::new();
-        for ((tree, key), value) in changes {
+        let mut edits = Vec::new();
+        for ((tree, key), new) in in_order(changes) {
             let old = self.get(tree, &key)?;
-            if old == value {
+            if old == new {
                 continue;
             }
-            match (&old, &value) {
-                (None, Some(_)) => books.add(tree, 1),
-                (Some(_), None) => books.add(tree, -1),
-                _ => {}
-            }
-            let value = value.map(|value| seal(tree, &key, &value));
-            ops.push(Op { tree, key, value });
-            if ops.len() >= limit {
-                self.write(std::mem::take(&mut ops), books)?;
-                books = self.books();
+            edits.push(Edit {
+                tree,
+                key,
+                old,
+                new,
+            });
+            if edits.len() >= limit {
+                self.write(std::mem::take(&mut edits), self.books())?;
                 commits += 1;
             }
         }
-        if !ops.is_empty() {
-            self.write(ops, books)?;
+        if !edits.is_empty() {
+            self.write(edits, self.books())?;
             commits += 1;
         }
         Ok(commits)
     }
 
-    fn write(&self, mut ops: Vec<Op>, mut books: Books) -> Result<(), IndexError> {
+    fn write(&self, mut edits: Vec<Edit>, mut books: Books) -> Result<(), IndexError> {
         self.engine.health()?;
+        let followed = totals::follow(self, &edits, &mut books.overall)?;
+        edits.extend(followed);
+        let mut ops = Vec::with_capacity(edits.len() + 1);
+        for edit in edits {
+            let Edit {
+                tree,
+                key,
+                old,
+                new,
+            } = edit;
+            books.add(tree, i64::from(new.is_some()) - i64::from(old.is_some()));
+            let value = new.map(|value| seal(tree, &key, &value));
+            ops.push(Op { tree, key, value });
+        }
         books.sequence += 1;
         let text = serde_json::to_vec(&books).map_err(|_| damaged(Tree::Meta))?;
         ops.push(Op {
@@ -192,11 +256,18 @@ impl Ledger {
         Ok(())
     }
 
-    /// Looks at every value and counts every key. Nothing may be written meanwhile.
+    /// Looks at every value, counts every key and adds up the totals. Nothing may be written meanwhile.
     pub(super) fn verify(&self) -> Result<(), IndexError> {
         let books = self.books();
+        let mut recount = Recount::default();
         for tree in Tree::ALL {
-            let found = self.each(tree, &[], |_, _| {})?;
+            let mut seen = Ok(());
+            let found = self.each(tree, &[], |key, value| {
+                if seen.is_ok() {
+                    seen = recount.see(self, tree, &key, &value);
+                }
+            })?;
+            seen?;
             let expected = books.count(tree);
             if tree != Tree::Meta && found != expected {
                 return Err(IndexError::Damaged {
@@ -204,7 +275,7 @@ impl Ledger {
                 });
             }
         }
-        Ok(())
+        recount.end(self, &books.overall)
     }
 }
 
@@ -215,7 +286,7 @@ fn checksum(tree: Tree, key: &[u8], value: &[u8]) -> [u8; 4] {
     crc32c::crc32c_append(sum, value).to_le_bytes()
 }
 
-fn seal(tree: Tree, key: &[u8], value: &[u8]) -> Vec<u8> {
+pub(super) fn seal(tree: Tree, key: &[u8], value: &[u8]) -> Vec<u8> {
     let mut sealed = Vec::with_capacity(SEAL_BYTES + value.len());
     sealed.push(SEAL_VERSION);
     sealed.extend(checksum(tree, key, value));

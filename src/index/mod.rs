@@ -6,21 +6,18 @@
 //! registry writes, nor HTTP. Invariant: a repository's [`Stamp`] is never newer than what is recorded of it, so that a
 //! stamp which equals the store's means that nothing is missing.
 
-mod disk;
 mod engine;
 mod error;
 mod facts;
+mod freshness;
 mod home;
-mod keys;
 mod ledger;
-mod loading;
-mod memory_engine;
-mod opening;
-mod questions;
 mod queue;
 mod rebuild;
 mod records;
 mod sled_engine;
+mod totals;
+mod view;
 mod writer;
 
 #[cfg(test)]
@@ -30,11 +27,13 @@ mod damage_tests;
 #[cfg(test)]
 mod figures;
 #[cfg(test)]
-mod paging_tests;
-#[cfg(test)]
 mod recorder;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod totals_tests;
+#[cfg(test)]
+mod view_tests;
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -42,22 +41,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 pub use error::IndexError;
-pub use facts::{Child, ChildKind, Counts, Fact, Forget, Health, Revision, Stamp, Statistics};
+pub use facts::{
+    Child, ChildKind, Fact, Forget, Health, RepositoryTotals, Revision, Stamp, Statistics, Totals,
+};
+pub use freshness::{Comparing, Freshness, Waiting};
 pub use queue::Reread;
 pub use rebuild::Rebuild;
+pub use view::{Scan, View};
 
 use tokio::sync::oneshot;
 
-use self::disk::{Disk, RealDisk};
-use self::home::Home;
-use self::ledger::Ledger;
-use self::opening::{Files, Memory, Source};
+use self::home::{Disk, Files, Home, Memory, RealDisk, Source};
 use self::queue::{Job, Replacement};
 use self::records::Event;
 use self::writer::{Running, Shared, Writer};
 use crate::clock::Clock;
 use crate::heartbeat::Heartbeat;
-use crate::oci::{Digest, RepositoryName, Tag};
+use crate::oci::{Digest, RepositoryName};
 
 /// The longest page: what one answer holds in memory, and for how long one look keeps a rebuild from swapping the database.
 pub const PAGE_MAX: usize = 1_000;
@@ -174,7 +174,7 @@ impl Index {
     }
 
     /// Notes what is now true of a repository; any fact makes the repository known. Never waits: what does not fit into the
-    /// queue is dropped and counted, and the repository is unread ([`Index::is_unread`]) until it is read again. Changes
+    /// queue is dropped and counted, and the repository has lost something ([`Freshness`]) until it is read again. Changes
     /// take effect in the order of the calls. Facts about content (edges, sizes) go with the repository they were read
     /// for, so that its next re-read brings them back.
     pub fn record(&self, name: &RepositoryName, facts: Vec<Fact>) {
@@ -193,10 +193,14 @@ impl Index {
         self.shared.queue.forget_content(digests);
     }
 
-    /// Whether something recorded of this repository was dropped since it was last read: it must be read again
-    /// ([`Index::reread`]) before a list of it is complete. In memory, cheap; after a restart the stamps tell.
+    /// How far the entries of each repository can be relied on. In memory; after a restart the stamps tell.
+    pub fn freshness(&self) -> &Freshness {
+        &self.shared.queue.freshness
+    }
+
+    /// Whether lists of the repository may not come from here now.
     pub fn is_unread(&self, name: &RepositoryName) -> bool {
-        self.shared.queue.is_unread(name)
+        self.freshness().is_in_doubt(name)
     }
 
     /// Resolves when all that was recorded so far is durable, or was given up (degraded, closed).
@@ -240,164 +244,15 @@ impl Index {
         Rebuild::new(Arc::clone(&self.shared), epoch)
     }
 
-    /// Repositories after `after`, in byte order; at most `limit` and at most [`PAGE_MAX`], as all pages here.
-    pub async fn repositories(
+    /// Shows `look` what is recorded, on a thread that may block. A look that takes long keeps no rebuild waiting, and fails
+    /// when the database is set aside meanwhile.
+    pub async fn read<T: Send + 'static>(
         &self,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<RepositoryName>, IndexError> {
-        let after = after.map(str::to_owned);
-        self.ask(move |ledger| questions::repositories(ledger, after.as_deref(), limit))
-            .await
-    }
-
-    /// Tags after `after` in byte order, with what each pointed at when it was recorded.
-    pub async fn tags(
-        &self,
-        name: &RepositoryName,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<(Tag, Digest)>, IndexError> {
-        let name = name.clone();
-        let after = after.map(str::to_owned);
-        self.ask(move |ledger| questions::tags(ledger, &name, after.as_deref(), limit))
-            .await
-    }
-
-    /// The manifests of a repository, by digest.
-    pub async fn revisions(
-        &self,
-        name: &RepositoryName,
-        after: Option<&Digest>,
-        limit: usize,
-    ) -> Result<Vec<Revision>, IndexError> {
-        let name = name.clone();
-        let after = after.copied();
-        self.ask(move |ledger| questions::revisions(ledger, &name, after.as_ref(), limit))
-            .await
-    }
-
-    /// The manifests of a repository whose subject is `subject`, by digest.
-    pub async fn referrers(
-        &self,
-        name: &RepositoryName,
-        subject: &Digest,
-        after: Option<&Digest>,
-        limit: usize,
-    ) -> Result<Vec<Digest>, IndexError> {
-        let name = name.clone();
-        let subject = *subject;
-        let after = after.copied();
-        self.ask(move |ledger| questions::referrers(ledger, &name, &subject, after.as_ref(), limit))
-            .await
-    }
-
-    /// The blobs that a repository links, by digest.
-    pub async fn layers(
-        &self,
-        name: &RepositoryName,
-        after: Option<&Digest>,
-        limit: usize,
-    ) -> Result<Vec<Digest>, IndexError> {
-        let name = name.clone();
-        let after = after.copied();
-        self.ask(move |ledger| questions::layers(ledger, &name, after.as_ref(), limit))
-            .await
-    }
-
-    /// Repositories that link the blob, in byte order.
-    pub async fn repositories_with(
-        &self,
-        digest: &Digest,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<RepositoryName>, IndexError> {
-        let digest = *digest;
-        let after = after.map(str::to_owned);
-        self.ask(move |ledger| questions::holders(ledger, &digest, after.as_deref(), limit))
-            .await
-    }
-
-    /// What a manifest references, by digest.
-    pub async fn children(
-        &self,
-        parent: &Digest,
-        after: Option<&Digest>,
-        limit: usize,
-    ) -> Result<Vec<Child>, IndexError> {
-        let parent = *parent;
-        let after = after.copied();
-        self.ask(move |ledger| questions::children(ledger, &parent, after.as_ref(), limit))
-            .await
-    }
-
-    /// The sizes of these blobs, in the same order; `None` where none is recorded.
-    pub async fn sizes(&self, digests: Vec<Digest>) -> Result<Vec<Option<u64>>, IndexError> {
-        self.ask(move |ledger| questions::sizes(ledger, &digests))
-            .await
-    }
-
-    /// All recorded blobs with their sizes, by digest.
-    pub async fn blobs(
-        &self,
-        after: Option<&Digest>,
-        limit: usize,
-    ) -> Result<Vec<(Digest, u64)>, IndexError> {
-        let after = after.copied();
-        self.ask(move |ledger| questions::blobs(ledger, after.as_ref(), limit))
-            .await
-    }
-
-    /// Whether the repository is known.
-    pub async fn knows(&self, name: &RepositoryName) -> Result<bool, IndexError> {
-        let name = name.clone();
-        self.ask(move |ledger| questions::knows(ledger, &name))
-            .await
-    }
-
-    /// Whether the repository is among those with the blob ([`Index::repositories_with`]), for each of these.
-    pub async fn is_holder(
-        &self,
-        name: &RepositoryName,
-        digests: Vec<Digest>,
-    ) -> Result<Vec<bool>, IndexError> {
-        let name = name.clone();
-        self.ask(move |ledger| questions::is_holder(ledger, &name, &digests))
-            .await
-    }
-
-    /// Whether the manifest is among the referrers of its subject ([`Index::referrers`]).
-    pub async fn is_referrer(
-        &self,
-        name: &RepositoryName,
-        revision: &Revision,
-    ) -> Result<bool, IndexError> {
-        let name = name.clone();
-        let revision = revision.clone();
-        self.ask(move |ledger| questions::is_referrer(ledger, &name, &revision))
-            .await
-    }
-
-    /// The blob links of all repositories, by digest and then by name.
-    pub async fn links(
-        &self,
-        after: Option<&(Digest, RepositoryName)>,
-        limit: usize,
-    ) -> Result<Vec<(Digest, RepositoryName)>, IndexError> {
-        let after = after.cloned();
-        self.ask(move |ledger| questions::links(ledger, after.as_ref(), limit))
-            .await
-    }
-
-    /// The manifests of all repositories, by name and then by digest.
-    pub async fn manifests(
-        &self,
-        after: Option<&(RepositoryName, Digest)>,
-        limit: usize,
-    ) -> Result<Vec<(RepositoryName, Revision)>, IndexError> {
-        let after = after.cloned();
-        self.ask(move |ledger| questions::manifests(ledger, after.as_ref(), limit))
-            .await
+        look: impl FnOnce(&View) -> Result<T, IndexError> + Send + 'static,
+    ) -> Result<T, IndexError> {
+        let shared = Arc::clone(&self.shared);
+        let looked = tokio::task::spawn_blocking(move || look(&View::new(shared)));
+        looked.await.unwrap_or_else(|_| Err(queue::closed()))
     }
 
     /// The stamp of a repository: `None` if it is not known or must be read again.
@@ -406,16 +261,13 @@ impl Index {
             return Ok(None);
         }
         let name = name.clone();
-        self.ask(move |ledger| questions::stamp(ledger, &name))
-            .await
+        self.read(move |view| view.stamp(&name)).await
     }
 
     /// How much is recorded; cheap.
-    pub fn counts(&self) -> Counts {
-        let counts = self
-            .shared
-            .with_ledger(|ledger| Ok(questions::counts(ledger)));
-        counts.unwrap_or_default()
+    pub fn totals(&self) -> Totals {
+        let totals = self.shared.with_ledger(|ledger| Ok(ledger.totals()));
+        totals.unwrap_or_default()
     }
 
     /// Whether lists may come from here.
@@ -467,24 +319,6 @@ impl Index {
     pub fn start_over(&self, why: &str) {
         let what = why.to_owned();
         self.shared.queue.report(IndexError::Damaged { what });
-    }
-
-    /// Asks on a thread that may block; what is wrong with the database goes to the writer, which deals with it.
-    async fn ask<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&Ledger) -> Result<T, IndexError> + Send + 'static,
-    ) -> Result<T, IndexError> {
-        let shared = Arc::clone(&self.shared);
-        let answer = tokio::task::spawn_blocking(move || match shared.with_ledger(question) {
-            Err(error @ IndexError::Unavailable { .. }) => Err(error),
-            Err(error) => {
-                let reason = error.to_string();
-                shared.queue.report(error);
-                Err(IndexError::Unavailable { reason })
-            }
-            answer => answer,
-        });
-        answer.await.unwrap_or_else(|_| Err(queue::closed()))
     }
 }
 

@@ -1,9 +1,9 @@
-//! What waits for the writer, and which repositories lost something on the way.
+//! What waits for the writer.
 //!
-//! Must not know the database. Invariant: putting something in never waits; whatever is dropped leaves its repository
-//! unread, and a repository stays unread until a re-read that began after the last drop has been carried out.
+//! Must not know the database. Invariant: putting something in never waits; what is dropped is a loss of its repository
+//! (`freshness`), and so is what a re-read cannot keep for its end.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::IndexError;
 use super::facts::{Fact, Stamp};
+use super::freshness::{Found, Freshness, Void};
 use super::records::Event;
 use crate::oci::{Digest, RepositoryName};
 
@@ -22,7 +23,7 @@ pub(super) const QUEUED_EVENTS_MAX: usize = 65_536;
 const GROUP_EVENTS_MAX: usize = 256;
 
 /// How many events a re-read keeps for its end; more, and the repository must be read once more.
-const REREAD_EVENTS_MAX: usize = 10_000;
+pub(super) const REREAD_EVENTS_MAX: usize = 10_000;
 
 /// How many facts of re-reads may wait, in all; a repository with more waits for an empty queue.
 const LOADING_FACTS_MAX: u32 = 100_000;
@@ -51,8 +52,14 @@ pub(super) struct Replacement {
     pub(super) room: Option<OwnedSemaphorePermit>,
 }
 
+impl Replacement {
+    /// Whether there is such a repository.
+    pub(super) fn is_known(&self) -> bool {
+        !self.facts.is_empty() || self.stamp.is_some()
+    }
+}
+
 /// What happened to a repository since its re-read began.
-#[derive(Default)]
 pub(super) struct Log {
     pub(super) events: Vec<Event>,
     /// Something is missing in `events`.
@@ -60,6 +67,8 @@ pub(super) struct Log {
 }
 
 pub(super) struct Queue {
+    /// Locked after `inner`, never before.
+    pub(super) freshness: Freshness,
     inner: Mutex<Inner>,
     wake: Condvar,
     room: Arc<Semaphore>,
@@ -70,11 +79,8 @@ struct Inner {
     items: VecDeque<Item>,
     queued_events: usize,
     jobs: VecDeque<Job>,
-    unread: BTreeSet<RepositoryName>,
-    /// Those of `unread` whose stamp is to be dropped.
-    unstamped: BTreeSet<RepositoryName>,
-    logs: HashMap<u64, (RepositoryName, Log)>,
-    next_log: u64,
+    /// What has happened since each re-read under way began.
+    logs: HashMap<u64, (RepositoryName, Vec<Event>)>,
     trouble: Option<IndexError>,
     is_closing: bool,
     dropped_batches: u64,
@@ -84,7 +90,7 @@ struct Inner {
 #[derive(Default)]
 pub(super) struct Taken {
     pub(super) items: Vec<Item>,
-    pub(super) unstamped: Vec<RepositoryName>,
+    pub(super) void: Void,
     pub(super) jobs: Vec<Job>,
     pub(super) trouble: Option<IndexError>,
     /// Nothing will come any more.
@@ -94,8 +100,9 @@ pub(super) struct Taken {
 /// A repository that is being read again; dropping it gives the re-read up.
 pub struct Reread {
     queue: Arc<Queue>,
-    id: u64,
+    number: u64,
     name: RepositoryName,
+    is_dangling: bool,
 }
 
 impl Reread {
@@ -104,28 +111,46 @@ impl Reread {
         &self.name
     }
 
-    /// Ends it: what happened since it began. The repository is read from now on, unless something was dropped meanwhile.
-    pub(super) fn end(&self) -> Log {
+    /// A link to a manifest was found that leads nowhere.
+    pub fn found_dangling(&mut self) {
+        self.is_dangling = true;
+    }
+
+    /// What happened since it began.
+    pub(super) fn log(&self) -> Log {
         let mut inner = self.queue.lock();
-        let log = inner.logs.remove(&self.id);
-        let log = log.map(|(_, log)| log).unwrap_or_default();
-        if !log.has_gaps {
-            inner.unread.remove(&self.name);
-            inner.unstamped.remove(&self.name);
+        let log = inner.logs.remove(&self.number);
+        let freshness = &self.queue.freshness;
+        Log {
+            events: log.map(|(_, events)| events).unwrap_or_default(),
+            has_gaps: !freshness.is_reading(&self.name, self.number),
         }
-        log
+    }
+
+    /// What was read is in the database.
+    pub(super) fn end(&self, is_known: bool) {
+        let found = match (is_known, self.is_dangling) {
+            (false, _) => Found::Nothing,
+            (true, true) => Found::Dangling,
+            (true, false) => Found::Whole,
+        };
+        let freshness = &self.queue.freshness;
+        freshness.end_reading(&self.name, self.number, found);
     }
 }
 
 impl Drop for Reread {
     fn drop(&mut self) {
-        self.queue.lock().logs.remove(&self.id);
+        let freshness = &self.queue.freshness;
+        freshness.give_up_reading(&self.name, self.number);
+        self.queue.lock().logs.remove(&self.number);
     }
 }
 
 impl Queue {
     pub(super) fn new() -> Self {
         Self {
+            freshness: Freshness::default(),
             inner: Mutex::default(),
             wake: Condvar::new(),
             room: Arc::new(Semaphore::new(LOADING_FACTS_MAX as usize)),
@@ -139,20 +164,24 @@ impl Queue {
     pub(super) fn record(&self, name: &RepositoryName, mut events: Vec<Event>) {
         let mut inner = self.lock();
         let fits = !inner.is_closing && inner.queued_events + events.len() <= QUEUED_EVENTS_MAX;
+        let mut is_lost = !fits;
+        if self.freshness.is_in_doubt(name) {
+            // It would vouch for what is missing.
+            events.retain(|event| !is_stamp(event));
+        }
         for (_, log) in inner.logs.values_mut().filter(|(of, _)| of == name) {
-            log.has_gaps |= !fits || log.events.len() + events.len() > REREAD_EVENTS_MAX;
-            if !log.has_gaps {
-                log.events.extend(events.iter().cloned());
+            if log.len() + events.len() <= REREAD_EVENTS_MAX {
+                log.extend(events.iter().cloned());
+            } else {
+                is_lost = true;
             }
+        }
+        if is_lost {
+            self.freshness.lost_something(name);
         }
         if !fits {
             inner.dropped_batches += 1;
-            inner.mark_unread(name);
             return;
-        }
-        if inner.unread.contains(name) {
-            // It would vouch for what was dropped.
-            events.retain(|event| !is_stamp(event));
         }
         inner.queued_events += events.len();
         inner.items.push_back(Item::Events(name.clone(), events));
@@ -186,13 +215,13 @@ impl Queue {
 
     pub(super) fn reread(self: &Arc<Self>, name: &RepositoryName) -> Reread {
         let mut inner = self.lock();
-        let id = inner.next_log;
-        inner.next_log += 1;
-        inner.logs.insert(id, (name.clone(), Log::default()));
+        let number = self.freshness.begin_reading(name);
+        inner.logs.insert(number, (name.clone(), Vec::new()));
         Reread {
             queue: Arc::clone(self),
-            id,
+            number,
             name: name.clone(),
+            is_dangling: false,
         }
     }
 
@@ -225,19 +254,11 @@ impl Queue {
         self.wake.notify_one();
     }
 
-    pub(super) fn mark_unread(&self, name: &RepositoryName) {
-        self.lock().mark_unread(name);
-    }
-
-    pub(super) fn is_unread(&self, name: &RepositoryName) -> bool {
-        self.lock().unread.contains(name)
-    }
-
-    /// Events that wait, batches that were dropped, repositories that are unread.
+    /// Events that wait, batches that were dropped, repositories that lost something.
     pub(super) fn figures(&self) -> (u64, u64, u64) {
         let inner = self.lock();
-        let (queued, unread) = (inner.queued_events as u64, inner.unread.len() as u64);
-        (queued, inner.dropped_batches, unread)
+        let queued = inner.queued_events as u64;
+        (queued, inner.dropped_batches, self.freshness.lost())
     }
 
     /// Closes it, and lets go of what waits: whoever waits for that hears that it will not come.
@@ -249,7 +270,7 @@ impl Queue {
         inner.queued_events = 0;
         for item in &items {
             if let Item::Events(name, _) = item {
-                inner.mark_unread(name);
+                self.freshness.lost_something(name);
             }
         }
         drop(inner);
@@ -267,10 +288,10 @@ impl Queue {
     pub(super) fn take(&self, wait: Option<Duration>, is_open: bool) -> Taken {
         let mut inner = self.lock();
         loop {
-            let taken = inner.take(is_open);
+            let taken = inner.take(&self.freshness, is_open);
             let found = taken.is_end
                 || taken.trouble.is_some()
-                || !(taken.items.is_empty() && taken.unstamped.is_empty() && taken.jobs.is_empty());
+                || !(taken.items.is_empty() && taken.void.is_empty() && taken.jobs.is_empty());
             if found {
                 return taken;
             }
@@ -283,28 +304,20 @@ impl Queue {
                 let woken = self.wake.wait_timeout(inner, wait);
                 (inner, _) = woken.unwrap_or_else(PoisonError::into_inner);
             }
-            return inner.take(is_open);
+            return inner.take(&self.freshness, is_open);
         }
     }
 }
 
 impl Inner {
-    fn mark_unread(&mut self, name: &RepositoryName) {
-        for (_, log) in self.logs.values_mut().filter(|(of, _)| of == name) {
-            log.has_gaps = true;
-        }
-        self.unread.insert(name.clone());
-        self.unstamped.insert(name.clone());
-    }
-
-    fn take(&mut self, is_open: bool) -> Taken {
+    fn take(&mut self, freshness: &Freshness, is_open: bool) -> Taken {
         let mut taken = Taken {
             trouble: self.trouble.take(),
             jobs: self.jobs.drain(..).collect(),
             ..Taken::default()
         };
         if is_open {
-            taken.unstamped = std::mem::take(&mut self.unstamped).into_iter().collect();
+            taken.void = freshness.void();
         }
         let mut events_taken = 0;
         while events_taken < GROUP_EVENTS_MAX
@@ -314,8 +327,8 @@ impl Inner {
                 Item::Events(name, events) => {
                     events_taken += events.len();
                     self.queued_events = self.queued_events.saturating_sub(events.len());
-                    // One that was put in before the drop.
-                    if self.unread.contains(name) {
+                    // One that was put in before the loss.
+                    if freshness.is_in_doubt(name) {
                         events.retain(|event| !is_stamp(event));
                     }
                 }

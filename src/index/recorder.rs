@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::disk::{Disk, RealDisk};
+use super::home::{Disk, RealDisk};
 
 #[derive(Default)]
 pub(super) struct RecordingDisk {

@@ -17,8 +17,8 @@ use std::time::Duration;
 use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional as _};
 
 use super::IndexError;
-use super::disk::Disk;
 use super::engine::{Engine, Op, Pair, SCAN_MAX, Tree, check_sizes};
+use super::home::Disk;
 use crate::durable_file;
 
 #[cfg(not(panic = "unwind"))]

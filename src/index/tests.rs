@@ -41,7 +41,9 @@ pub(super) fn revision(number: u64, subject: Option<u64>) -> Revision {
 }
 
 pub(super) async fn tag_names(index: &Index, of: &str) -> Vec<String> {
-    let tags = index.tags(&name(of), None, PAGE_MAX).await.unwrap();
+    let name = name(of);
+    let tags = index.read(move |view| view.tags(&name, None).into_vec());
+    let tags = tags.await.unwrap();
     tags.into_iter().map(|(tag, _)| tag.to_string()).collect()
 }
 
@@ -83,6 +85,7 @@ async fn lists(index: &Index) {
         Fact::Revision(revision(7, Some(1))),
         Fact::Revision(revision(8, Some(1))),
         Fact::Revision(revision(9, Some(2))),
+        Fact::Opaque(digest(9)),
         Fact::Layer(digest(5)),
         Fact::Size(digest(5), 55),
         Fact::Edge {
@@ -99,44 +102,13 @@ async fn lists(index: &Index) {
     index.record(&name("a/b"), vec![Fact::Layer(digest(5)), tag("x", 3)]);
     index.settle().await;
 
-    let names = index.repositories(None, 10).await.unwrap();
-    assert_eq!(names, ["a", "a-b", "a/b", "b"].map(name));
-    let names = index.repositories(Some("a"), 2).await.unwrap();
-    assert_eq!(names, ["a-b", "a/b"].map(name));
-    assert_eq!(tag_names(index, "a").await, ["V1", "v10", "v9"]);
-    let page = index.tags(&name("a"), Some("V1"), 1).await.unwrap();
-    assert_eq!(page, [("v10".parse().unwrap(), digest(1))]);
-    assert_eq!(tag_names(index, "b").await, [""; 0]);
-
-    let mut expected = vec![digest(7), digest(8)];
-    expected.sort_unstable();
-    let all = index.referrers(&name("a"), &digest(1), None, 9).await;
-    assert_eq!(all.unwrap(), expected);
-    let rest = index
-        .referrers(&name("a"), &digest(1), expected.first(), 9)
-        .await;
-    assert_eq!(rest.unwrap(), expected[1..]);
-    let revisions = index.revisions(&name("a"), None, 9).await.unwrap();
-    assert_eq!(revisions.len(), 4);
-    assert!(revisions.contains(&revision(9, Some(2))));
-
-    let holders = index.repositories_with(&digest(5), None, 9).await.unwrap();
-    assert_eq!(holders, ["a", "a/b"].map(name));
-    let holders = index.repositories_with(&digest(5), Some("a"), 9).await;
-    assert_eq!(holders.unwrap(), ["a/b"].map(name));
-    let children = index.children(&digest(1), None, 9).await.unwrap();
-    assert_eq!(children[0].size_bytes, 55);
-    let sizes = index.sizes(vec![digest(6), digest(5)]).await.unwrap();
-    assert_eq!(sizes, [None, Some(55)]);
-    assert_eq!(index.blobs(None, 9).await.unwrap(), [(digest(5), 55)]);
-    assert_eq!(index.stamp(&name("a")).await.unwrap(), Some(stamp("one")));
-    assert_eq!(index.stamp(&name("b")).await.unwrap(), None);
-
+    index.read(first_answers).await.unwrap();
     index.forget(
         &name("a"),
         vec![
             Forget::Tag("v9".parse().unwrap()),
             Forget::Revision(digest(7)),
+            Forget::Revision(digest(9)),
             Forget::Layer(digest(5)),
             Forget::Stamp,
         ],
@@ -144,30 +116,85 @@ async fn lists(index: &Index) {
     index.forget_content(vec![digest(1)]);
     index.settle().await;
     assert_eq!(tag_names(index, "a").await, ["V1", "v10"]);
-    let left = index.referrers(&name("a"), &digest(1), None, 9).await;
-    assert_eq!(left.unwrap(), [digest(8)]);
-    let holders = index.repositories_with(&digest(5), None, 9).await.unwrap();
-    assert_eq!(holders, ["a/b"].map(name));
-    assert!(
-        index
-            .children(&digest(1), None, 9)
-            .await
-            .unwrap()
-            .is_empty()
-    );
-    assert_eq!(index.stamp(&name("a")).await.unwrap(), None);
-    let counts = Counts {
+    index.read(last_answers).await.unwrap();
+    let totals = Totals {
         repositories: 4,
         tags: 3,
-        revisions: 3,
-        referrers: 2,
+        revisions: 2,
+        referrers: 1,
         layers: 1,
         edges: 0,
         sizes: 1,
-        // With the holder of the one layer.
-        keys: 15,
+        blobs: 3,
+        held_bytes: 55,
+        stored_bytes: 55,
+        // With three holders and the totals of two repositories.
+        keys: 17,
     };
-    assert_eq!(index.counts(), counts);
+    assert_eq!(index.totals(), totals);
+}
+
+fn first_answers(view: &View) -> Result<(), IndexError> {
+    let names = view.repositories(None).into_vec()?;
+    assert_eq!(names, ["a", "a-b", "a/b", "b"].map(name));
+    let names = view.repositories(Some("a")).at_most(2).into_vec()?;
+    assert_eq!(names, ["a-b", "a/b"].map(name));
+    let tags = view.tags(&name("a"), None).into_vec()?;
+    let tags: Vec<&str> = tags.iter().map(|(tag, _)| tag.as_str()).collect();
+    assert_eq!(tags, ["V1", "v10", "v9"]);
+    let page = view.tags(&name("a"), Some("V1")).at_most(1).into_vec()?;
+    assert_eq!(page, [("v10".parse().unwrap(), digest(1))]);
+    assert!(view.tags(&name("b"), None).into_vec()?.is_empty());
+
+    let mut expected = vec![digest(7), digest(8)];
+    expected.sort_unstable();
+    let all = view.referrers(&name("a"), digest(1), None).into_vec()?;
+    assert_eq!(all, expected);
+    let first = expected.first().copied();
+    let rest = view.referrers(&name("a"), digest(1), first).into_vec()?;
+    assert_eq!(rest, expected[1..]);
+    let revisions = view.revisions(&name("a")).into_vec()?;
+    assert_eq!(revisions.len(), 4);
+    assert!(revisions.contains(&revision(9, Some(2))));
+    assert_eq!(view.opaque(&name("a")).into_vec()?, [digest(9)]);
+    assert!(view.opaque(&name("a/b")).into_vec()?.is_empty());
+
+    assert_eq!(view.layers(&name("a")).into_vec()?, [digest(5)]);
+    let holders = view.holders(digest(5)).into_vec()?;
+    assert_eq!(holders, ["a", "a/b"].map(name));
+    assert!(view.is_shared(digest(5))? && !view.is_shared(digest(1))?);
+    let children = view.children(digest(1)).into_vec()?;
+    assert_eq!(children[0].size_bytes, 55);
+    assert_eq!(view.size(digest(6))?, None);
+    assert_eq!(view.size(digest(5))?, Some(55));
+    assert_eq!(view.blobs().into_vec()?, [(digest(5), 55)]);
+    assert_eq!(view.stamp(&name("a"))?, Some(stamp("one")));
+    assert_eq!(view.stamp(&name("b"))?, None);
+    let totals = RepositoryTotals {
+        tags: 3,
+        revisions: 4,
+        referrers: 3,
+        layers: 1,
+        bytes: 55,
+        unique_bytes: 0,
+    };
+    assert_eq!(view.repository_totals(&name("a"))?, totals);
+    assert_eq!(
+        view.repository_totals(&name("b"))?,
+        RepositoryTotals::default()
+    );
+    Ok(())
+}
+
+fn last_answers(view: &View) -> Result<(), IndexError> {
+    let left = view.referrers(&name("a"), digest(1), None).into_vec()?;
+    assert_eq!(left, [digest(8)]);
+    assert_eq!(view.holders(digest(5)).into_vec()?, ["a/b"].map(name));
+    assert!(view.children(digest(1)).into_vec()?.is_empty());
+    assert!(view.opaque(&name("a")).into_vec()?.is_empty());
+    assert_eq!(view.stamp(&name("a"))?, None);
+    assert_eq!(view.repository_totals(&name("a/b"))?.unique_bytes, 55);
+    Ok(())
 }
 
 #[tokio::test]
@@ -178,8 +205,8 @@ async fn a_revision_that_comes_and_goes_in_one_group_leaves_nothing() {
         index.forget(&name("a"), vec![Forget::Revision(digest(7))]);
     }
     index.settle().await;
-    assert_eq!(index.counts().referrers, 0);
-    assert_eq!(index.counts().revisions, 0);
+    assert_eq!(index.totals().referrers, 0);
+    assert_eq!(index.totals().revisions, 0);
 }
 
 #[tokio::test]
@@ -201,14 +228,14 @@ async fn a_re_read_replaces_everything_and_loses_nothing_that_happened_meanwhile
         .unwrap();
     assert_eq!(tag_names(&index, "a").await, ["kept", "new"]);
     assert_eq!(index.stamp(&a).await.unwrap(), Some(stamp("s")));
-    assert_eq!(index.counts().layers, 0);
-    let holders = index.repositories_with(&digest(5), None, 9).await.unwrap();
-    assert!(holders.is_empty());
+    assert_eq!(index.totals().layers, 0);
+    let holders = index.read(|view| view.holders(digest(5)).into_vec()).await;
+    assert!(holders.unwrap().is_empty());
 
     let reread = index.reread(&a);
     let forgotten = index.replace_repository(reread, Vec::new(), None).await;
     forgotten.unwrap();
-    assert_eq!(index.counts(), Counts::default());
+    assert_eq!(index.totals(), Totals::default());
 }
 
 #[tokio::test]
@@ -221,7 +248,7 @@ async fn a_large_repository_is_replaced_in_many_commits() {
         .replace_repository(reread, facts(5_000), Some(stamp("1")))
         .await
         .unwrap();
-    assert_eq!(index.counts().tags, 5_000);
+    assert_eq!(index.totals().tags, 5_000);
     assert!(index.statistics().commits >= 5);
     let reread = index.reread(&name("a"));
     index
@@ -229,7 +256,7 @@ async fn a_large_repository_is_replaced_in_many_commits() {
         .await
         .unwrap();
     assert_eq!(tag_names(&index, "a").await, ["t00000", "t00001", "t00002"]);
-    assert_eq!(index.counts().tags, 3);
+    assert_eq!(index.totals().tags, 3);
 }
 
 #[tokio::test]
@@ -247,17 +274,14 @@ async fn what_does_not_fit_leaves_its_repository_unread() {
         index.record(&a, many());
     }
     index.record(&a, vec![Fact::Stamp(stamp("newer"))]);
-    assert!(index.is_unread(&a) && !index.is_unread(&b));
+    assert!(index.freshness().is_in_doubt(&a) && !index.freshness().is_in_doubt(&b));
     assert!(index.statistics().dropped_batches > 0);
     drop(held);
     index.settle().await;
     index.record(&a, vec![Fact::Stamp(stamp("vouches for what was dropped"))]);
     index.settle().await;
     assert_eq!(index.stamp(&a).await.unwrap(), None);
-    let recorded = index
-        .ask(|ledger| questions::stamp(ledger, &name("a")))
-        .await
-        .unwrap();
+    let recorded = index.read(|view| view.stamp(&name("a"))).await.unwrap();
     assert_eq!(recorded, None, "a restart would not see what is missing");
     assert_eq!(index.stamp(&b).await.unwrap(), Some(stamp("s")));
 
@@ -267,7 +291,7 @@ async fn what_does_not_fit_leaves_its_repository_unread() {
         .replace_repository(reread, facts, Some(stamp("read")))
         .await
         .unwrap();
-    assert!(!index.is_unread(&a));
+    assert!(!index.freshness().is_in_doubt(&a));
     assert_eq!(index.stamp(&a).await.unwrap(), Some(stamp("read")));
     assert_eq!(tag_names(&index, "a").await, ["read"]);
 }
@@ -283,9 +307,31 @@ async fn a_drop_during_a_re_read_asks_for_another() {
         .replace_repository(reread, facts, Some(stamp("s")))
         .await
         .unwrap();
-    assert!(index.is_unread(&name("a")));
+    assert!(index.freshness().is_in_doubt(&name("a")));
     assert_eq!(index.stamp(&name("a")).await.unwrap(), None);
     assert_eq!(tag_names(&index, "a").await, ["t"]);
+}
+
+#[tokio::test]
+async fn more_events_during_a_re_read_than_it_can_keep_ask_for_another() {
+    let index = Index::in_memory(clock());
+    let a = name("a");
+    let reread = index.reread(&a);
+    for number in 0..=queue::REREAD_EVENTS_MAX as u64 {
+        index.record(&a, vec![tag(&format!("t{number}"), number)]);
+        if number % 1_000 == 0 {
+            index.settle().await;
+        }
+    }
+    // As the store was before all of that.
+    let replaced = index.replace_repository(reread, vec![tag("old", 1)], Some(stamp("s")));
+    replaced.await.unwrap();
+    assert!(
+        !index.freshness().may_list(&a),
+        "a list would show what the re-read has not kept"
+    );
+    assert!(index.freshness().take_waiting().read.contains(&a));
+    assert_eq!(index.stamp(&a).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -305,8 +351,10 @@ async fn a_full_disk_degrades_and_room_heals() {
         "{reason}"
     );
     assert_eq!(since, clock.now());
-    assert!(index.is_unread(&name("a")));
-    let asked = index.tags(&name("a"), None, 9).await;
+    assert!(index.freshness().is_in_doubt(&name("a")));
+    let asked = index
+        .read(|view| view.tags(&name("a"), None).into_vec())
+        .await;
     assert!(matches!(asked, Err(IndexError::Unavailable { .. })));
 
     // Still full at the first attempt.
@@ -355,7 +403,7 @@ async fn what_was_settled_survives_a_power_cut() {
             tags.len() == round + 1 && index.statistics().quarantines == 0,
             "settled, and lost by the power cut in round {round}: {tags:?}"
         );
-        assert_eq!(index.counts().layers, round as u64 + 1);
+        assert_eq!(index.totals().layers, round as u64 + 1);
     }
 }
 
@@ -401,7 +449,7 @@ async fn a_writer_that_hangs_shows_and_one_that_rests_does_not() {
 struct Fragile(Memory);
 
 impl Source for Fragile {
-    fn open(&mut self) -> Result<opening::Opened, IndexError> {
+    fn open(&mut self) -> Result<home::Opened, IndexError> {
         self.0.open()
     }
 
@@ -429,7 +477,7 @@ async fn nobody_waits_for_a_writer_that_has_panicked() {
     ));
     index.record(&name("a"), vec![Fact::Known]);
     assert!(
-        index.is_unread(&name("a")),
+        index.freshness().is_in_doubt(&name("a")),
         "lists must come from the store"
     );
     let heartbeat = index.heartbeat();
@@ -455,11 +503,8 @@ async fn as_many_links_are_read_for_a_blob_that_is_nowhere_as_for_one_of_thousan
     nowhere.push(1);
     for number in nowhere {
         let (wanted, near) = (digest(number), name("team/app"));
-        let links = index
-            .links_near(&[wanted], &near, 16)
-            .await
-            .unwrap()
-            .concat();
+        let links = index.read(move |view| view.links_near(wanted, &near, 16));
+        let links = links.await.unwrap();
         assert_eq!(links.len(), 32, "the time tells who has {number}");
         let found = links.contains(&(digest(1), name("team/base")));
         assert!(found || number != 1, "not found in its own name space");

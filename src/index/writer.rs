@@ -1,8 +1,8 @@
 //! The one thread that writes to the database, opens it again when it fails, and fills it.
 //!
 //! While one group syncs, the next gathers in the queue. Must not know who records what and why. Invariant: what a group
-//! says is durable before anyone is told so; what could not be written leaves its repository unread; a question never
-//! sees a database that is being swapped.
+//! says is durable before anyone is told so; what could not be written is a loss of its repository; a view never sees a
+//! database that is being swapped.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,12 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc};
 use std::time::Duration;
 
 use super::IndexError;
+use super::engine::Tree;
 use super::facts::Forget;
 use super::facts::Health;
+use super::home::{Opened, Source};
 use super::ledger::{Changes, Ledger};
-use super::loading::{Turn, Work};
-use super::opening::{Opened, Source};
 use super::queue::{Item, Job, Queue, Taken, closed};
+use super::rebuild::{Turn, Work};
 use super::records::{self, Event};
 use crate::clock::Clock;
 use crate::heartbeat::{Beating, Heartbeat};
@@ -135,6 +136,8 @@ pub(super) struct Writer {
     retry: Option<(Duration, Duration)>,
     /// The database was not closed in order and has not been checked yet.
     is_unclean: bool,
+    /// A database was in use before.
+    has_opened: bool,
 }
 
 impl Writer {
@@ -145,6 +148,7 @@ impl Writer {
             work: VecDeque::new(),
             retry: None,
             is_unclean: false,
+            has_opened: false,
         }
     }
 
@@ -205,7 +209,7 @@ impl Writer {
             .extend(std::mem::take(&mut taken.jobs).into_iter().map(Work::new));
         if let Err(error) = self.commit_group(&taken) {
             for name in names(&taken) {
-                self.shared.queue.mark_unread(name);
+                self.shared.queue.freshness.lost_something(name);
             }
             self.fail(error);
         }
@@ -220,12 +224,17 @@ impl Writer {
     }
 
     fn commit_group(&self, taken: &Taken) -> Result<(), IndexError> {
-        if names(taken).next().is_none() && !taken.items.iter().any(is_content) {
+        if taken.items.iter().all(is_settling) && taken.void.is_empty() {
             return Ok(());
         }
         let mut changes = Changes::new();
         self.shared.with_ledger(|ledger| {
-            for name in &taken.unstamped {
+            if taken.void.is_every {
+                ledger.each(Tree::Stamps, &[], |key, _| {
+                    changes.insert((Tree::Stamps, key), None);
+                })?;
+            }
+            for name in &taken.void.names {
                 records::apply(ledger, name, &Event::IsGone(Forget::Stamp), &mut changes)?;
             }
             for item in &taken.items {
@@ -245,7 +254,9 @@ impl Writer {
             }
             Ok(())
         })?;
-        self.shared.commit(changes, COMMIT_OPS_MAX)
+        self.shared.commit(changes, COMMIT_OPS_MAX)?;
+        self.shared.queue.freshness.voided(&taken.void);
+        Ok(())
     }
 
     /// Carries on with the jobs for one commit.
@@ -300,6 +311,10 @@ impl Writer {
 
     /// Takes an opened database into use.
     fn take_up(&mut self, opened: Opened) {
+        let is_other = opened.is_new || opened.quarantines > 0;
+        if std::mem::replace(&mut self.has_opened, true) && is_other {
+            self.shared.queue.freshness.replaced();
+        }
         let quarantines = opened.quarantines;
         self.shared
             .quarantines
@@ -355,6 +370,7 @@ impl Writer {
             IndexError::Damaged { what } => {
                 self.shared.heartbeat.beat_before(OPENING_PATIENCE);
                 self.shared.quarantines.fetch_add(1, Ordering::Relaxed);
+                self.shared.queue.freshness.replaced();
                 let opened = self
                     .source
                     .set_aside(&what)
@@ -465,15 +481,14 @@ fn described(error: &IndexError) -> String {
 
 /// The repositories that a group is about.
 fn names(taken: &Taken) -> impl Iterator<Item = &RepositoryName> {
-    let of_items = taken.items.iter().filter_map(|item| match item {
+    taken.items.iter().filter_map(|item| match item {
         Item::Events(name, _) => Some(name),
         Item::Content(_) | Item::Settle(_) => None,
-    });
-    of_items.chain(&taken.unstamped)
+    })
 }
 
-fn is_content(item: &Item) -> bool {
-    matches!(item, Item::Content(_))
+fn is_settling(item: &Item) -> bool {
+    matches!(item, Item::Settle(_))
 }
 
 impl Shared {

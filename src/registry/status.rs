@@ -3,14 +3,11 @@
 //! Counts come from the index: what is there is for the store to say, how much it is for the index. Must not know how it is
 //! printed. Invariant: a blob that many repositories link counts once in what is stored and once for each in what is held.
 
-use std::collections::HashSet;
-
 use serde::{Deserialize, Serialize};
 
 use super::error::IndexedError;
 use super::listings::Listings;
-use crate::index::{Health, Index, IndexError, PAGE_MAX, Revision};
-use crate::oci::{Digest, RepositoryName};
+use crate::index::Health;
 use crate::telemetry;
 
 /// How much there is.
@@ -66,19 +63,18 @@ pub struct IndexStatus {
 }
 
 impl Listings {
-    /// How much there is; walks the index once, about a second for some hundred thousand links.
+    /// How much there is: running totals of the index.
     pub async fn status(&self) -> Result<Status, IndexedError> {
         let index = &self.core.freshness.index;
         index.settle().await;
-        let counts = index.counts();
-        let (blobs, logical_bytes, stored_bytes) = totals(index).await?;
+        let totals = index.totals();
         Ok(Status {
-            repositories: counts.repositories,
-            tags: counts.tags,
-            manifests: counts.revisions,
-            blobs,
-            logical_bytes,
-            stored_bytes,
+            repositories: totals.repositories,
+            tags: totals.tags,
+            manifests: totals.revisions,
+            blobs: totals.blobs,
+            logical_bytes: totals.held_bytes,
+            stored_bytes: totals.stored_bytes,
             lists_from_index: self.core.freshness.is_complete(),
             log_lines_lost: telemetry::lost_lines(),
             index: self.index_status().await,
@@ -97,7 +93,7 @@ impl Listings {
         IndexStatus {
             health: health.to_owned(),
             reason,
-            keys: index.counts().keys,
+            keys: index.totals().keys,
             disk_bytes: index.disk_bytes().await,
             queued: statistics.queued,
             dropped_batches: statistics.dropped_batches,
@@ -109,108 +105,4 @@ impl Listings {
             quarantines: statistics.quarantines,
         }
     }
-}
-
-/// Different blobs and manifests, their bytes once per repository, and their bytes once.
-async fn totals(index: &Index) -> Result<(u64, u64, u64), IndexError> {
-    let (mut count, mut logical_bytes, mut stored_bytes) = (0, 0, 0);
-    let mut sizes = SizesInOrder::new(index);
-    let mut links = Vec::new();
-    let mut last: Option<(Digest, u64)> = None;
-    loop {
-        links = index.links(links.last(), PAGE_MAX).await?;
-        for (digest, _) in &links {
-            let size_bytes = match &last {
-                Some((known, size_bytes)) if known == digest => *size_bytes,
-                _ => {
-                    let size_bytes = sizes.of(digest).await?.unwrap_or_default();
-                    count += 1;
-                    stored_bytes += size_bytes;
-                    last = Some((*digest, size_bytes));
-                    size_bytes
-                }
-            };
-            logical_bytes += size_bytes;
-        }
-        if links.len() < PAGE_MAX {
-            break;
-        }
-    }
-    let mut seen = HashSet::new();
-    each_manifest(index, |_, revision| {
-        logical_bytes += revision.size_bytes;
-        if seen.insert(mark_of(&revision.digest)) {
-            count += 1;
-            stored_bytes += revision.size_bytes;
-        }
-    })
-    .await?;
-    Ok((count, logical_bytes, stored_bytes))
-}
-
-/// Calls `visit` with every manifest of every repository.
-pub(super) async fn each_manifest(
-    index: &Index,
-    mut visit: impl FnMut(&RepositoryName, &Revision),
-) -> Result<(), IndexError> {
-    let mut after = None;
-    loop {
-        let page = index.manifests(after.as_ref(), PAGE_MAX).await?;
-        for (name, revision) in &page {
-            visit(name, revision);
-        }
-        match page.into_iter().nth(PAGE_MAX - 1) {
-            Some((name, revision)) => after = Some((name, revision.digest)),
-            None => return Ok(()),
-        }
-    }
-}
-
-/// Sizes of blobs that are asked for in the order of their digests: the index is read once from its beginning to its end.
-pub(super) struct SizesInOrder<'a> {
-    index: &'a Index,
-    page: std::vec::IntoIter<(Digest, u64)>,
-    next: Option<(Digest, u64)>,
-    read_to: Option<Digest>,
-    is_end: bool,
-}
-
-impl<'a> SizesInOrder<'a> {
-    pub(super) fn new(index: &'a Index) -> Self {
-        Self {
-            index,
-            page: Vec::new().into_iter(),
-            next: None,
-            read_to: None,
-            is_end: false,
-        }
-    }
-
-    /// The size of `digest`, which is not before the last one that was asked for.
-    pub(super) async fn of(&mut self, digest: &Digest) -> Result<Option<u64>, IndexError> {
-        loop {
-            match &self.next {
-                Some((next, size_bytes)) if next == digest => return Ok(Some(*size_bytes)),
-                Some((next, _)) if next > digest => return Ok(None),
-                _ => {}
-            }
-            self.next = self.page.next();
-            if self.next.is_some() {
-                continue;
-            }
-            if self.is_end {
-                return Ok(None);
-            }
-            let page = self.index.blobs(self.read_to.as_ref(), PAGE_MAX).await?;
-            self.is_end = page.len() < PAGE_MAX;
-            self.read_to = page.last().map(|(digest, _)| *digest);
-            self.page = page.into_iter();
-        }
-    }
-}
-
-/// Half of a digest: as good as the whole to tell a million of them apart, in a fifth of the room.
-pub(super) fn mark_of(digest: &Digest) -> u128 {
-    let half = digest.bytes().first_chunk().copied();
-    u128::from_be_bytes(half.unwrap_or_default())
 }

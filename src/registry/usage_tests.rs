@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::clock::{Clock as _, ManualClock};
+use crate::index::Index;
 use crate::index::{Child, Fact, Health, Revision};
 use crate::layout::OwnedPlace;
 use crate::oci::Algorithm;
@@ -145,7 +146,7 @@ async fn a_child_that_two_indexes_list_is_unique_in_neither() {
 
 #[tokio::test]
 async fn what_is_held_is_counted_over_more_than_a_page() {
-    const MANY: u64 = PAGE_MAX as u64 + 500;
+    const MANY: u64 = crate::index::PAGE_MAX as u64 + 500;
     let lab = Lab::new();
     for at in 0..MANY {
         let mut facts = vec![Fact::Layer(number(at)), Fact::Size(number(at), at)];
@@ -184,30 +185,6 @@ async fn what_is_held_is_counted_over_more_than_a_page() {
 }
 
 #[tokio::test]
-async fn sizes_are_found_in_order_across_pages() {
-    let lab = Lab::new();
-    for at in 0..PAGE_MAX as u64 * 2 {
-        lab.index
-            .record(&name("a"), vec![Fact::Size(number(at), at)]);
-        if at % 100 == 0 {
-            lab.index.settle().await;
-        }
-    }
-    lab.index.settle().await;
-    // Every fourth is known; the others lie before, between and behind what is known.
-    let mut asked: Vec<u64> = (0..PAGE_MAX as u64 * 2).step_by(2).collect();
-    asked.extend(1_000_000..1_001_000);
-    asked.sort_unstable_by_key(|at| number(*at));
-    let mut sizes = SizesInOrder::new(&lab.index);
-    for at in asked {
-        let expected = (at < 1_000_000).then_some(at);
-        for _ in 0..2 {
-            assert_eq!(sizes.of(&number(at)).await.unwrap(), expected);
-        }
-    }
-}
-
-#[tokio::test]
 async fn a_manifest_that_cannot_be_understood_takes_its_room() {
     let lab = Lab::new();
     let digest = Digest::of(Algorithm::Sha256, b"nothing that we know");
@@ -227,6 +204,53 @@ async fn a_manifest_that_cannot_be_understood_takes_its_room() {
         rows(&lab, Subject::Everything).await,
         [row(Some("a"), 20, 20)]
     );
+}
+
+#[tokio::test]
+async fn a_digest_that_is_blob_and_manifest_counts_once() {
+    let lab = Lab::new();
+    // The first manifest of an empty repository gets a blob link as well.
+    let mut facts = manifest(1, 10, &[]);
+    facts.push(Fact::Layer(number(1)));
+    lab.index.record(&name("a"), facts);
+    assert_eq!(
+        rows(&lab, Subject::Everything).await,
+        [row(Some("a"), 10, 10)]
+    );
+    // One repository has it as a blob only, another one as a manifest only.
+    lab.index.record(&name("b"), vec![Fact::Layer(number(1))]);
+    lab.index.record(&name("c"), manifest(1, 10, &[]));
+    assert_eq!(
+        rows(&lab, Subject::Everything).await,
+        ["a", "b", "c"].map(|name| row(Some(name), 10, 0))
+    );
+    let status = lab.registry.listings.status().await.unwrap();
+    let found = (status.blobs, status.stored_bytes, status.logical_bytes);
+    assert_eq!(found, (1, 10, 30));
+}
+
+#[tokio::test]
+async fn a_manifest_that_cannot_be_understood_needs_every_layer_of_its_repository() {
+    for content in ["nothing that we know".to_owned(), " ".repeat(17 << 20)] {
+        let lab = Lab::new();
+        lab.put_blob("a", b"layer").await;
+        lab.put_blob("b", b"another").await;
+        let size_bytes = content.len() as u64;
+        let digest = Digest::of(Algorithm::Sha256, content.as_bytes());
+        let link = OwnedPlace::RevisionLink(name("a"), digest);
+        let tag = OwnedPlace::TagCurrent(name("a"), "v1".parse().unwrap());
+        let links = [put_link(&link, &digest), put_link(&tag, &digest)];
+        let bytes = Place::BlobData(digest).key();
+        lab.apply(vec![Step::put(bytes, content)]).await;
+        lab.apply(links.into()).await;
+        lab.registry.index_sync.read_everything().await.unwrap();
+        let needed = size_bytes + 5;
+        assert_eq!(
+            rows(&lab, Subject::Repository(name("a"))).await,
+            [row(Some("v1"), needed, needed)],
+            "the collector would free what it needs"
+        );
+    }
 }
 
 #[tokio::test]

@@ -218,7 +218,10 @@ async fn links_out_of_the_tree_are_not_followed_and_nothing_is_swept_because_of_
     }
     assert!(fs::symlink_metadata(&link).is_ok(), "the link was swept");
     assert!(
-        lab.index.knows(&"known".parse().unwrap()).await.unwrap(),
+        lab.index
+            .read(|view| view.knows(&"known".parse().unwrap()))
+            .await
+            .unwrap(),
         "taken for removed"
     );
     // Nothing is written there either.

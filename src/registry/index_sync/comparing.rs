@@ -1,7 +1,7 @@
 //! Whether the index says what the store says, and filling it anew.
 //!
 //! Must not know who asks. Invariants: what is compared is read from the store by the same code that fills the index, and
-//! from the index through its questions; a difference is told only if it is still there while nothing changes; comparing
+//! from the index through its view; a difference is told only if it is still there while nothing changes; comparing
 //! changes nothing in the store.
 
 use std::collections::BTreeSet;
@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::IndexSync;
 use super::reading::read_repository;
-use crate::index::{Child, ChildKind, Fact, Health, Index, IndexError, PAGE_MAX, Revision};
+use crate::index::{Child, ChildKind, Fact, Health, IndexError, View};
 use crate::layout;
-use crate::oci::{Digest, RepositoryName};
+use crate::oci::RepositoryName;
 use crate::registry::error::IndexedError;
 
 /// How often a filling is looked at.
@@ -77,11 +77,11 @@ impl IndexSync {
         }
         self.core.freshness.wake.notify_one();
         self.until_read(tell).await?;
-        let counts = index.counts();
+        let totals = index.totals();
         let took = self.core.clock.elapsed().saturating_sub(began);
         Ok(Filled {
-            repositories: counts.repositories,
-            links: counts.tags + counts.revisions + counts.layers,
+            repositories: totals.repositories,
+            links: totals.tags + totals.revisions + totals.layers,
             took_ms: took.as_millis().try_into().unwrap_or(u64::MAX),
         })
     }
@@ -123,17 +123,8 @@ impl IndexSync {
             .into_iter()
             .collect();
         index.settle().await;
-        let mut after: Option<RepositoryName> = None;
-        loop {
-            let after_text = after.as_ref().map(RepositoryName::as_str);
-            let page = index.repositories(after_text, PAGE_MAX).await?;
-            let is_last = page.len() < PAGE_MAX;
-            after = page.last().cloned();
-            names.extend(page);
-            if is_last {
-                break;
-            }
-        }
+        let known = index.read(|view| view.repositories(None).into_vec());
+        names.extend(known.await?);
         let mut comparison = Comparison::default();
         let total = Some(names.len() as u64);
         for (done, name) in (0..).zip(names) {
@@ -174,7 +165,8 @@ impl IndexSync {
         index.settle().await;
         let in_store = read_repository(&self.core, name, &|| {}).await?.facts;
         let in_store: BTreeSet<String> = in_store.iter().filter_map(text_of).collect();
-        let in_index = facts_in(index, name).await?;
+        let asked = name.clone();
+        let in_index = index.read(move |view| facts_in(view, &asked)).await?;
         let in_index: BTreeSet<String> = in_index.iter().filter_map(text_of).collect();
         let told = |side: &str, text: &String| format!("{name}: only in the {side}: {text}");
         let missing = in_store.difference(&in_index);
@@ -196,80 +188,42 @@ struct Found {
 }
 
 /// Everything that the index answers about a repository, by every question that lists rest upon.
-async fn facts_in(index: &Index, name: &RepositoryName) -> Result<Vec<Fact>, IndexError> {
+fn facts_in(view: &View, name: &RepositoryName) -> Result<Vec<Fact>, IndexError> {
     let mut facts = Vec::new();
-    if index.knows(name).await? {
+    if view.knows(name)? {
         facts.push(Fact::Known);
     }
-    let mut tags: Vec<(crate::oci::Tag, Digest)> = Vec::new();
-    loop {
-        let after = tags.last().map(|(tag, _)| tag.as_str());
-        let page = index.tags(name, after, PAGE_MAX).await?;
-        let is_last = page.len() < PAGE_MAX;
-        tags.extend(page);
-        if is_last {
-            break;
+    for tag in view.tags(name, None) {
+        let (tag, digest) = tag?;
+        facts.push(Fact::Tag(tag, digest));
+    }
+    let size = |digest| {
+        let size_bytes = view.size(digest)?;
+        Ok(size_bytes.map(|size_bytes| Fact::Size(digest, size_bytes)))
+    };
+    for digest in view.layers(name) {
+        let digest = digest?;
+        facts.extend(size(digest)?);
+        // The other direction: who has it.
+        if view.is_holder(name, digest)? {
+            facts.push(Fact::Layer(digest));
         }
     }
-    facts.extend(tags.into_iter().map(|(tag, digest)| Fact::Tag(tag, digest)));
-    let mut layers: Vec<Digest> = Vec::new();
-    loop {
-        let page = index.layers(name, layers.last(), PAGE_MAX).await?;
-        let is_last = page.len() < PAGE_MAX;
-        let sizes = index.sizes(page.clone()).await?;
-        // The other direction: who has these blobs.
-        let is_holder = index.is_holder(name, page.clone()).await?;
-        for ((digest, size_bytes), is_holder) in page.iter().zip(sizes).zip(is_holder) {
-            facts.extend(size_bytes.map(|size_bytes| Fact::Size(*digest, size_bytes)));
-            facts.extend(is_holder.then_some(Fact::Layer(*digest)));
-        }
-        layers.extend(page);
-        if is_last {
-            break;
-        }
+    for digest in view.opaque(name) {
+        facts.push(Fact::Opaque(digest?));
     }
-    let mut revisions: Vec<Revision> = Vec::new();
-    loop {
-        let after = revisions.last().map(|revision| &revision.digest);
-        let page = index.revisions(name, after, PAGE_MAX).await?;
-        let is_last = page.len() < PAGE_MAX;
-        revisions.extend(page);
-        if is_last {
-            break;
+    for revision in view.revisions(name) {
+        let revision = revision?;
+        let parent = revision.digest;
+        for child in view.children(parent) {
+            let child = child?;
+            facts.push(Fact::Edge { parent, child });
         }
-    }
-    for revision in revisions {
-        facts.extend(facts_of_revision(index, name, revision).await?);
-    }
-    Ok(facts)
-}
-
-async fn facts_of_revision(
-    index: &Index,
-    name: &RepositoryName,
-    revision: Revision,
-) -> Result<Vec<Fact>, IndexError> {
-    let digest = revision.digest;
-    let mut facts = Vec::new();
-    let mut after: Option<Digest> = None;
-    loop {
-        let page = index.children(&digest, after.as_ref(), PAGE_MAX).await?;
-        let is_last = page.len() < PAGE_MAX;
-        after = page.last().map(|child| child.digest);
-        facts.extend(page.into_iter().map(|child| Fact::Edge {
-            parent: digest,
-            child,
-        }));
-        if is_last {
-            break;
+        facts.extend(size(parent)?);
+        // The other directions: who has it, and the referrers of its subject.
+        if view.is_listed_in_reverse(name, &revision)? {
+            facts.push(Fact::Revision(revision));
         }
-    }
-    let size_bytes = index.sizes(vec![digest]).await?.first().copied();
-    let size_bytes = size_bytes.flatten();
-    facts.extend(size_bytes.map(|size_bytes| Fact::Size(digest, size_bytes)));
-    // The other direction: the referrers of its subject.
-    if revision.subject.is_none() || index.is_referrer(name, &revision).await? {
-        facts.push(Fact::Revision(revision));
     }
     Ok(facts)
 }
@@ -294,6 +248,7 @@ fn text_of(fact: &Fact) -> Option<String> {
             ))
         }
         Fact::Layer(digest) => Some(format!("blob {digest}")),
+        Fact::Opaque(digest) => Some(format!("manifest {digest} cannot be understood")),
         Fact::Edge { parent, child } => {
             let Child {
                 digest,

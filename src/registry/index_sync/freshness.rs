@@ -335,7 +335,15 @@ impl Freshness {
         if !self.is_settled().await {
             return None;
         }
-        let tags = self.index.tags(name, after, limit).await;
+        let (asked, after) = (name.clone(), after.map(str::to_owned));
+        let tags = self
+            .index
+            .read(move |view| {
+                view.tags(&asked, after.as_deref())
+                    .at_most(limit)
+                    .into_vec()
+            })
+            .await;
         let tags = answer_of("tags", tags).filter(|_| self.is_read(name))?;
         Some(tags.into_iter().map(|(tag, _)| tag).collect())
     }
@@ -349,7 +357,15 @@ impl Freshness {
         if !self.is_complete() || !self.is_settled().await {
             return None;
         }
-        let repositories = self.index.repositories(after, limit).await;
+        let after = after.map(str::to_owned);
+        let repositories = self
+            .index
+            .read(move |view| {
+                view.repositories(after.as_deref())
+                    .at_most(limit)
+                    .into_vec()
+            })
+            .await;
         answer_of("repositories", repositories).filter(|_| self.is_complete())
     }
 
@@ -366,7 +382,12 @@ impl Freshness {
             return None;
         }
         // One that is missing because it was linked a moment ago costs an upload, no more.
-        let links = self.index.links_near(digests, near, HOLDERS_HALF).await;
+        let (asked, near_name) = (digests.to_vec(), near.clone());
+        let links = self.index.read(move |view| {
+            let near = |digest| view.links_near(digest, &near_name, HOLDERS_HALF);
+            asked.into_iter().map(near).collect::<Result<Vec<_>, _>>()
+        });
+        let links = links.await;
         let links = answer_of("holders", links)?;
         let mut all = Vec::with_capacity(digests.len());
         for (digest, links) in digests.iter().zip(links) {
@@ -396,7 +417,12 @@ impl Freshness {
         if !self.is_settled().await {
             return None;
         }
-        let referrers = self.index.referrers(name, subject, after, PAGE_MAX).await;
+        let (asked, subject, after) = (name.clone(), *subject, after.copied());
+        let referrers = self.index.read(move |view| {
+            let referrers = view.referrers(&asked, subject, after);
+            referrers.at_most(PAGE_MAX).into_vec()
+        });
+        let referrers = referrers.await;
         answer_of("referrers", referrers)
             // It may have been put in doubt, and be half replaced, since the list was begun.
             .filter(|_| self.is_read(name) && !self.is_dangling(name))
@@ -407,7 +433,11 @@ impl Freshness {
         if digests.is_empty() || self.index.health() != Health::Healthy {
             return Vec::new();
         }
-        self.index.sizes(digests).await.unwrap_or_default()
+        let sizes = self.index.read(move |view| {
+            let sizes = digests.into_iter().map(|digest| view.size(digest));
+            sizes.collect::<Result<Vec<_>, _>>()
+        });
+        sizes.await.unwrap_or_default()
     }
 
     /// Waits until the index has what was pushed before this question, so that a client that pushes sees it listed: about

@@ -21,7 +21,7 @@ use super::error::{IndexedError, RegistryError};
 use super::event::Actor;
 use super::locks::Quiet;
 use crate::heartbeat::Heartbeat;
-use crate::index::{Fact, Health, PAGE_MAX, Rebuild, Stamp};
+use crate::index::{Fact, Health, Rebuild, Stamp};
 use crate::layout;
 use crate::oci::RepositoryName;
 
@@ -260,35 +260,25 @@ impl IndexSync {
 
     /// Forgets repositories that the store no longer has.
     async fn forget_absent(&self, present: &[RepositoryName]) -> Result<(), IndexedError> {
-        let mut after: Option<RepositoryName> = None;
-        loop {
-            let after_text = after.as_ref().map(RepositoryName::as_str);
-            let page = self
-                .core
-                .freshness
-                .index
-                .repositories(after_text, PAGE_MAX)
-                .await?;
-            for name in page
-                .iter()
-                .filter(|name| present.binary_search(name).is_err())
-            {
-                match self.read_again(name, None).await {
-                    Err(IndexedError::Registry(error)) if error.is_unreadable() => {
-                        self.core
-                            .damage
-                            .pass_over(layout::repository_directory(name).as_str(), &error);
-                    }
-                    read => {
-                        read?;
-                    }
+        let index = &self.core.freshness.index;
+        let known = index.read(|view| view.repositories(None).into_vec());
+        for name in known
+            .await?
+            .iter()
+            .filter(|name| present.binary_search(name).is_err())
+        {
+            match self.read_again(name, None).await {
+                Err(IndexedError::Registry(error)) if error.is_unreadable() => {
+                    self.core
+                        .damage
+                        .pass_over(layout::repository_directory(name).as_str(), &error);
+                }
+                read => {
+                    read?;
                 }
             }
-            match page.last() {
-                Some(last) if page.len() == PAGE_MAX => after = Some(last.clone()),
-                _ => return Ok(()),
-            }
         }
+        Ok(())
     }
 
     /// Reads a repository into the index. `true` if it is only on its way there, with others.

@@ -218,8 +218,8 @@ pub(super) async fn sweep_unlinked(
 fn facts_of_revision(digest: &Digest, size_bytes: u64, stored: &Stored) -> Vec<Fact> {
     match stored {
         Stored::Manifest(manifest) => facts_of_manifest(digest, size_bytes, manifest),
-        // Its references cannot be read.
-        Stored::Unreadable => vec![
+        // No list shows one that is too long, but it takes its room and needs its layers as well.
+        Stored::Unreadable | Stored::TooLong => vec![
             Fact::Size(*digest, size_bytes),
             Fact::Revision(Revision {
                 digest: *digest,
@@ -227,8 +227,7 @@ fn facts_of_revision(digest: &Digest, size_bytes: u64, stored: &Stored) -> Vec<F
                 is_index: false,
                 subject: None,
             }),
+            Fact::Opaque(*digest),
         ],
-        // No list ever shows it.
-        Stored::TooLong => Vec::new(),
     }
 }

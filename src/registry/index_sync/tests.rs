@@ -48,6 +48,13 @@ fn name(text: &str) -> RepositoryName {
     text.parse().unwrap()
 }
 
+/// The tags that the index lists.
+async fn listed(index: &Index, name: &RepositoryName) -> Vec<(Tag, Digest)> {
+    let name = name.clone();
+    let tags = index.read(move |view| view.tags(&name, None).into_vec());
+    tags.await.unwrap()
+}
+
 async fn tags(registry: &Registry, name: &RepositoryName) -> Vec<Tag> {
     let page = registry.listings.tags(name, &PageRequest::default()).await;
     page.unwrap().items
@@ -67,14 +74,14 @@ async fn an_index_that_is_set_aside_while_it_serves_is_filled_again() {
     index.start_over("a test says so");
     index.settle().await;
     assert_eq!(index.statistics().quarantines, 1);
-    assert!(index.tags(&name, None, 10).await.unwrap().is_empty());
+    assert!(listed(index, &name).await.is_empty());
     assert_eq!(
         tags(&registry, &name).await,
         std::slice::from_ref(&tag),
         "listed from an empty index"
     );
     registry.index_sync.catch_up().await;
-    assert_eq!(index.tags(&name, None, 10).await.unwrap().len(), 1);
+    assert_eq!(listed(index, &name).await.len(), 1);
     assert_eq!(tags(&registry, &name).await, [tag]);
 }
 
@@ -110,10 +117,11 @@ async fn no_doubt_is_forgotten_however_many_there_are() {
         "a doubt was forgotten, and the list came from the index"
     );
     registry.index_sync.catch_up().await;
-    let repositories = lab.index.repositories(None, 10).await.unwrap();
+    let repositories = lab.index.read(|view| view.repositories(None).into_vec());
+    let repositories = repositories.await.unwrap();
     assert_eq!(repositories, [kept.clone(), new.clone()]);
     for (name, expected) in [(&kept, 2), (&new, 1)] {
-        let found = lab.index.tags(name, None, 10).await.unwrap();
+        let found = listed(&lab.index, name).await;
         assert_eq!(found.len(), expected, "{name} was not read again");
         assert!(registry.core.freshness.is_read(name));
     }

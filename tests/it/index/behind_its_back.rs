@@ -120,7 +120,12 @@ async fn a_tag_that_was_moved_by_a_process_that_died_is_read_again() {
     let current = OwnedPlace::TagCurrent(name("a"), tag.clone()).key();
     let steps = vec![Step::put(current, second.to_string())];
     lab.store.apply(steps).await.unwrap();
-    let pointed = async || lab.index.tags(&name("a"), None, 1).await.unwrap();
+    let pointed = async || {
+        let tags = lab
+            .index
+            .read(|view| view.tags(&name("a"), None).at_most(1).into_vec());
+        tags.await.unwrap()
+    };
     assert_eq!(pointed().await, [(tag.clone(), first)]);
     let registry = lab.start().await;
     assert_eq!(pointed().await, [(tag, second)]);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use boathouse::clock::{Clock, ManualClock};
-use boathouse::index::{self, Child, Fact, Forget, Health, Index, PAGE_MAX, Revision};
+use boathouse::index::{self, Child, Fact, Forget, Health, Index, Revision};
 use boathouse::layout::OwnedPlace;
 use boathouse::oci::{Algorithm, Digest, RepositoryName, Tag};
 use boathouse::registry::Registry;
@@ -106,41 +106,47 @@ impl Lab {
     /// What an index proposes, as far as the store confirms it: that the old registry took a link away shows in no
     /// directory's time, so the index may go on to propose it.
     async fn content(&self, index: &Index) -> Content {
-        let mut all = Content::default();
-        for name in index.repositories(None, PAGE_MAX).await.unwrap() {
-            let link = |digest: &Digest| revision_link(name.as_str(), digest);
-            let is_revision = |digest: &Digest| self.data.read(&link(digest)).is_some();
-            let mut revisions = index.revisions(&name, None, PAGE_MAX).await.unwrap();
-            revisions.retain(|revision| is_revision(&revision.digest));
-            let layers = index.layers(&name, None, PAGE_MAX).await.unwrap();
-            let (mut referrers, mut children, mut is_holder) = (Vec::new(), Vec::new(), Vec::new());
-            for Revision {
-                digest, subject, ..
-            } in &revisions
-            {
-                children.push(index.children(digest, None, PAGE_MAX).await.unwrap());
-                let about = subject.as_ref().unwrap_or(digest);
-                let mut found = index.referrers(&name, about, None, PAGE_MAX).await.unwrap();
-                found.retain(is_revision);
-                referrers.push(found);
+        let data = self.data.clone();
+        let content = index.read(move |view| {
+            let mut all = Content::default();
+            for name in view.repositories(None) {
+                let name = name?;
+                let link = |digest: &Digest| revision_link(name.as_str(), digest);
+                let is_revision = |digest: &Digest| data.read(&link(digest)).is_some();
+                let mut revisions = view.revisions(&name).into_vec()?;
+                revisions.retain(|revision| is_revision(&revision.digest));
+                let layers = view.layers(&name).into_vec()?;
+                let (mut referrers, mut children) = (Vec::new(), Vec::new());
+                let (mut is_holder, mut sizes) = (Vec::new(), Vec::new());
+                for Revision {
+                    digest, subject, ..
+                } in &revisions
+                {
+                    children.push(view.children(*digest).into_vec()?);
+                    let about = subject.unwrap_or(*digest);
+                    let mut found = view.referrers(&name, about, None).into_vec()?;
+                    found.retain(is_revision);
+                    referrers.push(found);
+                }
+                for layer in &layers {
+                    is_holder.push(view.holders(*layer).into_vec()?.contains(&name));
+                    sizes.push(view.size(*layer)?);
+                }
+                let tags = view.tags(&name, None).into_vec()?;
+                let one = ContentOfOne {
+                    tags: tags.into_iter().map(|(tag, _)| tag).collect(),
+                    sizes,
+                    revisions,
+                    referrers,
+                    children,
+                    layers,
+                    is_holder,
+                };
+                all.0.insert(name, one);
             }
-            for layer in &layers {
-                let holders = index.repositories_with(layer, None, PAGE_MAX);
-                is_holder.push(holders.await.unwrap().contains(&name));
-            }
-            let tags = index.tags(&name, None, PAGE_MAX).await.unwrap();
-            let one = ContentOfOne {
-                tags: tags.into_iter().map(|(tag, _)| tag).collect(),
-                sizes: index.sizes(layers.clone()).await.unwrap(),
-                revisions,
-                referrers,
-                children,
-                layers,
-                is_holder,
-            };
-            all.0.insert(name, one);
-        }
-        all
+            Ok(all)
+        });
+        content.await.unwrap()
     }
 
     /// What an index holds that was filled from the store as it is now.
