@@ -7,7 +7,7 @@
 //! counts for another.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::oci::RepositoryName;
@@ -21,7 +21,8 @@ pub struct Freshness {
     table: Mutex<Table>,
     /// Another number: another database, of which nothing is known. Changes with the table locked.
     era: AtomicU64,
-    in_doubt_max: usize,
+    /// [`IN_DOUBT_MAX`], but in tests.
+    in_doubt_max: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -144,8 +145,17 @@ impl Freshness {
         Self {
             table: Mutex::default(),
             era: AtomicU64::new(0),
-            in_doubt_max,
+            in_doubt_max: AtomicUsize::new(in_doubt_max),
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_in_doubt_max(&self, in_doubt_max: usize) {
+        self.in_doubt_max.store(in_doubt_max, Ordering::Relaxed);
+    }
+
+    fn in_doubt_max(&self) -> usize {
+        self.in_doubt_max.load(Ordering::Relaxed)
     }
 
     /// Whether lists of the repository may come from the index.
@@ -219,25 +229,25 @@ impl Freshness {
     pub fn change_made(&self, name: &RepositoryName) {
         let mut table = self.lock();
         table.change_ended(name);
-        table.stamp_later(name, self.in_doubt_max);
+        table.stamp_later(name, self.in_doubt_max());
     }
 
     /// A change has ended, and it is not known what it has left. The caller has the index forget the stamp.
     pub fn change_failed(&self, name: &RepositoryName) {
         let mut table = self.lock();
         table.change_ended(name);
-        table.doubt(name, Standing::Doubtful, self.in_doubt_max);
+        table.doubt(name, Standing::Doubtful, self.in_doubt_max());
     }
 
     /// Something was lost on its way into the database.
     pub(super) fn lost_something(&self, name: &RepositoryName) {
         let mut table = self.lock();
-        if table.to_void.len() < self.in_doubt_max {
+        if table.to_void.len() < self.in_doubt_max() {
             table.to_void.insert(name.clone());
         } else {
             table.is_every_stamp_void = true;
         }
-        table.doubt(name, Standing::Lost, self.in_doubt_max);
+        table.doubt(name, Standing::Lost, self.in_doubt_max());
     }
 
     /// A comparison with the store begins; `None` if it could not tell anything, because the repository must be read.
@@ -265,7 +275,7 @@ impl Freshness {
         let mut table = self.lock();
         match table.standing(name) {
             Standing::Unknown | Standing::Doubtful | Standing::Lost => {
-                table.doubt(name, Standing::Doubtful, self.in_doubt_max);
+                table.doubt(name, Standing::Doubtful, self.in_doubt_max());
             }
             // It was read since, or is being read.
             Standing::Fresh | Standing::Dangling | Standing::Reading { .. } => {}
@@ -304,7 +314,7 @@ impl Freshness {
             // What was swept while it was read has changed its times.
             Found::Whole => {
                 table.set(name, Standing::Fresh);
-                table.stamp_later(name, self.in_doubt_max);
+                table.stamp_later(name, self.in_doubt_max());
             }
             Found::Dangling => table.set(name, Standing::Dangling),
         }
@@ -318,14 +328,14 @@ impl Freshness {
             && at == number
         {
             table.set(name, before.standing());
-            table.bound(self.in_doubt_max);
+            table.bound(self.in_doubt_max());
         }
         table.tidy(name);
     }
 
     /// The repository may be stamped once it is quiet, but not yet.
     pub fn stamp_later(&self, name: &RepositoryName) {
-        self.lock().stamp_later(name, self.in_doubt_max);
+        self.lock().stamp_later(name, self.in_doubt_max());
     }
 }
 
@@ -340,7 +350,17 @@ impl Freshness {
         table.upheavals += 1;
         // What is lost, or in doubt, is so in the new one as well.
         table.forget_known();
-        table.bound(self.in_doubt_max);
+        table.bound(self.in_doubt_max());
+    }
+
+    /// A registry begins to use the index: what was compared before may have changed since.
+    pub fn registry_opened(&self) {
+        let mut table = self.lock();
+        table.is_replaced = false;
+        table.catalog = Catalog::Unread;
+        table.upheavals += 1;
+        table.forget_known();
+        table.bound(self.in_doubt_max());
     }
 
     /// Whether the database was replaced since this was last asked, or since everything was last read.

@@ -198,11 +198,6 @@ impl Index {
         &self.shared.queue.freshness
     }
 
-    /// Whether lists of the repository may not come from here now.
-    pub fn is_unread(&self, name: &RepositoryName) -> bool {
-        self.freshness().is_in_doubt(name)
-    }
-
     /// Resolves when all that was recorded so far is durable, or was given up (degraded, closed).
     pub async fn settle(&self) {
         // An error means that the index was closed: nothing waits any more.
@@ -257,7 +252,7 @@ impl Index {
 
     /// The stamp of a repository: `None` if it is not known or must be read again.
     pub async fn stamp(&self, name: &RepositoryName) -> Result<Option<Stamp>, IndexError> {
-        if self.is_unread(name) {
+        if self.freshness().is_in_doubt(name) {
             return Ok(None);
         }
         let name = name.clone();

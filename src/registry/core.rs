@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use super::damage::{self, AT_ONCE, Damage, Hashed};
 use super::error::RegistryError;
-use super::index_sync::freshness::Freshness;
+use super::index_sync::gate::IndexGate;
 use super::locks::Locks;
 use super::memory_budget::MemoryBudget;
 use super::settings::{References, Settings};
@@ -47,7 +47,7 @@ pub(super) struct Core {
     pub(super) store: Arc<dyn ObjectStore>,
     pub(super) settings: Settings,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) freshness: Arc<Freshness>,
+    pub(super) gate: Arc<IndexGate>,
     pub(super) locks: Locks,
     pub(super) damage: Damage,
     pub(super) memory: MemoryBudget,
@@ -100,21 +100,21 @@ impl Core {
         settings: Settings,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let freshness = Arc::new(Freshness::new(
+        let gate = Arc::new(IndexGate::new(
             index,
             Arc::clone(&store),
             Arc::clone(&clock),
             settings.readonly,
         ));
         Self {
-            locks: Locks::new(Arc::clone(&clock), Arc::clone(&freshness)),
-            damage: Damage::new(Arc::clone(&store), Arc::clone(&freshness)),
+            locks: Locks::new(Arc::clone(&clock), Arc::clone(&gate)),
+            damage: Damage::new(Arc::clone(&store), Arc::clone(&gate)),
             memory: MemoryBudget::new(settings.limits.whole_bodies_bytes),
             parsers: Semaphore::new(PARSERS_MAX),
             store,
             settings,
             clock,
-            freshness,
+            gate,
         }
     }
 

@@ -18,7 +18,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::spawn_blocking;
 
 use super::error::RegistryError;
-use super::index_sync::freshness::Freshness;
+use super::index_sync::gate::IndexGate;
 use crate::layout::{Key, Place};
 use crate::oci::range::ByteRange;
 use crate::oci::{Algorithm, Digest, Hasher};
@@ -38,7 +38,7 @@ const HASHED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// What was found out about the files of the store, by this process.
 pub(super) struct Damage {
     store: Arc<dyn ObjectStore>,
-    freshness: Arc<Freshness>,
+    gate: Arc<IndexGate>,
     found: Mutex<Found>,
     /// One file at a time is hashed.
     hashing: AsyncMutex<()>,
@@ -83,10 +83,10 @@ impl Hashed {
 }
 
 impl Damage {
-    pub(super) fn new(store: Arc<dyn ObjectStore>, freshness: Arc<Freshness>) -> Self {
+    pub(super) fn new(store: Arc<dyn ObjectStore>, gate: Arc<IndexGate>) -> Self {
         Self {
             store,
-            freshness,
+            gate,
             found: Mutex::default(),
             hashing: AsyncMutex::default(),
         }
@@ -191,7 +191,7 @@ impl Damage {
     async fn can_be(&self, digest: &Digest, meta: &Meta) -> Result<bool, RegistryError> {
         match self.sound_at_a_glance(digest, meta) {
             Some(is_sound) => Ok(is_sound),
-            None => match self.freshness.sizes(vec![*digest]).await.first() {
+            None => match self.gate.sizes(vec![*digest]).await.first() {
                 Some(Some(size_bytes)) => self.agrees_with(digest, meta, *size_bytes).await,
                 Some(None) | None => Ok(true),
             },
@@ -205,7 +205,7 @@ impl Damage {
     ) -> Result<Vec<Option<Meta>>, RegistryError> {
         let keys: Vec<Key> = digests.iter().map(data_key).collect();
         let mut metas = find_each(&*self.store, &keys).await?;
-        let sizes = self.freshness.sizes(digests.to_vec()).await;
+        let sizes = self.gate.sizes(digests.to_vec()).await;
         for (position, (digest, found)) in digests.iter().zip(&mut metas).enumerate() {
             let Some(meta) = found else {
                 continue;

@@ -65,13 +65,13 @@ impl Listings {
         let count = page_count(request, self.core.settings.limits.list_page);
         let mut items = Vec::new();
         let mut after = request.last.clone();
-        let freshness = &self.core.freshness;
-        let mut by_index = freshness.may_list(name).await;
+        let gate = &self.core.gate;
+        let mut by_index = gate.may_list(name).await;
         let mut is_last = false;
         let mut limit = first_limit(count);
         while !is_last {
             let page = if by_index {
-                freshness.tags(name, after.as_deref(), limit).await
+                gate.tags(name, after.as_deref(), limit).await
             } else {
                 None
             };
@@ -123,8 +123,8 @@ impl Listings {
         let mut is_last = false;
         let mut limit = first_limit(count);
         while !is_last {
-            let freshness = &self.core.freshness;
-            let page = freshness.repositories(after.as_deref(), limit).await;
+            let gate = &self.core.gate;
+            let page = gate.repositories(after.as_deref(), limit).await;
             let candidates = if let Some(page) = page {
                 page
             } else {

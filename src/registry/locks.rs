@@ -28,7 +28,7 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use super::error::RegistryError;
 use super::event::Actor;
-use super::index_sync::freshness::{Change, Freshness};
+use super::index_sync::gate::{Change, IndexGate};
 use crate::clock::Clock;
 use crate::oci::{Digest, RepositoryName};
 
@@ -43,7 +43,7 @@ const SWEEP_AT: usize = 1_024;
 /// All locks of a registry.
 pub(super) struct Locks {
     clock: Arc<dyn Clock>,
-    freshness: Arc<Freshness>,
+    gate: Arc<IndexGate>,
     tags: Table,
     repositories: Table,
     digests: Table,
@@ -103,10 +103,10 @@ pub(super) struct Quiet {
 pub(super) struct Calm(Option<u64>);
 
 impl Locks {
-    pub(super) fn new(clock: Arc<dyn Clock>, freshness: Arc<Freshness>) -> Self {
+    pub(super) fn new(clock: Arc<dyn Clock>, gate: Arc<IndexGate>) -> Self {
         Self {
             clock,
-            freshness,
+            gate,
             tags: Table::default(),
             repositories: Table::default(),
             digests: Table::default(),
@@ -121,12 +121,12 @@ impl Locks {
         actor: Actor<'a>,
         repository: &RepositoryName,
     ) -> Held<'a, Nothing> {
-        self.nothing(actor, self.freshness.change(Some(repository)))
+        self.nothing(actor, self.gate.change(Some(repository)))
     }
 
     /// The right to change files of our own, outside of every repository: no lock.
     pub(super) fn hold_own_files<'a>(&'a self, actor: Actor<'a>) -> Held<'a, Changing> {
-        self.nothing(actor, self.freshness.change(None))
+        self.nothing(actor, self.gate.change(None))
     }
 
     /// Waits until no change of `repository` is under way, and keeps others from beginning.

@@ -28,10 +28,10 @@ impl Lab {
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let index = Arc::new(Index::in_memory(Arc::clone(&shared)));
         let store = Arc::new(BucketLike::new(1));
-        let freshness = Freshness::new(index, store, Arc::clone(&shared), false);
+        let gate = IndexGate::new(index, store, Arc::clone(&shared), false);
         Self {
             clock,
-            locks: Arc::new(Locks::new(shared, Arc::new(freshness))),
+            locks: Arc::new(Locks::new(shared, Arc::new(gate))),
             open: OpenMode::new().await,
             name: "a".parse().unwrap(),
         }

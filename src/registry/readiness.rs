@@ -164,7 +164,7 @@ impl HealthCheck {
         let mut readiness = Readiness::default();
         self.look_at_store(&mut readiness).await;
         let mut heartbeats = self.core.store.heartbeats();
-        heartbeats.push(self.core.freshness.index.heartbeat());
+        heartbeats.push(self.core.gate.index.heartbeat());
         heartbeats.extend(self.loops().iter().map(Arc::clone));
         for heartbeat in heartbeats {
             match heartbeat.pulse() {
@@ -212,8 +212,8 @@ impl HealthCheck {
     }
 
     fn index_trouble(&self) -> Option<Trouble> {
-        match self.core.freshness.index.health() {
-            Health::Healthy if self.core.freshness.is_complete() => None,
+        match self.core.gate.index.health() {
+            Health::Healthy if self.core.gate.is_complete() => None,
             Health::Healthy => Some(Trouble::IndexIncomplete),
             Health::Checking => Some(Trouble::IndexChecking),
             Health::Rebuilding { done, total } => Some(Trouble::IndexFilling(done, total)),

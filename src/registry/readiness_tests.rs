@@ -142,7 +142,7 @@ async fn a_keeper_that_has_panicked_is_named_and_nobody_waits_for_it() {
     let told: Vec<String> = readiness.still.iter().map(ToString::to_string).collect();
     assert_eq!(told, ["the keeper of the index has ended, 7 s ago"]);
 
-    lab.registry.core.freshness.begin_again();
+    lab.registry.core.gate.freshness().registry_opened();
     let compared = lab.registry.index_sync.compare(&|_| {}).await;
     assert!(
         matches!(compared, Err(IndexedError::Index(_))),

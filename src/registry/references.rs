@@ -86,7 +86,7 @@ impl<'a> Candidates<'a> {
         let mut found = Found::new();
         let viewer = self.viewer;
         let may_pull = |name: &RepositoryName| viewer.may_pull(name);
-        let holders = self.core.freshness.holders(digests, self.near, may_pull);
+        let holders = self.core.gate.holders(digests, self.near, may_pull);
         match holders.await {
             Some(holders) => self.find_by_index(digests, &holders, &mut found).await?,
             None if self.only_by_index => {}

@@ -96,12 +96,12 @@ impl Listings {
             // What is no digest begins before the first one.
             last: request.last.as_deref().and_then(|last| last.parse().ok()),
         };
-        let freshness = &self.core.freshness;
-        let mut by_index = freshness.may_list(name).await;
+        let gate = &self.core.gate;
+        let mut by_index = gate.may_list(name).await;
         let mut is_whole = false;
         'page: while !is_whole {
             let found = if by_index {
-                freshness.referrers(name, subject, page.last.as_ref()).await
+                gate.referrers(name, subject, page.last.as_ref()).await
             } else {
                 None
             };

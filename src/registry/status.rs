@@ -65,7 +65,7 @@ pub struct IndexStatus {
 impl Listings {
     /// How much there is: running totals of the index.
     pub async fn status(&self) -> Result<Status, IndexedError> {
-        let index = &self.core.freshness.index;
+        let index = &self.core.gate.index;
         index.settle().await;
         let totals = index.totals();
         Ok(Status {
@@ -75,14 +75,14 @@ impl Listings {
             blobs: totals.blobs,
             logical_bytes: totals.held_bytes,
             stored_bytes: totals.stored_bytes,
-            lists_from_index: self.core.freshness.is_complete(),
+            lists_from_index: self.core.gate.is_complete(),
             log_lines_lost: telemetry::lost_lines(),
             index: self.index_status().await,
         })
     }
 
     async fn index_status(&self) -> IndexStatus {
-        let index = &self.core.freshness.index;
+        let index = &self.core.gate.index;
         let (health, reason) = match index.health() {
             Health::Healthy => ("healthy", None),
             Health::Checking => ("checking", None),

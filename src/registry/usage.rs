@@ -44,7 +44,7 @@ pub struct Usage {
 impl Listings {
     /// How much the subject takes: a row for each repository, for each tag, or for one tag.
     pub async fn usage(&self, subject: &Subject) -> Result<Vec<Usage>, IndexedError> {
-        let index = &self.core.freshness.index;
+        let index = &self.core.gate.index;
         index.settle().await;
         match subject {
             Subject::Everything => Ok(index.read(repositories).await?),
@@ -68,7 +68,7 @@ impl Listings {
     }
 
     async fn tags_usage(&self, name: &RepositoryName) -> Result<Vec<Usage>, IndexedError> {
-        let index = &self.core.freshness.index;
+        let index = &self.core.gate.index;
         let asked = name.clone();
         let tags = index.read(move |view| view.tags(&asked, None).into_vec());
         let tags: Vec<Tag> = tags.await?.into_iter().map(|(tag, _)| tag).collect();

@@ -115,7 +115,7 @@ fn no_files_of_the_registry_know_each_other_in_a_circle() {
     assert_eq!(circles(&named), [""; 0], "{named:#?}");
     // The scan sees what there is to see.
     assert!(named["index_sync/reading"].contains("core"));
-    assert!(named["locks"].contains("index_sync/freshness"));
+    assert!(named["locks"].contains("index_sync/gate"));
     let mut planted = files.clone();
     let core = planted.get_mut("core").expect("the core");
     core.push_str("use super::{error::RegistryError,\n    blobs::Blobs};\n");

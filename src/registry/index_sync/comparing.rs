@@ -66,7 +66,7 @@ impl IndexSync {
     /// meanwhile. A filling that is under way already is joined, and one that was interrupted goes on where it was.
     pub async fn rebuild(&self, tell: Tell<'_>) -> Result<Filled, IndexedError> {
         let began = self.core.clock.elapsed();
-        let index = &self.core.freshness.index;
+        let index = &self.core.gate.index;
         if !matches!(index.health(), Health::Rebuilding { .. }) {
             let before = index.statistics().quarantines;
             index.start_over("it was to be filled anew");
@@ -75,7 +75,7 @@ impl IndexSync {
                 self.core.clock.sleep(LOOK_PAUSE).await;
             }
         }
-        self.core.freshness.wake.notify_one();
+        self.core.gate.wake.notify_one();
         self.until_read(tell).await?;
         let totals = index.totals();
         let took = self.core.clock.elapsed().saturating_sub(began);
@@ -88,14 +88,14 @@ impl IndexSync {
 
     /// Waits until the keeper has brought the index up to the store.
     async fn until_read(&self, tell: Tell<'_>) -> Result<(), IndexedError> {
-        while !self.core.freshness.is_complete() {
+        while !self.core.gate.is_complete() {
             self.check_order()?;
             if self.heartbeat.has_ended() {
                 return Err(unavailable("its keeper has ended; restart the server"));
             }
-            if let Health::Rebuilding { done, total } = self.core.freshness.index.health() {
+            if let Health::Rebuilding { done, total } = self.core.gate.index.health() {
                 tell(Progress { done, total });
-            } else if self.core.freshness.has_given_up() {
+            } else if self.core.gate.freshness().has_given_up() {
                 let reason = "some repositories cannot be read; the server's log names them";
                 return Err(unavailable(reason));
             }
@@ -105,7 +105,7 @@ impl IndexSync {
     }
 
     fn check_order(&self) -> Result<(), IndexedError> {
-        match self.core.freshness.index.health() {
+        match self.core.gate.index.health() {
             Health::Degraded { reason, .. } => Err(unavailable(&reason)),
             Health::Healthy | Health::Checking | Health::Rebuilding { .. } => Ok(()),
         }
@@ -115,7 +115,7 @@ impl IndexSync {
     /// and sizes of what no repository has any more are not looked at: they only take room.
     pub async fn compare(&self, tell: Tell<'_>) -> Result<Comparison, IndexedError> {
         self.until_read(&|_| {}).await?;
-        let index = &self.core.freshness.index;
+        let index = &self.core.gate.index;
         let mut names: BTreeSet<RepositoryName> = self
             .core
             .repositories(|_| true, usize::MAX)
@@ -143,7 +143,7 @@ impl IndexSync {
                 // What was pushed in between is no difference, nor what is known to be in doubt and is read soon: once more,
                 // while nothing changes.
                 for _ in 0..DOUBT_LOOKS_MAX {
-                    if !self.core.freshness.is_in_doubt(&name) {
+                    if !self.core.gate.freshness().is_in_doubt(&name) {
                         break;
                     }
                     self.core.clock.sleep(LOOK_PAUSE).await;
@@ -161,7 +161,7 @@ impl IndexSync {
     }
 
     async fn differences(&self, name: &RepositoryName) -> Result<Found, IndexedError> {
-        let index = &self.core.freshness.index;
+        let index = &self.core.gate.index;
         index.settle().await;
         let in_store = read_repository(&self.core, name, &|| {}).await?.facts;
         let in_store: BTreeSet<String> = in_store.iter().filter_map(text_of).collect();

@@ -5,7 +5,7 @@
 
 pub(super) mod comparing;
 mod facts;
-pub(super) mod freshness;
+pub(super) mod gate;
 mod reading;
 #[cfg(test)]
 mod tests;
@@ -80,7 +80,7 @@ impl IndexSync {
             self.heartbeat.rest_for(STAMP_PAUSE);
             tokio::select! {
                 () = self.core.clock.sleep(STAMP_PAUSE) => {}
-                () = self.core.freshness.wake.notified() => {}
+                () = self.core.gate.wake.notified() => {}
             }
             self.moves();
             next_try = self.catch_up().await.or(next_try);
@@ -108,16 +108,20 @@ impl IndexSync {
     /// be tried again, if that was tried and did not work out.
     pub async fn catch_up(&self) -> Option<Duration> {
         let mut next_try = None;
-        if !self.core.freshness.is_the_same() {
+        let table = self.core.gate.freshness();
+        if table.take_replaced() {
             tracing::warn!("the index was set aside while it was in use; it is filled again");
-            self.core.freshness.begin_again();
             next_try = self.try_everything().await;
         }
-        let waiting = self.core.freshness.take_waiting();
-        for name in waiting.reread {
+        if table.is_all_in_doubt() {
+            // What is in doubt by a change has lost the stamp that would be compared, once the index has heard of it.
+            self.core.gate.index.settle().await;
+        }
+        let waiting = table.take_waiting();
+        for name in waiting.read {
             self.moves();
             match self.read_again(&name, None).await {
-                Ok(_) => {}
+                Ok(()) => {}
                 Err(IndexedError::Registry(error)) if error.is_unreadable() => {
                     self.core
                         .damage
@@ -128,10 +132,8 @@ impl IndexSync {
                 }
             }
         }
-        if waiting.is_all_in_doubt {
+        if waiting.is_everything {
             tracing::warn!("many changes have failed; every repository is compared again");
-            // Who came into doubt by a change has lost the stamp that would be compared, once the index has heard of it.
-            self.core.freshness.index.settle().await;
             next_try = self.try_everything().await;
         }
         for name in waiting.stamp {
@@ -146,21 +148,22 @@ impl IndexSync {
     /// Notes in the index that it is up to the store, which only a repository can be that was compared before.
     async fn stamp(&self, name: &RepositoryName) -> Result<(), RegistryError> {
         let _quiet = self.quiet(name).await?;
-        if self.core.freshness.index.is_unread(name) {
-            self.core.freshness.doubt(name);
+        let table = self.core.gate.freshness();
+        if table.is_in_doubt(name) {
+            table.read_soon(name);
         }
         // Asked when nothing is under way, so that a change which has failed meanwhile counts.
-        if !self.core.freshness.is_read(name) {
+        if !table.may_stamp(name) {
             return Ok(());
         }
-        match self.core.freshness.look(name).await? {
+        match self.core.gate.look(name).await? {
             // What is changed next could leave the same times, and a crash lose what the index hears of it.
             Some(look) if !look.is_settled => {
-                self.core.freshness.stamp_later(name);
+                table.stamp_later(name);
             }
             Some(look) => {
                 let facts = vec![Fact::Stamp(Stamp(look.value.into_bytes()))];
-                self.core.freshness.index.record(name, facts);
+                self.core.gate.index.record(name, facts);
             }
             None => {}
         }
@@ -170,27 +173,25 @@ impl IndexSync {
     /// Compares every repository of the store, and of the index, and reads those that differ.
     pub async fn read_everything(&self) -> Result<(), IndexedError> {
         self.until_checked().await;
-        if !self.core.freshness.is_the_same() {
-            // Set aside when it was opened: what is read now is all that counts.
-            self.core.freshness.begin_again();
-        }
+        let table = self.core.gate.freshness();
+        let reading = table.begin_reading_everything();
         let mut names = self.core.repositories(|_| true, usize::MAX).await?;
         names.sort_unstable();
         let total = names.len() as u64;
-        let rebuild = match self.core.freshness.index.health() {
+        let rebuild = match self.core.gate.index.health() {
             Health::Rebuilding { .. } => {
                 tracing::info!(
                     repositories = total,
                     "filling the index from the store; the registry serves meanwhile"
                 );
-                Some(self.core.freshness.index.begin_rebuild(Some(total)))
+                Some(self.core.gate.index.begin_rebuild(Some(total)))
             }
             Health::Healthy | Health::Checking | Health::Degraded { .. } => None,
         };
         self.forget_absent(&names).await?;
         let mut told = self.core.clock.elapsed();
         let mut is_whole = true;
-        let mut loaded = Vec::new();
+        let mut reread = 0_u64;
         let rebuilding = rebuild.as_ref();
         let reads = stream::iter(names).map(|name| async move {
             let read = self.bring_up(&name, rebuilding).await;
@@ -200,8 +201,7 @@ impl IndexSync {
         while let Some((done, (name, read))) = reads.next().await {
             self.moves();
             match read {
-                Ok(true) => loaded.push(name),
-                Ok(false) => {}
+                Ok(was_read) => reread += u64::from(was_read),
                 // Nothing is known of it, and nothing of it is forgotten.
                 Err(IndexedError::Registry(error)) if error.is_unreadable() => {
                     self.core
@@ -224,43 +224,37 @@ impl IndexSync {
         if let Some(rebuild) = rebuild {
             rebuild.finish().await?;
         }
-        let reread = loaded.len();
-        for name in loaded {
-            self.core.freshness.stamp_later(&name);
-            self.core.freshness.now_read(name);
-        }
-        self.core.freshness.was_read(is_whole);
+        table.end_reading_everything(reading, is_whole);
         tracing::info!(repositories = total, reread, "the index is up to the store");
         Ok(())
     }
 
     /// Waits until the index was opened and checked: whether it must be filled is known only then.
     async fn until_checked(&self) {
-        while self.core.freshness.index.health() == Health::Checking {
+        while self.core.gate.index.health() == Health::Checking {
             self.core.clock.sleep(CHECK_PAUSE).await;
         }
     }
 
-    /// Makes the index say of a repository what the store says; `true` if it had to be read, and is not in the list of
-    /// those that may be listed until what was loaded is durable.
+    /// Makes the index say of a repository what the store says. Returns whether it had to be read.
     async fn bring_up(
         &self,
         name: &RepositoryName,
         rebuild: Option<&Rebuild>,
     ) -> Result<bool, IndexedError> {
-        if self.core.freshness.agrees(name).await? {
-            self.core.freshness.now_read(name.clone());
+        if self.core.gate.compare(name).await? {
             if let Some(rebuild) = rebuild {
                 rebuild.skip();
             }
             return Ok(false);
         }
-        self.read_again(name, rebuild).await
+        self.read_again(name, rebuild).await?;
+        Ok(true)
     }
 
     /// Forgets repositories that the store no longer has.
     async fn forget_absent(&self, present: &[RepositoryName]) -> Result<(), IndexedError> {
-        let index = &self.core.freshness.index;
+        let index = &self.core.gate.index;
         let known = index.read(|view| view.repositories(None).into_vec());
         for name in known
             .await?
@@ -281,18 +275,17 @@ impl IndexSync {
         Ok(())
     }
 
-    /// Reads a repository into the index. `true` if it is only on its way there, with others.
+    /// Reads a repository into the index. In a rebuild it is only on its way there, with others.
     async fn read_again(
         &self,
         name: &RepositoryName,
         rebuild: Option<&Rebuild>,
-    ) -> Result<bool, IndexedError> {
-        self.core.freshness.not_read(name);
-        let reread = self.core.freshness.index.reread(name);
+    ) -> Result<(), IndexedError> {
+        let mut reread = self.core.gate.index.reread(name);
         // Before anything is read: what changes from here on makes the stamp older than the store, never newer.
         let stamp = {
             let _quiet = self.quiet(name).await?;
-            self.core.freshness.look(name).await?
+            self.core.gate.look(name).await?
         };
         let Reading {
             facts,
@@ -301,33 +294,25 @@ impl IndexSync {
         } = read_repository(&self.core, name, &|| self.moves()).await?;
         // Before the stamp is written down, which would vouch for what is left lying there.
         sweep_unlinked(&self.core, name, unlinked).await?;
-        self.core.freshness.set_dangling(name, is_dangling);
+        if is_dangling {
+            reread.found_dangling();
+        }
         let is_worth_a_stamp = !facts.is_empty() && !is_dangling;
         let stamp = stamp.filter(|look| is_worth_a_stamp && look.is_settled);
         let stamp = stamp.map(|look| Stamp(look.value.into_bytes()));
-        let is_known = !facts.is_empty();
         if let Some(rebuild) = rebuild {
             rebuild.load(reread, facts, stamp).await?;
-            return Ok(is_known);
+            return Ok(());
         }
-        let replaced = self
-            .core
-            .freshness
-            .index
-            .replace_repository(reread, facts, stamp);
-        replaced.await?;
-        if is_known {
-            self.core.freshness.now_read(name.clone());
-            // What was swept while it was read has changed the times.
-            self.core.freshness.stamp_later(name);
-        }
-        Ok(false)
+        let index = &self.core.gate.index;
+        index.replace_repository(reread, facts, stamp).await?;
+        Ok(())
     }
 
     /// Writes down the stamps that wait, and closes the index in order; for the end of the process. What must be read
     /// again has no stamp, and is read at the next start.
     pub async fn close(&self) {
-        let stamps = self.core.freshness.take_waiting().stamp;
+        let stamps = self.core.gate.freshness().take_waiting().stamp;
         let stamping = async {
             for name in stamps {
                 if self.stamp(&name).await.is_err() {
@@ -339,6 +324,6 @@ impl IndexSync {
             () = stamping => {}
             () = self.core.clock.sleep(CLOSE_TIME) => {}
         }
-        self.core.freshness.index.close().await;
+        self.core.gate.index.close().await;
     }
 }

@@ -96,13 +96,13 @@ async fn no_doubt_is_forgotten_however_many_there_are() {
     };
     tag(&kept, "v1").await;
     let registry = lab.registry();
-    registry.core.freshness.set_waiting_max(10);
+    lab.index.freshness().set_in_doubt_max(10);
     registry.index_sync.read_everything().await.unwrap();
     assert_eq!(tags(&registry, &kept).await.len(), 1);
 
     for number in 0..10 {
         let other = name(&format!("doubted/{number}"));
-        registry.core.freshness.doubt(&other);
+        lab.index.freshness().read_soon(&other);
     }
     // Two changes do more than they tell.
     for changed in [&kept, &new] {
@@ -123,25 +123,25 @@ async fn no_doubt_is_forgotten_however_many_there_are() {
     for (name, expected) in [(&kept, 2), (&new, 1)] {
         let found = listed(&lab.index, name).await;
         assert_eq!(found.len(), expected, "{name} was not read again");
-        assert!(registry.core.freshness.is_read(name));
+        assert!(lab.index.freshness().may_list(name));
     }
-    assert!(registry.core.freshness.is_complete());
+    assert!(registry.core.gate.is_complete());
 }
 
 #[tokio::test]
 async fn a_comparison_that_fails_is_tried_again() {
     let lab = Lab::new();
     let registry = lab.registry();
-    registry.core.freshness.set_waiting_max(0);
+    lab.index.freshness().set_in_doubt_max(0);
     registry.index_sync.read_everything().await.unwrap();
     for (fails, next_try) in [(true, Some(RETRY_PAUSE)), (false, None)] {
-        registry.core.freshness.doubt(&name("a"));
-        assert!(registry.core.freshness.is_in_doubt(&name("b")));
+        lab.index.freshness().read_soon(&name("a"));
+        assert!(lab.index.freshness().is_in_doubt(&name("b")));
         if fails {
             lab.store.fail(Operation::List, 0, Fault::Io);
         }
         assert_eq!(registry.index_sync.catch_up().await, next_try);
-        assert_eq!(registry.core.freshness.is_complete(), !fails);
+        assert_eq!(registry.core.gate.is_complete(), !fails);
     }
 }
 
@@ -150,27 +150,27 @@ async fn a_change_that_fails_puts_its_repository_in_doubt() {
     let lab = Lab::new();
     let (registry, open, name) = (lab.registry(), OpenMode::new().await, name("a"));
     let digest = Digest::of(Algorithm::Sha256, b"blob");
-    let (blobs, freshness) = (&registry.blobs, &registry.core.freshness);
+    let (blobs, gate) = (&registry.blobs, &registry.core.gate);
     let delete = async || {
         lab.link(OwnedPlace::LayerLink(name.clone(), digest), &digest)
             .await;
         blobs.delete(&name, &digest, open.actor()).await
     };
     delete().await.unwrap();
-    assert!(!freshness.is_in_doubt(&name));
+    assert!(!gate.freshness().is_in_doubt(&name));
     // There is another way to delete.
     lab.store.fail(Operation::Apply, 1, Fault::Full);
     delete().await.unwrap();
     assert!(
-        !freshness.is_in_doubt(&name),
+        !gate.freshness().is_in_doubt(&name),
         "in doubt after a change that was made"
     );
     lab.store.fail(Operation::Apply, 1, Fault::Io);
     delete().await.unwrap_err();
     assert!(
-        freshness.is_in_doubt(&name),
+        gate.freshness().is_in_doubt(&name),
         "not in doubt after a change that failed"
     );
     registry.index_sync.catch_up().await;
-    assert!(!freshness.is_in_doubt(&name), "not read again");
+    assert!(!gate.freshness().is_in_doubt(&name), "not read again");
 }
