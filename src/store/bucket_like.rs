@@ -51,7 +51,12 @@ struct State {
     random: u64,
     /// One request in so many finds the bucket busy; 0 for none.
     busy_one_in: u64,
+    journal: Vec<Change>,
+    keeps_journal: bool,
 }
+
+/// What one request has changed: a key, and its content from then on, if it has any.
+pub type Change = (String, Option<Bytes>);
 
 struct Object {
     bytes: Bytes,
@@ -67,6 +72,8 @@ impl BucketLike {
             writes: 0,
             random: seed,
             busy_one_in: 0,
+            journal: Vec::new(),
+            keeps_journal: false,
         })))
     }
 
@@ -74,6 +81,13 @@ impl BucketLike {
     /// same, and only their answer was lost.
     pub fn be_busy(&self, one_in: u64) {
         self.lock().busy_one_in = one_in;
+    }
+
+    /// Every change by a request, in the order in which they happened, since this was first called.
+    pub fn journal(&self) -> Vec<Change> {
+        let mut state = self.lock();
+        state.keeps_journal = true;
+        state.journal.clone()
     }
 
     /// All keys with their content, and what upload sessions have received as `<prefix>data`.
@@ -205,7 +219,7 @@ impl BucketLike {
 
     async fn remove(&self, key: String) -> Result<(), StoreError> {
         let remove = |state: &mut State| {
-            state.objects.remove(&key);
+            state.remove(&key);
             Ok(())
         };
         self.request(remove).await
@@ -246,7 +260,18 @@ impl State {
             bytes: Bytes::copy_from_slice(bytes),
             version: self.writes,
         };
+        if self.keeps_journal {
+            let change = (key.to_owned(), Some(object.bytes.clone()));
+            self.journal.push(change);
+        }
         self.objects.insert(key.to_owned(), object);
+    }
+
+    fn remove(&mut self, key: &str) {
+        if self.keeps_journal {
+            self.journal.push((key.to_owned(), None));
+        }
+        self.objects.remove(key);
     }
 
     fn put_if(&mut self, key: &Key, bytes: &[u8], condition: &Condition) -> Result<(), StoreError> {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use boathouse::clock::Clock;
 use boathouse::store::ObjectStore;
-use boathouse::store::bucket_like::BucketLike;
+use boathouse::store::bucket_like::{BucketLike, Change};
 use boathouse::store::filesystem::{self, FilesystemStore};
 use tempfile::TempDir;
 
@@ -32,6 +32,11 @@ impl Data {
         let directory = tempfile::tempdir().expect("a directory");
         let bucket = Some(BucketLike::new(seed));
         Arc::new(Self { directory, bucket })
+    }
+
+    /// Every change of the bucket in its order, since this was first called.
+    pub(crate) fn journal(&self) -> Vec<Change> {
+        self.bucket.as_ref().expect("a bucket").journal()
     }
 
     /// From now on one request to the bucket in `one_in` (0 for none) is refused, or its answer is lost.
