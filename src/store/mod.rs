@@ -170,8 +170,8 @@ pub enum Step {
         /// The key below it that gives the others their meaning (`current/link` of a tag), if there is one.
         first: Option<Key>,
     },
-    /// Makes what is at the key durable, whoever wrote it; [`StoreError::NotFound`] if nothing is there. For what another
-    /// process may have left visible when it died.
+    /// Makes the content of the key durable, also if another process wrote it and died before it was; [`StoreError::NotFound`]
+    /// if the key is absent.
     Settle(Key),
     /// Nothing that follows is visible before all before it is.
     Then,
@@ -205,7 +205,7 @@ pub enum Condition {
     Any,
     /// The key holds nothing.
     Absent,
-    /// The key holds what [`Meta::version`] told of.
+    /// The key holds the content of this [`Meta::version`].
     Match(Version),
 }
 
@@ -322,7 +322,7 @@ pub enum StoreError {
     #[error("nothing is stored there")]
     NotFound,
     /// A [`Condition`] did not hold.
-    #[error("it was changed by somebody else in the meantime")]
+    #[error("another request has changed it meanwhile")]
     Conflict,
     /// No room left (disk or quota); nothing was lost.
     #[error("no space left in the store")]

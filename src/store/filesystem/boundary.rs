@@ -3,8 +3,8 @@
 //! Links at or above `v2/blobs` and `v2/repositories` are the administrator's, who moves a part of the store to another disk
 //! with them; they are resolved once, when the store is opened. Below them a link may lead to another place of the tree, but
 //! not out of it, where anybody's files could be served or removed, nor back to a directory that it lies in. Must not know
-//! what is stored. Invariant: whoever reads or lists a path, or makes directories above one, has asked
-//! [`Boundary::is_followed`], or has opened it by a way that follows no link at all.
+//! what is stored. Invariant: before a path is read or listed, or
+//! directories are made above it, [`Boundary::is_followed`] is asked; or the path is opened in a way that follows no link.
 
 use std::collections::HashSet;
 use std::io;
@@ -117,7 +117,7 @@ impl Boundary {
                 );
                 false
             }
-            // For whoever opens it to tell.
+            // The caller that opens it reports the error.
             Err(error) if is_absent(&error) => true,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => true,
             Err(error) => {

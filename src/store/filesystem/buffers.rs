@@ -13,7 +13,7 @@ pub(super) const BUFFER_BYTES: usize = 256 * 1024;
 /// How many wait for their next use; what many readers needed at once is given back to the system.
 const KEPT_MAX: usize = 32;
 
-/// The buffers that nobody uses.
+/// The buffers that are not in use.
 #[derive(Default)]
 pub(super) struct Buffers {
     free: Mutex<Vec<Box<[u8]>>>,

@@ -224,7 +224,7 @@ fn answer(ended: Vec<Member>) {
             Some(failure) => Err(failure),
             None => Ok(member.trash),
         };
-        // Nobody listens where the caller has gone away; it is done all the same.
+        // It fails only where the caller has gone away; the work is done.
         let _ = member.answer.send(result);
     }
 }

@@ -53,7 +53,7 @@ pub(super) async fn read(
         return Ok(Content::out_of_range(opened.0));
     };
     let range = Some(reader.left.clone());
-    // The first piece, so that what cannot be read at all is told before an answer has begun.
+    // The first piece now, so that an error at the start is returned before an answer has begun.
     if let Some(piece) = reader.next_piece().await {
         reader.first = Some(piece?);
     }

@@ -30,7 +30,7 @@ pub(super) enum Reach {
 pub(super) enum NewTime {
     /// A certain one, which only the owner of a file may choose.
     At(SystemTime),
-    /// The present one, by the system's clock; whoever may write may do that.
+    /// The present one, by the system's clock; the right to write is enough for that.
     Now,
 }
 
@@ -208,7 +208,7 @@ impl Disk for WatchedDisk {
     }
 
     fn remove_tree(&self, path: &Path) -> io::Result<()> {
-        // A tree of a million files takes minutes; nobody waits for it.
+        // A tree of a million files takes minutes, and no request waits for it.
         self.inner.remove_tree(path)
     }
 }

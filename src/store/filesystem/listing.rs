@@ -2,7 +2,7 @@
 //!
 //! Must not know what the keys mean. Invariants: entries come in byte order of the full key; a directory is read once, and its
 //! names are held once; names that are not UTF-8 are left out. A link that is not followed is listed as the file that it is,
-//! so that whoever asks whether a directory is empty sees it.
+//! so that its directory does not count as empty.
 
 use std::fs;
 use std::io;

@@ -1,8 +1,8 @@
 //! The store over a directory, in distribution's layout.
 //!
-//! Bytes are written and synced by whoever calls (`volume`, `upload`); their names change in one place (`committer`,
+//! Bytes are written and synced by the caller (`volume`, `upload`); their names change in one place (`committer`,
 //! `publish`). Must not know which links a registry writes. Invariant: a file has its final name only when its bytes are
-//! durable. Whoever opens the store holds the lock of its state directory: opening empties `tmp/` and `trash/`.
+//! durable. The caller of `open` holds the lock of the state directory: opening empties `tmp/` and `trash/`.
 
 mod boundary;
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::absent_or_failed;
 use super::boundary::not_followed;
 use super::disk::Reach;
-use super::staging::{Change, Nursery, Placement};
+use super::staging::{Change, HiddenDirectory, Placement};
 use super::syncing::sync_directories;
 use super::volume::{Corner, Volume, is_absent, meta_of};
 use crate::layout::Prefix;
@@ -36,7 +36,7 @@ pub(super) struct Changed {
     pub(super) directories: BTreeSet<PathBuf>,
     /// Will be settled once all of `directories` are synced.
     settling: BTreeSet<PathBuf>,
-    /// Directories that are gone with all below them, whoever made them.
+    /// Directories that were removed with all below them.
     removed: Vec<PathBuf>,
     /// Another program removes directories too: nothing that was seen before counts.
     has_lost_track: bool,
@@ -113,13 +113,13 @@ impl Publisher {
             }
             Change::Whole {
                 directory,
-                nursery,
+                hidden,
                 placements,
-            } => self.place_whole(&directory, nursery, placements, changed),
+            } => self.place_whole(&directory, hidden, placements, changed),
         }
     }
 
-    /// Syncs directories, and tells which could not be, by position; `moved` hears of each that was tried.
+    /// Syncs directories; returns the positions of those that failed. `moved` is called after each.
     pub(super) fn sync(
         &self,
         directories: &[&Path],
@@ -225,7 +225,7 @@ impl Publisher {
     fn place_whole(
         &mut self,
         directory: &Prefix,
-        nursery: Option<Nursery>,
+        hidden: Option<HiddenDirectory>,
         mut placements: Vec<Placement>,
         changed: &mut Changed,
     ) -> Result<(), StoreError> {
@@ -241,19 +241,21 @@ impl Publisher {
         if placements.iter().any(is_match) {
             return Err(StoreError::Conflict);
         }
-        let nursery = match nursery {
-            Some(nursery) => nursery,
+        let hidden = match hidden {
+            Some(hidden) => hidden,
             // It was there when the files came.
-            None => Nursery::fill(&self.volume, &target, &mut placements).map_err(failed)?,
+            None => {
+                HiddenDirectory::fill(&self.volume, &target, &mut placements).map_err(failed)?
+            }
         };
         let disk = Arc::clone(&self.volume.disk);
-        let rename = || disk.rename(&nursery.path, &target);
+        let rename = || disk.rename(&hidden.path, &target);
         self.below_parents(&target, changed, &rename)
             .map_err(failed)
     }
 
     /// Gives the directory above a new time before something in `directory` is replaced. By itself it would keep its time,
-    /// and whoever remembers it (the index's stamps) would not see, after a crash, that a tag was moved.
+    /// and a fingerprint taken before would not show, after a crash, that a tag was moved.
     fn show_above(&self, directory: &Path, changed: &mut Changed) -> io::Result<()> {
         let Some(above) = directory.parent() else {
             return Ok(());
@@ -312,7 +314,8 @@ impl Publisher {
         above.take_while(is_unsettled).collect()
     }
 
-    /// Marks the parent for a sync even where there was nothing to remove: whoever removed it may not have lived to do so.
+    /// Marks the parent for a sync even where there was nothing to remove: a process may have removed it and died before the
+    /// sync.
     fn removed(&self, gone: io::Result<()>, path: &Path, changed: &mut Changed) -> io::Result<()> {
         match gone {
             Err(error) if !is_absent(&error) => return Err(error),

@@ -45,15 +45,15 @@ pub(super) struct Sessions {
     unremoved: Mutex<HashMap<PathBuf, Arc<Shared>>>,
 }
 
-/// What all sittings of one session share. The kernel reports a lost write once per open file, so whoever hears of it must
-/// tell the others.
+/// What all handles of one session share. The kernel reports a lost write once per open file, so the handle that gets the
+/// error marks it here for the others.
 #[derive(Default)]
 pub(super) struct Shared {
     /// Held while bytes are in flight.
     pub(super) flight: Arc<AsyncMutex<()>>,
     /// Held while the disk is asked to write what it has, until it has answered.
     pub(super) writeback: Arc<AsyncMutex<()>>,
-    /// The disk has lost bytes that it had taken: nobody can tell any more what the file holds.
+    /// The disk has lost bytes that it had taken: the content of the file is unknown.
     is_refused: AtomicBool,
 }
 
@@ -110,7 +110,7 @@ impl Sessions {
         prefix: &Prefix,
     ) -> Result<Option<FileUpload>, StoreError> {
         let session = Arc::new(Session::new(sessions, prefix));
-        // What an earlier sitting still has in flight ends first.
+        // What an earlier handle still has in flight ends first.
         let guard = Arc::clone(&session.shared.flight).lock_owned().await;
         let place = Arc::clone(&session);
         let resumed = blocking(move || {
@@ -127,7 +127,7 @@ impl Sessions {
         }
     }
 
-    /// What the sittings of the session in `directory` share.
+    /// What the handles of the session in `directory` share.
     fn shared(&self, directory: &Path) -> Arc<Shared> {
         if let Some(shared) = self.lock_unremoved().get(directory) {
             return Arc::clone(shared);
@@ -193,7 +193,7 @@ impl Session {
     }
 
     /// Ends the session because the disk has lost bytes of it: later syncs would succeed, without these bytes. Removes it
-    /// before anybody is answered, and refuses whoever still works on it. Nothing else must be in flight.
+    /// before any request is answered, and refuses all further work on it. Nothing else must be in flight.
     ///
     /// The removal is not synced: within this boot it is seen without that, and after another boot the session is hashed
     /// from what the disk really has.
@@ -300,7 +300,7 @@ pub(super) struct Sink {
     /// Written and hashed.
     pub(super) offset_bytes: u64,
     pub(super) hashers: Vec<Hasher>,
-    /// Where the last checkpoint of this sitting stands.
+    /// The offset of the last checkpoint that this handle wrote.
     pub(super) checkpoint_bytes: Option<u64>,
     /// How far writeback was started.
     pub(super) writeback_bytes: u64,
@@ -340,7 +340,7 @@ fn hash_again(file: &File, hashers: &mut [Hasher], mut from: u64, to: u64) -> io
     let mut buffer = vec![0; READ_BYTES];
     while from < to {
         let length = file.read_at(&mut buffer, from)?;
-        // No more than asked for, even if somebody else writes behind `to`.
+        // No more than asked for, even if another process writes behind `to`.
         let left = usize::try_from(to - from).unwrap_or(usize::MAX);
         let read = buffer.get(..length.min(left)).unwrap_or_default();
         if read.is_empty() {

@@ -1,7 +1,7 @@
 //! What a request is to the committer: its bytes lie in synced files, so that only names are left to be changed.
 //!
 //! Must not change a name that a reader sees. Invariants: what fails here leaves the store as it was; all that lies below a
-//! [`Nursery`] is durable, so that one rename shows it whole or not at all; [`start_phases`] never lets a request overtake an
+//! [`HiddenDirectory`] is durable, so that one rename shows it whole or not at all; [`start_phases`] never lets a request overtake an
 //! earlier one that touches the same keys.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,13 +23,13 @@ pub(super) enum Change {
     Place(Placement),
     Remove(Key),
     RemoveTree(Prefix),
-    /// What is there is made durable.
+    /// The content of the key is made durable.
     Settle(Key),
     /// All that is put into a directory which must appear whole.
     Whole {
         directory: Prefix,
-        /// Where the files lie as they will in the directory, if that was missing when they came.
-        nursery: Option<Nursery>,
+        /// Holds the files as they will be in the directory, if that was missing when they were staged.
+        hidden: Option<HiddenDirectory>,
         placements: Vec<Placement>,
     },
 }
@@ -68,7 +68,7 @@ pub(super) fn gather_whole_directories(phase: Phase) -> Phase {
         placements.push(placement);
         gathered.push(Change::Whole {
             directory: whole,
-            nursery: None,
+            hidden: None,
             placements,
         });
     }
@@ -194,15 +194,15 @@ fn prepare(volume: &Volume, phase: &mut Phase, stretch: Phase) -> Result<(), Sto
     for mut change in gather_whole_directories(stretch) {
         if let Change::Whole {
             directory,
-            nursery,
+            hidden,
             placements,
         } = &mut change
         {
             let target = volume.directory(directory);
             if !target.exists() {
-                let filled = Nursery::fill(volume, &target, placements);
+                let filled = HiddenDirectory::fill(volume, &target, placements);
                 let failed = |source| StoreError::from_io(format!("write {directory}"), source);
-                *nursery = Some(filled.map_err(failed)?);
+                *hidden = Some(filled.map_err(failed)?);
             }
         }
         phase.push(change);
@@ -211,12 +211,12 @@ fn prepare(volume: &Volume, phase: &mut Phase, stretch: Phase) -> Result<(), Sto
 }
 
 /// A directory below `tmp/`; removed with what is left in it when dropped, unless it was renamed by then.
-pub(super) struct Nursery {
+pub(super) struct HiddenDirectory {
     pub(super) path: PathBuf,
 }
 
-impl Nursery {
-    /// Moves the files of `placements` to where they will be once the nursery is renamed to `target`, and tells them so.
+impl HiddenDirectory {
+    /// Moves the files of `placements` to where they will be once it is renamed to `target`, and sets their paths.
     pub(super) fn fill(
         volume: &Volume,
         target: &Path,
@@ -226,11 +226,11 @@ impl Nursery {
         let path = volume.new_path(Corner::Temporary, target);
         disk.make_directory(&path)?;
         // Made before the next thing that can fail, so that it is removed then.
-        let nursery = Self { path };
-        let mut made = BTreeSet::from([nursery.path.clone()]);
+        let hidden = Self { path };
+        let mut made = BTreeSet::from([hidden.path.clone()]);
         for placement in placements {
             let path = volume.path(&placement.key);
-            let path = nursery
+            let path = hidden
                 .path
                 .join(path.strip_prefix(target).map_err(io::Error::other)?);
             let mut missing: Vec<&Path> = path
@@ -252,12 +252,12 @@ impl Nursery {
             .next()
         {
             Some((_, error)) => Err(error),
-            None => Ok(nursery),
+            None => Ok(hidden),
         }
     }
 }
 
-impl Drop for Nursery {
+impl Drop for HiddenDirectory {
     fn drop(&mut self) {
         // Not there any more in the good case; what cannot be removed now is removed at the next start.
         let _ = fs::remove_dir_all(&self.path);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_overtakes_who_touches_the_same() {
+    fn a_request_does_not_overtake_one_that_touches_the_same() {
         let first = [vec![remove("a/b")], vec![remove("a/c/d")]];
         for second in [remove("a/c/d"), remove_tree("a/c/"), remove_tree("a/")] {
             let second = [vec![second], vec![remove("x")]];

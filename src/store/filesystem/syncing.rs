@@ -15,7 +15,7 @@ use super::volume::{Volume, is_absent};
 /// come together; a request alone changes about six directories.
 const SYNCS_MAX: usize = 8;
 
-/// Syncs each directory once, and tells which could not be, by position. The last one comes after the others, so that its
+/// Syncs each directory once; returns the positions of those that failed. The last one comes after the others, so that its
 /// `reach` is that of all. `moved` hears of each.
 pub(super) fn sync_directories(
     volume: &Volume,
@@ -59,7 +59,7 @@ pub(super) fn sync_directories(
     failures
 }
 
-/// For a directory that has gone in the meantime the root stands in, which reaches as far.
+/// Instead of a directory that was removed meanwhile, the root is synced, which reaches as far.
 fn sync(volume: &Volume, directory: &Path, reach: Reach) -> io::Result<()> {
     match volume.sync_directory(directory, reach) {
         Err(error) if is_absent(&error) => volume.sync_directory(volume.root(), reach),

@@ -242,7 +242,7 @@ impl Upload for FileUpload {
         // What it finds must not be held against a session that is begun in the same place.
         let _ = self.finish_writeback().await;
         let session = Arc::clone(&self.session);
-        // What cannot be removed is an old session to whoever purges those.
+        // What cannot be removed is purged later, as an old session.
         blocking(move || session.forget().unwrap_or_default()).await
     }
 }
@@ -274,7 +274,7 @@ fn write(session: &Arc<Session>, sink: &mut Sink, pieces: &[Bytes]) -> io::Resul
     let mut end_bytes = sink.offset_bytes;
     for piece in pieces {
         if let Err(error) = disk.write(&sink.file, piece, end_bytes) {
-            // Shrinking needs no room. Should it fail all the same, nobody knows where the file ends. And only a lack of room
+            // Shrinking needs no room. Should it fail all the same, the end of the file is unknown. And only a lack of room
             // says nothing of earlier bytes: other errors may tell of what was taken before (NFS), once.
             let is_kept = is_lack_of_room(&error) && sink.file.set_len(sink.offset_bytes).is_ok();
             if !is_kept {

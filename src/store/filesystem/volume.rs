@@ -104,7 +104,7 @@ impl Volume {
         {
             return Err(error);
         }
-        // The root's own name. The directory above may be closed to us, and then somebody else has made this one.
+        // The root's own name. The directory above may be closed to us; then another user has made this one.
         if let Ok(root) = self.root.canonicalize()
             && let Some(above) = root.parent()
         {
@@ -182,7 +182,7 @@ impl Volume {
         *last
     }
 
-    /// Gives a file or directory the time [`Volume::new_stamp`]; the present one where it belongs to somebody else, who lets
+    /// Gives a file or directory the time [`Volume::new_stamp`]; the present one where it belongs to another user, who lets
     /// us write (a tree of the old registry, a shared volume); none where the file system has no such call. No time is worth
     /// a refused push: what a store's reader relies on is in the files.
     pub(super) fn set_stamp(&self, file: &File) -> io::Result<()> {
@@ -238,7 +238,7 @@ impl Volume {
     }
 }
 
-/// What a new store's root may: its owner all, its group may read (backups), nobody else anything.
+/// What a new store's root may: its owner everything, its group read (backups), others nothing.
 const ROOT_MODE: u32 = 0o750;
 
 /// Makes the store's root where it is missing; one that is there keeps its mode.
