@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+use boathouse::platform;
+
+#[global_allocator]
+static ALLOCATOR: platform::Allocator = platform::ALLOCATOR;
+
 fn main() -> ExitCode {
     boathouse::cli::main()
 }

@@ -11,7 +11,22 @@ use std::{fs, fs::File, io, net::IpAddr, path::Path};
 
 /// Whether this is macOS, where programs' files have other places.
 pub const IS_MACOS: bool = cfg!(target_os = "macos");
-/// The limit of macOS although its hard limit says "infinite" (`OPEN_MAX`).
+
+/// What gives the program its memory. The C library's allocator on Linux keeps what a peak has taken until the next one;
+/// this one gives it back within seconds, by threads of its own. macOS has such an allocator already.
+#[cfg(target_os = "linux")]
+pub type Allocator = tikv_jemallocator::Jemalloc;
+/// See [`Allocator`].
+#[cfg(not(target_os = "linux"))]
+pub type Allocator = std::alloc::System;
+/// The one of this platform.
+#[cfg(target_os = "linux")]
+pub const ALLOCATOR: Allocator = tikv_jemallocator::Jemalloc;
+/// The one of this platform.
+#[cfg(not(target_os = "linux"))]
+pub const ALLOCATOR: Allocator = std::alloc::System;
+
+/// Where macOS stops although its hard limit says "infinite" (`OPEN_MAX`).
 const MACOS_DESCRIPTORS_MAX: u64 = 10_240;
 
 /// Raises the limit of open file descriptors as far as possible, and returns it (`None` = unlimited).
