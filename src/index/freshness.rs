@@ -41,7 +41,7 @@ struct Table {
     to_void: BTreeSet<RepositoryName>,
     is_every_stamp_void: bool,
     catalog: Catalog,
-    /// The database was set aside, or is new, and nobody has taken note of it.
+    /// The database was set aside, or is new, and its owner has not asked since.
     is_replaced: bool,
     last_reading: u64,
     /// One more whenever all that was known is forgotten: what was begun before tells nothing any more.

@@ -261,7 +261,7 @@ impl Queue {
         (queued, inner.dropped_batches, self.freshness.lost())
     }
 
-    /// Closes it, and lets go of what waits: whoever waits for that hears that it will not come.
+    /// Closes it, and drops what waits; callers that wait for that get an error.
     pub(super) fn abandon(&self) {
         let mut inner = self.lock();
         inner.is_closing = true;

@@ -103,7 +103,7 @@ impl Work {
         };
         if let Some(answer) = answer {
             let reason = reason.to_owned();
-            // Whoever waited may have gone away.
+            // The caller may have stopped waiting.
             let _ = answer.send(Err(IndexError::Unavailable { reason }));
         }
     }
@@ -235,7 +235,7 @@ fn answer(shared: &Shared, ended: Vec<Replacement>, error: Option<&IndexError>) 
                 }),
                 None => Ok(()),
             };
-            // Whoever waited may have gone away.
+            // The caller may have stopped waiting.
             let _ = answer.send(result);
         }
         drop(replacement.room);

@@ -269,7 +269,7 @@ fn from_io(directory: &Path, doing: &str, source: io::Error) -> IndexError {
         },
         // Offsets beyond reason, and files that are none or have gone.
         InvalidInput | IsADirectory | NotADirectory | NotFound => damaged(&source.to_string()),
-        // Said by the system, not by whoever reads the files.
+        // Reported by the system, not by the code that reads the files.
         _ if source.raw_os_error().is_some() || is_lock(&source) => IndexError::Io {
             doing: format!("{doing} the index {}", directory.display()),
             source,

@@ -161,7 +161,7 @@ fn add_digest(
     if arrivals.is_empty() && departures.is_empty() && !resizes {
         return Ok(());
     }
-    // With two holders more than leave, nobody is the only one, before or after. A new size concerns every holder, which
+    // With two holders more than leave, there is no only holder, before or after. A new size concerns every holder, which
     // is rare: a digest gets its size with its first holder.
     let enough = if resizes {
         usize::MAX

@@ -120,7 +120,7 @@ impl Shared {
         self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a database in the place of another, and gives that back once nobody reads from it.
+    /// Replaces the database, and returns the old one when no reader has it any more.
     pub(super) fn swap(&self, ledger: Option<Ledger>) -> Option<Ledger> {
         let mut place = self.ledger.write().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *place, ledger)
@@ -155,7 +155,7 @@ impl Writer {
     /// Begins with the database that was opened, ends when the queue is closed and empty.
     pub(super) fn run(mut self, opened: Opened, ready: &mpsc::Sender<()>) {
         self.take_up(opened);
-        // Whoever waited may have gone away.
+        // The caller may have stopped waiting.
         let _ = ready.send(());
         self.check();
         self.go_on();
@@ -216,7 +216,7 @@ impl Writer {
         self.shared.heartbeat.beat();
         for item in taken.items {
             if let Item::Settle(answer) = item {
-                // Whoever waited may have gone away.
+                // The caller may have stopped waiting.
                 let _ = answer.send(());
             }
         }
@@ -462,7 +462,7 @@ impl Drop for Running {
         if !std::thread::panicking() {
             return;
         }
-        // Nobody will write what waits, so nobody may wait for it, and lists come from the store.
+        // What waits will never be written, so no caller may wait for it, and lists come from the store.
         self.shared.queue.abandon();
         *self.shared.health() = Health::Degraded {
             reason: "its thread has panicked; hint: restart the server".to_owned(),
