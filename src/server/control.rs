@@ -104,7 +104,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Executes requests with `registry`. [`Registry::keep_index`] must run in parallel.
+    /// Executes requests with `registry`. Its `index_sync` must run in parallel.
     pub fn new(registry: Arc<Registry>, reload: Reload, clock: Arc<dyn Clock>) -> Self {
         Self {
             registry,
