@@ -2,8 +2,10 @@
 
 #![no_main]
 
+use std::ops::Range;
+
 use boathouse::layout::{OwnedPlace, UploadId};
-use boathouse::oci::range::{Requested, Sent};
+use boathouse::oci::range::{Requested, Selected, Sent};
 use boathouse::oci::{Digest, Reference, RepositoryName};
 use libfuzzer_sys::fuzz_target;
 
@@ -25,7 +27,10 @@ fuzz_target!(|text: &str| {
     }
     let _ = text.parse::<boathouse::oci::scope::Scope>();
     let _ = Sent::parse(text);
-    if let Requested::Part(range) = Requested::parse(Some(text), 1_000) {
-        assert!(range.start < range.end && range.end <= 1_000);
+    let is_within = |range: &Range<u64>| range.start < range.end && range.end <= 1_000;
+    match Requested::parse(Some(text)).within(1_000) {
+        Selected::Part(range) => assert!(is_within(&range)),
+        Selected::Parts(ranges) => assert!(ranges.iter().all(is_within)),
+        Selected::Whole | Selected::Unsatisfiable => {}
     }
 });
