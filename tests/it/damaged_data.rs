@@ -226,6 +226,25 @@ async fn a_damaged_manifest_is_absent_everywhere_until_it_is_pushed_again() {
     }
 }
 
+/// No reading for the index comes between: the request itself must find it.
+#[tokio::test]
+async fn a_manifest_that_is_altered_while_it_is_served_is_absent() {
+    let lab = Lab::new();
+    let registry = lab.start().await;
+    registry.push_image("a", "v1", LAYER).await;
+    let path = "/v2/a/manifests/v1";
+    let manifest = registry.get(path).send().await.body;
+    let mut altered = manifest.to_vec();
+    let end = altered.len() - 2;
+    altered[end] = b' ';
+    lab.data.write(&data_key(&digest(&manifest)), altered);
+    assert_eq!(statuses(&registry, path).await, (404, 404));
+    let text = std::str::from_utf8(&manifest).unwrap();
+    let put = put_manifest(&registry, path, OCI_MANIFEST, text).await;
+    put.expect(StatusCode::CREATED);
+    assert_eq!(statuses(&registry, path).await, (200, 200));
+}
+
 #[tokio::test]
 async fn damaged_links_are_absent_and_stay_where_they_are_until_a_push_heals_them() {
     for damaged in ["", "sha256:0123", "nonsense"] {
