@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::open_mode::OpenMode;
 use super::*;
 use crate::clock::ManualClock;
-use crate::layout::{Key, OwnedPlace};
+use crate::layout::{Key, OwnedPlace, UploadId};
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName};
 use crate::store::bucket_like::BucketLike;
 use crate::store::faulty::{Hook, HookedStore};
@@ -149,6 +149,17 @@ impl Lab {
         *self.store.hook.cut.lock().expect("no panic holds it") = cut;
     }
 
+    /// Begins an upload and puts `bytes` into a blob whose sync fails.
+    async fn put_unsynced(&self, owner: &Owner, digest: &Digest, bytes: &'static [u8]) -> UploadId {
+        let (uploads, name) = (&self.registry.uploads, &self.name);
+        let id = uploads.begin(name, owner, None).await.unwrap();
+        self.cut(Some(Cut::Unsynced));
+        let put = uploads.finish(name, id, owner, digest, chunk(bytes), self.open.actor());
+        assert!(matches!(put.await, Err(RegistryError::Store(_))));
+        self.cut(None);
+        id
+    }
+
     /// A tag that is there leads to a whole manifest.
     async fn check_tag(&self, tag: &str, cut: Cut) -> Option<Bytes> {
         let link = OwnedPlace::TagCurrent(self.name.clone(), tag.parse().unwrap()).key();
@@ -236,11 +247,7 @@ async fn a_blob_that_was_not_synced_is_not_answered_as_there_when_it_is_put_agai
     let owner = owner();
     let digest = Digest::of(Algorithm::Sha256, b"blob");
     let (uploads, name) = (&lab.registry.uploads, &lab.name);
-    let id = uploads.begin(name, &owner, None).await.unwrap();
-    lab.cut(Some(Cut::Unsynced));
-    let put = uploads.finish(name, id, &owner, &digest, chunk(b"blob"), lab.open.actor());
-    assert!(matches!(put.await, Err(RegistryError::Store(_))));
-    lab.cut(None);
+    let id = lab.put_unsynced(&owner, &digest, b"blob").await;
     let again = uploads.finish(name, id, &owner, &digest, chunk(b""), lab.open.actor());
     let again = again.await;
     assert!(
@@ -254,12 +261,8 @@ async fn what_a_process_left_when_it_died_is_durable_before_its_put_is_answered_
     let lab = Lab::with_a_tag().await;
     let owner = owner();
     let digest = Digest::of(Algorithm::Sha256, b"blob");
-    let (uploads, name) = (&lab.registry.uploads, &lab.name);
-    let id = uploads.begin(name, &owner, None).await.unwrap();
-    lab.cut(Some(Cut::Unsynced));
-    let put = uploads.finish(name, id, &owner, &digest, chunk(b"blob"), lab.open.actor());
-    assert!(matches!(put.await, Err(RegistryError::Store(_))));
-    lab.cut(None);
+    let name = &lab.name;
+    let id = lab.put_unsynced(&owner, &digest, b"blob").await;
     // The next process knows nothing of it, and finds the blob.
     let later = Lab::on(lab.store.clone()).await;
     let uploads = &later.registry.uploads;

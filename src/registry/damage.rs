@@ -189,13 +189,29 @@ impl Damage {
 
     /// Whether the data of `digest`, of which the store has just said this, can be what it says.
     async fn can_be(&self, digest: &Digest, meta: &Meta) -> Result<bool, RegistryError> {
-        match self.sound_at_a_glance(digest, meta) {
-            Some(is_sound) => Ok(is_sound),
-            None => match self.gate.sizes(vec![*digest]).await.first() {
-                Some(Some(size_bytes)) => self.agrees_with(digest, meta, *size_bytes).await,
-                Some(None) | None => Ok(true),
-            },
+        let can_be = self.can_be_each(&[(*digest, meta)]).await?;
+        Ok(can_be.first() == Some(&true))
+    }
+
+    /// The same for each of `data`, in their order. The index is asked once, for those of which nothing is known yet.
+    async fn can_be_each(&self, data: &[(Digest, &Meta)]) -> Result<Vec<bool>, RegistryError> {
+        let glance = |(digest, meta): &(Digest, &Meta)| self.sound_at_a_glance(digest, meta);
+        let glances: Vec<Option<bool>> = data.iter().map(glance).collect();
+        let unknown = data.iter().zip(&glances);
+        let unknown = unknown.filter(|(_, glance)| glance.is_none());
+        let unknown = unknown.map(|((digest, _), _)| *digest).collect();
+        let mut sizes = self.gate.sizes(unknown).await.into_iter();
+        let mut can_be = Vec::with_capacity(data.len());
+        for ((digest, meta), glance) in data.iter().zip(glances) {
+            can_be.push(match glance {
+                Some(is_sound) => is_sound,
+                None => match sizes.next().flatten() {
+                    Some(size_bytes) => self.agrees_with(digest, meta, size_bytes).await?,
+                    None => true,
+                },
+            });
         }
+        Ok(can_be)
     }
 
     /// [`Damage::find_data`] for each of `digests`, in their order.
@@ -205,19 +221,13 @@ impl Damage {
     ) -> Result<Vec<Option<Meta>>, RegistryError> {
         let keys: Vec<Key> = digests.iter().map(data_key).collect();
         let mut metas = find_each(&*self.store, &keys).await?;
-        let sizes = self.gate.sizes(digests.to_vec()).await;
-        for (position, (digest, found)) in digests.iter().zip(&mut metas).enumerate() {
-            let Some(meta) = found else {
-                continue;
-            };
-            let is_sound = match self.sound_at_a_glance(digest, meta) {
-                Some(is_sound) => is_sound,
-                None => match sizes.get(position) {
-                    Some(Some(size_bytes)) => self.agrees_with(digest, meta, *size_bytes).await?,
-                    Some(None) | None => true,
-                },
-            };
-            if !is_sound {
+        let there = digests.iter().zip(&metas);
+        let there: Vec<_> = there
+            .filter_map(|(digest, meta)| Some((*digest, meta.as_ref()?)))
+            .collect();
+        let mut can_be = self.can_be_each(&there).await?.into_iter();
+        for found in metas.iter_mut().filter(|found| found.is_some()) {
+            if can_be.next() != Some(true) {
                 *found = None;
             }
         }

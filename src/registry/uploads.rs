@@ -284,8 +284,7 @@ impl Uploads {
     }
 
     /// The state of a genuine session is gone. That is success if it became the blob that the client names, and the answer was
-    /// lost. The
-    /// process that wrote the blob may have died before it was durable, so it is made durable now.
+    /// lost. The process that wrote the blob may have died before it was durable, so it is made durable now.
     async fn finish_again(
         &self,
         name: &RepositoryName,

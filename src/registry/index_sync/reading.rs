@@ -114,6 +114,21 @@ async fn leave_out_damaged(
     Ok(())
 }
 
+/// The directory of `digest`, if no link is in it.
+async fn unlinked(
+    core: &Core,
+    digest: Digest,
+    link: Key,
+    directory: Prefix,
+) -> Result<Option<Unlinked>, RegistryError> {
+    let is_linked = core.find(&link).await?.is_some();
+    Ok((!is_linked).then_some(Unlinked {
+        digest,
+        link,
+        directory,
+    }))
+}
+
 async fn read_layers(
     core: &Core,
     name: &RepositoryName,
@@ -126,15 +141,9 @@ async fn read_layers(
     let links: Vec<Key> = digests.iter().map(&link).collect();
     for (digest, data) in digests.into_iter().zip(core.linked_each(&links).await?) {
         let Some((_, meta)) = data else {
-            let link = link(&digest);
-            if core.find(&link).await?.is_none() {
-                let directory = layout::layer_directory(name, &digest);
-                reading.unlinked.push(Unlinked {
-                    digest,
-                    link,
-                    directory,
-                });
-            }
+            let directory = layout::layer_directory(name, &digest);
+            let unlinked = unlinked(core, digest, link(&digest), directory).await?;
+            reading.unlinked.extend(unlinked);
             continue;
         };
         reading
@@ -160,13 +169,9 @@ async fn read_revisions(
     };
     for digest in core.each_manifest(name, &digests, &mut read).await? {
         let link = Place::RevisionLink(name, digest).key();
-        if core.find(&link).await?.is_none() {
-            let directory = layout::revision_directory(name, &digest);
-            reading.unlinked.push(Unlinked {
-                digest,
-                link,
-                directory,
-            });
+        let directory = layout::revision_directory(name, &digest);
+        if let Some(unlinked) = unlinked(core, digest, link, directory).await? {
+            reading.unlinked.push(unlinked);
             continue;
         }
         // It may have been pushed just now.
