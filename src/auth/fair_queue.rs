@@ -5,12 +5,10 @@
 //! in all. If the queue is full, the client with the most waiting tasks loses its last one to a client with fewer.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
-
-use super::address_group::address_group;
 
 /// Where tasks wait for a turn. A client is an address, or the /64 network of an IPv6 address.
 #[derive(Clone)]
@@ -163,6 +161,15 @@ impl Drop for Turn {
     }
 }
 
+/// The address that stands for all those of one client: an IPv4 address for itself, an IPv6 address for its /64, among
+/// which a caller chooses freely.
+pub fn address_group(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,5 +256,15 @@ mod tests {
         assert!(waits.await.unwrap());
         assert_eq!(queue.lock().free, 1);
         assert!(queue.turn(client(1)).await.is_ok());
+    }
+
+    #[test]
+    fn an_ipv6_network_is_one_client_and_a_mapped_address_is_its_own() {
+        let group = |text: &str| address_group(text.parse().unwrap()).to_string();
+        assert_eq!(group("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(group("2001:db8:1:2:ffff::1"), group("2001:db8:1:2::1"));
+        assert_ne!(group("2001:db8:1:3::1"), group("2001:db8:1:2::1"));
+        assert_eq!(group("::ffff:192.0.2.1"), "192.0.2.1");
+        assert_ne!(group("192.0.2.1"), group("192.0.2.2"));
     }
 }

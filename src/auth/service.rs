@@ -1,30 +1,27 @@
-//! The judge: who is calling, what they may do, which tokens they get.
+//! Who is calling: passwords and tokens, against the users of now.
 //!
-//! Must not know HTTP, nor where users and rules come from. Invariant: every right is judged by users and rules of now, but
-//! for foreign tokens, whose own list it is.
+//! Must not know HTTP, nor where users and rules come from, nor what a caller may do (`rights`). Invariant: a caller is an
+//! account of now, or the bearer of a trusted token that speaks for itself.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 
-use super::access::{Access, Caller, Identity, Origin, Refusal};
-use super::acl::{self, Question, Rule};
-use super::challenge;
+use super::SetupError;
+use super::access::{Caller, Identity, Origin, Refusal};
 use super::keyed_hash::KeyedHash;
-use super::own_names::{self, Listening};
 use super::passwords::{Passwords, Verdict};
-use super::placeholder::Fields;
-use super::refresh::RefreshTokens;
-use super::request::{self, Login};
+use super::rules::Rule;
 use super::settings::{Accounts, Authentication, LiveUsers, Scheme, Settings, TokenSettings, User};
-use super::signing::SigningKey;
-use super::token::{OUR_CLAIM_VERSION, OurClaim};
-use super::users::{self, ANONYMOUS, Users};
-use super::verifier::{Genuine, Verifier};
-use super::{CallerView, SetupError};
+use super::tokens::endpoint::{self, Login};
+use super::tokens::keys::SigningKey;
+use super::tokens::own_names::{self, Listening};
+use super::tokens::refresh::RefreshTokens;
+use super::tokens::verifier::{Genuine, Verifier};
+use super::tokens::{OUR_CLAIM_VERSION, OurClaim};
+use super::users::{self, Users};
 use crate::clock::Clock;
-use crate::oci::RepositoryName;
 
 /// Clocks differ by so much, as the registries that we stand in for assume too.
 const LEEWAY_SECS: u64 = 60;
@@ -46,7 +43,7 @@ pub(super) enum LoggedIn {
 pub struct Auth {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) authentication: Authentication,
-    scheme: Scheme,
+    pub(super) scheme: Scheme,
     pub(super) token: TokenSettings,
     pub(super) scopes_max: usize,
     hash: KeyedHash,
@@ -56,7 +53,7 @@ pub struct Auth {
     pub(super) passwords: Passwords,
     live_users: Option<Arc<dyn LiveUsers>>,
     listening: OnceLock<Listening>,
-    now: ArcSwap<Current>,
+    pub(super) now: ArcSwap<Current>,
 }
 
 /// What a reload replaces.
@@ -168,7 +165,7 @@ impl Auth {
         }
         let login = scheme
             .eq_ignore_ascii_case("Basic")
-            .then(|| request::decode_basic(credentials.trim()))
+            .then(|| endpoint::decode_basic(credentials.trim()))
             .flatten();
         let Some(login) = login else {
             return Ok(caller(Identity::Invalid { is_token: false }));
@@ -276,185 +273,5 @@ impl Auth {
             }
         };
         token.claims.aud.0.iter().any(is_for_us)
-    }
-
-    /// Whether `caller` may do what `access` asks; the refusal carries the right challenge.
-    pub fn authorise(
-        &self,
-        caller: &Caller,
-        access: &Access,
-        origin: &Origin,
-    ) -> Result<(), Refusal> {
-        if *access == Access::Public {
-            return Ok(());
-        }
-        let unauthorized = |error: Option<&str>, reason| {
-            let challenge = match &self.scheme {
-                Scheme::Bearer => challenge::bearer(&self.token, origin, access, error)?,
-                Scheme::Basic { realm } => challenge::basic(realm),
-            };
-            Err(Refusal::Unauthorized { challenge, reason })
-        };
-        match caller.identity {
-            Identity::Open => return Ok(()),
-            Identity::Nobody => return unauthorized(None, "authentication required"),
-            Identity::Invalid { is_token: true } => {
-                return unauthorized(Some("invalid_token"), "invalid token");
-            }
-            Identity::Invalid { is_token: false } => {
-                return unauthorized(None, "authentication failed");
-            }
-            Identity::Basic { .. } | Identity::Ours { .. } | Identity::Foreign(_) => {}
-        }
-        if caller.expired_secs > 0 && !matches!(access, Access::Session(..)) {
-            return unauthorized(Some("invalid_token"), "expired token");
-        }
-        // Such a token is for no registry: it shows who is calling, and opens nothing.
-        let is_shut = caller.is_for_no_service() && *access != Access::Any;
-        if !is_shut && self.holds(caller, access, origin) {
-            return Ok(());
-        }
-        match caller.identity {
-            Identity::Basic { .. } => Err(Refusal::Denied),
-            _ => unauthorized(Some("insufficient_scope"), "insufficient scope"),
-        }
-    }
-
-    fn holds(&self, caller: &Caller, access: &Access, origin: &Origin) -> bool {
-        let Some((resource_type, name, actions)) = access.scope() else {
-            return true;
-        };
-        let by_token = |token: &Genuine| {
-            actions.iter().all(|action| {
-                token.claims.access.iter().any(|scope| {
-                    scope.resource_type == resource_type
-                        && scope.name == name
-                        && scope.allows(action)
-                })
-            })
-        };
-        let by_rules = || self.rules_allow(caller, origin, resource_type, name, actions);
-        match (&caller.identity, access) {
-            (Identity::Open, _) => true,
-            (Identity::Nobody | Identity::Invalid { .. }, _) => false,
-            (Identity::Foreign(token), _) => by_token(token),
-            (Identity::Basic { .. } | Identity::Ours { .. }, Access::Catalog) => {
-                caller.account() != ANONYMOUS
-            }
-            (Identity::Basic { .. }, _) => by_rules(),
-            (Identity::Ours { token, .. }, _) => by_token(token) && by_rules(),
-        }
-    }
-
-    /// What the rules of now allow the caller's account, here: the service is ours, whichever one the client had its token
-    /// made out to. Otherwise it would choose which rules with a `service` it is judged by.
-    fn rules_allow(
-        &self,
-        caller: &Caller,
-        origin: &Origin,
-        resource_type: &str,
-        name: &str,
-        actions: &[&str],
-    ) -> bool {
-        let asked: Vec<String> = actions.iter().map(|&action| action.to_owned()).collect();
-        let fields = self.fields_here(caller, resource_type, name);
-        self.granted(fields, origin, &asked).len() == asked.len()
-    }
-
-    /// What rules are asked about on `/v2/`.
-    pub(super) fn fields_here<'a>(
-        &'a self,
-        caller: &'a Caller,
-        resource_type: &'a str,
-        name: &'a str,
-    ) -> Fields<'a> {
-        Fields {
-            account: caller.account(),
-            resource_type,
-            name,
-            service: &self.token.service,
-        }
-    }
-
-    pub(super) fn granted(
-        &self,
-        fields: Fields<'_>,
-        origin: &Origin,
-        asked: &[String],
-    ) -> Vec<String> {
-        self.judge(fields, origin, |rules, question| {
-            acl::granted(rules, question, asked)
-        })
-    }
-
-    /// Puts a question to the rules of now.
-    pub(super) fn judge<T>(
-        &self,
-        fields: Fields<'_>,
-        origin: &Origin,
-        judge: impl FnOnce(&[Rule], &Question<'_>) -> T,
-    ) -> T {
-        let now = self.now.load();
-        let no_labels = BTreeMap::new();
-        let user = now.users.find(fields.account, self.clock.unix_secs());
-        let question = Question {
-            fields,
-            client: origin.client,
-            labels: user.map_or(&no_labels, |user| &user.labels),
-        };
-        judge(&now.acl, &question)
-    }
-
-    pub(super) fn may_see(
-        &self,
-        caller: &Caller,
-        origin: &Origin,
-        name: &str,
-        is_list: bool,
-    ) -> bool {
-        match &caller.identity {
-            Identity::Open => true,
-            Identity::Nobody | Identity::Invalid { .. } => false,
-            Identity::Basic { .. } | Identity::Ours { .. } => {
-                self.rules_allow(caller, origin, "repository", name, &["pull"])
-            }
-            Identity::Foreign(token) => {
-                token
-                    .claims
-                    .access
-                    .iter()
-                    .any(|scope| match scope.resource_type.as_str() {
-                        "repository" => scope.name == name && scope.allows("pull"),
-                        "registry" => is_list && scope.name == "catalog" && scope.allows("*"),
-                        _ => false,
-                    })
-            }
-        }
-    }
-
-    pub(super) fn carries_push(
-        &self,
-        caller: &Caller,
-        origin: &Origin,
-        name: &RepositoryName,
-    ) -> bool {
-        let has_credential = match &caller.identity {
-            Identity::Open | Identity::Nobody | Identity::Invalid { .. } => false,
-            Identity::Basic { .. } | Identity::Ours { .. } => caller.account() != ANONYMOUS,
-            Identity::Foreign(_) => true,
-        };
-        // What was asked for may need less, so an expired token may have come this far.
-        has_credential
-            && caller.expired_secs == 0
-            && self.holds(caller, &Access::Push(name.clone()), origin)
-    }
-
-    /// What this caller may see beyond the repository that was asked for (DESIGN D8).
-    pub fn viewer<'a>(&'a self, caller: &'a Caller, origin: &'a Origin) -> CallerView<'a> {
-        CallerView {
-            auth: self,
-            caller,
-            origin,
-        }
     }
 }

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::acl::Rule;
 use super::passwords::bcrypt_cost;
+use super::rules::Rule;
 
 /// Everything that decides who may do what; fixed at start but for the accounts.
 #[derive(Debug, Clone, Default)]

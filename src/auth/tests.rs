@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::ManualClock;
+use crate::oci::RepositoryName;
 
 const NOW: u64 = 1_795_500_000;
 
@@ -394,14 +395,14 @@ async fn a_host_that_would_break_the_challenge_is_refused() {
 fn a_made_key_is_a_pair_with_full_coordinates() {
     let lab = Lab::new();
     let pem = make_token_key(&lab.clock).expect("a key");
-    assert!(signing::SigningKey::from_pem(&pem).is_ok());
+    assert!(tokens::keys::SigningKey::from_pem(&pem).is_ok());
     let other = make_token_key(&lab.clock).expect("a key");
     let mixed = SigningKeyPem {
         key_pem: other.key_pem,
         ..pem
     };
     assert_eq!(
-        signing::SigningKey::from_pem(&mixed).err(),
+        tokens::keys::SigningKey::from_pem(&mixed).err(),
         Some(SetupError::KeyMismatch)
     );
 }

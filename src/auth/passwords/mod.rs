@@ -5,6 +5,8 @@
 //! also where they come many times at once; a password is compared off the async threads, a few at a time and of each client
 //! in turn, and guesses sent at once are slowed like guesses sent one by one.
 
+mod failures;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -13,10 +15,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::OwnedMutexGuard;
 
-use super::address_group::address_group;
+use failures::Failures;
+
 use super::bounded::Bounded;
-use super::failures::Failures;
-use super::fair_queue::FairQueue;
+use super::fair_queue::{FairQueue, address_group};
 use super::keyed_hash::{KeyedHash, Purpose};
 use super::settings::Limits;
 use super::users::Users;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::auth::User;
 
 const ALL: &[&str] = &["*"];
 const PULL: &[&str] = &["pull"];

@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::address_group::address_group;
-use super::bounded::Bounded;
-use super::keyed_hash::{KeyedHash, Purpose};
-use super::settings::Limits;
+use crate::auth::bounded::Bounded;
+use crate::auth::fair_queue::address_group;
+use crate::auth::keyed_hash::{KeyedHash, Purpose};
+use crate::auth::settings::Limits;
 
 /// Failures are counted by the minute, and an account left alone for as long after its delay is forgiven.
 const WINDOW: Duration = Duration::from_mins(1);

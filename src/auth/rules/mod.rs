@@ -2,13 +2,30 @@
 //!
 //! Must not know tokens or users. Invariant: what no rule grants is not granted; a rule is valid once it is read.
 
+mod glob;
+mod go_regex;
+mod grant;
+mod mistakes;
+#[cfg(test)]
+mod mistakes_tests;
+mod pattern;
+mod placeholder;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::pattern::{Pattern, PatternError};
-use super::placeholder::{Capture, Captured, EmptyValue, Field, Fields};
+pub use go_regex::RegexError;
+pub use grant::{Grant, GrantError, exactly};
+pub use mistakes::{Mistake, MistakeKind, mistakes};
+pub use pattern::PatternError;
+pub use placeholder::Fields;
+
+use pattern::Pattern;
+use placeholder::{Capture, Captured, EmptyValue, Field};
 
 /// A rule as it stands in a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -199,7 +216,7 @@ impl Rule {
     }
 
     /// The first pattern that matches nothing for this question because of an empty value: its key, and the placeholder.
-    pub(super) fn empty_placeholder(&self, question: &Question<'_>) -> Option<(String, String)> {
+    fn empty_placeholder(&self, question: &Question<'_>) -> Option<(String, String)> {
         let captured = self.captured(&question.fields);
         let no_labels = BTreeMap::new();
         let fields = Field::ALL.into_iter().zip(&self.patterns);
@@ -215,7 +232,7 @@ impl Rule {
     }
 
     /// Whether the pattern of one field, if it has no placeholder, matches this text.
-    pub(super) fn pattern_matches(&self, field: Field, text: &str) -> bool {
+    fn pattern_matches(&self, field: Field, text: &str) -> bool {
         let mut fields = Field::ALL.into_iter().zip(&self.patterns);
         let pattern = fields.find(|(other, _)| *other == field);
         let nobody = Fields {
@@ -232,7 +249,7 @@ impl Rule {
     }
 
     /// Whether whoever is in the other rule's network is in this rule's.
-    pub(super) fn covers_network_of(&self, other: &Self) -> bool {
+    fn covers_network_of(&self, other: &Self) -> bool {
         self.ip.is_none_or(|network| {
             other
                 .ip

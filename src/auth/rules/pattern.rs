@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use regex::bytes::Regex;
 
-use super::bounded::Bounded;
 use super::glob::Glob;
 use super::go_regex::{self, RegexError};
 use super::placeholder::{
     Capture, Captured, EmptyValue, Fields, Piece, Values, split, unescape_placeholders,
 };
+use crate::auth::bounded::Bounded;
 
 /// More combinations of label values than this are not tried: nobody's rule needs them, and each costs a compilation.
 const LABEL_COMBINATIONS_MAX: usize = 1_000;

@@ -28,7 +28,7 @@ impl fmt::Debug for Listening {
 
 impl Listening {
     /// Whether `service` is `HOST` or `HOST:PORT` of this registry.
-    pub(super) fn is_called(&self, service: &str) -> bool {
+    pub(in crate::auth) fn is_called(&self, service: &str) -> bool {
         let Some(asked) = Authority::parse(service, self.is_https) else {
             return false;
         };
@@ -38,7 +38,7 @@ impl Listening {
 }
 
 /// Whether `service` is the host of `url` (`http.host`), with its port or, where that is the scheme's own, without.
-pub(super) fn is_host_of(url: &str, service: &str) -> bool {
+pub(in crate::auth) fn is_host_of(url: &str, service: &str) -> bool {
     let (scheme, authority) = url.split_once("://").unwrap_or(("https", url));
     let is_https = scheme.eq_ignore_ascii_case("https");
     let own = Authority::parse(authority.trim_end_matches('/'), is_https);

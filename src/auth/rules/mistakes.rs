@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::acl::{Question, Rule, RuleText, Unmet, decide};
 use super::grant::everything_below;
-use super::placeholder::{Field, Fields};
-use super::settings::User;
+use super::placeholder::Field;
+use super::{Fields, Question, Rule, RuleText, Unmet, decide};
+use crate::auth::User;
 
 /// The type of what is pulled and pushed.
 const REPOSITORY: &str = "repository";

@@ -3,11 +3,11 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::keyed_hash::KeyedHash;
-use super::settings::{Limits, Secret, SigningKeyPem};
-use super::signing::SigningKey;
-use super::token::{self, Claims};
+use super::keys::SigningKey;
 use super::verifier::Verifier;
+use super::{self as token, Claims};
+use crate::auth::keyed_hash::KeyedHash;
+use crate::auth::settings::{Limits, Secret, SigningKeyPem};
 
 const NOW: u64 = 1_795_500_000;
 

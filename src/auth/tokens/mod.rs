@@ -2,12 +2,20 @@
 //!
 //! Must not know keys, users or rules. Invariant: what is written here, a registry 2.8 and 3.x reads.
 
+pub(super) mod endpoint;
+pub(super) mod keys;
+pub(super) mod own_names;
+pub(super) mod refresh;
+pub(super) mod verifier;
+#[cfg(test)]
+mod verifier_tests;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::signing::SigningKey;
 use crate::oci::scope::Scope;
+use keys::SigningKey;
 
 /// Clocks differ: a token holds from so long before it was issued.
 pub(super) const BACKDATED_SECS: u64 = 10;

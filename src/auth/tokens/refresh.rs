@@ -10,10 +10,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, crypto};
 use serde::{Deserialize, Serialize};
 
-use super::keyed_hash::{KeyedHash, Purpose};
+use crate::auth::keyed_hash::{KeyedHash, Purpose};
 
 /// 90 days (DESIGN D6): a person logs in four times a year, and a lost laptop's token ends by itself.
-pub(super) const LIFETIME_SECS: u64 = 90 * 24 * 60 * 60;
+pub(in crate::auth) const LIFETIME_SECS: u64 = 90 * 24 * 60 * 60;
 
 /// Ours are a quarter of this; longer ones are refused unread.
 const TOKEN_BYTES_MAX: usize = 4 * 1024;
@@ -23,7 +23,7 @@ const HEADER: &str = r#"{"typ":"JWT","alg":"HS256"}"#;
 
 /// What a refresh token says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Claims {
+pub(in crate::auth) struct Claims {
     /// Who issued it.
     pub iss: String,
     /// The account.
@@ -40,14 +40,14 @@ pub(super) struct Claims {
 }
 
 /// Makes and reads them.
-pub(super) struct RefreshTokens {
+pub(in crate::auth) struct RefreshTokens {
     encoding: EncodingKey,
     decoding: DecodingKey,
 }
 
 impl RefreshTokens {
     /// Under a key of their own, derived from the server's secret.
-    pub(super) fn new(hash: &KeyedHash) -> Self {
+    pub(in crate::auth) fn new(hash: &KeyedHash) -> Self {
         let key = hash.hash(Purpose::Refresh, &[]);
         Self {
             encoding: EncodingKey::from_secret(&key),
@@ -56,7 +56,7 @@ impl RefreshTokens {
     }
 
     /// The token that says `claims`.
-    pub(super) fn issue(&self, claims: &Claims) -> Result<String, ()> {
+    pub(in crate::auth) fn issue(&self, claims: &Claims) -> Result<String, ()> {
         let header = URL_SAFE_NO_PAD.encode(HEADER);
         let claims = URL_SAFE_NO_PAD.encode(serde_json::to_vec(claims).map_err(|_| ())?);
         let message = format!("{header}.{claims}");
@@ -65,7 +65,7 @@ impl RefreshTokens {
     }
 
     /// What a genuine token says, unless it has ended.
-    pub(super) fn read(&self, token: &str, now_unix_secs: u64) -> Option<Claims> {
+    pub(in crate::auth) fn read(&self, token: &str, now_unix_secs: u64) -> Option<Claims> {
         if token.len() > TOKEN_BYTES_MAX {
             return None;
         }
@@ -83,8 +83,8 @@ impl RefreshTokens {
 
 #[cfg(test)]
 mod tests {
-    use super::super::settings::Secret;
     use super::*;
+    use crate::auth::Secret;
 
     fn tokens(secret: u8) -> RefreshTokens {
         RefreshTokens::new(&KeyedHash::new(&Secret([secret; 32])))

@@ -4,7 +4,7 @@
 //! does), so such a grant becomes a regular expression. Must not know users or files. Invariant: a grant that could match no
 //! repository is refused.
 
-use super::acl::{Rule, RuleError, RuleText};
+use super::{Rule, RuleError, RuleText};
 
 /// The type of what is pulled and pushed.
 const REPOSITORY: &str = "repository";
@@ -195,8 +195,7 @@ pub(super) fn everything_below(glob: &str) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::acl::{Question, decide};
-    use super::super::placeholder::Fields;
+    use super::super::{Fields, Question, decide};
     use super::*;
 
     fn allows(grant: &Grant, owner: &str, account: &str, name: &str, action: &str) -> bool {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::acl::RuleText;
+use super::RuleText;
 
 /// An expression that matches nothing, also with any repeat behind it (that binds to the last `\z`). Inside a class the regex
 /// crate refuses it, and then the whole expression matches nothing.

@@ -13,13 +13,12 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use webpki::{ExtendedKeyUsageValidator, KeyPurposeIdIter};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::SetupError;
-use super::bounded::Bounded;
-use super::keyed_hash::{KeyedHash, Purpose};
-use super::keys::{PublicKey, TokenAlgorithm, certificates_of_pem};
-use super::settings::Limits;
-use super::signing::SigningKey;
-use super::token::{Claims, Header};
+use super::keys::{PublicKey, SigningKey, TokenAlgorithm, certificates_of_pem};
+use super::{Claims, Header};
+use crate::auth::SetupError;
+use crate::auth::bounded::Bounded;
+use crate::auth::keyed_hash::{KeyedHash, Purpose};
+use crate::auth::settings::Limits;
 
 /// Longer tokens are refused unread: no client gets them into its headers.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
@@ -29,7 +28,7 @@ const CHAIN_LENGTH_MAX: usize = 4;
 
 /// A genuine token; whether it is for us, now, is judged by the caller.
 #[derive(Debug)]
-pub(super) struct Genuine {
+pub(in crate::auth) struct Genuine {
     /// What it says.
     pub claims: Claims,
     /// Whether our own key signed it.
@@ -54,7 +53,7 @@ impl ExtendedKeyUsageValidator for AnyUsage {
 }
 
 /// Knows the trusted keys, and remembers tokens that were genuine.
-pub(super) struct Verifier {
+pub(in crate::auth) struct Verifier {
     issuer: String,
     trusted: Vec<Trusted>,
     ours: Option<PublicKey>,
@@ -67,7 +66,7 @@ pub(super) struct Verifier {
 
 impl Verifier {
     /// Trusts these certificates, and our own.
-    pub(super) fn new(
+    pub(in crate::auth) fn new(
         issuer: &str,
         trusted_pem: &[String],
         signing: Option<&SigningKey>,
@@ -103,7 +102,7 @@ impl Verifier {
     }
 
     /// The token's content, if it is genuine.
-    pub(super) fn verify(&self, token: &str, now_unix_secs: u64) -> Option<Arc<Genuine>> {
+    pub(in crate::auth) fn verify(&self, token: &str, now_unix_secs: u64) -> Option<Arc<Genuine>> {
         if token.len() > TOKEN_BYTES_MAX {
             return None;
         }

@@ -1,0 +1,400 @@
+//! What a caller may do: asked when its request comes, asked again when it counts, and explained.
+//!
+//! Must not know how callers show who they are, nor what a request does. Invariants: every right is judged by the users and
+//! rules of now, but for foreign tokens, whose own list it is; nobody keeps a right that these do not give; an explanation is
+//! the verdict of the same functions.
+
+use std::collections::BTreeMap;
+
+use super::access::{self, Access, Caller, Identity, Origin, Refusal};
+use super::rules::{self, Fields, Question, Rule, RuleText, Unmet};
+use super::service::{Auth, SESSION_EXTENSION_SECS};
+use super::settings::{Authentication, Scheme};
+use super::tokens::verifier::Genuine;
+use super::users::ANONYMOUS;
+use crate::oci::RepositoryName;
+
+/// What a caller, or a background task, may see beyond the repository that it asked for (DESIGN D8): nothing, unless an
+/// implementation says so.
+pub trait Viewer: Send + Sync {
+    /// Whether `name` may be pulled from.
+    fn may_pull(&self, _name: &RepositoryName) -> bool {
+        false
+    }
+
+    /// Whether the credential carries push to `name`.
+    fn carries_push(&self, _name: &RepositoryName) -> bool {
+        false
+    }
+
+    /// Whether the catalog may name `name`.
+    fn may_list(&self, _name: &RepositoryName) -> bool {
+        false
+    }
+}
+
+/// The view of a caller, judged by the ACL of the account alone (our tokens, Basic), by `access` (foreign tokens), or always
+/// yes (open mode).
+pub struct CallerView<'a> {
+    auth: &'a Auth,
+    caller: &'a Caller,
+    origin: &'a Origin,
+}
+
+impl Viewer for CallerView<'_> {
+    fn may_pull(&self, name: &RepositoryName) -> bool {
+        let name = name.as_str();
+        self.auth.may_see(self.caller, self.origin, name, false)
+    }
+
+    /// Not in open mode, and not for anonymous callers: they show no credential.
+    fn carries_push(&self, name: &RepositoryName) -> bool {
+        self.auth.carries_push(self.caller, self.origin, name)
+    }
+
+    /// As `may_pull`; a foreign token that holds `registry:catalog:*` sees all.
+    fn may_list(&self, name: &RepositoryName) -> bool {
+        let name = name.as_str();
+        self.auth.may_see(self.caller, self.origin, name, true)
+    }
+}
+
+/// The right to carry out one request. It is asked for again when the request's body has come and its locks are held:
+/// accounts and rules change meanwhile, and a body can be held open for days.
+pub struct Permit<'a> {
+    viewer: CallerView<'a>,
+    access: &'a Access,
+}
+
+impl<'a> Permit<'a> {
+    /// What the same caller may see elsewhere.
+    pub fn viewer(&self) -> &CallerView<'a> {
+        &self.viewer
+    }
+
+    /// Whether the caller may do now what it was let in for. A token that has expired meanwhile is no reason to refuse: its
+    /// request may have been long.
+    pub fn confirm(&self) -> Result<(), Refusal> {
+        let CallerView {
+            auth,
+            caller,
+            origin,
+        } = &self.viewer;
+        auth.confirm(caller, self.access, origin)
+    }
+}
+
+/// What an account is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Nobody is asked who they are.
+    Open,
+    /// It may log in.
+    Known,
+    /// It has ended at that second.
+    Ended(u64),
+    /// There is none.
+    Unknown,
+}
+
+/// A verdict and what led to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// Whether a request would be let through.
+    pub is_allowed: bool,
+    /// The actions that the request needs, all of them.
+    pub needed: Vec<String>,
+    /// What the account is.
+    pub standing: Standing,
+    /// The rules before the one that decides, each with the first condition that is not met.
+    pub passed_over: Vec<(RuleText, Unmet)>,
+    /// The rule that decides; none: nothing is granted.
+    pub decisive: Option<RuleText>,
+}
+
+impl Auth {
+    /// Whether `caller` may do what `access` asks; the refusal carries the right challenge.
+    pub fn authorise(
+        &self,
+        caller: &Caller,
+        access: &Access,
+        origin: &Origin,
+    ) -> Result<(), Refusal> {
+        if *access == Access::Public {
+            return Ok(());
+        }
+        let unauthorized = |error: Option<&str>, reason| {
+            let challenge = match &self.scheme {
+                Scheme::Bearer => access::bearer(&self.token, origin, access, error)?,
+                Scheme::Basic { realm } => access::basic(realm),
+            };
+            Err(Refusal::Unauthorized { challenge, reason })
+        };
+        match caller.identity {
+            Identity::Open => return Ok(()),
+            Identity::Nobody => return unauthorized(None, "authentication required"),
+            Identity::Invalid { is_token: true } => {
+                return unauthorized(Some("invalid_token"), "invalid token");
+            }
+            Identity::Invalid { is_token: false } => {
+                return unauthorized(None, "authentication failed");
+            }
+            Identity::Basic { .. } | Identity::Ours { .. } | Identity::Foreign(_) => {}
+        }
+        if caller.expired_secs > 0 && !matches!(access, Access::Session(..)) {
+            return unauthorized(Some("invalid_token"), "expired token");
+        }
+        // Such a token is for no registry: it shows who is calling, and opens nothing.
+        let is_shut = caller.is_for_no_service() && *access != Access::Any;
+        if !is_shut && self.holds(caller, access, origin) {
+            return Ok(());
+        }
+        match caller.identity {
+            Identity::Basic { .. } => Err(Refusal::Denied),
+            _ => unauthorized(Some("insufficient_scope"), "insufficient scope"),
+        }
+    }
+
+    fn holds(&self, caller: &Caller, access: &Access, origin: &Origin) -> bool {
+        let Some((resource_type, name, actions)) = access.scope() else {
+            return true;
+        };
+        let by_token = |token: &Genuine| {
+            actions.iter().all(|action| {
+                token.claims.access.iter().any(|scope| {
+                    scope.resource_type == resource_type
+                        && scope.name == name
+                        && scope.allows(action)
+                })
+            })
+        };
+        let by_rules = || self.rules_allow(caller, origin, resource_type, name, actions);
+        match (&caller.identity, access) {
+            (Identity::Open, _) => true,
+            (Identity::Nobody | Identity::Invalid { .. }, _) => false,
+            (Identity::Foreign(token), _) => by_token(token),
+            (Identity::Basic { .. } | Identity::Ours { .. }, Access::Catalog) => {
+                caller.account() != ANONYMOUS
+            }
+            (Identity::Basic { .. }, _) => by_rules(),
+            (Identity::Ours { token, .. }, _) => by_token(token) && by_rules(),
+        }
+    }
+
+    /// What the rules of now allow the caller's account, here: the service is ours, whichever one the client had its token
+    /// made out to. Otherwise it would choose which rules with a `service` it is judged by.
+    fn rules_allow(
+        &self,
+        caller: &Caller,
+        origin: &Origin,
+        resource_type: &str,
+        name: &str,
+        actions: &[&str],
+    ) -> bool {
+        let asked: Vec<String> = actions.iter().map(|&action| action.to_owned()).collect();
+        let fields = self.fields_here(caller, resource_type, name);
+        self.granted(fields, origin, &asked).len() == asked.len()
+    }
+
+    /// What rules are asked about on `/v2/`.
+    pub(super) fn fields_here<'a>(
+        &'a self,
+        caller: &'a Caller,
+        resource_type: &'a str,
+        name: &'a str,
+    ) -> Fields<'a> {
+        Fields {
+            account: caller.account(),
+            resource_type,
+            name,
+            service: &self.token.service,
+        }
+    }
+
+    pub(super) fn granted(
+        &self,
+        fields: Fields<'_>,
+        origin: &Origin,
+        asked: &[String],
+    ) -> Vec<String> {
+        self.judge(fields, origin, |rules, question| {
+            rules::granted(rules, question, asked)
+        })
+    }
+
+    /// Puts a question to the rules of now.
+    pub(super) fn judge<T>(
+        &self,
+        fields: Fields<'_>,
+        origin: &Origin,
+        judge: impl FnOnce(&[Rule], &Question<'_>) -> T,
+    ) -> T {
+        let now = self.now.load();
+        let no_labels = BTreeMap::new();
+        let user = now.users.find(fields.account, self.clock.unix_secs());
+        let question = Question {
+            fields,
+            client: origin.client,
+            labels: user.map_or(&no_labels, |user| &user.labels),
+        };
+        judge(&now.acl, &question)
+    }
+
+    pub(super) fn may_see(
+        &self,
+        caller: &Caller,
+        origin: &Origin,
+        name: &str,
+        is_list: bool,
+    ) -> bool {
+        match &caller.identity {
+            Identity::Open => true,
+            Identity::Nobody | Identity::Invalid { .. } => false,
+            Identity::Basic { .. } | Identity::Ours { .. } => {
+                self.rules_allow(caller, origin, "repository", name, &["pull"])
+            }
+            Identity::Foreign(token) => {
+                token
+                    .claims
+                    .access
+                    .iter()
+                    .any(|scope| match scope.resource_type.as_str() {
+                        "repository" => scope.name == name && scope.allows("pull"),
+                        "registry" => is_list && scope.name == "catalog" && scope.allows("*"),
+                        _ => false,
+                    })
+            }
+        }
+    }
+
+    pub(super) fn carries_push(
+        &self,
+        caller: &Caller,
+        origin: &Origin,
+        name: &RepositoryName,
+    ) -> bool {
+        let has_credential = match &caller.identity {
+            Identity::Open | Identity::Nobody | Identity::Invalid { .. } => false,
+            Identity::Basic { .. } | Identity::Ours { .. } => caller.account() != ANONYMOUS,
+            Identity::Foreign(_) => true,
+        };
+        // What was asked for may need less, so an expired token may have come this far.
+        has_credential
+            && caller.expired_secs == 0
+            && self.holds(caller, &Access::Push(name.clone()), origin)
+    }
+
+    /// What this caller may see beyond the repository that was asked for (DESIGN D8).
+    pub fn viewer<'a>(&'a self, caller: &'a Caller, origin: &'a Origin) -> CallerView<'a> {
+        CallerView {
+            auth: self,
+            caller,
+            origin,
+        }
+    }
+
+    /// The right of `caller` to what it was let in for, to be confirmed before the store is touched.
+    pub fn permit<'a>(
+        &'a self,
+        caller: &'a Caller,
+        access: &'a Access,
+        origin: &'a Origin,
+    ) -> Permit<'a> {
+        let viewer = self.viewer(caller, origin);
+        Permit { viewer, access }
+    }
+
+    /// Whether `caller`, who was let in for `access` when the request came, may still do it. Who was removed, has another
+    /// password or was revoked since is refused like a bad credential; a token may have expired since, but not for longer
+    /// than its upload sessions go on.
+    pub(super) fn confirm(
+        &self,
+        caller: &Caller,
+        access: &Access,
+        origin: &Origin,
+    ) -> Result<(), Refusal> {
+        let now = self.clock.unix_secs();
+        let is_current =
+            |account, generation: &String| self.generation_of(account).as_ref() == Some(generation);
+        let is_over = |token: &Genuine| {
+            now.saturating_sub(token.claims.exp) > SESSION_EXTENSION_SECS
+                || now > token.vouched_until_unix_secs
+        };
+        let still_holds = match &caller.identity {
+            Identity::Open | Identity::Nobody | Identity::Invalid { .. } => true,
+            Identity::Basic {
+                account,
+                generation,
+            } => is_current(account, generation),
+            Identity::Ours { token, generation } => {
+                is_current(&token.claims.sub, generation) && !is_over(token)
+            }
+            Identity::Foreign(token) => !is_over(token),
+        };
+        if still_holds {
+            return self.authorise(caller, access, origin);
+        }
+        let is_token = !matches!(caller.identity, Identity::Basic { .. });
+        let ended = Caller {
+            identity: Identity::Invalid { is_token },
+            expired_secs: 0,
+        };
+        self.authorise(&ended, access, origin)
+    }
+
+    /// What a request of `account` that asks for `access` is told, and by which rule.
+    pub fn explain(&self, account: &str, access: &Access, origin: &Origin) -> Explanation {
+        let standing = self.standing(account);
+        let identity = match standing {
+            Standing::Open => Identity::Open,
+            Standing::Known | Standing::Ended(_) | Standing::Unknown => Identity::Basic {
+                account: account.to_owned(),
+                generation: self.generation_of(account).unwrap_or_default(),
+            },
+        };
+        let caller = Caller {
+            identity,
+            expired_secs: 0,
+        };
+        let may_enter = match standing {
+            Standing::Open | Standing::Known => true,
+            Standing::Ended(_) | Standing::Unknown => false,
+        };
+        let mut explanation = Explanation {
+            is_allowed: may_enter && self.authorise(&caller, access, origin).is_ok(),
+            needed: Vec::new(),
+            standing,
+            passed_over: Vec::new(),
+            decisive: None,
+        };
+        if let Some((resource_type, name, actions)) = access.scope() {
+            explanation.needed = actions.iter().map(|&action| action.to_owned()).collect();
+            let mut fields = self.fields_here(&caller, resource_type, name);
+            fields.account = account;
+            self.judge(fields, origin, |rules, question| {
+                for rule in rules {
+                    let Some(unmet) = rule.unmet(question) else {
+                        explanation.decisive = Some(rule.text().clone());
+                        return;
+                    };
+                    explanation.passed_over.push((rule.text().clone(), unmet));
+                }
+            });
+        }
+        explanation
+    }
+
+    fn standing(&self, account: &str) -> Standing {
+        if self.authentication == Authentication::Open {
+            return Standing::Open;
+        }
+        let now = self.fresh();
+        if now.users.find(account, self.clock.unix_secs()).is_some() {
+            Standing::Known
+        } else {
+            now.users
+                .end_of(account)
+                .map_or(Standing::Unknown, Standing::Ended)
+        }
+    }
+}

@@ -1,0 +1,442 @@
+//! Public keys of token issuers: from certificates, by key id, for checking signatures.
+//!
+//! Must not know claims. Invariant: a signature is only checked with an algorithm that fits the key.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{
+    self, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING,
+    ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair,
+};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
+use sha2::{Digest as _, Sha256};
+use x509_parser::prelude::{FromDer as _, SubjectPublicKeyInfo, X509Certificate};
+
+use crate::auth::SetupError;
+use crate::auth::settings::SigningKeyPem;
+use crate::clock::Clock;
+
+/// RFC 4648.
+const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+
+/// A libtrust key id is made of so many bytes of the hash: 12 groups of 4 letters.
+const LIBTRUST_BYTES: usize = 30;
+
+/// The algorithms of tokens that are believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::auth) enum TokenAlgorithm {
+    /// RSA PKCS#1 v1.5
+    Rsa(jsonwebtoken::Algorithm),
+    /// P-256
+    Es256,
+    /// P-384
+    Es384,
+    /// P-521
+    Es512,
+}
+
+impl TokenAlgorithm {
+    /// `none`, HMAC and everything else is no algorithm here.
+    pub(in crate::auth) fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "RS256" => Some(Self::Rsa(jsonwebtoken::Algorithm::RS256)),
+            "RS384" => Some(Self::Rsa(jsonwebtoken::Algorithm::RS384)),
+            "RS512" => Some(Self::Rsa(jsonwebtoken::Algorithm::RS512)),
+            "ES256" => Some(Self::Es256),
+            "ES384" => Some(Self::Es384),
+            "ES512" => Some(Self::Es512),
+            _ => None,
+        }
+    }
+
+    /// Its name in a header.
+    pub(in crate::auth) fn name(self) -> &'static str {
+        match self {
+            Self::Rsa(jsonwebtoken::Algorithm::RS384) => "RS384",
+            Self::Rsa(jsonwebtoken::Algorithm::RS512) => "RS512",
+            Self::Rsa(_) => "RS256",
+            Self::Es256 => "ES256",
+            Self::Es384 => "ES384",
+            Self::Es512 => "ES512",
+        }
+    }
+}
+
+/// A public key that may sign tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::auth) struct PublicKey {
+    kind: KeyKind,
+    /// RSA: PKCS#1. EC: the uncompressed point.
+    bytes: Vec<u8>,
+    key_ids: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KeyKind {
+    Rsa,
+    P256,
+    P384,
+    P521,
+}
+
+impl PublicKey {
+    /// The key of a certificate.
+    pub(in crate::auth) fn of_certificate(certificate: &X509Certificate<'_>) -> Option<Self> {
+        Self::from_info(certificate.public_key())
+    }
+
+    fn from_info(info: &SubjectPublicKeyInfo<'_>) -> Option<Self> {
+        let bytes = info.subject_public_key.data.to_vec();
+        let algorithm = info.algorithm.algorithm.to_id_string();
+        let kind = match (algorithm.as_str(), bytes.len()) {
+            ("1.2.840.113549.1.1.1", _) => KeyKind::Rsa,
+            ("1.2.840.10045.2.1", 65) => KeyKind::P256,
+            ("1.2.840.10045.2.1", 97) => KeyKind::P384,
+            ("1.2.840.10045.2.1", 133) => KeyKind::P521,
+            _ => return None,
+        };
+        let mut key_ids = vec![libtrust_id(info.raw)];
+        if let Some(jwk) = thumbprint_input(kind, &bytes) {
+            key_ids.push(URL_SAFE_NO_PAD.encode(Sha256::digest(jwk)));
+        }
+        key_ids.extend(docker_auth_id(kind).map(str::to_owned));
+        Some(Self {
+            kind,
+            bytes,
+            key_ids,
+        })
+    }
+
+    /// Whether a token with this `kid` may be signed by this key: libtrust, RFC 7638, or `docker_auth`'s broken one, which
+    /// is the same for every key of a curve, so that the signature alone tells.
+    pub(in crate::auth) fn has_id(&self, key_id: &str) -> bool {
+        self.key_ids.iter().any(|known| known == key_id)
+    }
+
+    /// The libtrust form of the id.
+    pub(in crate::auth) fn libtrust_id(&self) -> &str {
+        self.key_ids.first().map_or("", String::as_str)
+    }
+
+    /// The algorithm with which a token is signed by such a key.
+    pub(in crate::auth) fn algorithm(&self) -> TokenAlgorithm {
+        match self.kind {
+            KeyKind::Rsa => TokenAlgorithm::Rsa(jsonwebtoken::Algorithm::RS256),
+            KeyKind::P256 => TokenAlgorithm::Es256,
+            KeyKind::P384 => TokenAlgorithm::Es384,
+            KeyKind::P521 => TokenAlgorithm::Es512,
+        }
+    }
+
+    /// Checks a token's signature (base64url) over `message`.
+    pub(in crate::auth) fn verify_token(
+        &self,
+        algorithm: TokenAlgorithm,
+        message: &[u8],
+        signed: &str,
+    ) -> bool {
+        let check = |key: &DecodingKey, algorithm| {
+            jsonwebtoken::crypto::verify(signed, message, key, algorithm).unwrap_or(false)
+        };
+        match (self.kind, algorithm) {
+            (KeyKind::Rsa, TokenAlgorithm::Rsa(rsa)) => {
+                check(&DecodingKey::from_rsa_der(&self.bytes), rsa)
+            }
+            (KeyKind::P256, TokenAlgorithm::Es256) => check(
+                &DecodingKey::from_ec_der(&self.bytes),
+                jsonwebtoken::Algorithm::ES256,
+            ),
+            (KeyKind::P384, TokenAlgorithm::Es384) => check(
+                &DecodingKey::from_ec_der(&self.bytes),
+                jsonwebtoken::Algorithm::ES384,
+            ),
+            (KeyKind::P521, TokenAlgorithm::Es512) => {
+                URL_SAFE_NO_PAD.decode(signed).is_ok_and(|signed| {
+                    signature::UnparsedPublicKey::new(
+                        &signature::ECDSA_P521_SHA512_FIXED,
+                        &self.bytes,
+                    )
+                    .verify(message, &signed)
+                    .is_ok()
+                })
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The certificates (DER) in a PEM text.
+pub(in crate::auth) fn certificates_of_pem(pem: &str) -> Result<Vec<Vec<u8>>, SetupError> {
+    let mut certificates = Vec::new();
+    for block in x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes()) {
+        let block = block.map_err(|_| SetupError::Certificate)?;
+        if block.label == "CERTIFICATE" {
+            X509Certificate::from_der(&block.contents).map_err(|_| SetupError::Certificate)?;
+            certificates.push(block.contents);
+        }
+    }
+    if certificates.is_empty() {
+        return Err(SetupError::Certificate);
+    }
+    Ok(certificates)
+}
+
+/// `ABCD:EFGH:…`: the hash of the key, as docker's libtrust writes it.
+fn libtrust_id(info_der: &[u8]) -> String {
+    let hash = Sha256::digest(info_der);
+    let mut bits = 0_u32;
+    let mut count = 0;
+    let mut id = String::new();
+    let mut letters = 0;
+    for byte in hash.iter().take(LIBTRUST_BYTES) {
+        bits = (bits << 8) | u32::from(*byte);
+        count += 8;
+        while count >= 5 {
+            count -= 5;
+            let index = (bits >> count) & 31;
+            if letters > 0 && letters % 4 == 0 {
+                id.push(':');
+            }
+            id.extend(BASE32.get(index as usize).map(|&letter| char::from(letter)));
+            letters += 1;
+        }
+    }
+    id
+}
+
+/// What RFC 7638 hashes.
+fn thumbprint_input(kind: KeyKind, bytes: &[u8]) -> Option<String> {
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let curve = match kind {
+        KeyKind::Rsa => {
+            let (_, key) = x509_parser::public_key::RSAPublicKey::from_der(bytes).ok()?;
+            let unpadded = |bytes: &[u8]| {
+                let start = bytes.iter().position(|&byte| byte != 0).unwrap_or(0);
+                encode(bytes.get(start..).unwrap_or_default())
+            };
+            return Some(format!(
+                r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#,
+                unpadded(key.exponent),
+                unpadded(key.modulus)
+            ));
+        }
+        KeyKind::P256 => "P-256",
+        KeyKind::P384 => "P-384",
+        KeyKind::P521 => "P-521",
+    };
+    let coordinates = bytes.get(1..)?;
+    let (x, y) = coordinates.split_at_checked(coordinates.len() / 2)?;
+    Some(format!(
+        r#"{{"crv":"{curve}","kty":"EC","x":"{}","y":"{}"}}"#,
+        encode(x),
+        encode(y)
+    ))
+}
+
+/// `docker_auth` hashes the curve's generator instead of the key.
+fn docker_auth_id(kind: KeyKind) -> Option<&'static str> {
+    match kind {
+        KeyKind::Rsa => None,
+        KeyKind::P256 => Some("xx0BcA-wMohw8atYDJOe6peGModklG2wRHBlXHMvl0M"),
+        KeyKind::P384 => Some("-W6Wzot_wuerYbKBVKfGEks3iY2EALna-hBqObnPuJE"),
+        KeyKind::P521 => Some("67t2ktf21o_Z2-ygUyR0zriEF9PMHtlT1l4q9rGSYOM"),
+    }
+}
+
+/// Registries that trust our certificate keep it for years; nothing revokes it but its removal there.
+const CERTIFICATE_LIFETIME: Duration = Duration::from_hours(20 * 365 * 24);
+
+/// Clocks of other machines may be behind ours.
+const CERTIFICATE_BACKDATED: Duration = Duration::from_hours(24);
+
+/// A key that signs tokens.
+pub(in crate::auth) struct SigningKey {
+    signer: Signer,
+    public_key: PublicKey,
+    /// Base64 of the certificate and those that issued it: the header's `x5c`.
+    pub x5c: Vec<String>,
+    /// The certificate itself.
+    pub certificate_der: Vec<u8>,
+}
+
+enum Signer {
+    Jwt(EncodingKey, Algorithm),
+    P521(Arc<EcdsaKeyPair>),
+}
+
+impl SigningKey {
+    /// Reads key and certificate, and tries whether they belong together.
+    pub(in crate::auth) fn from_pem(pem: &SigningKeyPem) -> Result<Self, SetupError> {
+        let certificates = certificates_of_pem(&pem.certificate_pem)?;
+        let certificate_der = certificates.first().ok_or(SetupError::Certificate)?;
+        let (_, certificate) =
+            X509Certificate::from_der(certificate_der).map_err(|_| SetupError::Certificate)?;
+        let public_key = PublicKey::of_certificate(&certificate).ok_or(SetupError::KeyKind)?;
+        let signer = read_private_key(&pem.key_pem, public_key.algorithm())?;
+        let key = Self {
+            signer,
+            x5c: certificates
+                .iter()
+                .map(|der| STANDARD.encode(der))
+                .collect(),
+            certificate_der: certificate_der.clone(),
+            public_key,
+        };
+        let trial = key.sign(b"trial").map_err(|()| SetupError::Key)?;
+        if key
+            .public_key
+            .verify_token(key.algorithm(), b"trial", &trial)
+        {
+            Ok(key)
+        } else {
+            Err(SetupError::KeyMismatch)
+        }
+    }
+
+    /// Its algorithm.
+    pub(in crate::auth) fn algorithm(&self) -> TokenAlgorithm {
+        self.public_key.algorithm()
+    }
+
+    /// Its public half.
+    pub(in crate::auth) fn public_key(&self) -> &PublicKey {
+        &self.public_key
+    }
+
+    /// The signature of `message`, base64url.
+    pub(in crate::auth) fn sign(&self, message: &[u8]) -> Result<String, ()> {
+        match &self.signer {
+            Signer::Jwt(key, algorithm) => {
+                jsonwebtoken::crypto::sign(message, key, *algorithm).map_err(|_| ())
+            }
+            Signer::P521(key) => key
+                .sign(&SystemRandom::new(), message)
+                .map(|signed| URL_SAFE_NO_PAD.encode(signed))
+                .map_err(|_| ()),
+        }
+    }
+}
+
+fn read_private_key(pem: &str, algorithm: TokenAlgorithm) -> Result<Signer, SetupError> {
+    let block = x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes())
+        .filter_map(Result::ok)
+        .find(|block| block.label.ends_with("PRIVATE KEY"))
+        .ok_or(SetupError::Key)?;
+    let der = block.contents.as_slice();
+    if let TokenAlgorithm::Rsa(rsa) = algorithm {
+        let der = match block.label.as_str() {
+            "RSA PRIVATE KEY" => der.to_vec(),
+            _ => inside_pkcs8(der).ok_or(SetupError::Key)?,
+        };
+        return Ok(Signer::Jwt(EncodingKey::from_rsa_der(&der), rsa));
+    }
+    let (curve, jwt) = match algorithm {
+        TokenAlgorithm::Es384 => (&ECDSA_P384_SHA384_FIXED_SIGNING, Some(Algorithm::ES384)),
+        TokenAlgorithm::Es512 => (&ECDSA_P521_SHA512_FIXED_SIGNING, None),
+        TokenAlgorithm::Es256 | TokenAlgorithm::Rsa(_) => {
+            (&ECDSA_P256_SHA256_FIXED_SIGNING, Some(Algorithm::ES256))
+        }
+    };
+    // Takes PKCS#8 and SEC1 alike; jsonwebtoken wants PKCS#8.
+    let key = EcdsaKeyPair::from_private_key_der(curve, der).map_err(|_| SetupError::Key)?;
+    match jwt {
+        Some(jwt) => {
+            let pkcs8 = key.to_pkcs8v1().map_err(|_| SetupError::Key)?;
+            Ok(Signer::Jwt(EncodingKey::from_ec_der(pkcs8.as_ref()), jwt))
+        }
+        None => Ok(Signer::P521(Arc::new(key))),
+    }
+}
+
+/// The key within `SEQUENCE { version, algorithm, OCTET STRING }`.
+fn inside_pkcs8(der: &[u8]) -> Option<Vec<u8>> {
+    let (_, object) = x509_parser::der_parser::parse_der(der).ok()?;
+    let key = object.as_sequence().ok()?.get(2)?;
+    Some(key.as_slice().ok()?.to_vec())
+}
+
+/// Makes a token key (P-256) and a certificate for it that real registries accept in their bundle: self-signed, not a CA,
+/// with a subject of its own.
+pub fn make_token_key(clock: &dyn Clock) -> Result<SigningKeyPem, SetupError> {
+    let failed = |_| SetupError::Making;
+    let key = loop {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(failed)?;
+        // Registries 2.8 and 3 drop leading zeros of a coordinate when they compute key ids.
+        let starts_with_zero = |at: usize| key.public_key_raw().get(at) == Some(&0);
+        if !starts_with_zero(1) && !starts_with_zero(33) {
+            break key;
+        }
+    };
+    let mut certificate = rcgen::CertificateParams::default();
+    let mut subject = rcgen::DistinguishedName::new();
+    subject.push(rcgen::DnType::CommonName, "Boathouse token issuer");
+    certificate.distinguished_name = subject;
+    certificate.is_ca = rcgen::IsCa::ExplicitNoCa;
+    certificate.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+    certificate.not_before = (clock.now() - CERTIFICATE_BACKDATED).into();
+    certificate.not_after = (clock.now() + CERTIFICATE_LIFETIME).into();
+    let certificate = certificate.self_signed(&key).map_err(failed)?;
+    Ok(SigningKeyPem {
+        certificate_pem: certificate.pem(),
+        key_pem: key.serialize_pem(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pem(label: &str, der: &[u8]) -> String {
+        let text = STANDARD.encode(der);
+        format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
+    }
+
+    #[test]
+    fn reads_every_kind_and_form_of_key() {
+        for (kind, name) in [
+            (&rcgen::PKCS_ECDSA_P256_SHA256, "ES256"),
+            (&rcgen::PKCS_ECDSA_P384_SHA384, "ES384"),
+            (&rcgen::PKCS_ECDSA_P521_SHA512, "ES512"),
+            (&rcgen::PKCS_RSA_SHA256, "RS256"),
+        ] {
+            let key = rcgen::KeyPair::generate_for(kind).expect("a key");
+            let certificate = rcgen::CertificateParams::default()
+                .self_signed(&key)
+                .expect("a certificate");
+            let inner = inside_pkcs8(key.serialized_der()).expect("PKCS#8");
+            let label = if name == "RS256" {
+                "RSA PRIVATE KEY"
+            } else {
+                "EC PRIVATE KEY"
+            };
+            let mut forms = vec![key.serialize_pem()];
+            // What PKCS#8 wraps of an elliptic key may leave out the curve, which SEC1 must name.
+            if name == "RS256" {
+                forms.push(pem(label, &inner));
+            } else {
+                let curve = match name {
+                    "ES256" => &ECDSA_P256_SHA256_FIXED_SIGNING,
+                    "ES384" => &ECDSA_P384_SHA384_FIXED_SIGNING,
+                    _ => &ECDSA_P521_SHA512_FIXED_SIGNING,
+                };
+                let key = EcdsaKeyPair::from_pkcs8(curve, key.serialized_der()).expect("a key");
+                let private = key.private_key();
+                let sec1: aws_lc_rs::encoding::EcPrivateKeyRfc5915Der =
+                    aws_lc_rs::encoding::AsDer::as_der(&private).expect("SEC1");
+                forms.push(pem(label, sec1.as_ref()));
+            }
+            for key_pem in forms {
+                let read = SigningKey::from_pem(&SigningKeyPem {
+                    certificate_pem: certificate.pem(),
+                    key_pem,
+                });
+                let algorithm = read.map(|key| key.algorithm().name());
+                assert_eq!(algorithm, Ok(name));
+            }
+        }
+    }
+}
