@@ -2,18 +2,21 @@
 //!
 //! The modules have one strict order. Each names only modules to its right; the test `tests/it/layers.rs` enforces it:
 //!
-//! `cli > config > server > tls > registry > auth > index > store > layout > oci > telemetry > heartbeat > clock >
-//! durable_file > platform`
+//! `cli > instance > config > server > tls > registry > auth > client > index > store > layout > oci > telemetry >
+//! heartbeat > clock > host_port > durable_file > platform`
 //!
 //! `docs/architecture.md` describes each module and the path of a request through them.
 
 pub mod auth;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod durable_file;
 pub mod heartbeat;
+pub mod host_port;
 pub mod index;
+pub mod instance;
 pub mod layout;
 pub mod oci;
 pub mod platform;

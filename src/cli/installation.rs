@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use anyhow::{anyhow, bail};
 
-use super::places::{Places, Surroundings};
-use crate::config::{self, Loaded};
+use crate::config::{self, Config, Loaded};
+use crate::host_port::HostPort;
+use crate::instance::places::{Places, Surroundings};
+use crate::tls;
 
 /// Which installation.
 #[derive(Debug, Default, clap::Args)]
@@ -60,4 +62,66 @@ pub(super) fn config_files(place: &Where) -> anyhow::Result<Vec<PathBuf>> {
         "there is no {}\nhint: name the installation with `--dir DIR` or `--config FILE`, or make one with `boathouse up`",
         own.display()
     )
+}
+
+/// Where it listens.
+pub(super) fn listen_address(config: &Config) -> anyhow::Result<HostPort> {
+    let address = &config.server.address;
+    address
+        .parse()
+        .map_err(|shape| anyhow!("cannot listen on {address}\nhint: {shape}"))
+}
+
+/// `HOST:PORT` as clients best call the registry.
+pub(super) fn registry_name(config: &Config) -> anyhow::Result<String> {
+    if let Some(external) = &config.external_host {
+        let (_scheme, rest) = external.split_once("://").unwrap_or(("", external));
+        return Ok(rest.trim_end_matches('/').to_owned());
+    }
+    let hosts = match &config.tls {
+        tls::Settings::Automatic { hosts, .. } => hosts.as_slice(),
+        tls::Settings::None | tls::Settings::Files { .. } => &[],
+    };
+    let address = listen_address(config)?;
+    Ok(reachable_name(&address, hosts, &tls::best_host_name()))
+}
+
+/// `HOST:PORT` as clients write it. The port always stands there, 443 too: in `lab/image`, docker takes `lab` for a name on
+/// Docker Hub.
+fn reachable_name(address: &HostPort, hosts: &[String], best_name: &str) -> String {
+    let is_every_address = matches!(address.host.as_str(), "" | "0.0.0.0" | "::");
+    let host = match (hosts.first(), address.host.as_str()) {
+        (Some(host), _) => host.trim_start_matches('[').trim_end_matches(']'),
+        (None, _) if is_every_address => best_name,
+        (None, "127.0.0.1" | "::1") => "localhost",
+        (None, host) => host,
+    };
+    let named = HostPort {
+        host: host.to_owned(),
+        port: address.port,
+    };
+    named.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_told_a_name_that_they_can_use() {
+        let name = |address: &str, hosts: &[&str]| {
+            let hosts: Vec<String> = hosts.iter().copied().map(str::to_owned).collect();
+            reachable_name(&address.parse().unwrap(), &hosts, "vm.local")
+        };
+        assert_eq!(name(":443", &[]), "vm.local:443");
+        assert_eq!(name("0.0.0.0:443", &[]), "vm.local:443");
+        assert_eq!(name("[::1]:5443", &[]), "localhost:5443");
+        assert_eq!(name("10.0.0.5:5443", &[]), "10.0.0.5:5443");
+        assert_eq!(name("[fd00::5]:5443", &[]), "[fd00::5]:5443");
+        assert_eq!(
+            name("[::1]:5443", &["boathouse.test", "b"]),
+            "boathouse.test:5443"
+        );
+        assert_eq!(name(":443", &["fd00::5"]), "[fd00::5]:443");
+    }
 }

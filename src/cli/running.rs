@@ -12,13 +12,12 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 
-use super::assemble;
 use super::installation::Installation;
-use super::places::Surroundings;
 use super::progress::Meter;
 use super::talk;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ServingMark, ServingServer};
+use crate::instance::{self, places::Surroundings};
 use crate::layout::OWN_DIRECTORY;
 use crate::platform;
 use crate::server::control::{Answer, Control, Request};
@@ -339,10 +338,10 @@ fn do_it(config: &Config, request: &Request, meter: &Meter) -> anyhow::Result<An
 }
 
 async fn do_here(config: &Config, request: &Request, meter: &Meter) -> anyhow::Result<Answer> {
-    let state = assemble::lock_data_of(config)?;
+    let state = instance::lock_data_of(config)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let secret = assemble::server_secret(config, &state);
-    let registry = Arc::new(assemble::open_registry(config, &state, &secret, &clock)?);
+    let secret = instance::server_secret(config, &state);
+    let registry = Arc::new(instance::open_registry(config, &state, &secret, &clock)?);
     if *request != Request::Rebuild {
         registry.index_sync.read_everything().await?;
     }

@@ -6,8 +6,10 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::process::ExitCode;
 
 use anyhow::Context as _;
+use serde::Serialize;
 
 /// One line on stderr.
 pub(super) fn line(line: impl fmt::Display) {
@@ -38,6 +40,18 @@ pub(super) fn written(result: io::Result<()>) -> anyhow::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.context("cannot write the result"),
     }
+}
+
+/// Writes an answer to stdout: as text or, if `is_json`, as one line of JSON.
+pub(super) fn data(data: &impl Serialize, is_json: bool, text: String) -> anyhow::Result<ExitCode> {
+    let text = if is_json {
+        format!("{}\n", serde_json::to_string(data)?)
+    } else {
+        text
+    };
+    let result = io::stdout().lock().write_all(text.as_bytes());
+    written(result)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

@@ -7,10 +7,8 @@
 
 use std::fs;
 use std::io;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
 use rcgen::{
     BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -27,6 +25,7 @@ use super::files::{self, PRIVATE, PUBLIC};
 use super::leaf::parse;
 use super::machine::Machine;
 use super::names::{Constraints, HostName};
+use crate::client::certificates;
 use crate::{clock, durable_file};
 
 /// Longer than any machine serves: trust is laid by hand on every client, and is not to be laid twice.
@@ -214,21 +213,11 @@ fn constraints_of(certificate: &X509Certificate<'_>) -> Constraints {
     for subtree in permitted.into_iter().flatten() {
         match subtree.base {
             GeneralName::DNSName(name) => constraints.domains.push(name.to_ascii_lowercase()),
-            GeneralName::IPAddress(bytes) => constraints.networks.extend(network_of(bytes)),
+            GeneralName::IPAddress(bytes) => {
+                constraints.networks.extend(certificates::network_of(bytes));
+            }
             _ => {}
         }
     }
     constraints
-}
-
-/// An address and a mask, as RFC 5280 §4.2.1.10 writes a network.
-pub fn network_of(bytes: &[u8]) -> Option<IpNet> {
-    let (address, mask) = bytes.split_at_checked(bytes.len() / 2)?;
-    let read = |bytes: &[u8]| -> Option<IpAddr> {
-        <[u8; 4]>::try_from(bytes)
-            .map(IpAddr::from)
-            .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
-            .ok()
-    };
-    IpNet::with_netmask(read(address)?, read(mask)?).ok()
 }

@@ -16,6 +16,7 @@ use super::files;
 use super::leaf;
 use super::machine::Machine;
 use super::names::HostName;
+use crate::client::certificates;
 
 /// The authority's and the leaf's places, and the names that the config adds.
 pub(super) struct Automatic {
@@ -65,7 +66,7 @@ impl Automatic {
             return Ok(None);
         }
         let authority = Authority::read(&self.authority, now)?;
-        Ok(Some(super::fingerprint(&authority.certificate)))
+        Ok(Some(certificates::fingerprint(&authority.certificate)))
     }
 
     pub(super) fn set_authority_aside(&self, now: OffsetDateTime) -> Result<(), TlsError> {

@@ -16,25 +16,20 @@ mod names;
 mod tests;
 
 use std::fmt;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, ServerConfig, SupportedCipherSuite};
-use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use crate::client::certificates;
 use crate::clock::{Clock, check_is_set};
 use crate::heartbeat::Heartbeat;
-pub use authority::network_of;
 use automatic::Automatic;
 pub use error::TlsError;
 use machine::Machine;
@@ -221,7 +216,7 @@ impl Tls {
     pub fn own_names(&self) -> Vec<String> {
         let current = self.state.served.0.load();
         let leaf = current.key.end_entity_cert();
-        leaf.map(names_in).unwrap_or_default()
+        leaf.map(certificates::names_in).unwrap_or_default()
     }
 
     /// SHA-256 of the CA certificate, `AB:CD:…`.
@@ -303,7 +298,7 @@ impl Source {
                 Ok(Current {
                     key: Arc::new(leaf),
                     authority: Some(AuthorityText {
-                        fingerprint: fingerprint(&authority.certificate),
+                        fingerprint: certificates::fingerprint(&authority.certificate),
                         pem: authority.pem.into(),
                     }),
                 })
@@ -382,30 +377,4 @@ fn warn_of_end(
         tracing::warn!(certificate = %path.display(), %end, "the certificate ends soon or has ended");
     }
     Ok(())
-}
-
-/// The names and addresses that a certificate (DER) is for: those that a client of a registry looks at.
-pub fn names_in(certificate: &CertificateDer<'_>) -> Vec<String> {
-    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {
-        return Vec::new();
-    };
-    let names = parsed.subject_alternative_name().ok().flatten();
-    let names = names.map_or(&[][..], |extension| &extension.value.general_names);
-    let shown = |name: &GeneralName<'_>| match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
-        GeneralName::IPAddress(bytes) => {
-            let four = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
-            let sixteen = || <[u8; 16]>::try_from(*bytes).map(IpAddr::from);
-            four.or_else(|_| sixteen()).ok().map(|ip| ip.to_string())
-        }
-        _ => None,
-    };
-    names.iter().filter_map(shown).collect()
-}
-
-/// SHA-256 of a certificate, `AB:CD:…`, as people compare it.
-pub fn fingerprint(certificate: &[u8]) -> String {
-    let digest = Sha256::digest(certificate);
-    let bytes: Vec<String> = digest.iter().map(|byte| format!("{byte:02X}")).collect();
-    bytes.join(":")
 }

@@ -438,9 +438,9 @@ fn the_fingerprint_is_that_of_the_file_that_people_get() {
     let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
     assert_eq!(
         tls.authority_fingerprint().unwrap(),
-        fingerprint(&certificate)
+        certificates::fingerprint(&certificate)
     );
-    assert_eq!(fingerprint(&certificate).len(), 95);
+    assert_eq!(certificates::fingerprint(&certificate).len(), 95);
 }
 
 proptest! {

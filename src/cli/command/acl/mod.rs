@@ -1,0 +1,136 @@
+//! `boathouse acl explain`: which rule decides, and why.
+//!
+//! Must not decide anything: the verdict comes from the code that answers requests. Invariant: the explanation is of the
+//! files as they are now.
+
+mod json;
+mod text;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
+
+use crate::auth::{Access, Auth, Explanation, Origin, Secret};
+use crate::cli::installation::{Installation, Where};
+use crate::cli::talk;
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::oci::RepositoryName;
+
+/// `boathouse acl`
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+    #[command(flatten)]
+    place: Where,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Say what an account may do with a repository, and which rule of which file decides
+    Explain(ExplainArguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExplainArguments {
+    /// The account; '' is callers without credentials
+    pub(super) account: String,
+    /// The repository, as in team/app
+    pub(super) name: RepositoryName,
+    /// Only this
+    #[arg(value_enum)]
+    action: Option<Wish>,
+    /// The client's address, for rules with `ip`
+    #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    pub(super) ip: IpAddr,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What somebody wants to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Wish {
+    Pull,
+    Push,
+    Delete,
+}
+
+impl Wish {
+    const ALL: [Self; 3] = [Self::Pull, Self::Push, Self::Delete];
+
+    fn access(self, name: RepositoryName) -> Access {
+        match self {
+            Self::Pull => Access::Pull(name),
+            Self::Push => Access::Push(name),
+            Self::Delete => Access::Delete(name),
+        }
+    }
+
+    pub(super) fn phrase(self) -> &'static str {
+        match self {
+            Self::Pull => "pull from",
+            Self::Push => "push to",
+            Self::Delete => "delete from",
+        }
+    }
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let installation = Installation::find(&arguments.place)?;
+    let Action::Explain(arguments) = &arguments.action;
+    let report = Report::new(&installation.loaded.config, arguments)?;
+    let mut out = io::stdout().lock();
+    let written = if arguments.json {
+        report.write_json(&mut out)
+    } else {
+        report.write(&mut out)
+    };
+    talk::written(written)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What there is to say.
+pub(super) struct Report<'a> {
+    pub(super) arguments: &'a ExplainArguments,
+    /// One per wish; the rule that decides is the same for all, since rules are not chosen by what is asked for.
+    pub(super) verdicts: Vec<(Wish, Explanation)>,
+    /// Tokens are another server's: no rule of ours is asked.
+    pub(super) is_foreign: bool,
+}
+
+impl<'a> Report<'a> {
+    fn new(config: &Config, arguments: &'a ExplainArguments) -> anyhow::Result<Self> {
+        // No keys are needed, and none are made: no token is issued or read here.
+        let settings = config.auth_settings(Secret::default(), None);
+        let auth = Auth::new(settings, Arc::new(SystemClock::new()))?;
+        let origin = Origin {
+            client: arguments.ip,
+            is_https: true,
+            host: "localhost".to_owned(),
+        };
+        let wishes = arguments
+            .action
+            .map_or(Wish::ALL.to_vec(), |wish| vec![wish]);
+        let explain = |wish: Wish| {
+            let access = wish.access(arguments.name.clone());
+            (wish, auth.explain(&arguments.account, &access, &origin))
+        };
+        Ok(Self {
+            arguments,
+            verdicts: wishes.into_iter().map(explain).collect(),
+            is_foreign: config.auth.is_foreign_only,
+        })
+    }
+
+    /// The part that is the same for all wishes.
+    pub(super) fn explanation(&self) -> Option<&Explanation> {
+        self.verdicts.first().map(|(_, explanation)| explanation)
+    }
+}

@@ -1,0 +1,229 @@
+//! A blob there and back: whether the account may, whether the bytes stay what they are, and how fast they go.
+//!
+//! Must not know how one logs in. Invariant: what was pushed is random, so it is no one's blob, and it is deleted again as far
+//! as the registry lets its clients delete.
+
+use anyhow::{Context, anyhow, bail};
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use http::{Method, Request, StatusCode};
+
+use super::login::Login;
+use super::report::Finding;
+use crate::client::http::{self as client, Answer, Body, Connection};
+use crate::clock::Clock;
+use crate::oci::{Algorithm, Digest, Hasher, RepositoryName};
+
+/// One random piece is sent again and again: random enough for whatever may compress on the way.
+const PIECE_BYTES: usize = 1024 * 1024;
+
+/// What goes there and back.
+pub(super) struct Scratch {
+    piece: Bytes,
+    pieces: usize,
+    digest: Digest,
+}
+
+impl Scratch {
+    /// `size_mib` MiB that nobody has had before.
+    fn random(size_mib: usize) -> anyhow::Result<Self> {
+        let mut piece = vec![0; PIECE_BYTES];
+        aws_lc_rs::rand::fill(&mut piece)
+            .map_err(|_| anyhow!("the system gives no random bytes"))?;
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        for _ in 0..size_mib {
+            hasher.update(&piece);
+        }
+        Ok(Self {
+            piece: piece.into(),
+            pieces: size_mib,
+            digest: hasher.finish(),
+        })
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.piece.len() * self.pieces
+    }
+}
+
+/// Where it goes, and as whom.
+pub(super) struct Transfer<'a> {
+    pub(super) connection: &'a mut Connection,
+    pub(super) login: &'a Login,
+    pub(super) repository: &'a RepositoryName,
+    pub(super) clock: &'a dyn Clock,
+}
+
+impl Transfer<'_> {
+    /// Pushes a scratch blob.
+    pub(super) async fn push(&mut self, size_mib: usize) -> anyhow::Result<Finding<Scratch>> {
+        let scratch = Scratch::random(size_mib)?;
+        let path = format!("/v2/{}/blobs/uploads/", self.repository);
+        let begun = self.send(Method::POST, &path, client::empty(), 0).await?;
+        let location = begun.headers().get(LOCATION).cloned();
+        self.expect(begun, StatusCode::ACCEPTED, "push").await?;
+        let location = location
+            .as_ref()
+            .and_then(|location| location.to_str().ok());
+        let location = location.context("the registry does not say where to push to")?;
+        let path = relative(location)?;
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let digest = &scratch.digest;
+        let path = format!("{path}{separator}digest={digest}");
+        let size = scratch.size_bytes();
+        let body = client::repeated(scratch.piece.clone(), scratch.pieces);
+        let before = self.clock.elapsed();
+        let finished = self.send(Method::PUT, &path, body, size).await?;
+        self.expect(finished, StatusCode::CREATED, "push").await?;
+        Ok(self.moved(size, before, scratch))
+    }
+
+    /// Pulls it back.
+    pub(super) async fn pull(&mut self, scratch: &Scratch) -> anyhow::Result<Finding<()>> {
+        let path = format!("/v2/{}/blobs/{}", self.repository, scratch.digest);
+        let before = self.clock.elapsed();
+        let answer = self.send(Method::GET, &path, client::empty(), 0).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(self.refusal(answer, "pull").await);
+        }
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        let size = scratch.size_bytes();
+        self.connection
+            .read_through(answer, size, |piece| hasher.update(piece))
+            .await?;
+        let mut finding = self.moved(size, before, ());
+        if hasher.finish() != scratch.digest {
+            bail!(
+                "what came back is not what was pushed\nhint: something on the way changes or cuts what it carries: a proxy, or a broken disk or memory on either machine"
+            );
+        }
+        finding.found.push_str(", and came back the same");
+        Ok(finding)
+    }
+
+    /// Removes the scratch blob; tells what became of it.
+    pub(super) async fn clean_up(&mut self, scratch: &Scratch) -> String {
+        let path = format!("/v2/{}/blobs/{}", self.repository, scratch.digest);
+        let deleted = async {
+            let answer = self.send(Method::DELETE, &path, client::empty(), 0).await?;
+            match answer.status() {
+                StatusCode::ACCEPTED | StatusCode::NOT_FOUND => Ok(()),
+                _ => Err(self.refusal(answer, "delete").await),
+            }
+        };
+        match deleted.await {
+            Ok(()) => "the scratch blob was deleted".to_owned(),
+            Err(error) => {
+                let error = error.to_string();
+                let reason = error.lines().next().unwrap_or_default();
+                let (repository, digest) = (self.repository, &scratch.digest);
+                format!("the scratch blob stays in {repository} ({reason}): {digest}")
+            }
+        }
+    }
+
+    fn moved<T>(&self, size_bytes: usize, before: std::time::Duration, value: T) -> Finding<T> {
+        let took = self.clock.elapsed().saturating_sub(before);
+        let micros = took.as_micros().max(1);
+        let per_sec = size_bytes as u128 * 1_000_000 / micros;
+        let per_sec = u64::try_from(per_sec).unwrap_or(u64::MAX);
+        let mut finding = Finding::new(shown_rate(size_bytes, per_sec), value);
+        finding.bytes_per_sec = Some(per_sec);
+        finding
+    }
+
+    async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Body,
+        size_bytes: usize,
+    ) -> anyhow::Result<Answer> {
+        let mut request = Request::builder().method(&method).uri(path);
+        if let Some(authorization) = &self.login.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        if matches!(method, Method::POST | Method::PUT) {
+            request = request.header(CONTENT_LENGTH, size_bytes);
+        }
+        if method == Method::PUT {
+            request = request.header(CONTENT_TYPE, "application/octet-stream");
+        }
+        let request = request.body(body)?;
+        Ok(self.connection.send(request, size_bytes as u64).await?)
+    }
+
+    async fn expect(&self, answer: Answer, status: StatusCode, action: &str) -> anyhow::Result<()> {
+        if answer.status() == status {
+            self.connection.read(answer).await?;
+            return Ok(());
+        }
+        Err(self.refusal(answer, action).await)
+    }
+
+    /// Why an answer is not the one that was hoped for.
+    async fn refusal(&self, answer: Answer, action: &str) -> anyhow::Error {
+        let status = answer.status();
+        let body = self.connection.read(answer).await.unwrap_or_default();
+        let (repository, account) = (self.repository, &self.login.account);
+        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            return anyhow!(
+                "{} may not {action} in {repository}\nhint: name a repository where it may, with --repository; on the registry's machine, `boathouse acl explain {account} {repository} {action}` tells which rule decides",
+                if account.is_empty() {
+                    "nobody"
+                } else {
+                    account
+                }
+            );
+        }
+        let parsed: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        let message = parsed.pointer("/errors/0/message");
+        let message = message.and_then(serde_json::Value::as_str);
+        let message = message.map(|message| format!(": {message}"));
+        anyhow!(
+            "the registry answers {status}{}\nhint: its log says more",
+            message.unwrap_or_default()
+        )
+    }
+}
+
+/// A `Location`, which may name the host again, as a path on the connection that is there.
+fn relative(location: &str) -> anyhow::Result<String> {
+    let uri: http::Uri = location
+        .parse()
+        .context("the registry sends nowhere with the upload")?;
+    let path = uri.path_and_query();
+    Ok(path.map_or("/", |path| path.as_str()).to_owned())
+}
+
+fn shown_rate(size_bytes: usize, bytes_per_sec: u64) -> String {
+    let mib = size_bytes / PIECE_BYTES;
+    // Tenths, for networks that are slower than 10 MB/s.
+    let tenths = bytes_per_sec / 100_000;
+    format!("{mib} MiB at {}.{} MB/s", tenths / 10, tenths % 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_told_in_megabytes() {
+        assert_eq!(shown_rate(16 << 20, 117_440_512), "16 MiB at 117.4 MB/s");
+        assert_eq!(shown_rate(1 << 20, 65_536), "1 MiB at 0.0 MB/s");
+    }
+
+    #[test]
+    fn a_location_with_a_host_is_used_on_the_same_connection() {
+        let path = relative("https://lab:5443/v2/a/blobs/uploads/x?_state=1").unwrap();
+        assert_eq!(path, "/v2/a/blobs/uploads/x?_state=1");
+        assert_eq!(relative("/v2/a").unwrap(), "/v2/a");
+    }
+
+    #[test]
+    fn two_scratch_blobs_are_never_the_same() {
+        let (one, other) = (Scratch::random(1).unwrap(), Scratch::random(1).unwrap());
+        assert_ne!(one.digest, other.digest);
+        assert_eq!(one.digest, Digest::of(Algorithm::Sha256, &one.piece));
+    }
+}

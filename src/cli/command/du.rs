@@ -1,0 +1,80 @@
+//! `boathouse du`: who takes how much room.
+//!
+//! Must not know how it is counted. Invariant: the answer goes to stdout, as text or, with `--json`, as the one JSON value that
+//! the server sent.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use indicatif::HumanBytes;
+
+use crate::cli::installation::{Installation, Where};
+use crate::cli::progress::Meter;
+use crate::cli::running::{ask_or_do, unexpected};
+use crate::cli::talk;
+use crate::registry::Usage;
+use crate::server::control::{Answer, Request};
+
+/// `boathouse du`
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Arguments {
+    #[command(flatten)]
+    place: Where,
+    /// A repository, or one of its tags; all repositories without it
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    subject: Option<String>,
+    /// Print one JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+/// Who takes how much room.
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let installation = Installation::find(&arguments.place)?;
+    let (repository, tag) = match arguments.subject.as_deref() {
+        None => (None, None),
+        Some(subject) => match subject.split_once(':') {
+            None => (Some(subject), None),
+            Some((repository, tag)) => (Some(repository), Some(tag)),
+        },
+    };
+    let request = Request::Usage {
+        repository: repository.map(str::to_owned),
+        tag: tag.map(str::to_owned),
+    };
+    match ask_or_do(&installation, &request, &Meter::quiet())? {
+        Answer::Usage { rows } => {
+            let text = match (tag, rows.as_slice()) {
+                (Some(_), [row]) => tag_text(row),
+                _ => rows_text(&rows),
+            };
+            talk::data(&rows, arguments.json, text)
+        }
+        answer => Err(unexpected(answer)),
+    }
+}
+
+fn tag_text(row: &Usage) -> String {
+    format!(
+        "{} in all, {} of it shared\ndeleting the tag with its manifest would free {}\n",
+        HumanBytes(row.bytes),
+        HumanBytes(row.shared_bytes),
+        HumanBytes(row.unique_bytes)
+    )
+}
+
+fn rows_text(rows: &[Usage]) -> String {
+    let mut text = format!("{:>12} {:>12} {:>12}  \n", "all", "shared", "unique");
+    for row in rows {
+        let name = row.name.as_deref().unwrap_or("(without a tag)");
+        // Writing into a String cannot fail.
+        let _ = writeln!(
+            text,
+            "{:>12} {:>12} {:>12}  {name}",
+            HumanBytes(row.bytes).to_string(),
+            HumanBytes(row.shared_bytes).to_string(),
+            HumanBytes(row.unique_bytes).to_string()
+        );
+    }
+    text
+}

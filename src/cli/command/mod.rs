@@ -1,0 +1,69 @@
+//! The commands: one file or directory for each, under its own name.
+//!
+//! Each has its `Arguments`, and `run`, which returns the exit code. A new command is a new file and three lines here.
+
+mod acl;
+mod check;
+mod completions;
+mod doctor;
+mod du;
+mod man;
+mod rebuild;
+mod serve;
+mod status;
+mod trust;
+mod up;
+mod user;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Set everything up if this is the first run, then serve
+    Up(up::Arguments),
+    /// Serve by config files that are there already
+    Serve(serve::Arguments),
+    /// Check config files and print what is in force
+    Check(check::Arguments),
+    /// Print or install what clients on this machine need to trust a registry
+    Trust(trust::Arguments),
+    /// Find out, on a client, what keeps it from a registry: name, port, certificate, clock, login, push, pull
+    Doctor(doctor::Arguments),
+    /// Print a script that completes this program's command lines
+    Completions(completions::Arguments),
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Man(man::Arguments),
+    /// Print how much is stored, and how the index is
+    Status(status::Arguments),
+    /// Print who takes how much room, and what deleting a tag would free
+    Du(du::Arguments),
+    /// Fill the index anew from the store; the registry serves meanwhile
+    Rebuild(rebuild::Arguments),
+    /// Make, change, end and list accounts
+    User(user::Arguments),
+    /// Ask the access rules
+    Acl(acl::Arguments),
+}
+
+impl Command {
+    /// Runs the command that was named.
+    pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Up(arguments) => up::run(arguments),
+            Self::Serve(arguments) => serve::run(arguments),
+            Self::Check(arguments) => check::run(arguments),
+            Self::Trust(arguments) => trust::run(arguments),
+            Self::Doctor(arguments) => doctor::run(arguments),
+            Self::Completions(arguments) => completions::run(arguments),
+            Self::Man(arguments) => man::run(arguments),
+            Self::Status(arguments) => status::run(arguments),
+            Self::Du(arguments) => du::run(arguments),
+            Self::Rebuild(arguments) => rebuild::run(arguments),
+            Self::User(arguments) => user::run(arguments),
+            Self::Acl(arguments) => acl::run(arguments),
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Makes a machine's clients trust an authority: what is missing, and nothing twice.
+//!
+//! Must not know where the certificate came from, nor ask anybody. Invariant: a client whose way could not be gone to its end
+//! is never called done.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use anyhow::{Context, bail};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+
+use super::clients::{Place, Step, Way, Word};
+use super::machine::Machine;
+use crate::client::certificates::Authority;
+use crate::durable_file;
+
+/// An authority's certificate is for everybody to read.
+const MODE: u32 = 0o644;
+
+/// What is installed, and where.
+pub(super) struct Installer<'a> {
+    pub(super) machine: &'a Machine,
+    pub(super) authority: &'a Authority,
+    /// A file with the authority's certificate, for programs that want one.
+    pub(super) certificate: &'a Path,
+}
+
+impl Installer<'_> {
+    /// Whether nothing is left to do on this way. What cannot be read is taken as missing.
+    pub(super) fn is_done(&self, way: &Way) -> bool {
+        way.steps.iter().all(|step| match step {
+            Step::MakeDirectory(_) => true,
+            Step::Copy(place) => self
+                .machine
+                .place(place)
+                .and_then(|path| fs::read(path).ok())
+                .is_some_and(|found| found == self.authority.pem),
+            Step::Run(words) => match way.client.bundle() {
+                Some(bundle) => self.is_in_bundle(&self.machine.path(bundle)),
+                None => self.is_in_keychain(words),
+            },
+        })
+    }
+
+    /// Goes one way to its end.
+    pub(super) fn perform(&self, way: &Way) -> anyhow::Result<()> {
+        for step in &way.steps {
+            match step {
+                Step::MakeDirectory(place) => {
+                    let path = self.path(place)?;
+                    fs::create_dir_all(&path)
+                        .with_context(|| format!("cannot make {}", path.display()))?;
+                }
+                Step::Copy(place) => {
+                    let path = self.path(place)?;
+                    durable_file::replace(&path, &self.authority.pem, MODE)
+                        .with_context(|| format!("cannot write {}", path.display()))?;
+                }
+                Step::Run(words) => self.run_to_its_end(words)?,
+            }
+        }
+        // A program may say that all is well and have done nothing (for another store, or an anchor that it does not like).
+        if !self.is_done(way) {
+            bail!("everything was done, but the certificate is not in force");
+        }
+        Ok(())
+    }
+
+    fn path(&self, place: &Place) -> anyhow::Result<PathBuf> {
+        let path = self.machine.place(place);
+        path.context("there is no home directory\nhint: set HOME")
+    }
+
+    fn run_to_its_end(&self, words: &[Word]) -> anyhow::Result<()> {
+        let output = self.run(words)?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let last = said.lines().last().unwrap_or("it said nothing");
+            bail!("`{}` failed: {last}", name(words));
+        }
+        Ok(())
+    }
+
+    fn run(&self, words: &[Word]) -> anyhow::Result<Output> {
+        let name = name(words);
+        let program = self.machine.program(name);
+        let program = program.with_context(|| format!("there is no `{name}` on this machine"))?;
+        let mut command = Command::new(program);
+        for word in words.iter().skip(1) {
+            match word {
+                Word::Text(text) => command.arg(text),
+                Word::Certificate => command.arg(self.certificate),
+            };
+        }
+        let output = command.output();
+        output.with_context(|| format!("cannot run `{name}`"))
+    }
+
+    fn is_in_bundle(&self, bundle: &Path) -> bool {
+        CertificateDer::pem_file_iter(bundle).is_ok_and(|mut found| {
+            found.any(|found| found.is_ok_and(|found| found == self.authority.certificate))
+        })
+    }
+
+    /// macOS has no file that could be read: the program that adds a certificate also judges one.
+    fn is_in_keychain(&self, words: &[Word]) -> bool {
+        let judge = [Word::Text(name(words))].into_iter().chain(
+            ["verify-cert", "-q", "-c"]
+                .into_iter()
+                .map(Word::Text)
+                .chain([Word::Certificate]),
+        );
+        let judged = self.run(&judge.collect::<Vec<_>>());
+        judged.is_ok_and(|output| output.status.success())
+    }
+}
+
+/// The program of a command.
+fn name(words: &[Word]) -> &'static str {
+    match words.first() {
+        Some(Word::Text(name)) => name,
+        Some(Word::Certificate) | None => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::super::clients;
+    use super::*;
+
+    /// A disk with the programs given as scripts.
+    struct Disk(tempfile::TempDir);
+
+    impl Disk {
+        fn new(programs: &[(&str, &str)]) -> Self {
+            let disk = Self(tempfile::tempdir().unwrap());
+            for (path, script) in programs {
+                let path = disk.path(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            }
+            disk
+        }
+
+        fn path(&self, path: &str) -> PathBuf {
+            self.0.path().join(path)
+        }
+    }
+
+    fn authority() -> Authority {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new([]).unwrap();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let certificate = parameters.self_signed(&key).unwrap();
+        Authority::parse(certificate.pem().as_bytes()).unwrap()
+    }
+
+    /// Goes every way that the disk has, and tells each with whether it was gone.
+    fn install(disk: &Disk, is_macos: bool, authority: &Authority) -> Vec<(String, bool)> {
+        let certificate = disk.path("ca.crt");
+        fs::write(&certificate, &authority.pem).unwrap();
+        let machine = Machine::for_tests(disk.0.path(), false, is_macos);
+        let installer = Installer {
+            machine: &machine,
+            authority,
+            certificate: &certificate,
+        };
+        clients::on(&machine, "lab.local:5443")
+            .iter()
+            .map(|way| {
+                assert!(!installer.is_done(way), "{way:?}");
+                let performed = installer.perform(way);
+                assert_eq!(performed.is_ok(), installer.is_done(way), "{performed:?}");
+                (way.client.label().to_owned(), performed.is_ok())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn directories_are_made_for_docker_and_podman() {
+        let disk = Disk::new(&[("usr/bin/docker", ""), ("usr/bin/podman", "")]);
+        let authority = authority();
+        let done = install(&disk, false, &authority);
+        assert_eq!(
+            done,
+            [("docker".into(), true), ("podman, skopeo".into(), true)]
+        );
+        for path in [
+            "etc/docker/certs.d/lab.local:5443/ca.crt",
+            "home/ann/.config/containers/certs.d/lab.local:5443/ca.crt",
+        ] {
+            assert_eq!(fs::read(disk.path(path)).unwrap(), authority.pem);
+        }
+    }
+
+    /// What `update-ca-certificates` and `update-ca-trust` do, as far as it matters here.
+    fn collect(anchors: &str, bundle: &str) -> String {
+        format!(
+            "cd \"$(dirname \"$0\")/../..\" && mkdir -p $(dirname {bundle}) && cat {anchors}/*.crt > {bundle}"
+        )
+    }
+
+    #[test]
+    fn a_system_s_store_is_told() {
+        let anchors = "usr/local/share/ca-certificates";
+        let bundle = "etc/ssl/certs/ca-certificates.crt";
+        let script = collect(anchors, bundle);
+        let disk = Disk::new(&[("usr/sbin/update-ca-certificates", &script)]);
+        fs::create_dir_all(disk.path(anchors)).unwrap();
+        let other = authority();
+        fs::write(disk.path(anchors).join("other.crt"), &other.pem).unwrap();
+        let authority = authority();
+        let done = install(&disk, false, &authority);
+        assert_eq!(done, [("Debian".into(), true)]);
+
+        let anchors = "etc/pki/ca-trust/source/anchors";
+        let bundle = "etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem";
+        let script = format!("[ \"$1\" = extract ] && {}", collect(anchors, bundle));
+        let disk = Disk::new(&[("usr/bin/update-ca-trust", &script)]);
+        fs::create_dir_all(disk.path(anchors)).unwrap();
+        assert_eq!(install(&disk, false, &authority), [("Fedora".into(), true)]);
+    }
+
+    #[test]
+    fn a_program_that_fails_or_does_nothing_is_not_believed() {
+        for script in ["echo no >&2; exit 1", "exit 0"] {
+            let disk = Disk::new(&[("usr/sbin/update-ca-certificates", script)]);
+            fs::create_dir_all(disk.path("usr/local/share/ca-certificates")).unwrap();
+            let done = install(&disk, false, &authority());
+            assert_eq!(done, [("Debian".into(), false)], "{script}");
+        }
+    }
+
+    #[test]
+    fn the_keychain_is_told_with_the_certificate_s_path() {
+        let script = "cd \"$(dirname \"$0\")\"\n\
+            case $1 in\n\
+            add-trusted-cert) [ \"$2 $3 $4 $5 $6\" = '-d -r trustRoot -k /Library/Keychains/System.keychain' ] && cp \"$7\" chain ;;\n\
+            verify-cert) [ \"$2 $3\" = '-q -c' ] && cmp -s \"$4\" chain ;;\n\
+            esac";
+        let disk = Disk::new(&[("usr/bin/security", script)]);
+        assert_eq!(install(&disk, true, &authority()), [("macOS".into(), true)]);
+    }
+}

@@ -1,0 +1,309 @@
+//! The first run: makes what is missing, in an order in which it may end at any point and be run again.
+//!
+//! The config is written last, by rename: as long as it is absent, this is the first run, and what an earlier attempt made
+//! (keys, authority, users) is kept. Invariant: the admin's password is out before its hash is kept, so there is never an
+//! admin whose password nobody has seen. It never goes to a log.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use anyhow::Context;
+
+use super::port;
+use crate::cli::password::Password;
+use crate::host_port::HostPort;
+use crate::instance::keys::write_private;
+use crate::instance::places::Places;
+use crate::{durable_file, tls};
+
+/// The first account.
+pub(in crate::cli::command) const ADMIN: &str = "admin";
+
+/// What the command line and the environment ask of a first run.
+#[derive(Debug, Default)]
+pub(super) struct Request {
+    pub(super) address: Option<HostPort>,
+    pub(super) hosts: Vec<String>,
+    /// `BOATHOUSE_ADMIN_PASSWORD`
+    pub(super) password: Option<String>,
+    /// Whether a person watches stderr.
+    pub(super) is_terminal: bool,
+}
+
+/// What the config is written from.
+#[derive(Debug)]
+pub(super) struct FirstConfig<'a> {
+    pub(super) places: &'a Places,
+    pub(super) address: &'a HostPort,
+    pub(super) hosts: &'a [String],
+}
+
+/// What other layers make, and what a test must decide.
+pub(super) trait Workshop {
+    /// Fills a buffer with random bytes.
+    fn random(&self, buffer: &mut [u8]) -> anyhow::Result<()>;
+    /// Whether an address can be listened on.
+    fn bind(&self, address: &HostPort) -> io::Result<()>;
+    /// Makes `token.crt` and `token.key` in `keys_directory` unless they are there.
+    fn make_token_key(&self, keys_directory: &Path) -> anyhow::Result<()>;
+    /// Makes the authority and the leaf unless they are there.
+    fn make_certificates(&self, first: &FirstConfig<'_>) -> anyhow::Result<()>;
+    /// Writes the file of users with one admin of this password hash.
+    fn write_users(&self, path: &Path, hash: &str) -> anyhow::Result<()>;
+    /// The text of `boathouse.yml`.
+    fn config_text(&self, first: &FirstConfig<'_>) -> String;
+    /// Tells the person at the terminal something.
+    fn tell(&self, line: &str);
+}
+
+/// Completes the first run. Nothing happens if the config is there.
+pub(super) fn complete(
+    places: &Places,
+    request: &Request,
+    workshop: &dyn Workshop,
+) -> anyhow::Result<()> {
+    if places.config.exists() {
+        if request.address.is_some() || !request.hosts.is_empty() {
+            let config = places.config.display();
+            workshop.tell(&format!(
+                "note: --addr and --host count on the first run only; the address and names are now in {config}"
+            ));
+        }
+        return Ok(());
+    }
+    for host in &request.hosts {
+        tls::check_host(host)?;
+    }
+    let address = port::choose(request.address.as_ref(), &|address| workshop.bind(address))?;
+    let first = FirstConfig {
+        places,
+        address: &address,
+        hosts: &request.hosts,
+    };
+    make_directories(places)?;
+    workshop.make_token_key(&places.keys_directory)?;
+    workshop.make_certificates(&first)?;
+    if places.users.exists() {
+        let users = places.users.display();
+        workshop.tell(&format!(
+            "note: {users} is there already and stays as it is"
+        ));
+    } else {
+        make_admin(places, request, workshop)?;
+    }
+    write_private(&places.config, &workshop.config_text(&first))?;
+    let config = places.config.display();
+    workshop.tell(&format!("note: the configuration was written to {config}"));
+    Ok(())
+}
+
+/// Makes the first account, whose password is told or kept for whoever runs this.
+pub(super) fn make_admin(
+    places: &Places,
+    request: &Request,
+    workshop: &dyn Workshop,
+) -> anyhow::Result<()> {
+    let password = match &request.password {
+        Some(given) => Password::given(given.clone())
+            .context("BOATHOUSE_ADMIN_PASSWORD is no password for the admin")?,
+        None => Password::random(|buffer| workshop.random(buffer))?,
+    };
+    let hash = password.hash()?;
+    if request.password.is_some() {
+        workshop.tell(&format!(
+            "note: the password of `{ADMIN}` is the one in BOATHOUSE_ADMIN_PASSWORD"
+        ));
+    } else if request.is_terminal {
+        let password = password.expose();
+        workshop.tell(&format!(
+            "The password of `{ADMIN}` is {password} and is not shown again."
+        ));
+    } else {
+        let path = &places.admin_password;
+        write_private(path, &format!("{}\n", password.expose()))?;
+        workshop.tell(&format!(
+            "note: the password of `{ADMIN}` is in {}; remove the file once you have it",
+            path.display()
+        ));
+    }
+    workshop.write_users(&places.users, &hash)
+}
+
+fn make_directories(places: &Places) -> anyhow::Result<()> {
+    let make = |path: &Path, mode| {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(path)
+            .with_context(|| format!("cannot make the directory {}", path.display()))
+    };
+    make(places.config.parent().unwrap_or(Path::new("/")), 0o755)?;
+    durable_file::make_private_directory_if_ours(&places.state_directory)
+        .with_context(|| format!("cannot make {}", places.state_directory.display()))?;
+    make(&places.keys_directory, 0o700)?;
+    // As the store makes it: for its owner and group.
+    make(&places.data, 0o750)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use anyhow::bail;
+
+    use super::*;
+    use crate::instance::places::Surroundings;
+
+    /// Writes stand-ins, and stops at the step with the number `fails_at`.
+    #[derive(Default)]
+    struct TestWorkshop {
+        steps: Cell<usize>,
+        fails_at: Option<usize>,
+        told: RefCell<Vec<String>>,
+    }
+
+    impl TestWorkshop {
+        fn step(&self) -> anyhow::Result<()> {
+            self.steps.set(self.steps.get() + 1);
+            if self.fails_at == Some(self.steps.get()) {
+                bail!("the machine lost power");
+            }
+            Ok(())
+        }
+
+        /// Stands for a step that may end before or after its file is there, and keeps a file that is there.
+        fn write(&self, path: &Path, text: &str) -> anyhow::Result<()> {
+            self.step()?;
+            if !path.exists() {
+                fs::write(path, text)?;
+            }
+            self.step()
+        }
+    }
+
+    impl Workshop for TestWorkshop {
+        fn random(&self, buffer: &mut [u8]) -> anyhow::Result<()> {
+            buffer.fill(u8::try_from(self.steps.get())?);
+            Ok(())
+        }
+        fn bind(&self, address: &HostPort) -> io::Result<()> {
+            match address.port {
+                443 => Err(io::ErrorKind::PermissionDenied.into()),
+                _ => Ok(()),
+            }
+        }
+        fn make_token_key(&self, keys_directory: &Path) -> anyhow::Result<()> {
+            self.write(&keys_directory.join("token.key"), "token")
+        }
+        fn make_certificates(&self, first: &FirstConfig<'_>) -> anyhow::Result<()> {
+            self.write(&first.places.ca_certificate, "authority")
+        }
+        fn write_users(&self, path: &Path, hash: &str) -> anyhow::Result<()> {
+            assert!(!path.exists());
+            self.write(path, hash)
+        }
+        fn config_text(&self, first: &FirstConfig<'_>) -> String {
+            format!("{} {:?}", first.address, first.hosts)
+        }
+        fn tell(&self, line: &str) {
+            self.told.borrow_mut().push(line.to_owned());
+        }
+    }
+
+    fn places_below(directory: &Path) -> Places {
+        let surroundings = Surroundings {
+            is_macos: false,
+            user_id: 7,
+            environment: &|_| None,
+        };
+        Places::choose(Some(directory), &surroundings).unwrap()
+    }
+
+    #[test]
+    fn a_run_that_ended_at_any_step_is_completed_by_the_next() {
+        for fails_at in 1..=6 {
+            let directory = tempfile::tempdir().unwrap();
+            let places = places_below(directory.path());
+            let request = Request::default();
+            let broken = TestWorkshop {
+                fails_at: Some(fails_at),
+                ..TestWorkshop::default()
+            };
+            complete(&places, &request, &broken).unwrap_err();
+            assert!(!places.config.exists(), "the config comes last");
+
+            complete(&places, &request, &TestWorkshop::default()).unwrap();
+            assert_eq!(fs::read_to_string(&places.config).unwrap(), ":5443 []");
+            // Whichever run made the admin: the password that can be read is the one whose hash is kept.
+            let password = fs::read_to_string(&places.admin_password).unwrap();
+            let hash = fs::read_to_string(&places.users).unwrap();
+            assert!(
+                bcrypt::verify(password.trim(), &hash).unwrap(),
+                "step {fails_at}"
+            );
+        }
+    }
+
+    #[test]
+    fn secrets_are_for_their_owner_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let places = places_below(directory.path());
+        complete(&places, &Request::default(), &TestWorkshop::default()).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&places.keys_directory), 0o700);
+        assert_eq!(mode(&places.data) & 0o007, 0);
+        assert_eq!(mode(&places.config), 0o600);
+        assert_eq!(mode(&places.admin_password), 0o600);
+    }
+
+    #[test]
+    fn a_password_is_shown_to_a_terminal_and_a_given_one_to_nobody() {
+        for (is_terminal, password) in [(true, None), (false, Some("s3cret".to_owned()))] {
+            let directory = tempfile::tempdir().unwrap();
+            let places = places_below(directory.path());
+            let workshop = TestWorkshop::default();
+            let request = Request {
+                is_terminal,
+                password: password.clone(),
+                ..Request::default()
+            };
+            complete(&places, &request, &workshop).unwrap();
+            assert!(!places.admin_password.exists());
+            let told = workshop.told.borrow().join("\n");
+            assert_eq!(told.contains("is not shown again"), password.is_none());
+            assert!(!told.contains("s3cret"));
+        }
+    }
+
+    #[test]
+    fn later_runs_change_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let places = places_below(directory.path());
+        fs::write(&places.config, "mine").unwrap();
+        let workshop = TestWorkshop::default();
+        let request = Request {
+            hosts: vec!["a.example".into()],
+            ..Request::default()
+        };
+        complete(&places, &request, &workshop).unwrap();
+        assert_eq!(fs::read_to_string(&places.config).unwrap(), "mine");
+        assert!(!places.keys_directory.exists());
+        assert!(workshop.told.borrow()[0].contains("first run only"));
+    }
+
+    #[test]
+    fn a_host_that_cannot_be_one_stops_before_anything_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let places = places_below(&directory.path().join("new"));
+        let request = Request {
+            hosts: vec!["https://a".into()],
+            ..Request::default()
+        };
+        complete(&places, &request, &TestWorkshop::default()).unwrap_err();
+        assert!(!directory.path().join("new").exists());
+    }
+}

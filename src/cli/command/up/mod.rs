@@ -1,0 +1,181 @@
+//! `boathouse up`: the first run if it is one, then serving, with a welcome.
+
+pub(super) mod first_run;
+pub(super) mod foreign_files;
+pub(super) mod port;
+pub(super) mod welcome;
+
+use std::env;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+
+use self::first_run::{ADMIN, FirstConfig, Request, Workshop};
+use super::serve::{self, LogArguments, Start};
+use crate::auth::{RuleText, User};
+use crate::cli::{password, talk};
+use crate::clock::SystemClock;
+use crate::config::{self, Template, UsersFile};
+use crate::durable_file;
+use crate::host_port::HostPort;
+use crate::instance::missing_parts::Expected;
+use crate::instance::places::{Places, Surroundings};
+use crate::instance::{self, keys};
+use crate::tls::{self, Tls};
+
+/// Sets the first admin's password.
+const PASSWORD_VARIABLE: &str = "BOATHOUSE_ADMIN_PASSWORD";
+
+/// `boathouse up`
+#[derive(Debug, Default, clap::Args)]
+pub(in crate::cli) struct Arguments {
+    /// Keep everything below this directory instead of in the platform's places
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Where to listen (first run only) [default: every address, the first free port of 443, 5443, 8443]
+    #[arg(long, value_name = "HOST:PORT")]
+    addr: Option<HostPort>,
+    /// A further name or address of this machine, for its certificates (first run only; may be repeated)
+    #[arg(long, value_name = "NAME")]
+    host: Vec<String>,
+    /// Make a new certificate authority; every client must then trust it anew
+    #[arg(long)]
+    new_ca: bool,
+    /// Start although parts of the installation are missing: make a new authority, new keys, an admin, an empty store
+    #[arg(long)]
+    recreate_missing: bool,
+    #[command(flatten)]
+    log: LogArguments,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let places = Places::choose(arguments.dir.as_deref(), &Surroundings::here())?;
+    let password = match env::var(PASSWORD_VARIABLE) {
+        Ok(password) => Some(password),
+        Err(env::VarError::NotPresent) => None,
+        Err(error @ env::VarError::NotUnicode(_)) => {
+            // The error would show the value.
+            drop(error);
+            return Err(anyhow!("{PASSWORD_VARIABLE} is not UTF-8"));
+        }
+    };
+    let request = Request {
+        address: arguments.addr.clone(),
+        hosts: arguments.host.clone(),
+        password,
+        is_terminal: io::stderr().is_terminal(),
+    };
+    let is_first = !places.config.exists();
+    if is_first {
+        let paths = [
+            places.ca_certificate.clone(),
+            places.keys_directory.join("ca.key"),
+            places.users.clone(),
+            places.config.clone(),
+        ];
+        foreign_files::refuse_as_root(&paths)?;
+    } else if arguments.recreate_missing {
+        recreate_admin(&places, &request)?;
+    }
+    // Two first runs at once would each make an authority; only one of them gets past the lock.
+    let alone = is_first
+        .then(|| instance::lock_data(&places.data))
+        .transpose()?;
+    first_run::complete(&places, &request, &RealWorkshop)?;
+    drop(alone);
+    serve::serve(&Start {
+        config_files: vec![places.config],
+        makes_new_authority: arguments.new_ca,
+        expected: if is_first || arguments.recreate_missing {
+            Expected::None
+        } else {
+            Expected::All
+        },
+        greets: true,
+        log_format: arguments.log.format,
+    })
+}
+
+/// Makes another admin where the configured file of users is missing.
+fn recreate_admin(places: &Places, request: &Request) -> anyhow::Result<()> {
+    let files = [places.config.clone()];
+    let loaded = config::load_again(&files, &crate::cli::environment());
+    let auth = loaded.map_err(|errors| anyhow!("{errors}"))?.config.auth;
+    match auth.users_file {
+        Some(users) if !users.exists() && !auth.places.contains_key(ADMIN) => {
+            let places = Places {
+                users,
+                ..places.clone()
+            };
+            first_run::make_admin(&places, request, &RealWorkshop)
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The first run on a real machine.
+struct RealWorkshop;
+
+impl Workshop for RealWorkshop {
+    fn random(&self, buffer: &mut [u8]) -> anyhow::Result<()> {
+        password::random_bytes(buffer)
+    }
+
+    fn bind(&self, address: &HostPort) -> io::Result<()> {
+        port::try_bind(address)
+    }
+
+    fn make_token_key(&self, keys_directory: &Path) -> anyhow::Result<()> {
+        keys::own_token_key(keys_directory, &SystemClock::new()).map(drop)
+    }
+
+    fn make_certificates(&self, first: &FirstConfig<'_>) -> anyhow::Result<()> {
+        let settings = tls::Settings::Automatic {
+            ca_certificate: first.places.ca_certificate.clone(),
+            keys_directory: first.places.keys_directory.clone(),
+            hosts: first.hosts.to_vec(),
+        };
+        Tls::open(&settings, Arc::new(SystemClock::new())).context("cannot make certificates")?;
+        Ok(())
+    }
+
+    fn write_users(&self, path: &Path, hash: &str) -> anyhow::Result<()> {
+        let admin = User {
+            password_hash: Some(hash.to_owned()),
+            ..User::default()
+        };
+        let rule = RuleText {
+            account: Some(ADMIN.to_owned()),
+            actions: vec!["*".to_owned()],
+            comment: Some("The first admin may do everything.".to_owned()),
+            ..RuleText::default()
+        };
+        UsersFile::update(path, |file| {
+            file.users.insert(ADMIN.to_owned(), admin);
+            file.acl.push(rule);
+            Ok(())
+        })
+    }
+
+    fn config_text(&self, first: &FirstConfig<'_>) -> String {
+        let places = first.places;
+        let template = Template {
+            directory: durable_file::directory_of(&places.config).to_owned(),
+            address: first.address.to_string(),
+            hosts: first.hosts.to_vec(),
+            root_directory: places.data.clone(),
+            ca_certificate: places.ca_certificate.clone(),
+            keys_directory: places.keys_directory.clone(),
+            users_file: places.users.clone(),
+            state_directory: places.state_directory.clone(),
+        };
+        template.render()
+    }
+
+    fn tell(&self, line: &str) {
+        talk::line(line);
+    }
+}

@@ -1,0 +1,91 @@
+//! Where to listen: what `--addr` says, or the first port that is free.
+//!
+//! Invariant: the port that is written into the config could be bound a moment before.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+
+use anyhow::{Context, bail};
+
+use crate::host_port::HostPort;
+
+/// The usual one first; then two that need no privilege. Not 5000: `AirPlay` has it on macOS.
+const PORTS: [u16; 3] = [443, 5_443, 8_443];
+
+/// `asked` if it can be bound, else the first of the usual ports on every address.
+pub(super) fn choose(
+    asked: Option<&HostPort>,
+    bind: &dyn Fn(&HostPort) -> io::Result<()>,
+) -> anyhow::Result<HostPort> {
+    if let Some(asked) = asked {
+        bind(asked).with_context(|| {
+            format!("cannot listen on {asked}\nhint: choose another with `boathouse up --addr HOST:PORT`")
+        })?;
+        return Ok(asked.clone());
+    }
+    for port in PORTS {
+        let address = HostPort {
+            host: String::new(),
+            port,
+        };
+        // A port that we may not bind is as good as taken.
+        if bind(&address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!(
+        "the ports {PORTS:?} are all taken\nhint: choose another with `boathouse up --addr HOST:PORT`"
+    )
+}
+
+/// Binds `address` and lets go of it.
+pub(in crate::cli::command) fn try_bind(address: &HostPort) -> io::Result<()> {
+    if !address.host.is_empty() {
+        return TcpListener::bind((address.host.as_str(), address.port)).map(drop);
+    }
+    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, address.port)) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+        // A machine without IPv6 listens on IPv4 alone.
+        _ => {}
+    }
+    TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port)).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_free_port_is_chosen() {
+        let refused = |address: &HostPort| match address.port {
+            443 => Err(io::ErrorKind::PermissionDenied.into()),
+            5_443 => Err(io::ErrorKind::AddrInUse.into()),
+            _ => Ok(()),
+        };
+        assert_eq!(choose(None, &refused).unwrap().to_string(), ":8443");
+        assert_eq!(choose(None, &|_| Ok(())).unwrap().to_string(), ":443");
+        let none = |_: &HostPort| Err(io::ErrorKind::AddrInUse.into());
+        assert!(
+            choose(None, &none)
+                .unwrap_err()
+                .to_string()
+                .contains("hint: ")
+        );
+        let asked: HostPort = "[::1]:5443".parse().unwrap();
+        assert!(choose(Some(&asked), &refused).is_err());
+        assert_eq!(choose(Some(&asked), &|_| Ok(())).unwrap(), asked);
+    }
+
+    #[test]
+    fn a_port_in_use_is_seen() {
+        let held = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = held.local_addr().unwrap().port();
+        let address = HostPort {
+            host: "127.0.0.1".into(),
+            port,
+        };
+        assert!(try_bind(&address).is_err());
+        drop(held);
+        assert!(try_bind(&address).is_ok());
+    }
+}

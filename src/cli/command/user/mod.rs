@@ -1,0 +1,359 @@
+//! `boathouse user`: accounts, made and ended without an editor.
+//!
+//! Must not know how a running server is told. Invariants: only the file of users is written; a generated password is on
+//! stdout, alone, and nowhere else; whoever ran the command knows afterwards whether the change is in force.
+
+mod changes;
+mod list;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, IsTerminal as _, Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+
+use self::changes::{Addition, ChangeError};
+use crate::auth::{Grant, MistakeKind};
+use crate::cli::installation::{Installation, Where};
+use crate::cli::moment::{self, Expiry};
+use crate::cli::password::{self, Password};
+use crate::cli::running::{self, Told};
+use crate::cli::talk::{self, Talk};
+use crate::clock::{Clock as _, SystemClock};
+use crate::config::{self, Loaded, UsersFile};
+
+/// Longer input is no password: bcrypt reads 72 bytes.
+const PASSWORD_INPUT_BYTES_MAX: u64 = 4_096;
+
+/// `boathouse user`
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+    #[command(flatten)]
+    place: Where,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Make an account; without --password-stdin its password is generated and printed
+    ///
+    /// A PATTERN is the name of a repository, in which `*` stands for a part without `/` and `**` for anything. The empty
+    /// NAME is for callers without credentials, who may be given --pull only.
+    Add(AddArguments),
+    /// Give an account another password, which ends its tokens
+    Passwd(PasswdArguments),
+    /// Remove an account and the rules that are for it alone, which ends its tokens
+    Remove {
+        /// The account
+        name: String,
+    },
+    /// End all tokens of an account; its password stays
+    Revoke {
+        /// The account; it may stand in the config too
+        name: String,
+    },
+    /// Show the accounts and what was granted to them
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct AddArguments {
+    /// The account
+    name: String,
+    /// Take the password from standard input instead of generating one
+    #[arg(long)]
+    password_stdin: bool,
+    /// What it may pull (may be repeated)
+    #[arg(long, value_name = "PATTERN")]
+    pull: Vec<String>,
+    /// What it may push and pull (may be repeated)
+    #[arg(long, value_name = "PATTERN")]
+    push: Vec<String>,
+    /// It may do everything
+    #[arg(long, conflicts_with_all = ["pull", "push"])]
+    admin: bool,
+    /// When it ends by itself: 90d, 12h, 8w, or a moment like 2027-01-31T18:00:00Z
+    #[arg(long, value_name = "TIME")]
+    expires: Option<Expiry>,
+}
+
+#[derive(Debug, Args)]
+struct PasswdArguments {
+    /// The account
+    name: String,
+    /// Take the password from standard input instead of generating one
+    #[arg(long)]
+    password_stdin: bool,
+    /// Also set when it ends: 90d, 12h, 8w, or a moment like 2027-01-31T18:00:00Z
+    #[arg(long, value_name = "TIME")]
+    expires: Option<Expiry>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let installation = Installation::find(&arguments.place)?;
+    let now_unix_secs = SystemClock::new().unix_secs();
+    let (mut out, mut talk) = (io::stdout().lock(), Talk);
+    if let Action::List { json } = arguments.action {
+        let written = list::write(&installation.loaded, now_unix_secs, json, &mut out);
+        talk::written(written)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let is_terminal = io::stdout().is_terminal();
+    Command {
+        loaded: &installation.loaded,
+        config_file: installation.config_files.first().map(AsRef::as_ref),
+        now_unix_secs,
+        input: &mut io::stdin().lock(),
+        out: &mut out,
+        talk: &mut talk,
+        is_terminal,
+        load_again: &|| {
+            config::load_again(&installation.config_files, &crate::cli::environment()).ok()
+        },
+        tell: &|| running::reload(&installation),
+    }
+    .run(&arguments.action)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One change, and all that it touches.
+struct Command<'a> {
+    loaded: &'a Loaded,
+    config_file: Option<&'a Path>,
+    now_unix_secs: u64,
+    input: &'a mut dyn Read,
+    out: &'a mut dyn Write,
+    talk: &'a mut dyn Write,
+    is_terminal: bool,
+    load_again: &'a dyn Fn() -> Option<Loaded>,
+    tell: &'a dyn Fn() -> anyhow::Result<Told>,
+}
+
+impl Command<'_> {
+    fn run(&mut self, action: &Action) -> anyhow::Result<()> {
+        match action {
+            Action::Add(arguments) => self.add(arguments),
+            Action::Passwd(arguments) => self.passwd(arguments),
+            Action::Remove { name } => {
+                let rules = self.change(Some(name), |file| changes::remove(file, name))?;
+                self.finish(
+                    &format!("{} was removed, with {}", called(name), counted(rules)),
+                    None,
+                )
+            }
+            Action::Revoke { name } => {
+                let is_in_config = self.loaded.config.auth.places.contains_key(name);
+                let now = self.now_unix_secs;
+                self.change(None, |file| changes::revoke(file, name, is_in_config, now))?;
+                self.finish(
+                    &format!("the tokens of {} were revoked", called(name)),
+                    None,
+                )
+            }
+            // Shown before there is anything to change.
+            Action::List { .. } => Ok(()),
+        }
+    }
+
+    fn add(&mut self, arguments: &AddArguments) -> anyhow::Result<()> {
+        let name = &arguments.name;
+        let pulls = arguments.pull.iter().cloned().map(Grant::Pull);
+        let pushes = arguments.push.iter().cloned().map(Grant::Push);
+        let mut grants: Vec<Grant> = pushes.chain(pulls).collect();
+        if arguments.admin {
+            grants.push(Grant::Everything);
+        }
+        let ends = self.end(arguments.expires)?;
+        let password = match name.as_str() {
+            "" if !arguments.password_stdin => None,
+            _ => Some(self.password(arguments.password_stdin)?),
+        };
+        let hash = password.as_ref().map(Password::hash).transpose()?;
+        let addition = Addition::new(name, hash, ends, &grants)?;
+        let rules = self.change(Some(name), |file| addition.apply(file))?;
+        let ends = ends.map(|ends| format!(" until {}", moment::shown(ends)));
+        let said = format!(
+            "{} was added with {}{}",
+            called(name),
+            counted(rules),
+            ends.unwrap_or_default()
+        );
+        let shown = password.filter(|_| !arguments.password_stdin);
+        let outcome = self.finish(&said, shown.as_ref());
+        self.warn_of_new_rules(rules)?;
+        outcome
+    }
+
+    fn passwd(&mut self, arguments: &PasswdArguments) -> anyhow::Result<()> {
+        let name = &arguments.name;
+        let ends = self.end(arguments.expires)?;
+        let password = self.password(arguments.password_stdin)?;
+        let hash = password.hash()?;
+        let ends = self.change(Some(name), |file| {
+            changes::set_password(file, name, hash, ends)
+        })?;
+        if let Some(ended) = ends.filter(|&ends| ends <= self.now_unix_secs) {
+            writeln!(
+                self.talk,
+                "warning: the account has ended at {} and stays so; --expires gives it another end",
+                moment::shown(ended)
+            )?;
+        }
+        let shown = Some(password).filter(|_| !arguments.password_stdin);
+        self.finish(
+            &format!("{} has another password", called(name)),
+            shown.as_ref(),
+        )
+    }
+
+    fn end(&self, expires: Option<Expiry>) -> anyhow::Result<Option<u64>> {
+        let end = expires.map(|expires| expires.unix_secs(self.now_unix_secs));
+        end.transpose()
+    }
+
+    fn password(&mut self, from_input: bool) -> anyhow::Result<Password> {
+        if !from_input {
+            return Password::random(password::random_bytes);
+        }
+        let mut text = String::new();
+        let mut input = (&mut *self.input).take(PASSWORD_INPUT_BYTES_MAX);
+        input
+            .read_to_string(&mut text)
+            .context("cannot read a password from standard input")?;
+        // What `echo` and an editor put behind it.
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        let text = text.strip_suffix('\r').unwrap_or(text);
+        if text.contains(':') {
+            writeln!(
+                self.talk,
+                "warning: Tart cannot use a password with `:` in it from a docker config"
+            )?;
+        }
+        Password::given(text.to_owned()).context("standard input holds no usable password")
+    }
+
+    /// Changes the file; `name` must not be one of the configuration.
+    fn change<T>(
+        &self,
+        name: Option<&String>,
+        change: impl FnOnce(&mut UsersFile) -> Result<T, ChangeError>,
+    ) -> anyhow::Result<T> {
+        let file = self.users_file()?;
+        if let Some((name, place)) =
+            name.and_then(|name| self.loaded.config.auth.places.get_key_value(name))
+        {
+            let (name, place) = (name.clone(), place.to_string());
+            return Err(ChangeError::InConfig { name, place }.into());
+        }
+        Ok(UsersFile::update(file, change)?)
+    }
+
+    fn users_file(&self) -> anyhow::Result<&Path> {
+        let auth = &self.loaded.config.auth;
+        if let Some(htpasswd) = &auth.htpasswd {
+            let path = htpasswd.path().display();
+            bail!(
+                "the accounts are those of {path} (auth.htpasswd), which no command here changes\nhint: `htpasswd -B {path} NAME`; it takes effect at once"
+            );
+        }
+        let Some(file) = auth.users_file.as_deref() else {
+            let config = self.config_file.unwrap_or(Path::new("the configuration"));
+            let config = config.display();
+            bail!(
+                "there is no `users_file`, and commands write accounts nowhere else\nhint: add `users_file: /full/path/users.yml` to {config}, and restart the server"
+            );
+        };
+        if self
+            .loaded
+            .by_working_directory
+            .iter()
+            .any(|key| key == "users_file")
+        {
+            let file = file.display();
+            bail!(
+                "`users_file` is a relative path, here {file}, and another file to a server that was started in another directory; nothing was changed\nhint: write its full path into the configuration, and restart the server"
+            );
+        }
+        Ok(file)
+    }
+
+    /// Shows a generated password, tells the running server, and says how things stand. The file is written by now.
+    fn finish(&mut self, said: &str, password: Option<&Password>) -> anyhow::Result<()> {
+        let shown = password.map_or(Ok(()), |password| self.show(password));
+        let file = self.users_file()?.display().to_string();
+        match (self.tell)() {
+            Ok(Told::Reloaded) => writeln!(self.talk, "{said}; the running server goes by it now")?,
+            Ok(Told::NotRunning) => writeln!(
+                self.talk,
+                "{said}; no server is running, and the next start goes by it"
+            )?,
+            Err(error) => {
+                return Err(error.context(format!(
+                    "{said}, and {file} says so, BUT THE RUNNING SERVER MAY STILL GO BY WHAT WAS BEFORE\n\
+                     hint: remove the cause, then send the server SIGHUP or restart it; the change itself is made"
+                )));
+            }
+        }
+        shown.context("the password could not be printed, and nobody knows it\nhint: `boathouse user passwd` makes another")
+    }
+
+    /// stdout is data: a script gets the password and nothing else.
+    fn show(&mut self, password: &Password) -> io::Result<()> {
+        if self.is_terminal {
+            writeln!(self.talk, "The password, which is not shown again:")?;
+        }
+        writeln!(self.out, "{}", password.expose())?;
+        self.out.flush()
+    }
+
+    /// What is probably not meant in the rules that were just written: the last ones.
+    fn warn_of_new_rules(&mut self, count: usize) -> anyhow::Result<()> {
+        let Some(loaded) = (self.load_again)().filter(|_| count > 0) else {
+            return Ok(());
+        };
+        let auth = &loaded.config.auth;
+        for mistake in auth.mistakes(auth.acl.len().saturating_sub(count)) {
+            match &mistake.kind {
+                // As it is written on the command line.
+                MistakeKind::OneLevel {
+                    pattern, missed, ..
+                } => writeln!(
+                    self.talk,
+                    "note: `{pattern}` does not cover `{missed}`; `{}**` would",
+                    pattern.trim_end_matches('*')
+                )?,
+                MistakeKind::Shadowed { .. }
+                | MistakeKind::NoSuchAccount(_)
+                | MistakeKind::PushWithoutPull
+                | MistakeKind::StarAmongOthers
+                | MistakeKind::EmptyValue { .. } => writeln!(self.talk, "warning: {mistake}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An account as it is spoken of.
+fn called(name: &str) -> String {
+    if name.is_empty() {
+        "the account of anonymous callers".to_owned()
+    } else {
+        format!("`{name}`")
+    }
+}
+
+fn counted(rules: usize) -> String {
+    match rules {
+        0 => "no rules of its own".to_owned(),
+        1 => "1 rule".to_owned(),
+        _ => format!("{rules} rules"),
+    }
+}

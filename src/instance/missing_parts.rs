@@ -1,0 +1,178 @@
+//! Whether a part of an installation is missing that was there before: its authority, its keys, its users, its data.
+//!
+//! Without this, a start where the disk of the data is not mounted, or where a backup was restored in part, would make an empty
+//! store and an authority that no client trusts, and call that a success. Must not make anything but its own record. Invariant:
+//! a part that a start needs and that was ever there is made again only by somebody who asked for it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+
+use crate::config::{Config, Signing};
+use crate::durable_file;
+use crate::layout::OWN_DIRECTORY;
+use crate::tls;
+
+/// Which parts have been there, one a line; beside the data.
+const RECORD: &str = "parts";
+
+/// Which parts must be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expected {
+    /// All: `up` writes the config last.
+    All,
+    /// Those of which there are traces: with `serve`, parts are made when they are first needed.
+    Known,
+    /// None: the first run, or `--recreate-missing`.
+    None,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Authority,
+    TokenKey,
+    Users,
+    Data,
+}
+
+impl Part {
+    /// As it stands in the record and in messages.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Authority => "certificate authority",
+            Self::TokenKey => "key for tokens",
+            Self::Users => "users",
+            Self::Data => "data",
+        }
+    }
+}
+
+/// Refuses a start without parts that must be there. `makes_new_authority`: none is needed.
+pub(crate) fn refuse(
+    config: &Config,
+    expected: Expected,
+    makes_new_authority: bool,
+) -> anyhow::Result<()> {
+    let record = match expected {
+        Expected::None => return Ok(()),
+        Expected::All => String::new(),
+        // One that cannot be read proves nothing.
+        Expected::Known => fs::read_to_string(record_path(config)).unwrap_or_default(),
+    };
+    let mut missing = Vec::new();
+    for (part, paths) in parts(config) {
+        let is_there = match part {
+            // The layout of the old registry, or what we keep beside it.
+            Part::Data => paths.iter().any(|path| exists(path)),
+            Part::Authority | Part::TokenKey | Part::Users => paths.iter().all(|path| exists(path)),
+        };
+        let is_expected = match (expected, part) {
+            (_, Part::Authority) if makes_new_authority => false,
+            (Expected::All, _) => true,
+            (_, Part::Data) => has_traces_of_data(config),
+            (_, part) => record.lines().any(|line| line == part.name()),
+        };
+        if is_expected && !is_there {
+            missing.push((part, paths));
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut lines = vec!["this installation is not complete".to_owned()];
+    for (part, paths) in missing {
+        let paths: Vec<String> = match part {
+            Part::Data => vec![config.root_directory.display().to_string()],
+            Part::Authority | Part::TokenKey | Part::Users => {
+                let gone = paths.iter().filter(|path| !exists(path));
+                gone.map(|path| path.display().to_string()).collect()
+            }
+        };
+        lines.push(format!("  missing: {} ({})", part.name(), paths.join(", ")));
+    }
+    bail!(
+        "{}\nhint: restore what is missing from a backup, or mount its disk, and start again\n\
+         hint: --recreate-missing starts without it: an authority that every client must trust anew, new keys (all tokens end), an empty store, and with `up` a new admin",
+        lines.join("\n")
+    )
+}
+
+/// Remembers for later starts which parts there are now.
+pub(crate) fn remember(config: &Config) {
+    let mut text = String::new();
+    for (part, paths) in parts(config) {
+        if part != Part::Data && paths.iter().all(|path| exists(path)) {
+            text.push_str(part.name());
+            text.push('\n');
+        }
+    }
+    let path = record_path(config);
+    if fs::read_to_string(&path).is_ok_and(|before| before == text) {
+        return;
+    }
+    if let Err(error) = durable_file::replace(&path, text.as_bytes(), durable_file::PRIVATE_FILE) {
+        // A store that may only be read has no record, and what is missing there cannot be made again either.
+        tracing::debug!(%error, path = %path.display(), "cannot write down which parts there are");
+    }
+}
+
+/// Whether both halves of the authority are there, or neither.
+pub(crate) fn is_half_an_authority(config: &Config) -> bool {
+    parts(config).iter().any(|(part, paths)| {
+        let there = paths.iter().filter(|path| exists(path)).count();
+        *part == Part::Authority && there > 0 && there < paths.len()
+    })
+}
+
+/// What this configuration needs, and where it lies.
+fn parts(config: &Config) -> Vec<(Part, Vec<PathBuf>)> {
+    let mut parts = Vec::new();
+    if let tls::Settings::Automatic {
+        ca_certificate,
+        keys_directory,
+        ..
+    } = &config.tls
+    {
+        let key = keys_directory.join("ca.key");
+        parts.push((Part::Authority, vec![ca_certificate.clone(), key]));
+    }
+    let keys = super::keys::keys_directory(config);
+    if config.auth.signing == Signing::Own {
+        let paths = ["token.crt", "token.key"].map(|name| keys.join(name));
+        parts.push((Part::TokenKey, paths.to_vec()));
+    }
+    if let Some(file) = &config.auth.users_file {
+        parts.push((Part::Users, vec![file.clone()]));
+    }
+    let data = ["docker", OWN_DIRECTORY].map(|name| config.root_directory.join(name));
+    parts.push((Part::Data, data.to_vec()));
+    parts
+}
+
+/// What lies elsewhere and is made when data are first served.
+fn has_traces_of_data(config: &Config) -> bool {
+    let keys = super::keys::keys_directory(config);
+    let traces = [
+        config.state_directory.join("index.state"),
+        keys.join("ca.key"),
+        keys.join("token.key"),
+    ];
+    let elsewhere = |path: &&PathBuf| !path.starts_with(&config.root_directory);
+    traces.iter().filter(elsewhere).any(|path| exists(path))
+}
+
+fn record_path(config: &Config) -> PathBuf {
+    config.root_directory.join(OWN_DIRECTORY).join(RECORD)
+}
+
+/// What cannot be looked at may be there; the start says why.
+fn exists(path: &Path) -> bool {
+    !fs::metadata(path).is_err_and(|error| {
+        matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+        )
+    })
+}
