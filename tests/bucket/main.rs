@@ -32,6 +32,8 @@ mod at_once;
 mod bad_inputs;
 #[path = "../it/blobs.rs"]
 mod blobs;
+#[path = "../it/client.rs"]
+mod client;
 #[path = "../it/connections.rs"]
 mod connections;
 #[path = "../it/cross_origin.rs"]
@@ -48,6 +50,8 @@ mod denial;
 mod encoded_paths;
 #[path = "../it/index/mod.rs"]
 mod index;
+#[path = "../it/lab.rs"]
+mod lab;
 #[path = "../it/late_refusal.rs"]
 mod late_refusal;
 #[path = "../it/listings.rs"]
@@ -58,6 +62,8 @@ mod manifest_kinds;
 mod manifests;
 #[path = "../it/memory.rs"]
 mod memory;
+#[path = "../it/program.rs"]
+mod program;
 #[path = "../it/progress.rs"]
 mod progress;
 #[path = "../it/random.rs"]

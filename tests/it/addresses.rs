@@ -2,8 +2,8 @@
 
 use boathouse::server::{self, Locations};
 use http::StatusCode;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use crate::client::until_closed;
 use crate::support::{OCI_MANIFEST, Options, TestRegistry, image_manifest, with_users};
 
 fn registry(locations: Locations, is_proxied: bool) -> TestRegistry {
@@ -92,14 +92,7 @@ async fn a_location_is_relative_unless_the_configuration_asks_for_more() {
 }
 
 async fn ask(registry: &TestRegistry, text: &str) -> String {
-    let mut stream = tokio::net::TcpStream::connect(registry.address)
-        .await
-        .unwrap();
-    let text = text.replace('\n', "\r\n");
-    stream.write_all(text.as_bytes()).await.unwrap();
-    let mut received = Vec::new();
-    stream.read_to_end(&mut received).await.unwrap();
-    String::from_utf8(received).unwrap()
+    until_closed(registry.address, text.replace('\n', "\r\n")).await
 }
 
 #[tokio::test]

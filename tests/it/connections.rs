@@ -5,23 +5,15 @@ use std::time::Duration;
 use boathouse::oci::{Algorithm, Digest};
 use http::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
+use crate::client::Raw;
 use crate::support::{Options, TestRegistry};
 
-async fn raw(registry: &TestRegistry, request: &str) -> String {
-    let mut stream = TcpStream::connect(registry.address).await.unwrap();
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    let mut buffer = [0; 4096];
-    // Until the head is there, or the connection ends.
-    while !answer.windows(4).any(|window| window == b"\r\n\r\n") {
-        match stream.read(&mut buffer).await {
-            Ok(0) | Err(_) => break,
-            Ok(count) => answer.extend_from_slice(&buffer[..count]),
-        }
-    }
-    String::from_utf8_lossy(&answer).into_owned()
+/// The status line of the answer to a request.
+async fn status_line(registry: &TestRegistry, request: &str) -> String {
+    let mut raw = Raw::to(registry.address).await;
+    raw.send(request).await;
+    raw.line().await
 }
 
 #[tokio::test]
@@ -45,7 +37,7 @@ async fn odd_requests_get_plain_answers() {
         ("nonsense\r\n\r\n", "HTTP/1.1 400"),
     ];
     for (request, expected) in cases {
-        let answer = raw(&registry, request).await;
+        let answer = status_line(&registry, request).await;
         assert!(answer.starts_with(expected), "{request:?} -> {answer:?}");
     }
 }
@@ -59,11 +51,11 @@ async fn what_arrived_before_a_break_is_kept() {
         .await
         .expect(StatusCode::ACCEPTED);
     let location = begun.header("location");
-    let mut stream = TcpStream::connect(registry.address).await.unwrap();
+    let mut raw = Raw::to(registry.address).await;
     let head = format!("PATCH {location} HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n01234");
-    stream.write_all(head.as_bytes()).await.unwrap();
-    stream.shutdown().await.unwrap();
-    drop(stream);
+    raw.send(head).await;
+    raw.stream.shutdown().await.unwrap();
+    drop(raw);
     let range = wait_for_range(&registry, location, "0-4").await;
     assert_eq!(range, "0-4");
     let rest = registry
@@ -119,20 +111,18 @@ async fn a_moving_body_is_given_its_time_when_the_server_ends() {
         .await
         .expect(StatusCode::ACCEPTED);
     let location = begun.header("location").to_owned();
-    let mut stream = TcpStream::connect(registry.address).await.unwrap();
+    let mut raw = Raw::to(registry.address).await;
     let digest = Digest::of(Algorithm::Sha256, b"0123456789");
     let head = format!(
         "PUT {location}?digest={digest} HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n01234"
     );
-    stream.write_all(head.as_bytes()).await.unwrap();
+    raw.send(head).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     let stopping = tokio::spawn(registry.stop());
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!stopping.is_finished(), "a body is still moving");
-    stream.write_all(b"56789").await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    raw.send("56789").await;
+    assert_eq!(raw.status().await, 201);
     let data = stopping.await.unwrap();
     let registry = TestRegistry::start_in(data, Options::default());
     registry
@@ -151,9 +141,9 @@ async fn a_body_that_never_ends_is_cut_off_at_the_drain_limit() {
         .await
         .expect(StatusCode::ACCEPTED);
     let location = begun.header("location").to_owned();
-    let mut stream = TcpStream::connect(registry.address).await.unwrap();
+    let mut raw = Raw::to(registry.address).await;
     let head = format!("PATCH {location} HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n01234");
-    stream.write_all(head.as_bytes()).await.unwrap();
+    raw.send(head).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     let clock = registry.clock.clone();
     let stopping = tokio::spawn(registry.stop());
@@ -169,13 +159,9 @@ async fn a_body_that_never_ends_is_cut_off_at_the_drain_limit() {
 #[tokio::test]
 async fn an_idle_connection_makes_room() {
     let registry = TestRegistry::open();
-    let mut stream = TcpStream::connect(registry.address).await.unwrap();
-    stream
-        .write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
-        .await
-        .unwrap();
-    let mut answer = [0; 1024];
-    assert!(stream.read(&mut answer).await.unwrap() > 0);
+    let mut raw = Raw::to(registry.address).await;
+    raw.send("GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    raw.answer().await.expect(StatusCode::OK);
     let time_passes = async {
         loop {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -184,7 +170,7 @@ async fn an_idle_connection_makes_room() {
     };
     let mut rest = Vec::new();
     tokio::select! {
-        ended = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut rest)) => {
+        ended = tokio::time::timeout(Duration::from_secs(10), raw.stream.read_to_end(&mut rest)) => {
             ended.expect("ends long before the half minute of real time").unwrap();
         }
         () = time_passes => {}
@@ -195,6 +181,6 @@ async fn an_idle_connection_makes_room() {
 async fn a_refused_client_is_not_asked_for_its_body() {
     let registry = crate::access::lab();
     let request = "PUT /v2/ann/app/manifests/v1 HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\nexpect: 100-continue\r\n\r\n";
-    let answer = raw(&registry, request).await;
+    let answer = status_line(&registry, request).await;
     assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
 }

@@ -6,9 +6,9 @@
 use boathouse::oci::{Algorithm, Digest};
 use boathouse::server;
 use http::{Method, StatusCode};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::access::guarded;
+use crate::client::until_closed;
 use crate::support::{Answer, Options, TestRegistry, with_users};
 
 const PAGE: &str = "http://ui.example";
@@ -118,24 +118,13 @@ async fn a_browser_may_ask_every_path_which_requests_it_takes() {
     }
 }
 
-/// Sends bytes, and returns all that comes until the registry hangs up.
-async fn raw(registry: &TestRegistry, text: &str) -> String {
-    let mut stream = tokio::net::TcpStream::connect(registry.address)
-        .await
-        .unwrap();
-    stream.write_all(text.as_bytes()).await.unwrap();
-    let mut received = Vec::new();
-    stream.read_to_end(&mut received).await.unwrap();
-    String::from_utf8(received).unwrap()
-}
-
 #[tokio::test]
 async fn load_balancers_ask_without_a_host_and_about_the_whole_server() {
     let registry = TestRegistry::start(options());
-    let answer = raw(&registry, "OPTIONS / HTTP/1.0\r\n\r\n").await;
+    let answer = until_closed(registry.address, "OPTIONS / HTTP/1.0\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.0 204 "), "{answer}");
     let text = "OPTIONS * HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
-    let answer = raw(&registry, text).await;
+    let answer = until_closed(registry.address, text).await;
     assert!(answer.starts_with("HTTP/1.1 204 "), "{answer}");
     let allow = "\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n";
     assert!(answer.contains(allow), "{answer}");
@@ -239,7 +228,7 @@ async fn header_names_are_written_as_scripts_look_for_them() {
     let digest = registry.push_blob("a", b"blob").await;
     let text =
         format!("HEAD /v2/a/blobs/{digest} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
-    let answer = raw(&registry, &text).await;
+    let answer = until_closed(registry.address, &text).await;
     for line in [
         &format!("Docker-Content-Digest: {digest}"),
         "Content-Length: 4",

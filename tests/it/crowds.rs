@@ -12,16 +12,13 @@ use boathouse::tls::{self, Tls};
 use http::StatusCode;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::client::Raw;
 use crate::support::{OCI_INDEX, Options, TestRegistry};
 
 const CONNECTIONS: usize = 10;
 const CROWD: usize = 40;
-
-/// Long enough for the slowest machine, and an end for what would wait for ever.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 fn options() -> Options {
     let mut options = Options::default();
@@ -46,9 +43,13 @@ fn tls_options(keys: &TempDir) -> Options {
     }
 }
 
-async fn connect(registry: &TestRegistry) -> TcpStream {
-    let address = SocketAddr::from(([127, 0, 0, 1], registry.address.port()));
-    TcpStream::connect(address).await.unwrap()
+/// The registry of these tests listens on every address.
+fn local(registry: &TestRegistry) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], registry.address.port()))
+}
+
+async fn connect(registry: &TestRegistry) -> Raw {
+    Raw::to(local(registry)).await
 }
 
 /// Connects without giving the server a moment to run.
@@ -64,32 +65,25 @@ fn connect_from_elsewhere(registry: &TestRegistry) -> std::net::TcpStream {
     std::net::TcpStream::connect(format!("[::1]:{port}")).unwrap()
 }
 
-fn asynchronous(stream: std::net::TcpStream) -> TcpStream {
+fn asynchronous(stream: std::net::TcpStream) -> Raw {
     stream.set_nonblocking(true).unwrap();
-    TcpStream::from_std(stream).unwrap()
+    Raw::over(TcpStream::from_std(stream).unwrap())
 }
 
-/// The head of the answer to a GET.
-async fn get(mut stream: TcpStream, path: &str) -> String {
-    let asking = async {
-        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.unwrap();
-        String::from_utf8_lossy(&answer).into_owned()
-    };
-    tokio::time::timeout(PATIENCE, asking)
-        .await
-        .expect("an answer, and not a place in a queue")
+/// All of the answer to a GET.
+async fn get(mut raw: Raw, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    raw.send(request).await;
+    raw.text().await
 }
 
-async fn crowd(registry: &TestRegistry, first_words: &[u8]) -> Vec<TcpStream> {
+async fn crowd(registry: &TestRegistry, first_words: &[u8]) -> Vec<Raw> {
     let mut crowd = Vec::new();
     for _ in 0..CROWD {
-        let mut stream = connect(registry).await;
+        let mut raw = connect(registry).await;
         // It may be closed already.
-        let _ = stream.write_all(first_words).await;
-        crowd.push(stream);
+        let _ = raw.try_send(first_words).await;
+        crowd.push(raw);
     }
     crowd
 }
@@ -168,17 +162,14 @@ async fn health_is_answered_to_all_who_ask_at_once_while_all_places_are_taken() 
     let _crowd = crowd(&registry, &slow_body()).await;
     let mut asking = Vec::new();
     for _ in 0..100 {
-        let address = SocketAddr::from(([127, 0, 0, 1], registry.address.port()));
-        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        let mut stream = std::net::TcpStream::connect(local(&registry)).unwrap();
         let request = b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
         stream.write_all(request).unwrap();
         asking.push(asynchronous(stream));
     }
     let mut answered = 0;
-    for mut stream in asking {
-        let mut answer = [0; 12];
-        let read = tokio::time::timeout(PATIENCE, stream.read_exact(&mut answer));
-        answered += usize::from(read.await.expect("in time").is_ok());
+    for mut raw in asking {
+        answered += usize::from(raw.rest().await.starts_with(b"HTTP/1.1 200"));
     }
     assert_eq!(answered, 100, "the others were cut before they were heard");
 }
@@ -193,17 +184,14 @@ async fn an_upload_that_moves_is_not_cut_by_a_crowd_of_its_own_address() {
     let mut upload = connect(&registry).await;
     let length = piece.len() * 30;
     let head = format!("PATCH {location} HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n");
-    upload.write_all(head.as_bytes()).await.unwrap();
+    upload.send(head).await;
     let mut crowds = Vec::new();
     for _ in 0..30 {
         crowds.push(crowd(&registry, b"").await);
         registry.clock.advance(Duration::from_secs(4));
-        upload.write_all(&piece).await.expect("is not cut");
+        upload.try_send(&piece).await.expect("is not cut");
     }
-    let mut answer = [0; 12];
-    let reading = tokio::time::timeout(PATIENCE, upload.read_exact(&mut answer));
-    reading.await.expect("in time").expect("an answer");
-    assert_eq!(&answer, b"HTTP/1.1 202");
+    assert_eq!(upload.status().await, 202);
 }
 
 /// The first message of a TLS client.
@@ -233,18 +221,14 @@ async fn handshakes_of_one_address_do_not_come_before_those_of_another() {
     let hello = client_hello();
     let mut flood = Vec::new();
     for _ in 0..FLOOD {
-        let address = SocketAddr::from(([127, 0, 0, 1], registry.address.port()));
-        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        let mut stream = std::net::TcpStream::connect(local(&registry)).unwrap();
         stream.write_all(&hello).unwrap();
         stream.set_nonblocking(true).unwrap();
         flood.push(stream);
     }
     let mut other = connect_from_elsewhere(&registry);
     other.write_all(&hello).unwrap();
-    let mut byte = [0];
-    let mut other = asynchronous(other);
-    let answer = tokio::time::timeout(PATIENCE, other.read_exact(&mut byte));
-    answer.await.expect("in time").expect("an answer");
+    asynchronous(other).wait_for(1).await;
     let answered = flood.iter().filter(|stream| stream.peek(&mut [0]).is_ok());
     let answered = answered.count();
     assert!(

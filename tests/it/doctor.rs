@@ -9,8 +9,9 @@ use serde_json::Value;
 
 use crate::access::lab as registry_with_rules;
 use crate::data::tree;
+use crate::lab::PASSWORD;
 use crate::program::{free_address, ran};
-use crate::trust::{Lab, PASSWORD};
+use crate::trust::Served;
 
 const STEPS: [&str; 7] = ["name", "port", "tls", "clock", "login", "push", "pull"];
 
@@ -40,8 +41,8 @@ fn failed_at(step: &str, report: &str) -> String {
 
 #[tokio::test]
 async fn all_is_well_and_nothing_stays_behind() {
-    let lab = Lab::start().await;
-    let registry = lab.registry();
+    let served = Served::start().await;
+    let registry = served.registry();
     let trust = [
         "trust",
         "--remote",
@@ -50,14 +51,17 @@ async fn all_is_well_and_nothing_stays_behind() {
         "--yes",
         "--fingerprint",
     ];
-    lab.client(&[&trust[..], &[&lab.fingerprint()]].concat(), "")
+    served
+        .client(&[&trust[..], &[&served.fingerprint()]].concat(), "")
         .fine();
     // What a client has kept of its login is used.
     let auth = STANDARD.encode(format!("admin:{PASSWORD}"));
     let kept = format!(r#"{{"auths": {{"{registry}": {{"auth": "{auth}"}}}}}}"#);
-    lab.put("home/ann/.docker/config.json", &kept);
+    served
+        .lab
+        .write("client/home/ann/.docker/config.json", &kept);
     let doctor = ["doctor", &registry, "--size", "2"];
-    let text = lab.client(&doctor, "").fine();
+    let text = served.client(&doctor, "").fine();
     let lines: Vec<&str> = text
         .lines()
         .filter(|line| line.starts_with("ok "))
@@ -76,28 +80,30 @@ async fn all_is_well_and_nothing_stays_behind() {
     }
     assert!(!text.contains(PASSWORD) && !text.contains(&auth), "{text}");
 
-    let json = lab.client(&[&doctor[..], &["--json"]].concat(), "").fine();
+    let json = served
+        .client(&[&doctor[..], &["--json"]].concat(), "")
+        .fine();
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["is_healthy"], true);
     for step in [5, 6] {
         assert!(json["steps"][step]["bytes_per_sec"].as_u64().unwrap() > 0);
     }
 
-    let stays = tree(&lab.path("home/data/docker")).into_keys();
+    let stays = tree(&served.lab.path("home/data/docker")).into_keys();
     let stays: Vec<String> = stays.filter(|path| path.contains("/_layers/")).collect();
     assert_eq!(stays, [""; 0]);
 
     // On the registry's machine it finds the registry by itself.
-    let home = lab.path("home");
-    let here = ["doctor", "--dir", home.to_str().unwrap(), "--size", "1"];
-    lab.client(&here, "").fine();
+    let home = served.lab.place("home");
+    let here = ["doctor", "--dir", &home, "--size", "1"];
+    served.client(&here, "").fine();
 }
 
 /// The registry answers in this process, while the program is waited for.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_thing_that_is_wrong_has_its_step_and_its_hint() {
-    let lab = Lab::start().await;
-    let registry = lab.registry();
+    let served = Served::start().await;
+    let registry = served.registry();
     let doctor = |registry: &str, input: &str| {
         let arguments = [
             "doctor",
@@ -107,7 +113,7 @@ async fn each_thing_that_is_wrong_has_its_step_and_its_hint() {
             "admin",
             "--password-stdin",
         ];
-        let ran = lab.client(&arguments, input);
+        let ran = served.client(&arguments, input);
         assert_eq!(ran.code, Some(1), "{}{}", ran.out, ran.talk);
         ran.out
     };
@@ -135,7 +141,8 @@ async fn each_thing_that_is_wrong_has_its_step_and_its_hint() {
         "--yes",
         "--fingerprint",
     ];
-    lab.client(&[&trust[..], &[&lab.fingerprint()]].concat(), "")
+    served
+        .client(&[&trust[..], &[&served.fingerprint()]].concat(), "")
         .fine();
     let wrong = failed_at("login", &doctor(&registry, "wrong\n"));
     assert!(
@@ -146,10 +153,8 @@ async fn each_thing_that_is_wrong_has_its_step_and_its_hint() {
 
     // Another authority than the one that signs, in one of two places: that client alone is left out.
     let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    lab.put(
-        &format!("etc/docker/certs.d/{registry}/ca.crt"),
-        &other.cert.pem(),
-    );
+    let trusted = format!("client/etc/docker/certs.d/{registry}/ca.crt");
+    served.lab.write(&trusted, other.cert.pem());
     let arguments = [
         "doctor",
         &registry,
@@ -159,7 +164,7 @@ async fn each_thing_that_is_wrong_has_its_step_and_its_hint() {
         "--size",
         "1",
     ];
-    let text = lab.client(&arguments, PASSWORD).fine();
+    let text = served.client(&arguments, PASSWORD).fine();
     assert!(
         text.contains("trusted by podman's certs.d, not by the system's store, docker's certs.d;"),
         "{text}"

@@ -2,14 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 
 use boathouse::auth::Secret;
 use boathouse::config;
 use http::StatusCode;
-use tempfile::TempDir;
 
-use crate::program::ran;
+use crate::lab::Lab;
 use crate::support::{Options, TestRegistry};
 
 /// A hash of the least cost, as `htpasswd -B` writes it.
@@ -19,20 +17,17 @@ fn entry(name: &str, password: &str) -> String {
 }
 
 /// A directory with a config that names `DIR/htpasswd`, which holds `entries`.
-fn configured(more: &str, entries: &str) -> TempDir {
-    let directory = tempfile::tempdir().unwrap();
-    let place = directory.path().display();
-    let text = format!(
-        "http: {{addr: '127.0.0.1:0'}}\nstorage: {{filesystem: {{rootdirectory: {place}/data}}}}\n\
-         auth:\n  htpasswd:\n    realm: the lab\n    path: {place}/htpasswd\n{more}"
-    );
-    fs::write(directory.path().join("config.yml"), text).unwrap();
-    fs::write(directory.path().join("htpasswd"), entries).unwrap();
-    directory
+fn configured(more: &str, entries: &str) -> Lab {
+    let lab = Lab::configured(&format!(
+        "http: {{addr: '127.0.0.1:0'}}\nstorage: {{filesystem: {{rootdirectory: DIR/data}}}}\n\
+         auth:\n  htpasswd:\n    realm: the lab\n    path: DIR/htpasswd\n{more}"
+    ));
+    lab.write("htpasswd", entries);
+    lab
 }
 
-fn start(directory: &TempDir) -> TestRegistry {
-    let files = [directory.path().join("config.yml")];
+fn start(lab: &Lab) -> TestRegistry {
+    let files = [lab.path("boathouse.yml")];
     let loaded = config::load(&files, &BTreeMap::new()).unwrap_or_else(|errors| panic!("{errors}"));
     TestRegistry::start(Options {
         auth: loaded.config.auth_settings(Secret([7; 32]), None),
@@ -52,8 +47,8 @@ async fn status(registry: &TestRegistry, path: &str, login: Option<(&str, &str)>
 #[tokio::test]
 async fn without_rules_whoever_is_in_the_file_may_do_everything() {
     let comment = "# the lab\n\n";
-    let directory = configured("", &format!("{comment}{}", entry("ann", "right")));
-    let registry = start(&directory);
+    let lab = configured("", &format!("{comment}{}", entry("ann", "right")));
+    let registry = start(&lab);
     let answer = registry.get("/v2/").send().await;
     let answer = answer.expect(StatusCode::UNAUTHORIZED);
     assert_eq!(answer.header("www-authenticate"), "Basic realm=\"the lab\"");
@@ -79,8 +74,8 @@ async fn without_rules_whoever_is_in_the_file_may_do_everything() {
 async fn with_rules_the_rules_govern() {
     let rules = "acl:\n- match: {account: ann, name: 'team/*'}\n  actions: [pull]\n";
     let entries = entry("ann", "right") + &entry("bob", "right");
-    let directory = configured(rules, &entries);
-    let registry = start(&directory);
+    let lab = configured(rules, &entries);
+    let registry = start(&lab);
     let tags = "/v2/team/app/tags/list";
     assert_eq!(status(&registry, tags, Some(("ann", "right"))).await, 404);
     assert_eq!(status(&registry, tags, Some(("bob", "right"))).await, 403);
@@ -95,9 +90,9 @@ async fn with_rules_the_rules_govern() {
 
 #[tokio::test]
 async fn the_file_is_read_again_when_it_changes() {
-    let directory = configured("", &entry("ann", "one"));
-    let file = directory.path().join("htpasswd");
-    let registry = start(&directory);
+    let lab = configured("", &entry("ann", "one"));
+    let file = lab.path("htpasswd");
+    let registry = start(&lab);
     let (one, two) = (Some(("ann", "one")), Some(("ann", "two")));
     assert_eq!(status(&registry, "/v2/", one).await, 200);
     // Of the same length, written in place: size and inode stay.
@@ -105,7 +100,7 @@ async fn the_file_is_read_again_when_it_changes() {
     assert_eq!(status(&registry, "/v2/", one).await, 401);
     assert_eq!(status(&registry, "/v2/", two).await, 200);
     // Put in its place by a rename.
-    let new = directory.path().join("new");
+    let new = lab.path("new");
     fs::write(&new, entry("bob", "one")).unwrap();
     fs::rename(&new, &file).unwrap();
     assert_eq!(status(&registry, "/v2/", two).await, 401);
@@ -119,10 +114,9 @@ async fn the_file_is_read_again_when_it_changes() {
     assert_eq!(status(&registry, "/v2/", Some(("bob", "one"))).await, 200);
 }
 
-/// Exit code and talk of `check`.
-fn check(directory: &Path) -> (bool, String) {
-    let file = directory.join("config.yml");
-    let ran = ran(&["check", "--config", file.to_str().unwrap()], &[], "");
+/// Whether `check` succeeds, and what it prints.
+fn check(lab: &Lab) -> (bool, String) {
+    let ran = lab.run(&["check"]);
     (ran.code == Some(0), ran.out + &ran.talk)
 }
 
@@ -135,8 +129,8 @@ async fn entries_that_let_nobody_in_are_told_with_their_lines() {
         ":$2y$04$abcdefghijklmnopqrstuu5nTzPGVsNTFuMqkPVtDFQi7HyyPrHx2\n",
     ]
     .concat();
-    let directory = configured("", &entries);
-    let (is_fine, shown) = check(directory.path());
+    let lab = configured("", &entries);
+    let (is_fine, shown) = check(&lab);
     assert!(is_fine, "{shown}");
     for line in [
         "htpasswd:2: not a bcrypt",
@@ -147,7 +141,7 @@ async fn entries_that_let_nobody_in_are_told_with_their_lines() {
     }
     assert!(shown.contains("auth.htpasswd: 3 users"), "{shown}");
     assert!(!shown.contains("apr1") && !shown.contains("$2y"), "{shown}");
-    let registry = start(&directory);
+    let registry = start(&lab);
     for login in [("md5", "x"), ("plain", ""), ("", "x")] {
         assert_eq!(
             status(&registry, "/v2/", Some(login)).await,
@@ -163,29 +157,24 @@ async fn entries_that_let_nobody_in_are_told_with_their_lines() {
             "htpasswd:1: this bcrypt hash is too dear",
         ),
     ] {
-        let (is_fine, shown) = check(configured("", bad).path());
+        let (is_fine, shown) = check(&configured("", bad));
         assert!(!is_fine && shown.contains(told), "{shown}");
     }
 }
 
 #[test]
 fn distribution_s_variables_choose_it() {
-    let directory = configured("", &entry("ann", "right"));
-    let file = directory.path().join("config.yml");
-    let place = directory.path().display();
-    fs::write(
-        &file,
-        format!("storage: {{filesystem: {{rootdirectory: {place}/data}}}}\n"),
-    )
-    .unwrap();
-    let htpasswd = format!("{place}/htpasswd");
+    let lab = configured("", &entry("ann", "right"));
+    let text = "storage: {filesystem: {rootdirectory: DIR/data}}\n";
+    lab.configure("boathouse.yml", text);
+    let htpasswd = lab.place("htpasswd");
     let variables = [
         ("REGISTRY_AUTH", "htpasswd"),
         ("REGISTRY_AUTH_HTPASSWD_REALM", "lab"),
         ("REGISTRY_AUTH_HTPASSWD_PATH", htpasswd.as_str()),
     ];
     let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let loaded = config::load(&[file], &BTreeMap::from(variables)).unwrap();
+    let loaded = config::load(&[lab.path("boathouse.yml")], &BTreeMap::from(variables)).unwrap();
     assert!(loaded.config.auth.required);
     assert!(loaded.config.auth.all_users().contains_key("ann"));
 }

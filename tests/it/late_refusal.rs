@@ -8,9 +8,8 @@ use std::time::Duration;
 use boathouse::auth::Accounts;
 use boathouse::oci::{Algorithm, Digest};
 use http::StatusCode;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
+use crate::client::Raw;
 use crate::support::{OCI_INDEX, Options, TestRegistry, with_users};
 
 const START: u64 = 1_800_000_000;
@@ -91,24 +90,14 @@ async fn judged(
     path: &str,
     headers: &str,
     length: usize,
-) -> TcpStream {
-    let mut stream = TcpStream::connect(registry.address).await.unwrap();
-    let head = format!(
+) -> Raw {
+    let mut raw = Raw::to(registry.address).await;
+    raw.send(format!(
         "{method} {path} HTTP/1.1\r\nhost: registry.test:5000\r\nconnection: close\r\n{headers}content-length: {length}\r\nexpect: 100-continue\r\n\r\n"
-    );
-    stream.write_all(head.as_bytes()).await.unwrap();
-    let mut asked = [0; 25];
-    stream.read_exact(&mut asked).await.unwrap();
-    assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n");
-    stream
-}
-
-async fn status(stream: &mut TcpStream) -> u16 {
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
-    let answer = String::from_utf8_lossy(&answer);
-    let status = answer.split(' ').nth(1).expect("a status line");
-    status.parse().expect("a status")
+    ))
+    .await;
+    assert_eq!(raw.take(25).await, b"HTTP/1.1 100 Continue\r\n\r\n");
+    raw
 }
 
 /// What is stored, but for what upload sessions have received.
@@ -135,8 +124,8 @@ async fn who_may_no_longer_write_when_the_body_has_come_is_refused() {
             let mut waiting = Vec::new();
             for (method, path, kind, body) in writes(&registry, &authorization).await {
                 let headers = format!("authorization: {authorization}\r\ncontent-type: {kind}\r\n");
-                let stream = judged(&registry, method, &path, &headers, body.len()).await;
-                waiting.push((method, path, body, stream));
+                let raw = judged(&registry, method, &path, &headers, body.len()).await;
+                waiting.push((method, path, body, raw));
             }
             let before = stored(&registry);
             change(&mut accounts);
@@ -144,9 +133,9 @@ async fn who_may_no_longer_write_when_the_body_has_come_is_refused() {
             if what == "expiry" {
                 registry.clock.advance(Duration::from_secs(15));
             }
-            for (method, path, body, mut stream) in waiting {
-                stream.write_all(body.as_bytes()).await.unwrap();
-                let status = status(&mut stream).await;
+            for (method, path, body, mut raw) in waiting {
+                raw.send(body).await;
+                let status = raw.status().await;
                 let expected: &[u16] = if what.contains("rule") && !is_token {
                     &[403]
                 } else {
@@ -177,15 +166,15 @@ async fn a_token_that_expires_while_the_body_comes_suffices() {
     let mut waiting = Vec::new();
     for (method, path, kind, body) in writes(&registry, &authorization).await {
         let headers = format!("authorization: {authorization}\r\ncontent-type: {kind}\r\n");
-        let stream = judged(&registry, method, &path, &headers, body.len()).await;
-        waiting.push((method, path, body, stream));
+        let raw = judged(&registry, method, &path, &headers, body.len()).await;
+        waiting.push((method, path, body, raw));
     }
     // The token lived for 20 s; clocks may differ by 60.
     registry.clock.advance(Duration::from_secs(100));
-    for (method, path, body, mut stream) in waiting {
-        stream.write_all(body.as_bytes()).await.unwrap();
+    for (method, path, body, mut raw) in waiting {
+        raw.send(body).await;
         let expected = if method == "PATCH" { 202 } else { 201 };
-        assert_eq!(status(&mut stream).await, expected, "{method} {path}");
+        assert_eq!(raw.status().await, expected, "{method} {path}");
     }
 }
 
@@ -195,9 +184,9 @@ async fn a_token_is_asked_for_with_the_password_of_when_the_form_has_come() {
     let (registry, mut accounts) = lab();
     let form = "grant_type=password&service=boathouse&username=ann&password=ann-secret";
     let kind = "content-type: application/x-www-form-urlencoded\r\n";
-    let mut stream = judged(&registry, "POST", "/token", kind, form.len()).await;
+    let mut raw = judged(&registry, "POST", "/token", kind, form.len()).await;
     accounts.users.remove("ann");
     registry.auth.reload(accounts);
-    stream.write_all(form.as_bytes()).await.unwrap();
-    assert_eq!(status(&mut stream).await, 401);
+    raw.send(form).await;
+    assert_eq!(raw.status().await, 401);
 }

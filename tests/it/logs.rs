@@ -1,16 +1,14 @@
 //! What a log is made of: the request's name in it and in the answer, and one JSON object per line where that is asked for.
 
-use std::fs;
 use std::net::SocketAddr;
 
-use base64::Engine as _;
 use boathouse::server;
 use boathouse::telemetry::FIELD_BYTES_MAX;
 use http::{Method, StatusCode};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
-use crate::program::{Program, free_address};
+use crate::client::{Raw, basic};
+use crate::lab::{Lab, account};
+use crate::program::free_address;
 use crate::support::{Call, Options, TestRegistry};
 
 #[tokio::test]
@@ -48,25 +46,12 @@ async fn only_a_trusted_proxy_names_requests_and_only_in_harmless_words() {
 
 #[tokio::test]
 async fn the_command_line_makes_every_line_json_whatever_the_config_says() {
-    let directory = tempfile::tempdir().unwrap();
-    let config = directory.path().join("config.yml");
-    let address = free_address();
-    let data = directory.path().join("data");
-    let text = format!(
-        "log: {{formatter: text}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n",
-        data.display()
+    let lab = Lab::configured(
+        "log: {formatter: text}\nstorage: {filesystem: {rootdirectory: DIR/data}}\nhttp: {addr: 'ADDRESS'}\n",
     );
-    fs::write(&config, text).unwrap();
-    let arguments = [
-        "serve",
-        "--log-format",
-        "json",
-        "--config",
-        config.to_str().unwrap(),
-    ];
-    let mut program = Program::start(&directory.path().join("log"), &arguments, &[]);
-    program.says("listening").await;
-    let answer = Call::to(address, Method::GET, "/healthz").send().await;
+    let serve = ["serve", "--log-format", "json"];
+    let program = lab.serve_by(&mut lab.command(&serve)).await;
+    let answer = program.get("/healthz").send().await;
     let log = program.end();
     let lines: Vec<serde_json::Value> = log
         .lines()
@@ -82,20 +67,14 @@ async fn the_command_line_makes_every_line_json_whatever_the_config_says() {
 
 #[tokio::test]
 async fn a_program_that_reads_the_log_is_told_what_a_person_would_be() {
-    let directory = tempfile::tempdir().unwrap();
-    let home = directory.path().join("home");
+    let lab = Lab::empty();
     let address = free_address().to_string();
-    let arguments = ["up", "--dir", home.to_str().unwrap(), "--addr", &address];
-    let log = directory.path().join("log");
-    let mut first = Program::start(&log, &arguments, &[]);
-    first.says("listening").await;
-    let text = first.end();
+    let addr = ["--addr", &address];
+    let text = lab.up("home", &addr).await.end();
     assert!(text.contains("\nTrust its certificates"), "{text}");
 
-    let json = [&arguments[..], &["--log-format", "json"]].concat();
-    let mut second = Program::start(&log, &json, &[]);
-    second.says("listening").await;
-    let log = second.end();
+    let json = [&addr[..], &["--log-format", "json"]].concat();
+    let log = lab.up("home", &json).await.end();
     // That `--addr` counts on the first run only is said before anything is served.
     let lines = log.lines().filter(|line| !line.starts_with("note: "));
     let lines: Vec<serde_json::Value> = lines
@@ -117,45 +96,29 @@ const ODD_PATH_DECODED: &str = "\nFORGED status=200/\u{1b}[2J\u{9b}\u{202e}\"\\/
 
 /// The program with accounts, and its log until it has answered everything that `ask` asks.
 async fn log_of(format: &str, ask: impl AsyncFnOnce(SocketAddr)) -> String {
-    let directory = tempfile::tempdir().unwrap();
-    let config = directory.path().join("config.yml");
-    let address = free_address();
-    let data = directory.path().join("data");
-    let hash = bcrypt::hash("secret", 4).unwrap();
-    // As YAML writes it.
-    let odd = r#""o\"dd\u202e\u009b""#;
-    let text = format!(
+    // As YAML writes its name.
+    let odd = account(r#""o\"dd\u202e\u009b""#, "secret");
+    let lab = Lab::configured(&format!(
         "log: {{level: debug, formatter: {format}}}\n\
-         storage: {{filesystem: {{rootdirectory: {}}}}}\n\
-         http: {{addr: '{address}'}}\n\
+         storage: {{filesystem: {{rootdirectory: DIR/data}}}}\n\
+         http: {{addr: 'ADDRESS'}}\n\
          token: {{issuer: lab, expiration: 900}}\n\
-         users: {{ann: {{password: '{hash}'}}, {odd}: {{password: '{hash}'}}}}\n\
+         users: {{{}, {odd}}}\n\
          acl: [{{match: {{account: ann, name: 'ann/*'}}, actions: ['*']}}]\n",
-        data.display()
-    );
-    fs::write(&config, text).unwrap();
-    let arguments = ["serve", "--config", config.to_str().unwrap()];
-    let mut program = Program::start(&directory.path().join("log"), &arguments, &[]);
-    program.says("listening").await;
-    ask(address).await;
+        account("ann", "secret")
+    ));
+    let program = lab.serve().await;
+    ask(program.address()).await;
     program.end()
 }
 
 /// Sends a request as bytes; gives the status.
 async fn raw(address: SocketAddr, line: &[u8], user_agent: &[u8]) -> u16 {
-    let mut stream = TcpStream::connect(address).await.unwrap();
     let agent = [b"user-agent: ".as_slice(), user_agent].concat();
     let lines = [line, b"host: lab", b"connection: close", &agent, b"", b""];
-    stream.write_all(&lines.join(&b"\r\n"[..])).await.unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
-    let status = std::str::from_utf8(&answer[9..12]).unwrap();
-    status.parse().unwrap()
-}
-
-fn basic(account: &str, password: &str) -> String {
-    let pair = base64::engine::general_purpose::STANDARD.encode(format!("{account}:{password}"));
-    format!("Basic {pair}")
+    let mut raw = Raw::to(address).await;
+    raw.send(lines.join(&b"\r\n"[..])).await;
+    raw.status().await
 }
 
 /// Every field that a client chooses, with all that could break a line or lie about it.

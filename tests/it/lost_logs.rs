@@ -1,62 +1,39 @@
 //! Logs that cannot be written, or that nobody reads, and talk that nobody hears: lines are lost, and nothing else.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{PipeReader, Read as _};
 use std::net::SocketAddr;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use tempfile::TempDir;
 
-use crate::program::{command, free_address, ran};
+use crate::lab::Lab;
+use crate::program::{Program, command, free_address};
 use crate::support::Call;
 
 /// More than a pipe holds and than lines may wait: some 100 bytes each.
 const REQUESTS: usize = 300;
 
 struct Server {
-    child: Child,
+    lab: Lab,
+    program: Program,
     address: SocketAddr,
-    directory: TempDir,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Server {
     async fn start(stderr: impl Into<Stdio>) -> Self {
-        let directory = tempfile::tempdir().unwrap();
         let address = free_address();
-        let config = directory.path().join("c.yml");
-        let data = directory.path().join("data");
-        let text = format!(
-            "http: {{addr: '{address}'}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n",
-            data.display()
-        );
-        fs::write(&config, text).unwrap();
-        let child = command(&["serve", "--config", config.to_str().unwrap()], &[])
-            .stdout(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-            .unwrap();
-        let mut server = Self {
-            child,
+        let lab = Lab::configured(&format!(
+            "http: {{addr: '{address}'}}\nstorage: {{filesystem: {{rootdirectory: DIR/data}}}}\n"
+        ));
+        let mut program = Program::start_with(stderr, &mut lab.command(&["serve"]));
+        assert!(program.answers(address).await, "it ended");
+        Self {
+            lab,
+            program,
             address,
-            directory,
-        };
-        for _ in 0..2_000 {
-            if tokio::net::TcpStream::connect(address).await.is_ok() {
-                return server;
-            }
-            assert!(server.child.try_wait().unwrap().is_none(), "it ended");
-            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("it does not listen");
     }
 
     async fn serves(&self, times: usize) {
@@ -69,10 +46,7 @@ impl Server {
     }
 
     fn lost_lines(&self) -> u64 {
-        let config = self.directory.path().join("c.yml");
-        let config = config.to_str().unwrap();
-        let out = ran(&["status", "--json", "--config", config], &[], "").fine();
-        let status: serde_json::Value = serde_json::from_str(&out).unwrap();
+        let status = self.lab.json(&["status"]);
         status["log_lines_lost"].as_u64().unwrap()
     }
 
@@ -86,20 +60,6 @@ impl Server {
         }
         panic!("lost lines are not counted");
     }
-
-    /// Ends it in order; it must not take longer than the wait for a reader that does not read.
-    async fn ends(mut self) {
-        let id = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
-        for _ in 0..3_000 {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                assert!(status.success(), "{status}");
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("it does not end");
-    }
 }
 
 fn full() -> File {
@@ -112,7 +72,7 @@ async fn a_full_log_disk_stops_nothing_from_the_start_on() {
     let server = Server::start(full()).await;
     server.serves(3).await;
     server.has_lost(3).await;
-    server.ends().await;
+    server.program.end();
 }
 
 #[tokio::test]
@@ -123,7 +83,7 @@ async fn a_log_reader_that_has_gone_stops_nothing() {
     drop(reader);
     server.serves(3).await;
     server.has_lost(3).await;
-    server.ends().await;
+    server.program.end();
 }
 
 #[tokio::test]
@@ -161,10 +121,8 @@ fn read_until(reader: &mut PipeReader, wanted: &str) -> String {
 
 #[test]
 fn a_command_whose_reader_has_gone_is_quiet() {
-    let directory = tempfile::tempdir().unwrap();
-    let config = directory.path().join("c.yml");
-    fs::write(&config, "storage: {filesystem: {rootdirectory: /srv}}\n").unwrap();
-    let config = config.to_str().unwrap();
+    let lab = Lab::configured("storage: {filesystem: {rootdirectory: /srv}}\n");
+    let config = &*lab.place("boathouse.yml");
     for line in [
         &["check", "--config", config][..],
         &["user", "list", "--config", config],
@@ -192,16 +150,11 @@ fn a_command_whose_reader_has_gone_is_quiet() {
 #[cfg(target_os = "linux")]
 #[test]
 fn talk_that_cannot_be_written_changes_no_exit_code() {
-    let directory = tempfile::tempdir().unwrap();
-    let place = directory.path().display();
-    let config = directory.path().join("c.yml");
-    let text = format!(
-        "storage: {{filesystem: {{rootdirectory: {place}/data}}}}\nusers_file: {place}/users.yml\nacl: []\n"
+    let lab = Lab::configured(
+        "storage: {filesystem: {rootdirectory: DIR/data}}\nusers_file: DIR/users.yml\nacl: []\n",
     );
-    fs::write(&config, text).unwrap();
-    let config = config.to_str().unwrap();
     let code = |line: &[&str]| {
-        let mut command = command(&[line, &["--config", config]].concat(), &[]);
+        let mut command = lab.command(line);
         let status = command.stdout(Stdio::null()).stderr(full()).status();
         status.unwrap().code()
     };
@@ -210,7 +163,8 @@ fn talk_that_cannot_be_written_changes_no_exit_code() {
     assert_eq!(code(&["user", "add", "ann"]), Some(1), "there already");
     assert_eq!(code(&["user", "remove", "ann"]), Some(0));
     // Data that cannot be written are a failure.
-    let status = command(&["check", "--config", config], &[])
+    let status = lab
+        .command(&["check"])
         .stdout(full())
         .stderr(Stdio::null())
         .status();

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use boathouse::oci::{Algorithm, Digest};
 use http::StatusCode;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpSocket;
 
+use crate::client::Raw;
 use crate::support::{Call, OCI_INDEX, OCI_MANIFEST, Options, TestRegistry, with_users};
 
 const KIB: usize = 1024;
@@ -38,28 +39,14 @@ fn put_index(registry: &TestRegistry, client: &str, tag: &str, bytes: &[u8]) -> 
 }
 
 /// Begins a PUT of a manifest and sends all but the last byte.
-async fn one_byte_short(
-    registry: &TestRegistry,
-    client: &str,
-    length: &str,
-    bytes: &[u8],
-) -> TcpStream {
-    let mut stream = TcpStream::connect(registry.address).await.unwrap();
-    let head = format!(
+async fn one_byte_short(registry: &TestRegistry, client: &str, length: &str, bytes: &[u8]) -> Raw {
+    let mut raw = Raw::to(registry.address).await;
+    raw.send(format!(
         "PUT /v2/a/manifests/short HTTP/1.1\r\nhost: a\r\ncontent-type: {OCI_INDEX}\r\nx-forwarded-for: {client}\r\n{length}\r\n\r\n"
-    );
-    stream.write_all(head.as_bytes()).await.unwrap();
-    stream.write_all(bytes).await.unwrap();
-    stream
-}
-
-async fn status_of(stream: &mut TcpStream) -> String {
-    // Not to its end: a client that is refused while it sends is heard out for a while.
-    let mut answer = [0; 12];
-    let reading = stream.read_exact(&mut answer);
-    let read = tokio::time::timeout(Duration::from_secs(20), reading).await;
-    read.expect("an answer").unwrap();
-    String::from_utf8_lossy(&answer).into_owned()
+    ))
+    .await;
+    raw.send(bytes).await;
+    raw
 }
 
 /// Waits until about this much is held; what is sent arrives by itself, within five seconds.
@@ -121,16 +108,16 @@ async fn a_body_without_a_length_counts_as_it_comes() {
     let registry = TestRegistry::start(with_budget(256 * KIB));
     let piece = vec![b' '; 16 * KIB];
     let chunk = [format!("{:x}\r\n", piece.len()).as_bytes(), &piece, b"\r\n"].concat();
-    let mut stream =
-        one_byte_short(&registry, "192.0.2.1", "transfer-encoding: chunked", &chunk).await;
+    let chunked = "transfer-encoding: chunked";
+    let mut raw = one_byte_short(&registry, "192.0.2.1", chunked, &chunk).await;
     wait_until_held(&registry, 16 * KIB..=32 * KIB).await;
     // More than a client's half, piece by piece.
     for _ in 0..8 {
-        if stream.write_all(&chunk).await.is_err() {
+        if raw.try_send(&chunk).await.is_err() {
             break;
         }
     }
-    assert_eq!(status_of(&mut stream).await, "HTTP/1.1 503");
+    assert_eq!(raw.status().await, 503);
     wait_until_held(&registry, 0..=0).await;
 }
 
@@ -146,11 +133,11 @@ async fn a_body_that_is_held_whole_has_a_time_which_is_a_quarter_while_memory_is
     for _ in 0..3 {
         registry.clock.advance(Duration::from_secs(30));
         tokio::time::sleep(Duration::from_millis(20)).await;
-        alone.write_all(b" ").await.unwrap();
+        alone.send(" ").await;
     }
     wait_until_held(&registry, 50 * KIB..=64 * KIB).await;
     registry.clock.advance(Duration::from_secs(30));
-    assert_eq!(status_of(&mut alone).await, "HTTP/1.1 408");
+    assert_eq!(alone.status().await, 408);
     let mut held = Vec::new();
     for client in ["192.0.2.1", "192.0.2.1", "192.0.2.2"] {
         held.push(one_byte_short(&registry, client, &length, part).await);
@@ -160,8 +147,8 @@ async fn a_body_that_is_held_whole_has_a_time_which_is_a_quarter_while_memory_is
     registry.clock.advance(Duration::from_secs(30));
     wait_until_held(&registry, 100 * KIB..=128 * KIB).await;
     registry.clock.advance(Duration::from_secs(90));
-    for mut stream in held {
-        assert_eq!(status_of(&mut stream).await, "HTTP/1.1 408");
+    for mut raw in held {
+        assert_eq!(raw.status().await, 408);
     }
 }
 
@@ -171,12 +158,12 @@ async fn forms_of_the_token_endpoint_count_too() {
     with_users(&mut options, &["alice"], &[("alice", "a", &["*"])]);
     let registry = TestRegistry::start(options);
     let form = "x".repeat(30 * KIB);
-    let mut stopped = TcpStream::connect(registry.address).await.unwrap();
+    let mut stopped = Raw::to(registry.address).await;
     let head = format!(
         "POST /auth HTTP/1.1\r\nhost: a\r\nx-forwarded-for: 192.0.2.1\r\ncontent-length: {}\r\n\r\n{form}",
         form.len() + 1
     );
-    stopped.write_all(head.as_bytes()).await.unwrap();
+    stopped.send(head).await;
     wait_until_held(&registry, 30 * KIB..=32 * KIB).await;
     let post = |client| {
         let form = format!(
@@ -239,7 +226,7 @@ async fn lists_that_nobody_reads_count_until_they_are_sent() {
         let put = from(registry.put(&path), "192.0.2.1").header("content-type", OCI_INDEX);
         put.body(&manifest).send().await.expect(StatusCode::CREATED);
     }
-    let mut pipelined = TcpStream::connect(registry.address).await.unwrap();
+    let mut pipelined = Raw::to(registry.address).await;
     let list = || from(registry.get("/v2/a/tags/list"), "192.0.2.1").send();
     let whole = list().await.expect(StatusCode::OK);
     assert!(whole.body.len() > 10 * KIB);
@@ -247,10 +234,7 @@ async fn lists_that_nobody_reads_count_until_they_are_sent() {
     // Held back by one who asks and does not read, for as long as the system takes no more.
     let request = "GET /v2/a/tags/list HTTP/1.1\r\nhost: a\r\nx-forwarded-for: 192.0.2.1\r\n\r\n";
     for _ in 0..2_000 {
-        let written = tokio::time::timeout(
-            Duration::from_millis(200),
-            pipelined.write_all(request.as_bytes()),
-        );
+        let written = tokio::time::timeout(Duration::from_millis(200), pipelined.try_send(request));
         if written.await.is_err() {
             break;
         }
@@ -303,18 +287,19 @@ async fn referrers_come_in_pages_of_bounded_size() {
 }
 
 /// A client that asks, and reads only what the test reads: the system takes little on its behalf.
-async fn slow_reader(registry: &TestRegistry, path: &str) -> TcpStream {
+async fn slow_reader(registry: &TestRegistry, path: &str) -> Raw {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(16 * 1024).unwrap();
-    let mut stream = socket.connect(registry.address).await.unwrap();
+    let mut raw = Raw::over(socket.connect(registry.address).await.unwrap());
     let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    stream
+    raw.send(request).await;
+    raw
 }
 
-async fn read(stream: &mut TcpStream, size_bytes: usize) -> Vec<u8> {
+/// Reads exactly so many bytes, and no more from the system.
+async fn read(raw: &mut Raw, size_bytes: usize) -> Vec<u8> {
     let mut bytes = vec![0; size_bytes];
-    let reading = stream.read_exact(&mut bytes);
+    let reading = raw.stream.read_exact(&mut bytes);
     let read = tokio::time::timeout(Duration::from_secs(20), reading).await;
     read.expect("in time").expect("more of the answer");
     bytes
@@ -345,15 +330,14 @@ async fn referrers_are_written_as_they_are_read() {
     assert_eq!(whole.json()["manifests"].as_array().unwrap().len(), COUNT);
     let kept = registry.registry.memory().held_bytes();
     let size = COUNT * 128 * KIB;
-    let mut stream = slow_reader(&registry, &path).await;
-    let first = read(&mut stream, 1).await;
+    let mut reader = slow_reader(&registry, &path).await;
+    let first = read(&mut reader, 1).await;
     assert_eq!(first, b"H");
     // One copy, and nothing for what the system has taken.
     wait_until_held(&registry, kept + size / 2..=kept + size + 128 * KIB).await;
-    read(&mut stream, size * 3 / 4).await;
+    read(&mut reader, size * 3 / 4).await;
     wait_until_held(&registry, kept..=kept + size / 4).await;
-    let mut end = Vec::new();
-    stream.read_to_end(&mut end).await.unwrap();
+    let end = reader.rest().await;
     assert!(whole.body.ends_with(&end) && !end.is_empty());
     wait_until_held(&registry, kept..=kept).await;
 }
@@ -366,14 +350,13 @@ async fn a_long_manifest_is_not_held_while_its_reader_is_slow() {
     put.await.expect(StatusCode::CREATED);
     let mut readers = Vec::new();
     for _ in 0..4 {
-        let mut stream = slow_reader(&registry, "/v2/a/manifests/long").await;
-        read(&mut stream, 1).await;
-        readers.push(stream);
+        let mut reader = slow_reader(&registry, "/v2/a/manifests/long").await;
+        read(&mut reader, 1).await;
+        readers.push(reader);
     }
     wait_until_held(&registry, 0..=0).await;
-    for mut stream in readers {
-        let mut end = Vec::new();
-        stream.read_to_end(&mut end).await.unwrap();
+    for mut reader in readers {
+        let end = reader.rest().await;
         assert!(end.ends_with(&long), "the exact bytes");
     }
 }

@@ -4,71 +4,41 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tempfile::TempDir;
-
+use crate::lab::Lab;
 use crate::program::{Program, Ran, command, free_address, ran};
 
-const PASSWORD: (&str, &str) = ("BOATHOUSE_ADMIN_PASSWORD", "a-password-for-tests");
-
-struct Lab {
-    directory: TempDir,
+/// An installation in `old`, with one repository, whose server has ended.
+async fn installed() -> Lab {
+    let lab = Lab::empty();
+    let address = free_address().to_string();
+    lab.up("old", &["--addr", &address]).await.end();
+    let tag = "old/data/docker/registry/v2/repositories/kept/_manifests/tags/v1/current";
+    lab.write(&format!("{tag}/link"), format!("sha256:{}", "0".repeat(64)));
+    lab
 }
 
-impl Lab {
-    /// An installation in `old`, with one repository, whose server has ended.
-    async fn installed() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let address = free_address();
-        let lab = Self { directory };
-        let server = lab.up("old", &["--addr", &address.to_string()]).await;
-        server.end();
-        let tag = "old/data/docker/registry/v2/repositories/kept/_manifests/tags/v1/current";
-        fs::create_dir_all(lab.path(tag)).unwrap();
-        let digest = format!("sha256:{}", "0".repeat(64));
-        fs::write(lab.path(tag).join("link"), digest).unwrap();
-        lab
-    }
-
-    fn path(&self, below: &str) -> PathBuf {
-        self.directory.path().join(below)
-    }
-
-    async fn up(&self, name: &str, more: &[&str]) -> Program {
-        let directory = self.path(name);
-        let arguments = [&["up", "--dir", directory.to_str().unwrap()], more].concat();
-        let mut program =
-            Program::start(&self.path(&format!("{name}.log")), &arguments, &[PASSWORD]);
-        program.says("the index is up to the store").await;
-        program
-    }
-
-    /// A start that must come to nothing.
-    async fn refused(&self, name: &str) -> String {
-        let directory = self.path(name);
-        let arguments = ["up", "--dir", directory.to_str().unwrap()];
-        let log = self.path(&format!("{name}.log"));
-        Program::start(&log, &arguments, &[PASSWORD])
-            .refuses()
-            .await
-    }
-
-    /// Whether the running server has the repository.
-    fn has_the_repository(&self, name: &str) -> bool {
-        let directory = self.path(name);
-        let place = ["--dir", directory.to_str().unwrap()];
-        let status = timed(&[&["status", "--json"], &place[..]].concat());
-        assert!(
-            !status.talk.contains("no server listens"),
-            "{}",
-            status.talk
-        );
-        let status: serde_json::Value = serde_json::from_str(&status.fine()).unwrap();
-        status["repositories"] == 1
-    }
+/// A start that must come to nothing.
+async fn refused(lab: &Lab, name: &str) -> String {
+    let log = lab.path(format!("{name}.log"));
+    let program = Program::start(&log, &mut lab.up_command(name, &[]));
+    program.refuses().await
 }
 
-fn timed(arguments: &[&str]) -> Ran {
-    ran(arguments, &[PASSWORD], "")
+/// Whether the running server has the repository.
+fn has_the_repository(lab: &Lab, name: &str) -> bool {
+    let status = ran_in(lab, name, &["status", "--json"]);
+    assert!(
+        !status.talk.contains("no server listens"),
+        "{}",
+        status.talk
+    );
+    let status: serde_json::Value = serde_json::from_str(&status.fine()).unwrap();
+    status["repositories"] == 1
+}
+
+/// A command on the installation in the directory `name`.
+fn ran_in(lab: &Lab, name: &str, line: &[&str]) -> Ran {
+    ran(&[line, &["--dir", &lab.place(name)]].concat(), &[], "")
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -78,39 +48,30 @@ fn copy(from: &Path, to: &Path) {
 
 #[tokio::test]
 async fn a_directory_that_was_moved_or_copied_is_what_is_served() {
-    let lab = Lab::installed().await;
-    let config = fs::read_to_string(lab.path("old/boathouse.yml")).unwrap();
-    let place = lab.directory.path().to_str().unwrap();
-    assert!(!config.contains(place), "{config}");
+    let lab = installed().await;
+    let config = lab.read("old/boathouse.yml");
+    assert!(!config.contains(&lab.place("")), "{config}");
     let authority = fs::read(lab.path("old/ca.crt")).unwrap();
 
     // Moved: the old place is gone, and stays so.
     fs::rename(lab.path("old"), lab.path("moved")).unwrap();
     let server = lab.up("moved", &[]).await;
-    assert!(lab.has_the_repository("moved"));
+    assert!(has_the_repository(&lab, "moved"));
     assert_eq!(fs::read(lab.path("moved/ca.crt")).unwrap(), authority);
     assert!(!lab.path("old").exists());
 
     // Copied while it runs, with its socket and its mark: the copy is an installation of its own.
     copy(&lab.path("moved"), &lab.path("copy"));
-    let said = lab.refused("copy").await;
+    let said = refused(&lab, "copy").await;
     assert!(
         said.contains("cannot listen") && said.contains("hint: "),
         "{said}"
     );
     let other = free_address().to_string();
-    let directory = lab.path("copy");
-    let arguments = ["up", "--dir", directory.to_str().unwrap()];
-    let environment = [("REGISTRY_HTTP_ADDR", other.as_str())];
-    let mut copied = Program::start(&lab.path("copy.log"), &arguments, &environment);
-    copied.says("the index is up to the store").await;
-    let removed = timed(&[
-        "user",
-        "remove",
-        "admin",
-        "--dir",
-        directory.to_str().unwrap(),
-    ]);
+    let mut command = lab.up_command("copy", &[]);
+    let copied = lab.serve_by(command.env("REGISTRY_HTTP_ADDR", other));
+    let copied = copied.await;
+    let removed = ran_in(&lab, "copy", &["user", "remove", "admin"]);
     assert!(
         removed.talk.contains("the running server goes by it now"),
         "{}",
@@ -118,22 +79,20 @@ async fn a_directory_that_was_moved_or_copied_is_what_is_served() {
     );
     removed.fine();
     assert!(
-        lab.has_the_repository("moved"),
+        has_the_repository(&lab, "moved"),
         "another installation was changed"
     );
-    let said = timed(&["status", "--dir", directory.to_str().unwrap()]);
+    let said = ran_in(&lab, "copy", &["status"]);
     assert!(!said.talk.contains("no server listens"), "{}", said.talk);
     drop((server, copied));
 }
 
 #[tokio::test]
 async fn absolute_paths_are_read_as_before_and_a_copy_says_so() {
-    let lab = Lab::installed().await;
+    let lab = installed().await;
     // As earlier versions wrote it.
-    let file = lab.path("old/boathouse.yml");
-    let old = lab.path("old");
-    let old = old.to_str().unwrap();
-    let text = fs::read_to_string(&file).unwrap();
+    let old = &*lab.place("old");
+    let text = lab.read("old/boathouse.yml");
     let text = text
         .replace("relative_paths: config_directory\n", "")
         .replace(
@@ -145,10 +104,10 @@ async fn absolute_paths_are_read_as_before_and_a_copy_says_so() {
         .replace(": \"users.yml\"", &format!(": \"{old}/users.yml\""))
         .replace(": \"data\"", &format!(": \"{old}/data\""));
     assert_eq!(text.matches(old).count(), 5, "{text}");
-    fs::write(&file, text).unwrap();
+    lab.write("old/boathouse.yml", text);
     copy(&lab.path("old"), &lab.path("copy"));
     let server = lab.up("copy", &[]).await;
-    assert!(lab.has_the_repository("copy"));
+    assert!(has_the_repository(&lab, "copy"));
     let log = server.end();
     assert!(
         log.contains("outside of") && log.contains("old/data"),
@@ -156,7 +115,7 @@ async fn absolute_paths_are_read_as_before_and_a_copy_says_so() {
     );
     // With the old place gone, nothing is made there.
     fs::rename(lab.path("old"), lab.path("elsewhere")).unwrap();
-    let said = lab.refused("copy").await;
+    let said = refused(&lab, "copy").await;
     assert!(
         said.contains("not complete") && said.contains("hint: restore"),
         "{said}"
@@ -166,7 +125,7 @@ async fn absolute_paths_are_read_as_before_and_a_copy_says_so() {
 
 #[tokio::test]
 async fn a_part_that_is_missing_is_named_and_made_again_only_when_asked() {
-    let lab = Lab::installed().await;
+    let lab = installed().await;
     for (part, paths) in [
         ("certificate authority", &["ca.crt"][..]),
         ("certificate authority", &["keys/ca.key"]),
@@ -189,7 +148,7 @@ async fn a_part_that_is_missing_is_named_and_made_again_only_when_asked() {
                 .unwrap();
         }
         let before = listed(&lab.path(name));
-        let said = lab.refused(name).await;
+        let said = refused(&lab, name).await;
         assert!(
             said.contains(&format!("missing: {part} (")),
             "{part}: {said}"
@@ -204,7 +163,7 @@ async fn a_part_that_is_missing_is_named_and_made_again_only_when_asked() {
         let server = lab.up(name, &["--recreate-missing"]).await;
         let has_data = part != "data";
         assert_eq!(
-            lab.has_the_repository(name),
+            has_the_repository(&lab, name),
             has_data,
             "{paths:?}: {}",
             server.log()
@@ -237,70 +196,46 @@ fn listed(directory: &Path) -> Vec<PathBuf> {
 
 #[tokio::test]
 async fn serve_refuses_when_what_was_there_is_missing() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = |name: &str| directory.path().join(name);
-    let place = directory.path().display();
-    let address = free_address();
-    let text = format!(
-        "http: {{addr: '{address}'}}\nstorage: {{filesystem: {{rootdirectory: {place}/data}}}}\n\
-         tls: {{ca_certificate: {place}/ca.crt, keys_directory: {place}/keys}}\n\
-         users_file: {place}/users.yml\nacl: []\n"
+    let lab = Lab::configured(
+        "http: {addr: 'ADDRESS'}\nstorage: {filesystem: {rootdirectory: DIR/data}}\n\
+         tls: {ca_certificate: DIR/ca.crt, keys_directory: DIR/keys}\n\
+         users_file: DIR/users.yml\nacl: []\n",
     );
-    let config = path("c.yml");
-    fs::write(&config, text).unwrap();
-    let config = config.to_str().unwrap().to_owned();
-    let start = |more: &[&str]| {
-        let arguments = [&["serve", "--config", config.as_str()], more].concat();
-        Program::start(&path("log"), &arguments, &[])
-    };
+    let start = |more: &[&str]| lab.command(&[&["serve"], more].concat());
     // The first start makes what is missing, as ever.
-    let mut server = start(&[]);
-    server.says("the index is up to the store").await;
-    server.end();
-    ran(&["user", "add", "ann", "--config", &config], &[], "").fine();
-    let mut server = start(&[]);
-    server.says("the index is up to the store").await;
-    server.end();
+    lab.serve().await.end();
+    lab.run(&["user", "add", "ann"]).fine();
+    lab.serve().await.end();
     for name in ["users.yml", "ca.crt", "data"] {
-        fs::rename(path(name), path("aside")).unwrap();
-        let said = start(&[]).refuses().await;
+        fs::rename(lab.path(name), lab.path("aside")).unwrap();
+        let refused = Program::start(&lab.path("log"), &mut start(&[]));
+        let said = refused.refuses().await;
         assert!(said.contains("missing: ") && said.contains(name), "{said}");
-        assert!(!path(name).exists());
-        fs::rename(path("aside"), path(name)).unwrap();
+        assert!(!lab.path(name).exists());
+        fs::rename(lab.path("aside"), lab.path(name)).unwrap();
     }
-    fs::rename(path("data"), path("aside")).unwrap();
-    let mut server = start(&["--recreate-missing"]);
-    server.says("the index is up to the store").await;
-    server.end();
+    fs::rename(lab.path("data"), lab.path("aside")).unwrap();
+    let mut recreate = start(&["--recreate-missing"]);
+    lab.serve_by(&mut recreate).await.end();
 }
 
 #[tokio::test]
 async fn a_relative_path_that_means_two_places_is_refused() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = |name: &str| directory.path().join(name);
-    for name in ["etc", "work"] {
-        fs::create_dir(path(name)).unwrap();
-    }
-    let address = free_address();
+    let lab = Lab::empty();
+    let path = |name: &str| lab.path(name);
+    fs::create_dir(path("work")).unwrap();
     let write = |more: &str| {
         let text = format!(
-            "http: {{addr: '{address}'}}\nstorage: {{filesystem: {{rootdirectory: data}}}}\n{more}"
+            "http: {{addr: 'ADDRESS'}}\nstorage: {{filesystem: {{rootdirectory: data}}}}\n{more}"
         );
-        fs::write(path("etc/c.yml"), text).unwrap();
+        lab.configure("etc/c.yml", &text);
     };
     write("");
     let run = |arguments: &[&str], file: &str| {
         let mut command = command(&[arguments, &["--config", file]].concat(), &[]);
-        let output = command.current_dir(path("work")).output().unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        Ran {
-            code: output.status.code(),
-            out: text(output.stdout),
-            talk: text(output.stderr),
-        }
+        Ran::of(command.current_dir(path("work")), "")
     };
-    let absolute = path("etc/c.yml");
-    let absolute = absolute.to_str().unwrap();
+    let absolute = &*lab.place("etc/c.yml");
     let root = |ran: Ran| {
         let out = ran.fine();
         let line = out
@@ -352,17 +287,16 @@ async fn a_relative_path_that_means_two_places_is_refused() {
         &["check", "--config", absolute],
         &[("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", "data")],
     );
-    let output = command.current_dir(path("work")).output().unwrap();
-    assert!(String::from_utf8(output.stdout).unwrap().contains(work));
+    let ran = Ran::of(command.current_dir(path("work")), "");
+    assert!(ran.fine().contains(work));
 }
 
 #[tokio::test]
 async fn a_moved_directory_finds_its_running_server_or_says_that_it_does_not() {
-    let lab = Lab::installed().await;
+    let lab = installed().await;
     let server = lab.up("old", &[]).await;
     fs::rename(lab.path("old"), lab.path("moved")).unwrap();
-    let moved = lab.path("moved");
-    let said = timed(&["user", "revoke", "admin", "--dir", moved.to_str().unwrap()]).failed();
+    let said = ran_in(&lab, "moved", &["user", "revoke", "admin"]).failed();
     assert!(
         said.contains("RUNNING SERVER MAY STILL GO BY WHAT WAS BEFORE")
             && said.contains("moved/control.sock has not loaded it"),

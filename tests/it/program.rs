@@ -1,66 +1,182 @@
-//! The program itself, as people start it: with arguments, an environment of its own, and its words in a file.
+//! The program as people start it: with arguments, an environment of its own, and its log in a file.
+//!
+//! The only place of these tests that starts it. [`crate::lab::Lab`] has the directory and the configuration.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use http::{Method, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::Instant;
 
-/// One that goes on running; killed when dropped.
+use crate::client::Client;
+use crate::support::Call;
+
+/// Longest wait for a line of the log, a first answer, or the end: a mistake must end the run, on a busy machine too.
+const WAIT_TIME_MAX: Duration = Duration::from_mins(2);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(5);
+/// In which Linux counts processor time, on every machine.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// A program that runs; killed when dropped.
 pub(crate) struct Program {
     child: Child,
-    log: PathBuf,
+    /// `None` where a test reads the log itself.
+    log: Option<PathBuf>,
+    address: Option<SocketAddr>,
+}
+
+/// Memory of a program, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    /// Resident now.
+    pub(crate) resident: u64,
+    /// The highest so far.
+    pub(crate) peak: u64,
 }
 
 impl Program {
-    /// Starts it; what it says on stderr goes into the file `log`.
-    pub(crate) fn start(log: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        Self::start_by(log, &mut command(arguments, environment))
+    /// Starts it with its stderr in the file `log`, and does not wait.
+    pub(crate) fn start(log: &Path, command: &mut Command) -> Self {
+        let mut program = Self::start_with(File::create(log).unwrap(), command);
+        program.log = Some(log.to_owned());
+        program
     }
 
-    /// The same for a command that has more to it, such as a working directory.
-    pub(crate) fn start_by(log: &Path, command: &mut Command) -> Self {
-        let file = File::create(log).unwrap();
-        let child = command.stdout(Stdio::null()).stderr(file).spawn().unwrap();
+    /// The same with its stderr anywhere.
+    pub(crate) fn start_with(stderr: impl Into<Stdio>, command: &mut Command) -> Self {
+        let command = command.stdout(Stdio::null()).stderr(stderr);
+        let child = command.spawn();
+        let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Self {
             child,
-            log: log.to_owned(),
+            log: None,
+            address: None,
         }
     }
 
-    /// All that it has said so far.
+    /// The log so far.
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap()
+        let log = self.log.as_ref().map(fs::read_to_string);
+        log.transpose().unwrap().unwrap_or_default()
     }
 
-    /// Waits until it has said `text`.
-    pub(crate) async fn says(&mut self, text: &str) {
-        for _ in 0..4_000 {
-            if self.log().contains(text) {
-                return;
+    /// Waits until the log has a line with `text`, and gives it.
+    pub(crate) async fn says(&mut self, text: &str) -> String {
+        self.says_within(WAIT_TIME_MAX, text).await
+    }
+
+    pub(crate) async fn says_within(&mut self, wait_max: Duration, text: &str) -> String {
+        let began = Instant::now();
+        loop {
+            let ended = self.ended();
+            let log = self.log();
+            if let Some(line) = log.lines().find(|line| line.contains(text)) {
+                return line.to_owned();
             }
-            let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none(), "it ended:\n{}", self.log());
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            assert!(
+                ended.is_none() && began.elapsed() < wait_max,
+                "it does not say `{text}` ({ended:?}):\n{log}"
+            );
+            tokio::time::sleep(LOOK).await;
         }
-        panic!("it does not say `{text}`:\n{}", self.log());
     }
 
-    /// Waits until it has ended with an error, and gives all that it has said; it must never listen.
+    /// Waits until it listens: the address, as its log has it.
+    pub(crate) async fn listens(&mut self) -> SocketAddr {
+        let line = self.says("listening").await;
+        let (_, address) = line.split_once("address").expect("an address");
+        let is_part = |letter: char| letter.is_ascii_hexdigit() || ".:[]".contains(letter);
+        let address = address.trim_start_matches(['=', '"', ':']);
+        let end = address.find(|letter| !is_part(letter));
+        let address = &address[..end.unwrap_or(address.len())];
+        let address = address.parse();
+        let address = address.unwrap_or_else(|error| panic!("{error}: {line}"));
+        self.address = Some(address);
+        address
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address.expect("it was waited for until it listens")
+    }
+
+    pub(crate) fn call(&self, method: Method, path: &str) -> Call {
+        Call::to(self.address(), method, path)
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Call {
+        self.call(Method::GET, path)
+    }
+
+    /// A token of an account for pushes to `team/app`, or the status that refuses it.
+    pub(crate) async fn token(&self, account: &str, password: &str) -> Result<String, u16> {
+        let path = "/token?service=boathouse&scope=repository:team/app:pull,push";
+        let answer = self.get(path).basic(account, password).send().await;
+        match answer.status {
+            StatusCode::OK => Ok(answer.json()["token"].as_str().unwrap().to_owned()),
+            refused => Err(refused.as_u16()),
+        }
+    }
+
+    /// The status of a look with a token at an image of `team/app` that is not there: 404 where it is let in.
+    pub(crate) async fn look(&self, token: &str) -> u16 {
+        let call = self.get("/v2/team/app/manifests/v1").bearer(token);
+        call.send().await.status.as_u16()
+    }
+
+    /// Waits until it answers a request; false if it ends first, because another program took the port, say.
+    pub(crate) async fn answers(&mut self, address: SocketAddr) -> bool {
+        let began = Instant::now();
+        while self.ended().is_none() {
+            if Client::plain(address).get("/v2/").await.is_ok() {
+                return self.ended().is_none();
+            }
+            assert!(
+                began.elapsed() < WAIT_TIME_MAX,
+                "no answer:\n{}",
+                self.log()
+            );
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        false
+    }
+
+    /// Waits until it takes commands at its control socket.
+    pub(crate) async fn takes_commands(&mut self, socket: &Path) {
+        let began = Instant::now();
+        while UnixStream::connect(socket).is_err() {
+            assert!(
+                self.ended().is_none() && began.elapsed() < WAIT_TIME_MAX,
+                "nothing listens at {}:\n{}",
+                socket.display(),
+                self.log()
+            );
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Waits until it has ended with an error, and gives its log; it must never listen.
     pub(crate) async fn refuses(mut self) -> String {
-        for _ in 0..4_000 {
+        let began = Instant::now();
+        loop {
+            let ended = self.ended();
             let log = self.log();
             assert!(!log.contains("listening"), "it serves:\n{log}");
-            if let Some(status) = self.child.try_wait().unwrap() {
+            if let Some(status) = ended {
                 assert_eq!(status.code(), Some(1), "{log}");
-                return self.log();
+                return log;
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            assert!(began.elapsed() < WAIT_TIME_MAX, "it does not end:\n{log}");
+            tokio::time::sleep(LOOK).await;
         }
-        panic!("it does not end:\n{}", self.log());
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -68,69 +184,131 @@ impl Program {
         kill_process(id, signal).unwrap();
     }
 
-    /// Ends it in order, and gives all that it has said.
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Ends it in order, and gives its log.
     pub(crate) fn end(mut self) -> String {
+        let status = self.terminate();
+        let log = self.log();
+        assert!(status.success(), "{status}:\n{log}");
+        log
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
-        self.child.wait().unwrap();
-        self.log()
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.ended() {
+                return status;
+            }
+            let is_late = began.elapsed() > WAIT_TIME_MAX;
+            assert!(!is_late, "it does not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// SIGKILL: nothing in it runs any more when this returns.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Where the system tells it.
+    pub(crate) fn memory(&self) -> Option<Memory> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let bytes_of = |field: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(field));
+            let kibibytes = line.and_then(|rest| rest.trim().strip_suffix(" kB"));
+            let kibibytes: Option<u64> = kibibytes.and_then(|number| number.parse().ok());
+            kibibytes.unwrap_or_else(|| panic!("no {field} in {status}")) * 1024
+        };
+        Some(Memory {
+            resident: bytes_of("VmRSS:"),
+            peak: bytes_of("VmHWM:"),
+        })
+    }
+
+    /// Processor time so far, on Linux.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let stat = fs::read_to_string(&path).expect(&path);
+        // The fields behind the name in brackets; utime and stime are the 14th and 15th of all.
+        let (_, rest) = stat.rsplit_once(") ").expect("a name in brackets");
+        let ticks = rest.split(' ').skip(11).take(2);
+        let ticks: u64 = ticks.map(|field| field.parse::<u64>().expect(&path)).sum();
+        Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND)
     }
 }
 
 impl Drop for Program {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 
-/// The program with nothing of this process's environment and nobody at the keyboard.
+/// The program with nothing of this process's environment, and no terminal.
 pub(crate) fn command(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_boathouse"));
+    let mut command = command_of(env!("CARGO_BIN_EXE_boathouse"));
+    command.args(arguments).envs(environment.iter().copied());
     command
-        .args(arguments)
+}
+
+/// The same for another build of it, or another registry.
+pub(crate) fn command_of(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command
         .env_clear()
         .env("HOME", "/nonexistent")
-        .envs(environment.iter().copied())
         .stdin(Stdio::null());
     command
 }
 
-/// One that runs to its end: what it said, and how it ended.
+/// How a command ended that has run to its end.
+#[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
-    /// Data.
+    /// stdout: data.
     pub(crate) out: String,
-    /// Talk.
+    /// stderr: everything else.
     pub(crate) talk: String,
 }
 
 /// Runs the program to its end with `input` on stdin.
 pub(crate) fn ran(arguments: &[&str], environment: &[(&str, &str)], input: &str) -> Ran {
-    let mut child = command(arguments, environment)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // One that ends without reading is no failure of the test.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    let output = child.wait_with_output().unwrap();
-    Ran {
-        code: output.status.code(),
-        out: String::from_utf8(output.stdout).unwrap(),
-        talk: String::from_utf8(output.stderr).unwrap(),
-    }
+    Ran::of(&mut command(arguments, environment), input)
 }
 
 impl Ran {
-    /// It went well; gives what it said as data.
+    /// Runs `command` to its end with `input` on stdin.
+    pub(crate) fn of(command: &mut Command, input: &str) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A command that ends without reading its input is no failure of the test.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        let output = child.wait_with_output().unwrap();
+        Self {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            talk: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// It succeeded; gives stdout.
     #[track_caller]
     pub(crate) fn fine(self) -> String {
         assert_eq!(self.code, Some(0), "{}{}", self.out, self.talk);
         self.out
     }
 
-    /// It failed; gives all that it said.
+    /// It failed; gives all that it printed.
     #[track_caller]
     pub(crate) fn failed(self) -> String {
         let said = format!("{}{}", self.out, self.talk);
@@ -139,7 +317,7 @@ impl Ran {
     }
 }
 
-/// An address whose port was free a moment ago.
+/// An address whose port was free a moment ago, for a configuration that others must know before the program runs.
 pub(crate) fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()

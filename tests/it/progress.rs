@@ -6,15 +6,12 @@ use std::time::Duration;
 
 use boathouse::oci::{Algorithm, Digest};
 use bytes::Bytes;
-use http::{Request, StatusCode};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Empty, StreamBody};
-use hyper::body::Frame;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use futures_util::{StreamExt as _, stream};
+use http::{Method, StatusCode};
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 
+use crate::client::{Client, Protocol, Raw, streamed, whole};
 use crate::connections::wait_for_range;
 use crate::support::{Options, TestRegistry, with_users};
 
@@ -52,18 +49,13 @@ async fn has_arrived(registry: &TestRegistry, location: &str, count: usize, toke
     }
 }
 
-async fn send_head(registry: &TestRegistry, head: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(registry.address).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    let head = format!("{head}\r\nhost: registry.test:5000\r\nconnection: close\r\n");
-    stream.write_all(head.as_bytes()).await.unwrap();
-    stream
-}
-
-async fn answer(stream: &mut TcpStream) -> String {
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
-    String::from_utf8_lossy(&answer).into_owned()
+async fn send_head(registry: &TestRegistry, head: &str) -> Raw {
+    let mut raw = Raw::to(registry.address).await;
+    raw.send(format!(
+        "{head}\r\nhost: registry.test:5000\r\nconnection: close\r\n"
+    ))
+    .await;
+    raw
 }
 
 #[tokio::test]
@@ -82,17 +74,16 @@ async fn a_push_that_crawls_for_half_a_day_completes_and_so_does_its_token() {
     let content: Vec<u8> = (0..720_u32).map(|number| (number % 241) as u8).collect();
     for first in [0, content.len() / 2] {
         let piece = &content[first..first + content.len() / 2];
-        let mut stream = send_head(&registry, &patch).await;
+        let mut raw = send_head(&registry, &patch).await;
         let (last, length) = (first + piece.len() - 1, piece.len());
         let rest = format!("content-range: {first}-{last}\r\ncontent-length: {length}\r\n\r\n");
-        stream.write_all(rest.as_bytes()).await.unwrap();
+        raw.send(rest).await;
         for (number, bytes) in (1..).zip(piece.chunks(2)) {
             registry.clock.advance(STALL * 99 / 100);
-            stream.write_all(bytes).await.unwrap();
+            raw.send(bytes).await;
             has_arrived(&registry, location, first + number * 2, &token).await;
         }
-        let answer = answer(&mut stream).await;
-        assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
+        assert_eq!(raw.status().await, 202);
     }
     let digest = Digest::of(Algorithm::Sha256, &content);
     let put = registry.put(&format!("{location}?digest={digest}"));
@@ -106,13 +97,9 @@ async fn a_push_that_crawls_for_half_a_day_completes_and_so_does_its_token() {
 async fn a_push_that_stands_still_is_ended_and_goes_on_where_it_stood() {
     let registry = TestRegistry::open();
     let location = begin(&registry).await;
-    let mut stream = send_head(&registry, &format!("PATCH {location} HTTP/1.1")).await;
-    stream
-        .write_all(b"content-length: 10\r\n\r\n01234")
-        .await
-        .unwrap();
-    let answer = until(&registry, answer(&mut stream)).await;
-    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    let mut raw = send_head(&registry, &format!("PATCH {location} HTTP/1.1")).await;
+    raw.send("content-length: 10\r\n\r\n01234").await;
+    assert_eq!(until(&registry, raw.status()).await, 408);
     assert_eq!(wait_for_range(&registry, &location, "0-4").await, "0-4");
     let rest = registry.patch(&location).header("content-range", "5-9");
     let rest = rest.body(b"56789").send().await;
@@ -125,15 +112,12 @@ async fn a_push_that_stands_still_is_ended_and_goes_on_where_it_stood() {
 #[tokio::test]
 async fn over_http2_one_push_that_stands_still_is_ended_and_the_one_beside_it_is_not() {
     let registry = TestRegistry::open();
-    let mut sender = connect_http2(&registry).await;
-    let mut patch = |location: &str, mut pieces: mpsc::Receiver<Bytes>| {
-        let body = futures_util::stream::poll_fn(move |context| pieces.poll_recv(context));
-        let body = StreamBody::new(futures_util::StreamExt::map(body, |piece| {
-            Ok::<_, std::io::Error>(Frame::data(piece))
-        }));
-        let uri = format!("http://registry.test:5000{location}");
-        let request = Request::patch(uri).body(body.boxed_unsync()).unwrap();
-        tokio::spawn(sender.send_request(request))
+    let client = http2(&registry);
+    let patch = |location: &str, mut pieces: mpsc::Receiver<Bytes>| {
+        let body = stream::poll_fn(move |context| pieces.poll_recv(context));
+        let body = streamed(body.map(Ok));
+        let (client, location) = (client.clone(), location.to_owned());
+        tokio::spawn(async move { client.send(Method::PATCH, &location, &[], body).await })
     };
     let (still, moving) = (begin(&registry).await, begin(&registry).await);
     let (still_pieces, receiver) = mpsc::channel(1);
@@ -149,24 +133,17 @@ async fn over_http2_one_push_that_stands_still_is_ended_and_the_one_beside_it_is
         has_arrived(&registry, &moving, count * 2, "").await;
     }
     let answer = still_answer.await.unwrap().unwrap();
-    assert_eq!(answer.status(), StatusCode::REQUEST_TIMEOUT);
+    answer.expect(StatusCode::REQUEST_TIMEOUT);
     assert_eq!(wait_for_range(&registry, &still, "0-1").await, "0-1");
     drop(moving_pieces);
     let answer = moving_answer.await.unwrap().unwrap();
-    assert_eq!(answer.status(), StatusCode::ACCEPTED);
-    assert_eq!(answer.headers()["range"], "0-119");
+    let answer = answer.expect(StatusCode::ACCEPTED);
+    assert_eq!(answer.header("range"), "0-119");
 }
 
-type Http2Sender = hyper::client::conn::http2::SendRequest<UnsyncBoxBody<Bytes, std::io::Error>>;
-
-async fn connect_http2(registry: &TestRegistry) -> Http2Sender {
-    let stream = TcpStream::connect(registry.address).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    let io = TokioIo::new(stream);
-    let connection = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await;
-    let (sender, connection) = connection.unwrap();
-    tokio::spawn(connection);
-    sender
+fn http2(registry: &TestRegistry) -> Client {
+    let target = Client::plain(registry.address).target().clone();
+    Client::new(target, Protocol::Http2)
 }
 
 /// Lets five times the stall limit pass.
@@ -178,27 +155,27 @@ async fn stand_still(registry: &TestRegistry) {
 }
 
 /// A blob larger than what the system holds for a connection, and a connection on which it was asked for.
-async fn pull(registry: &TestRegistry) -> (Vec<u8>, TcpStream) {
+async fn pull(registry: &TestRegistry) -> (Vec<u8>, Raw) {
     let content: Vec<u8> = (0..24 * 1024 * 1024_u32)
         .map(|number| (number % 241) as u8)
         .collect();
     let digest = registry.push_blob("a", &content).await;
     let get = format!("GET /v2/a/blobs/{digest} HTTP/1.1");
-    let mut stream = send_head(registry, &get).await;
-    stream.write_all(b"\r\n").await.unwrap();
-    (content, stream)
+    let mut raw = send_head(registry, &get).await;
+    raw.send("\r\n").await;
+    (content, raw)
 }
 
 #[tokio::test]
 async fn a_pull_that_crawls_completes() {
     let registry = TestRegistry::open();
-    let (content, mut stream) = pull(&registry).await;
+    let (content, mut raw) = pull(&registry).await;
     let mut answer = Vec::new();
     // 16 KiB/s. Slower readers over a fast network are told apart from those who have stopped only as far as their own
     // system tells ours that they read: it does so in steps of some hundred KiB.
     let a_minute_of_it = 16 * 1024 * 60;
     loop {
-        let mut piece = (&mut stream).take(a_minute_of_it);
+        let mut piece = (&mut raw.stream).take(a_minute_of_it);
         if piece.read_to_end(&mut answer).await.unwrap() == 0 {
             break;
         }
@@ -212,11 +189,10 @@ async fn a_pull_that_crawls_completes() {
 #[tokio::test]
 async fn a_pull_that_nobody_reads_is_ended() {
     let registry = TestRegistry::open();
-    let (content, mut stream) = pull(&registry).await;
+    let (content, mut raw) = pull(&registry).await;
     stand_still(&registry).await;
-    let mut answer = Vec::new();
     // What the systems had taken, and then the end, or the news that it broke off.
-    let _ = stream.read_to_end(&mut answer).await;
+    let answer = raw.rest().await;
     assert!(answer.starts_with(b"HTTP/1.1 200"));
     assert!(answer.len() < content.len(), "all of it came");
 }
@@ -225,14 +201,9 @@ async fn a_pull_that_nobody_reads_is_ended() {
 async fn over_http2_a_pull_that_nobody_reads_is_ended() {
     let registry = TestRegistry::open();
     let digest = registry.push_blob("a", &vec![7; 8 * 1024 * 1024]).await;
-    let mut sender = connect_http2(&registry).await;
-    let uri = format!("http://registry.test:5000/v2/a/blobs/{digest}");
-    let nothing = Empty::new().map_err(|never| match never {});
-    let request = Request::get(uri).body(nothing.boxed_unsync()).unwrap();
-    let answer = sender.send_request(request).await.unwrap();
+    let path = format!("/v2/a/blobs/{digest}");
+    let get = http2(&registry);
+    let pull = get.open(Method::GET, &path, &[], whole("")).await.unwrap();
     stand_still(&registry).await;
-    assert!(
-        answer.into_body().collect().await.is_err(),
-        "all of it came"
-    );
+    assert!(pull.whole().await.is_err(), "all of it came");
 }

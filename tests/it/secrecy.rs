@@ -3,24 +3,18 @@
 //! Over TLS, with HTTP/1.1 and HTTP/2, as text and as JSON. What our libraries log counts as ours.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use boathouse::oci::{Algorithm, Digest};
-use bytes::Bytes;
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Full};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
+use http::{Method, StatusCode};
 
-use crate::program::{Program, free_address};
-use crate::support::{Answer, OCI_MANIFEST, image_manifest};
+use crate::client::{Client, Protocol, Target, basic, whole};
+use crate::lab::Lab;
+use crate::program::{Program, command, free_address};
+use crate::support::{OCI_MANIFEST, image_manifest};
 
 const PASSWORD: &str = "right-password-of-admin";
 const WRONG: &str = "wrong-password-of-admin";
@@ -69,110 +63,12 @@ impl Secrets {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Speaks {
-    Http1,
-    Http2,
-    PlainHttp,
-}
-
-struct Client {
-    address: SocketAddr,
-    tls: Arc<ClientConfig>,
-}
-
-impl Client {
-    fn new(address: SocketAddr, authority: &Path) -> Self {
-        let mut roots = RootCertStore::empty();
-        let authority = CertificateDer::from_pem_file(authority).unwrap();
-        roots.add(authority).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Self {
-            address,
-            tls: Arc::new(tls),
-        }
-    }
-
-    async fn send(
-        &self,
-        speaks: Speaks,
-        method: Method,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &str,
-    ) -> Answer {
-        let mut uri = path.to_owned();
-        if matches!(speaks, Speaks::Http2) {
-            uri = format!("https://localhost:{}{path}", self.address.port());
-        }
-        let mut request = Request::builder().method(method).uri(uri);
-        if !matches!(speaks, Speaks::Http2) {
-            request = request.header("host", "localhost");
-        }
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request
-            .body(Full::new(Bytes::from(body.to_owned())))
-            .unwrap();
-        let stream = TcpStream::connect(self.address).await.unwrap();
-        let answer = match speaks {
-            Speaks::PlainHttp => {
-                let io = TokioIo::new(stream);
-                let (mut sender, connection) =
-                    hyper::client::conn::http1::handshake(io).await.unwrap();
-                tokio::spawn(connection);
-                sender.send_request(request).await
-            }
-            Speaks::Http1 => {
-                let io = TokioIo::new(self.over_tls(stream, b"http/1.1").await);
-                let (mut sender, connection) =
-                    hyper::client::conn::http1::handshake(io).await.unwrap();
-                tokio::spawn(connection);
-                sender.send_request(request).await
-            }
-            Speaks::Http2 => {
-                let io = TokioIo::new(self.over_tls(stream, b"h2").await);
-                let executor = TokioExecutor::new();
-                let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io)
-                    .await
-                    .unwrap();
-                tokio::spawn(connection);
-                sender.send_request(request).await
-            }
-        };
-        let (head, body) = answer.unwrap().into_parts();
-        Answer {
-            status: head.status,
-            headers: head.headers,
-            body: body.collect().await.unwrap().to_bytes(),
-        }
-    }
-
-    async fn over_tls(
-        &self,
-        stream: TcpStream,
-        protocol: &[u8],
-    ) -> tokio_rustls::client::TlsStream<TcpStream> {
-        let mut tls = ClientConfig::clone(&self.tls);
-        tls.alpn_protocols = vec![protocol.to_vec()];
-        let name = ServerName::try_from("localhost").unwrap();
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
-        connector.connect(name, stream).await.unwrap()
-    }
-}
-
 /// Logins, tokens, uploads and refusals, as many kinds as there are.
-async fn visit(client: &Client, speaks: Speaks, secrets: &mut Secrets) {
-    let basic = |password: &str| format!("Basic {}", STANDARD.encode(format!("admin:{password}")));
-    let (right, wrong) = (basic(PASSWORD), basic(WRONG));
+async fn visit(client: &Client, secrets: &mut Secrets) {
+    let (right, wrong) = (basic("admin", PASSWORD), basic("admin", WRONG));
     let send = async |method: Method, path: &str, headers: &[(&str, &str)], body: &str| {
-        client.send(speaks, method, path, headers, body).await
+        let answer = client.send(method, path, headers, whole(body.to_owned()));
+        answer.await.unwrap()
     };
     send(Method::GET, "/v2/", &[], "")
         .await
@@ -276,16 +172,17 @@ fn lines_of(path: &Path) -> Vec<String> {
 
 #[tokio::test]
 async fn no_log_holds_a_secret_even_at_trace() {
-    let directory = tempfile::tempdir().unwrap();
-    let home = directory.path().join("home");
+    let lab = Lab::empty();
+    // Both runs serve the same address, which the client knows.
     let address = free_address();
-    let start = |log: &str, arguments: &[&str]| {
-        let environment = [
-            ("BOATHOUSE_ADMIN_PASSWORD", PASSWORD),
-            ("BOATHOUSE_LOG", "trace"),
-            ("REGISTRY_HTTP_HTTP2_DISABLED", "false"),
-        ];
-        Program::start(&directory.path().join(log), arguments, &environment)
+    let start = async |log: &str, command: &mut Command| {
+        let command = command
+            .env("BOATHOUSE_ADMIN_PASSWORD", PASSWORD)
+            .env("BOATHOUSE_LOG", "trace")
+            .env("REGISTRY_HTTP_HTTP2_DISABLED", "false");
+        let mut program = Program::start(&lab.path(log), command);
+        program.listens().await;
+        program
     };
     let mut secrets = Secrets::default();
     for password in [PASSWORD, WRONG] {
@@ -294,65 +191,44 @@ async fn no_log_holds_a_secret_even_at_trace() {
     secrets.add("a query's credential", IN_QUERY);
     secrets.add("http.secret", HTTP_SECRET);
 
-    let arguments = [
-        "up",
-        "--log-format",
-        "json",
-        "--dir",
-        home.to_str().unwrap(),
-    ];
     let address_text = address.to_string();
-    let first_run = [&arguments[..], &["--addr", &address_text]].concat();
-    let mut first = start("first.log", &first_run);
-    first.says("\"listening\"").await;
-    let client = Client::new(address, &home.join("ca.crt"));
-    for speaks in [Speaks::Http1, Speaks::Http2] {
-        visit(&client, speaks, &mut secrets).await;
+    let more = ["--log-format", "json", "--addr", &address_text];
+    let first = start("first.log", &mut lab.up_command("home", &more)).await;
+    let target = Target {
+        host: format!("localhost:{}", address.port()),
+        ..lab.target("home", address)
+    };
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        let client = Client::new(target.clone(), protocol);
+        visit(&client, &mut secrets).await;
     }
-    let right = format!("Basic {}", STANDARD.encode(format!("admin:{PASSWORD}")));
-    client
-        .send(
-            Speaks::PlainHttp,
-            Method::GET,
-            "/v2/",
-            &[("authorization", &right)],
-            "",
-        )
-        .await
-        .expect(StatusCode::BAD_REQUEST);
+    let plain = first.get("/v2/").basic("admin", PASSWORD).send().await;
+    plain.expect(StatusCode::BAD_REQUEST);
     let first = first.end();
 
     // The same again as text, by `serve`, with a secret in the configuration and a reload that fails on one.
-    let extra = directory.path().join("extra.yml");
-    fs::write(&extra, format!("http: {{secret: {HTTP_SECRET}}}\n")).unwrap();
-    let config = home.join("boathouse.yml");
-    let arguments = [
-        "serve",
-        "--config",
-        config.to_str().unwrap(),
-        "--config",
-        extra.to_str().unwrap(),
-    ];
-    let mut second = start("second.log", &arguments);
-    second.says("listening").await;
-    for speaks in [Speaks::Http1, Speaks::Http2] {
-        visit(&client, speaks, &mut secrets).await;
+    lab.write("extra.yml", format!("http: {{secret: {HTTP_SECRET}}}\n"));
+    let [config, extra] = ["home/boathouse.yml", "extra.yml"].map(|name| lab.place(name));
+    let arguments = ["serve", "--config", &config, "--config", &extra];
+    let mut second = start("second.log", &mut command(&arguments, &[])).await;
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        let client = Client::new(target.clone(), protocol);
+        visit(&client, &mut secrets).await;
     }
     second.signal(rustix::process::Signal::HUP);
     second.says("were read again").await;
-    let users = fs::read_to_string(home.join("users.yml")).unwrap();
+    let users = lab.read("home/users.yml");
     let hash = users.split(['"', '\'']).find(|text| text.starts_with("$2"));
     secrets.add("a password's hash", hash.expect("a hash in users.yml"));
-    fs::write(
-        home.join("users.yml"),
+    lab.write(
+        "home/users.yml",
         format!("users: {{a: {{pass: {PASSWORD}\n"),
-    )
-    .unwrap();
+    );
     second.signal(rustix::process::Signal::HUP);
     second.says("users.yml").await;
     let second = second.end();
 
-    let secret = fs::read(home.join("data/boathouse/secret")).unwrap();
+    let secret = fs::read(lab.path("home/data/boathouse/secret")).unwrap();
     let hex = secret
         .iter()
         .fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
@@ -363,7 +239,7 @@ async fn no_log_holds_a_secret_even_at_trace() {
         format!("{secret:?}").trim_matches(['[', ']']),
     );
     for key in ["ca.key", "tls.key", "token.key"] {
-        for line in lines_of(&home.join("keys").join(key)) {
+        for line in lines_of(&lab.path("home/keys").join(key)) {
             secrets.add("a key", &line);
         }
     }

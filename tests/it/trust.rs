@@ -2,60 +2,34 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-
-use tempfile::TempDir;
 
 use crate::data::tree;
+use crate::lab::Lab;
 use crate::program::{Program, Ran, free_address, ran};
 use crate::support::TestRegistry;
 
-/// A registry that `up` serves, and the disk of a client.
-pub(crate) struct Lab {
-    pub(crate) directory: TempDir,
-    pub(crate) address: SocketAddr,
+/// A registry that `up` serves from `home`, and the disk of a client.
+pub(crate) struct Served {
+    pub(crate) lab: Lab,
+    address: SocketAddr,
     _server: Program,
 }
 
-pub(crate) const PASSWORD: &str = "a-password-for-tests";
-
-impl Lab {
-    /// Serves; the client has docker and skopeo.
+impl Served {
+    /// The client has docker and skopeo.
     pub(crate) async fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let lab = Lab::empty();
+        // Commands read the port from the configuration.
         let address = free_address();
-        let home = directory.path().join("home");
-        let arguments = [
-            "up",
-            "--dir",
-            home.to_str().unwrap(),
-            "--addr",
-            &address.to_string(),
-        ];
-        let environment = [("BOATHOUSE_ADMIN_PASSWORD", PASSWORD)];
-        let log = directory.path().join("log");
-        let mut server = Program::start(&log, &arguments, &environment);
-        server.says("listening").await;
-        let lab = Self {
-            directory,
+        let server = lab.up("home", &["--addr", &address.to_string()]).await;
+        for program in ["docker", "skopeo"] {
+            lab.write(&format!("client/usr/bin/{program}"), "");
+        }
+        Self {
+            lab,
             address,
             _server: server,
-        };
-        for program in ["docker", "skopeo"] {
-            lab.put(&format!("usr/bin/{program}"), "");
         }
-        lab
-    }
-
-    pub(crate) fn path(&self, path: &str) -> PathBuf {
-        self.directory.path().join(path)
-    }
-
-    /// A file on the client's disk.
-    pub(crate) fn put(&self, path: &str, text: &str) {
-        let path = self.path("client").join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
     }
 
     /// `localhost:PORT`
@@ -65,14 +39,14 @@ impl Lab {
 
     /// Runs the program as the client's user `ann`.
     pub(crate) fn client(&self, arguments: &[&str], input: &str) -> Ran {
-        let root = self.path("client");
-        let arguments = [arguments, &["--root", root.to_str().unwrap()]].concat();
+        let root = self.lab.place("client");
+        let arguments = [arguments, &["--root", &root]].concat();
         ran(&arguments, &[("HOME", "/home/ann")], input)
     }
 
     /// As `up` printed it.
     pub(crate) fn fingerprint(&self) -> String {
-        let log = fs::read_to_string(self.path("log")).unwrap();
+        let log = self.lab.read("home.log");
         let mut lines = log.lines().map(str::trim);
         lines
             .find(|line| line.len() == 95 && line.split(':').count() == 32)
@@ -82,14 +56,14 @@ impl Lab {
 
     /// What clients on the client's disk trust for the registry, by file.
     fn trusted(&self, registry: &str) -> Vec<(String, Vec<u8>)> {
-        let files = tree(&self.path("client")).into_iter();
+        let files = tree(&self.lab.path("client")).into_iter();
         files
             .filter(|(path, _)| path.ends_with(&format!("certs.d/{registry}/ca.crt")))
             .collect()
     }
 
     fn authority(&self) -> Vec<u8> {
-        fs::read(self.path("home/ca.crt")).unwrap()
+        fs::read(self.lab.path("home/ca.crt")).unwrap()
     }
 }
 
@@ -104,37 +78,34 @@ fn containers_directory() -> &'static str {
 
 #[tokio::test]
 async fn on_the_registry_s_machine_it_prints_or_does_and_does_nothing_twice() {
-    let lab = Lab::start().await;
-    let home = lab.path("home");
-    let here = ["trust", "--dir", home.to_str().unwrap()];
-    let registry = lab.registry();
+    let served = Served::start().await;
+    let home = served.lab.place("home");
+    let here = ["trust", "--dir", &home];
+    let registry = served.registry();
     let install = [&here[..], &["--install"]].concat();
 
-    let printed = lab.client(&here, "");
-    assert!(printed.talk.contains(&lab.fingerprint()));
+    let printed = served.client(&here, "");
+    assert!(printed.talk.contains(&served.fingerprint()));
     let printed = printed.fine();
     for label in ["docker  ", "podman, skopeo  ", "one program  "] {
         let line = printed.lines().find(|line| line.starts_with(label));
         let line = line.unwrap_or_else(|| panic!("no {label} in:\n{printed}"));
-        assert!(
-            line.contains(home.join("ca.crt").to_str().unwrap()),
-            "{line}"
-        );
+        assert!(line.contains(&format!("{home}/ca.crt")), "{line}");
     }
     assert!(
         !printed.contains("Debian") && !printed.contains("macOS"),
         "{printed}"
     );
 
-    let refused = lab.client(&install, "y\n").failed();
+    let refused = served.client(&install, "y\n").failed();
     assert!(
         refused.contains("\nhint: --yes agrees beforehand"),
         "{refused}"
     );
-    assert_eq!(lab.trusted(&registry), [], "nothing without consent");
+    assert_eq!(served.trusted(&registry), [], "nothing without consent");
 
     let yes = [&install[..], &["--yes"]].concat();
-    let done = lab.client(&yes, "").fine();
+    let done = served.client(&yes, "").fine();
     assert_eq!(
         done,
         "docker          trusts it now\npodman, skopeo  trusts it now\n"
@@ -142,17 +113,17 @@ async fn on_the_registry_s_machine_it_prints_or_does_and_does_nothing_twice() {
     let expected = [
         (
             format!("{}/{registry}/ca.crt", containers_directory()),
-            lab.authority(),
+            served.authority(),
         ),
         (
             format!("etc/docker/certs.d/{registry}/ca.crt"),
-            lab.authority(),
+            served.authority(),
         ),
     ];
-    assert_eq!(lab.trusted(&registry), expected);
+    assert_eq!(served.trusted(&registry), expected);
 
     // Where nothing is left to do, nobody need agree.
-    let again = lab.client(&install, "").fine();
+    let again = served.client(&install, "").fine();
     assert_eq!(
         again,
         "docker          trusts it already\npodman, skopeo  trusts it already\n"
@@ -160,19 +131,19 @@ async fn on_the_registry_s_machine_it_prints_or_does_and_does_nothing_twice() {
 
     let other = "other.local:5443";
     let named = [&yes[..], &["--name", other, "--name", "10.0.0.5:5443"]].concat();
-    lab.client(&named, "").fine();
-    assert_eq!(lab.trusted(other).len(), 2);
-    assert_eq!(lab.trusted("10.0.0.5:5443").len(), 2);
+    served.client(&named, "").fine();
+    assert_eq!(served.trusted(other).len(), 2);
+    assert_eq!(served.trusted("10.0.0.5:5443").len(), 2);
 }
 
 #[tokio::test]
 async fn from_another_machine_the_fingerprint_decides() {
-    let lab = Lab::start().await;
-    let registry = lab.registry();
-    let fingerprint = lab.fingerprint();
+    let served = Served::start().await;
+    let registry = served.registry();
+    let fingerprint = served.fingerprint();
     let remote = ["trust", "--remote", &registry, "--install", "--yes"];
 
-    let unasked = lab.client(&remote, "y\n").failed();
+    let unasked = served.client(&remote, "y\n").failed();
     assert!(unasked.contains(&fingerprint), "{unasked}");
     assert!(
         unasked
@@ -186,9 +157,9 @@ async fn from_another_machine_the_fingerprint_decides() {
     };
     let wrong = format!("{digit}{}", &fingerprint[1..]);
     let wrong = [&remote[..], &["--fingerprint", &wrong]].concat();
-    let wrong = lab.client(&wrong, "").failed();
+    let wrong = served.client(&wrong, "").failed();
     assert!(wrong.contains("is not the one that is expected"), "{wrong}");
-    let client = tree(&lab.path("client"));
+    let client = tree(&served.lab.path("client"));
     assert_eq!(
         client.len(),
         2,
@@ -198,10 +169,10 @@ async fn from_another_machine_the_fingerprint_decides() {
 
     let lower = fingerprint.to_lowercase();
     let right = [&remote[..], &["--fingerprint", &lower]].concat();
-    lab.client(&right, "").fine();
-    let trusted = lab.trusted(&registry);
+    served.client(&right, "").fine();
+    let trusted = served.trusted(&registry);
     assert_eq!(trusted.len(), 2);
-    assert!(trusted.iter().all(|(_, pem)| *pem == lab.authority()));
+    assert!(trusted.iter().all(|(_, pem)| *pem == served.authority()));
 
     // The lines that are printed instead name a copy that is there.
     let print = [
@@ -211,24 +182,24 @@ async fn from_another_machine_the_fingerprint_decides() {
         "--fingerprint",
         &fingerprint,
     ];
-    let printed = lab.client(&print, "").fine();
+    let printed = served.client(&print, "").fine();
     let copy = printed.trim_end().rsplit('=').next().unwrap();
-    assert_eq!(fs::read(copy).unwrap(), lab.authority(), "{printed}");
+    assert_eq!(fs::read(copy).unwrap(), served.authority(), "{printed}");
 }
 
 /// The registry answers in this process, while the program is waited for.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_authority_that_cannot_be_had_is_told_with_a_hint() {
-    let lab = Lab::start().await;
+    let served = Served::start().await;
     let said = |registry: &str| {
         let arguments = [
             "trust",
             "--remote",
             registry,
             "--fingerprint",
-            &lab.fingerprint(),
+            &served.fingerprint(),
         ];
-        lab.client(&arguments, "").failed()
+        served.client(&arguments, "").failed()
     };
     // No look-up leaves the machine: this cannot be a name.
     let nowhere = said(&format!("{}:5443", "a".repeat(64)));
@@ -252,22 +223,21 @@ async fn an_authority_that_cannot_be_had_is_told_with_a_hint() {
 /// An authority that may sign for anything: of an earlier hand-made installation, say.
 #[tokio::test]
 async fn an_authority_without_constraints_is_installed_only_on_demand() {
-    let lab = Lab::start().await;
+    let served = Served::start().await;
     let mut parameters = rcgen::CertificateParams::new([]).unwrap();
     parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let key = rcgen::KeyPair::generate().unwrap();
     let unlimited = parameters.self_signed(&key).unwrap().pem();
-    let home = lab.path("home");
-    let home = home.to_str().unwrap();
-    let print = |lab: &Lab| lab.client(&["trust", "--dir", home], "");
-    let limited = print(&lab);
+    let home = &*served.lab.place("home");
+    let print = || served.client(&["trust", "--dir", home], "");
+    let limited = print();
     assert!(
         limited.talk.contains("It may sign for\n") && !limited.talk.contains("EVERY"),
         "{}",
         limited.talk
     );
-    fs::write(lab.path("home/ca.crt"), unlimited).unwrap();
-    let printed = print(&lab);
+    served.lab.write("home/ca.crt", unlimited);
+    let printed = print();
     assert!(
         printed.talk.contains("EVERY NAME; EVERY ADDRESS") && printed.talk.contains("warning: "),
         "{}",
@@ -276,12 +246,12 @@ async fn an_authority_without_constraints_is_installed_only_on_demand() {
     printed.fine();
     for more in [&[][..], &["--yes"]] {
         let arguments = [&["trust", "--dir", home, "--install"], more].concat();
-        let said = lab.client(&arguments, "y\ny\n").failed();
+        let said = served.client(&arguments, "y\ny\n").failed();
         assert!(
             said.contains("can stand in for any site") && said.contains("--unlimited-authority"),
             "{said}"
         );
-        assert_eq!(lab.trusted(&lab.registry()), []);
+        assert_eq!(served.trusted(&served.registry()), []);
     }
     let all = [
         "trust",
@@ -291,43 +261,30 @@ async fn an_authority_without_constraints_is_installed_only_on_demand() {
         "--yes",
         "--unlimited-authority",
     ];
-    lab.client(&all, "");
-    assert!(!lab.trusted(&lab.registry()).is_empty());
+    served.client(&all, "");
+    assert!(!served.trusted(&served.registry()).is_empty());
 }
 
 /// `serve` with a certificate that somebody else signed: there is nothing to trust here.
 #[tokio::test]
 async fn a_registry_without_an_authority_says_so() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = |name: &str| directory.path().join(name);
-    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    fs::write(path("tls.crt"), own.cert.pem()).unwrap();
-    fs::write(path("tls.key"), own.signing_key.serialize_pem()).unwrap();
-    let address = free_address();
-    let text = format!(
-        "storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}', tls: {{certificate: {}, key: {}}}}}\n",
-        path("data").display(),
-        path("tls.crt").display(),
-        path("tls.key").display()
+    let lab = Lab::configured(
+        "storage: {filesystem: {rootdirectory: DIR/data}}\n\
+         http: {addr: 'ADDRESS', tls: {certificate: DIR/tls.crt, key: DIR/tls.key}}\n",
     );
-    fs::write(path("config.yml"), text).unwrap();
-    let config = path("config.yml");
-    let config = ["--config", config.to_str().unwrap()];
-    let mut server = Program::start(&path("log"), &[&["serve"], &config[..]].concat(), &[]);
-    server.says("listening").await;
-    let run = |arguments: &[&str]| ran(arguments, &[("HOME", home(directory.path()))], "").failed();
-    let here = run(&[&["trust"], &config[..]].concat());
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    lab.write("tls.crt", own.cert.pem());
+    lab.write("tls.key", own.signing_key.serialize_pem());
+    let server = lab.serve().await;
+    let here = lab.run(&["trust"]).failed();
     assert!(
         here.contains("no authority of its own") && here.contains("hint: "),
         "{here}"
     );
-    let there = run(&["trust", "--remote", &address.to_string()]);
+    let remote = ["trust", "--remote", &server.address().to_string()];
+    let there = ran(&remote, &[("HOME", &lab.place(""))], "").failed();
     assert!(
         there.contains("no authority of its own") && there.contains("boathouse doctor"),
         "{there}"
     );
-}
-
-fn home(directory: &Path) -> &str {
-    directory.to_str().unwrap()
 }

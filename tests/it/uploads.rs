@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use boathouse::oci::{Algorithm, Digest};
 use http::StatusCode;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 
+use crate::client::{self, Raw};
 use crate::support::{Answer, Options, TestRegistry};
 
 async fn begin(registry: &TestRegistry, name: &str) -> String {
@@ -430,10 +429,12 @@ async fn two_senders_never_interleave() {
 /// Sends a request with a body of ten bytes, hangs up after five, and waits until the registry has noticed: looking at its
 /// files, since asking it would tell the client how far the session is.
 async fn break_off(registry: &TestRegistry, method: &str, target: &str, stored_bytes: usize) {
-    let mut stream = TcpStream::connect(registry.address).await.unwrap();
-    let head = format!("{method} {target} HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n01234");
-    stream.write_all(head.as_bytes()).await.unwrap();
-    drop(stream);
+    let bytes = client::request(
+        &format!("{method} {target}"),
+        &["content-length: 10"],
+        b"01234",
+    );
+    Raw::to(registry.address).await.send(bytes).await;
     let id = target
         .split('?')
         .next()

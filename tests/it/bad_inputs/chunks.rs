@@ -1,10 +1,9 @@
 //! Bad inputs 5 and 7 to 11: chunks of an upload.
 
 use http::StatusCode;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
-use super::{append, ask, begin, goes_on, parse, request, sha256, stands_at, stored, unchanged};
+use super::{append, ask, begin, goes_on, sha256, stands_at, stored, unchanged};
+use crate::client::{Raw, request};
 use crate::support::TestRegistry;
 
 #[tokio::test]
@@ -32,9 +31,9 @@ async fn bad_input_07_two_chunks_at_once() {
     let content = vec![b'1'; 60_000];
     let bytes = request(&format!("PATCH {location}"), &[], &content);
     let head_bytes = bytes.len() - content.len();
-    let mut first = TcpStream::connect(registry.address).await.unwrap();
+    let mut first = Raw::to(registry.address).await;
     let mut sent = head_bytes + 5;
-    first.write_all(&bytes[..sent]).await.unwrap();
+    first.send(&bytes[..sent]).await;
     loop {
         let status = ask(&registry, &format!("GET {location}"), &[], b"").await;
         if status.header("range") == "0-4" {
@@ -49,7 +48,7 @@ async fn bad_input_07_two_chunks_at_once() {
         tokio::select! {
             answer = &mut second => break answer,
             () = tokio::time::sleep(std::time::Duration::from_millis(1)) => {
-                first.write_all(&bytes[sent..=sent]).await.unwrap();
+                first.send(&bytes[sent..=sent]).await;
                 sent += 1;
                 // It is waited for, for a while, in case it is what a broken connection has left.
                 registry.clock.advance(std::time::Duration::from_millis(20));
@@ -58,15 +57,8 @@ async fn bad_input_07_two_chunks_at_once() {
     };
     assert_eq!(refused.status, 416, "bytes of two requests interleave");
     refused.expect_error(416, "BLOB_UPLOAD_INVALID");
-    first.write_all(&bytes[sent..]).await.unwrap();
-    let mut received = Vec::new();
-    let answer = loop {
-        if let Some(answer) = parse(&received, false) {
-            break answer;
-        }
-        assert!(first.read_buf(&mut received).await.unwrap() > 0);
-    };
-    let answer = answer.expect(StatusCode::ACCEPTED);
+    first.send(&bytes[sent..]).await;
+    let answer = first.answer().await.expect(StatusCode::ACCEPTED);
     assert_eq!(answer.header("range"), "0-59999");
     goes_on(&registry, &location, &content, content.len()).await;
 }

@@ -2,10 +2,9 @@
 
 use http::StatusCode;
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
-use super::{ask, parse, request, sha256};
+use super::{ask, sha256};
+use crate::client::{Raw, request};
 use crate::support::{Answer, OCI_MANIFEST, TestRegistry};
 
 async fn part(registry: &TestRegistry, content: &[u8], range: &str) -> Answer {
@@ -78,30 +77,14 @@ async fn bad_input_36_a_blob_deleted_while_it_is_pulled() {
         .collect();
     let digest = registry.push_blob("a", &content).await;
     let line = format!("/v2/a/blobs/{digest}");
-    let mut stream = TcpStream::connect(registry.address).await.unwrap();
-    stream
-        .write_all(&request(&format!("GET {line}"), &[], b""))
-        .await
-        .unwrap();
-    let mut received = Vec::new();
-    while received.len() < 10_000 {
-        assert!(stream.read_buf(&mut received).await.unwrap() > 0);
-    }
+    let mut pull = Raw::to(registry.address).await;
+    pull.send(request(&format!("GET {line}"), &[], b"")).await;
+    pull.wait_for(10_000).await;
     let deleted = ask(&registry, &format!("DELETE {line}"), &[], b"").await;
     deleted.expect(StatusCode::ACCEPTED);
     let gone = ask(&registry, &format!("GET {line}"), &[], b"").await;
     gone.expect_error(404, "BLOB_UNKNOWN");
-    let answer = loop {
-        if received.len() >= content.len()
-            && let Some(answer) = parse(&received, false)
-        {
-            break answer;
-        }
-        assert!(
-            stream.read_buf(&mut received).await.unwrap() > 0,
-            "breaks short"
-        );
-    };
+    let answer = pull.answer().await;
     assert!(answer.expect(StatusCode::OK).body == content);
 }
 

@@ -1,11 +1,10 @@
 //! Bad inputs 1 to 4, 6, 12 to 15, and 40: upload sessions, and how they end.
 
 use http::StatusCode;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 
-use super::{append, ask, begin, goes_on, request, sha256, stands_at, stored, unchanged};
+use super::{append, ask, begin, goes_on, sha256, stands_at, stored, unchanged};
 use crate::access::lab;
+use crate::client::{Raw, request};
 use crate::connections::wait_for_range;
 use crate::support::TestRegistry;
 
@@ -87,9 +86,7 @@ async fn bad_input_04_a_body_that_breaks_off() {
         // The digest of what arrives: were half a body taken for a whole one, it would become a blob.
         let line = format!("{method} {location}?digest={}", sha256("01234"));
         let bytes = request(&line, &["content-length: 10"], b"01234");
-        let mut stream = TcpStream::connect(registry.address).await.unwrap();
-        stream.write_all(&bytes).await.unwrap();
-        drop(stream);
+        Raw::to(registry.address).await.send(bytes).await;
         assert_eq!(wait_for_range(&registry, &location, "0-4").await, "0-4");
         unchanged(&registry, &before);
         let rest = &content[5..];

@@ -1,7 +1,8 @@
 //! Bad input 39: what is wrong with the request itself.
 
-use super::{begin, exchange, goes_on, stands_at, stored, unchanged, until_closed};
+use super::{begin, exchange, goes_on, stands_at, stored, unchanged};
 use crate::access::lab;
+use crate::client::until_closed;
 use crate::support::TestRegistry;
 
 fn ended(text: &str) -> String {
@@ -15,13 +16,13 @@ async fn bad_input_39_requests_that_http_frowns_upon() {
 
     // HEAD with a body: it is neither answered with one nor taken for the next request.
     let text = "HEAD /v2/ HTTP/1.1\nhost: a\ncontent-length: 22\nconnection: close\n\nDELETE /v2/ HTTP/1.1\n\n";
-    let answer = until_closed(&registry, ended(text).as_bytes()).await;
+    let answer = until_closed(registry.address, ended(text)).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert!(answer.ends_with("\r\n\r\n"), "{answer}");
     assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
 
     // HTTP/1.0, which needs no host and knows no chunks.
-    let answer = until_closed(&registry, b"GET /v2/ HTTP/1.0\r\n\r\n").await;
+    let answer = until_closed(registry.address, "GET /v2/ HTTP/1.0\r\n\r\n").await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.0 200 "), "{head}");
     assert!(!head.to_lowercase().contains("transfer-encoding"), "{head}");
@@ -40,7 +41,7 @@ async fn bad_input_39_requests_that_http_frowns_upon() {
     let location = begin(&registry, "a").await;
     let lengths = "content-length: 5\ncontent-length: 6\n\n01234";
     let text = format!("PATCH {location} HTTP/1.1\nhost: a\n{lengths}");
-    let answer = until_closed(&registry, ended(&text).as_bytes()).await;
+    let answer = until_closed(registry.address, ended(&text)).await;
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
     stands_at(&registry, &location, "0-0").await;
 

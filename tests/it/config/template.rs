@@ -1,7 +1,8 @@
 //! What `up` writes at first, and what `check` shows.
 
 use super::*;
-use crate::program::ran;
+use crate::lab::Lab;
+use crate::program::{Ran, ran};
 
 fn template(hosts: &[&str]) -> Template {
     Template {
@@ -64,22 +65,12 @@ fn uncommenting_every_default_changes_nothing() {
 
 #[test]
 fn check_shows_what_is_in_force() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let file = directory.path().join("c.yml");
-    let run = |text: &str| {
-        fs::write(&file, text).expect("written");
-        let ran = ran(
-            &["check", "--config", file.to_str().expect("UTF-8")],
-            &[],
-            "",
-        );
-        (format!("{:?}", ran.code), ran.out, ran.talk)
-    };
-    let (code, out, talk) = run(&format!("{STORAGE}redis: {{addr: x}}\n"));
-    assert!(code.contains("(0)"), "{code}");
+    let run = |text: &str| Lab::configured(text).run(&["check"]);
+    let Ran { code, out, talk } = run(&format!("{STORAGE}redis: {{addr: x}}\n"));
+    assert_eq!(code, Some(0));
     assert!(
         out.contains("storage.filesystem.rootdirectory: /srv/images  # ")
-            && out.contains("c.yml:1\n"),
+            && out.contains("boathouse.yml:1\n"),
         "{out}"
     );
     assert!(
@@ -92,32 +83,31 @@ fn check_shows_what_is_in_force() {
             && talk.contains("warning: "),
         "{talk}"
     );
-    let (code, out, talk) = run("http: {}\n");
+    let Ran { code, out, talk } = run("http: {}\n");
     assert!(
-        code.contains("(1)") && out.is_empty() && talk.starts_with("error: storage: no storage"),
-        "{code}{out}{talk}"
+        code == Some(1) && out.is_empty() && talk.starts_with("error: storage: no storage"),
+        "{code:?}{out}{talk}"
     );
 }
 
 #[test]
 fn check_finds_what_up_has_set_up() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let place = directory.path().to_str().expect("UTF-8");
-    let nothing = ran(&["check", "--dir", place], &[], "");
+    let lab = Lab::empty();
+    let check = || ran(&["check", "--dir", &lab.place("")], &[], "");
+    let nothing = check();
     assert_eq!(nothing.code, Some(1));
     assert!(
         nothing.talk.contains("hint: name the installation"),
         "{}",
         nothing.talk
     );
-    let file = directory.path().join("boathouse.yml");
-    fs::write(&file, STORAGE.to_owned() + "http: {addr: 'localhost:1'}\n").expect("written");
-    let found = ran(&["check", "--dir", place], &[], "");
+    let text = STORAGE.to_owned() + "http: {addr: 'localhost:1'}\n";
+    lab.write("boathouse.yml", text);
+    let found = check();
     assert_eq!(found.code, Some(0), "{}", found.talk);
+    let file = lab.place("boathouse.yml");
     assert!(
-        found
-            .talk
-            .contains(&format!("note: this is of {}", file.display())),
+        found.talk.contains(&format!("note: this is of {file}")),
         "{}",
         found.talk
     );

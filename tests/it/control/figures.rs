@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::lab::{Images, Lab};
-use rustix::process::Signal;
+use super::images::Images;
+use crate::lab::Lab;
 
 /// Config blobs are `{}`: two bytes that every repository has.
 const CONFIG: u64 = 2;
@@ -139,15 +139,14 @@ fn check(lab: &Lab, images: &Images) {
 
 #[tokio::test]
 async fn figures_are_exact_with_a_server_and_without_one() {
-    let lab = Lab::new();
-    let server = lab.serve().await;
-    let images = lab.push_everything().await;
+    let lab = Lab::open();
+    let mut server = lab.serve().await;
+    let images = server.push_everything().await;
     check(&lab, &images);
     assert_eq!(lab.differences(), 0);
 
     // Killed, it leaves its socket behind, which nobody listens to.
-    server.signal(Signal::KILL);
-    drop(server);
+    server.kill();
     assert!(lab.socket().exists());
     check(&lab, &images);
     assert_eq!(lab.differences(), 0);

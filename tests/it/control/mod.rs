@@ -3,6 +3,6 @@
 mod accounts;
 mod elsewhere;
 mod figures;
-mod lab;
+mod images;
 mod rebuild;
 mod socket;

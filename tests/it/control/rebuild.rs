@@ -5,11 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use boathouse::oci::Digest;
-use http::{Method, StatusCode};
-use rustix::process::Signal;
+use http::StatusCode;
 use serde_json::Value;
 
-use super::lab::{Lab, next};
+use super::images::next;
+use crate::lab::Lab;
+use crate::program::Program;
 
 /// Enough for a filling that can be met half done.
 const MANY: usize = 2_000;
@@ -25,17 +26,17 @@ fn move_tag(link: &Path, to: &Digest) {
     assert_eq!(times(directory), before);
 }
 
-async fn names(lab: &Lab) -> Vec<Value> {
-    let answer = lab.call(Method::GET, "/v2/_catalog?n=1000").send().await;
+async fn names(server: &Program) -> Vec<Value> {
+    let answer = server.get("/v2/_catalog?n=1000").send().await;
     let answer = answer.expect(StatusCode::OK).json();
     answer["repositories"].as_array().unwrap().clone()
 }
 
 #[tokio::test]
 async fn a_difference_is_found_named_and_mended() {
-    let lab = Lab::new();
+    let lab = Lab::open();
     let server = lab.serve().await;
-    let images = lab.push_everything().await;
+    let images = server.push_everything().await;
     // What was pushed just now cannot be stamped yet, and would be read again at the next start.
     tokio::time::sleep(Duration::from_millis(300)).await;
     lab.json(&["rebuild"]);
@@ -79,11 +80,11 @@ async fn a_difference_is_found_named_and_mended() {
 #[tokio::test]
 async fn the_server_serves_while_its_index_is_filled() {
     const SOME: usize = 300;
-    let lab = Lab::new();
+    let lab = Lab::open();
     lab.plant(SOME);
-    let _server = lab.serve().await;
-    lab.push("a", Some("v1"), b"layer", "").await;
-    let before = names(&lab).await;
+    let server = lab.serve().await;
+    server.push("a", Some("v1"), b"layer", "").await;
+    let before = names(&server).await;
     assert_eq!(before.len(), SOME + 1);
     let mut answer = lab.ask(REBUILD);
     let filling = std::thread::spawn(move || {
@@ -93,11 +94,11 @@ async fn the_server_serves_while_its_index_is_filled() {
     });
     let mut pushed = 0;
     while !filling.is_finished() {
-        assert_eq!(names(&lab).await, before);
+        assert_eq!(names(&server).await, before);
         pushed += 1;
         let tag = format!("t{pushed}");
-        lab.push("a", Some(&tag), b"layer", "").await;
-        let tags = lab.call(Method::GET, "/v2/a/tags/list?n=1000").send().await;
+        server.push("a", Some(&tag), b"layer", "").await;
+        let tags = server.get("/v2/a/tags/list?n=1000").send().await;
         let tags = tags.expect(StatusCode::OK).json();
         let tags = tags["tags"].as_array().unwrap();
         assert!(
@@ -110,13 +111,13 @@ async fn the_server_serves_while_its_index_is_filled() {
     assert_eq!(last["answer"], "filled", "{last}");
     assert_eq!(last["repositories"], SOME + 1);
     assert!(progress.iter().all(|line| line["answer"] == "progress"));
-    assert_eq!(names(&lab).await, before);
+    assert_eq!(names(&server).await, before);
     assert_eq!(lab.differences(), 0);
 }
 
 #[tokio::test]
 async fn two_fillings_at_once_both_end() {
-    let lab = Lab::new();
+    let lab = Lab::open();
     lab.plant(200);
     let _server = lab.serve().await;
     let filled = std::thread::scope(|scope| {
@@ -147,19 +148,14 @@ fn half_way(lab: &Lab) -> impl Sized + use<> {
 
 #[tokio::test]
 async fn a_filling_that_was_killed_goes_on_at_the_next_start() {
-    let lab = Lab::new();
+    let lab = Lab::open();
     lab.plant(MANY);
-    let server = lab.serve().await;
+    let mut server = lab.serve().await;
     let _answer = half_way(&lab);
-    server.signal(Signal::KILL);
-    drop(server);
+    server.kill();
 
-    let server = lab.serve().await;
-    let log = server.log();
-    let told = log
-        .lines()
-        .find(|line| line.contains("the index is up to the store"))
-        .unwrap();
+    let mut server = lab.serve().await;
+    let told = server.says("the index is up to the store").await;
     let field = |name: &str| -> usize {
         let (_, rest) = told.split_once(&format!(" {name}=")).unwrap();
         rest.split(' ').next().unwrap().parse().unwrap()
@@ -175,7 +171,7 @@ async fn a_filling_that_was_killed_goes_on_at_the_next_start() {
 
 #[tokio::test]
 async fn a_filling_goes_on_when_its_client_goes_away() {
-    let lab = Lab::new();
+    let lab = Lab::open();
     lab.plant(MANY);
     let mut server = lab.serve().await;
     let answer = half_way(&lab);

@@ -6,11 +6,12 @@ use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 
-use super::lab::{Lab, next};
+use super::images::next;
+use crate::lab::Lab;
 
 #[tokio::test]
 async fn whatever_comes_through_the_socket_the_server_lives() {
-    let lab = Lab::new();
+    let lab = Lab::open();
     let _server = lab.serve().await;
     let mode = fs::metadata(lab.socket()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "others may connect");
@@ -47,7 +48,7 @@ async fn whatever_comes_through_the_socket_the_server_lives() {
 
 #[tokio::test]
 async fn what_lies_in_the_place_of_the_socket_hinders_nobody() {
-    let lab = Lab::new();
+    let lab = Lab::open();
     lab.serve().await.end();
     // A socket without a listener, and a file.
     drop(UnixListener::bind(lab.socket()).unwrap());
@@ -61,7 +62,7 @@ async fn what_lies_in_the_place_of_the_socket_hinders_nobody() {
 
 #[tokio::test]
 async fn a_server_without_its_socket_is_not_worked_around() {
-    let lab = Lab::new();
+    let lab = Lab::open();
     let _server = lab.serve().await;
     fs::remove_file(lab.socket()).unwrap();
     let said = lab.run(&["status"]).failed();
@@ -73,7 +74,7 @@ async fn a_server_without_its_socket_is_not_worked_around() {
 
 #[test]
 fn without_data_nothing_is_made() {
-    let lab = Lab::new();
+    let lab = Lab::open();
     let said = lab.run(&["du"]).failed();
     assert!(said.contains("cannot look at "), "{said}");
     assert!(!lab.path("data").exists());

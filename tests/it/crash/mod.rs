@@ -8,24 +8,23 @@
 #![expect(clippy::print_stdout, reason = "the verdict is printed")]
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-pub(crate) mod client;
 mod drive;
 mod ledger;
 pub(crate) mod process;
 mod verdict;
 mod workload;
 
+use crate::program::Ran;
 use crate::random::Random;
 use drive::{Drive, DriveCache};
 use ledger::Ledger;
-use process::{Process, Program};
+use process::{Executable, Process};
 use verdict::{Crash, Tally, judge, judge_keys};
 
 /// After so many rounds another tree is begun: everything is read back after every round, so a tree that grew for
@@ -36,7 +35,7 @@ const ROUNDS_PER_TREE: u64 = 20;
 struct Run {
     rounds: u64,
     random: Random,
-    program: Program,
+    executable: Executable,
     tally: Tally,
     began: tokio::time::Instant,
 }
@@ -57,7 +56,7 @@ impl Run {
         Self {
             rounds: number("BOATHOUSE_CRASH_ROUNDS").unwrap_or(rounds),
             random: Random::of_seed(seed),
-            program: Program::boathouse(),
+            executable: Executable::boathouse(),
             tally: Tally::default(),
             began: tokio::time::Instant::now(),
         }
@@ -67,14 +66,14 @@ impl Run {
     async fn start_again(&mut self, lab: &Path) -> Process {
         if self.random.below(4) == 0 {
             let after = Duration::from_millis(self.random.below(40) as u64);
-            Process::start_and_kill(&self.program, lab, after).await;
+            Process::start_and_kill(&self.executable, lab, after).await;
         }
-        Process::start(&self.program, lab).await
+        Process::start(&self.executable, lab).await
     }
 
     /// The index of the running server is what a fresh reading of the store gives.
     fn judge_index(&mut self, lab: &Path) {
-        if let Some(differences) = Process::index_differences(&self.program, lab) {
+        if let Some(differences) = self.executable.index_differences(lab) {
             self.tally.wrong(&format!("the index: {differences}"));
         }
     }
@@ -108,7 +107,7 @@ async fn what_was_acknowledged_survives_sigkill() {
     while run.tally.rounds < run.rounds {
         let lab = tempfile::tempdir().expect("a directory");
         let ledger = Arc::new(Ledger::default());
-        let mut server = Process::start(&run.program, lab.path()).await;
+        let mut server = Process::start(&run.executable, lab.path()).await;
         for _ in 0..ROUNDS_PER_TREE.min(run.rounds - run.tally.rounds) {
             run.tally.rounds += 1;
             if run.random.below(4) == 0 {
@@ -124,7 +123,13 @@ async fn what_was_acknowledged_survives_sigkill() {
         run.tally.acknowledged += ledger.acknowledged();
         server.kill();
         if let Some(other) = std::env::var_os("BOATHOUSE_CRASH_DOCKER_REGISTRY") {
-            judge_by_docker_registry(&other.into(), lab.path(), &ledger, &mut run.tally).await;
+            judge_by_docker_registry(
+                Executable::docker_registry(other.into()),
+                lab.path(),
+                &ledger,
+                &mut run.tally,
+            )
+            .await;
         }
     }
     run.end();
@@ -138,13 +143,13 @@ async fn what_was_acknowledged_survives_a_power_cut() {
         let place = tempfile::tempdir().expect("a directory");
         let drive = Drive::make(place.path(), &mut run.random);
         let ledger = Arc::new(Ledger::default());
-        let mut server = Process::start(&run.program, &drive.lab()).await;
+        let mut server = Process::start(&run.executable, &drive.lab()).await;
         for _ in 0..ROUNDS_PER_TREE.min(run.rounds - run.tally.rounds) {
             run.tally.rounds += 1;
             push_until_killed(server, &ledger, &mut run.random).await;
             if run.random.below(4) == 0 {
                 // What a process that was killed has done, but not synced, is there for the next one to build upon.
-                server = Process::start(&run.program, &drive.lab()).await;
+                server = Process::start(&run.executable, &drive.lab()).await;
                 push_until_killed(server, &ledger, &mut run.random).await;
             }
             let caches = [DriveCache::Kept, DriveCache::Lost];
@@ -186,25 +191,21 @@ async fn push_a_few(address: SocketAddr, ledger: &Arc<Ledger>, random: &mut Rand
 
 /// The real docker-registry serves the tree, and its collector walks it: a verdict that is not our own code's.
 async fn judge_by_docker_registry(
-    program: &PathBuf,
+    executable: Executable,
     lab: &Path,
     ledger: &Arc<Ledger>,
     tally: &mut Tally,
 ) {
-    let other = Process::start(&Program::docker_registry(program.clone()), lab).await;
+    let other = Process::start(&executable, lab).await;
     judge_keys(other.address, ledger, tally).await;
     other.kill();
-    let collect = Command::new(program)
-        .args(["garbage-collect", "--dry-run"])
-        .arg(lab.join("registry.yml"))
-        .output()
-        .expect("docker-registry runs");
-    let told = [collect.stdout, collect.stderr].concat();
-    let told = String::from_utf8_lossy(&told).to_lowercase();
+    let mut collect = executable.command(&["garbage-collect", "--dry-run"], lab);
+    let collect = Ran::of(&mut collect, "");
+    let told = (collect.out + &collect.talk).to_lowercase();
     let complains = ["error", "failed", "panic"]
         .iter()
         .any(|word| told.contains(word));
-    if !collect.status.success() || complains {
+    if collect.code != Some(0) || complains {
         tally.wrong(&format!("garbage-collect --dry-run: {told}"));
     }
 }

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use http::Method;
 use tokio::task::JoinSet;
 
-use super::client::{Body, Client};
 use super::ledger::{Key, Ledger, Session, Value};
 use super::workload::{REPOSITORIES, offset_of};
+use crate::client::{Client, whole};
 use crate::support::{Answer, OCI_MANIFEST};
 
 /// How many clients read at once.
@@ -108,14 +108,14 @@ pub(super) async fn judge_keys(
             Err(reason) => tally.wrong(&format!("{key:?}: {reason}")),
         }
     }
-    let mut client = Client::of(address);
-    let catalog = names(&mut client, "/v2/_catalog", "repositories").await;
+    let client = Client::plain(address);
+    let catalog = names(&client, "/v2/_catalog", "repositories").await;
     for repository in REPOSITORIES {
         let is_in_use = there.keys().any(|key| repository_of(key) == repository);
         if is_in_use && !catalog.contains(repository) {
             tally.wrong(&format!("{repository} is not in the catalog {catalog:?}"));
         }
-        let listed = names(&mut client, &format!("/v2/{repository}/tags/list"), "tags").await;
+        let listed = names(&client, &format!("/v2/{repository}/tags/list"), "tags").await;
         let single: BTreeSet<String> = there
             .keys()
             .filter_map(|key| match key {
@@ -147,7 +147,7 @@ fn repository_of(key: &Key) -> &'static str {
 }
 
 /// The names in a list; none where the registry does not know what is listed.
-async fn names(client: &mut Client, path: &str, field: &str) -> BTreeSet<String> {
+async fn names(client: &Client, path: &str, field: &str) -> BTreeSet<String> {
     let answer = client.get(path).await.expect("the server lives");
     if answer.status == 404 {
         return BTreeSet::new();
@@ -165,10 +165,10 @@ async fn read_all(address: SocketAddr, ledger: &Arc<Ledger>) -> Vec<(Key, Read)>
     for share in keys.chunks(keys.len().div_ceil(READERS).max(1)) {
         let (share, ledger) = (share.to_vec(), Arc::clone(ledger));
         readers.spawn(async move {
-            let mut client = Client::of(address);
+            let client = Client::plain(address);
             let mut read = Vec::with_capacity(share.len());
             for key in share {
-                let value = read_key(&mut client, &ledger, &key).await;
+                let value = read_key(&client, &ledger, &key).await;
                 read.push((key, value));
             }
             read
@@ -177,7 +177,7 @@ async fn read_all(address: SocketAddr, ledger: &Arc<Ledger>) -> Vec<(Key, Read)>
     readers.join_all().await.into_iter().flatten().collect()
 }
 
-async fn read_key(client: &mut Client, ledger: &Ledger, key: &Key) -> Read {
+async fn read_key(client: &Client, ledger: &Ledger, key: &Key) -> Read {
     let (path, digest) = match key {
         Key::Blob(repository, digest) => (format!("/v2/{repository}/blobs/{digest}"), Some(digest)),
         Key::Manifest(repository, digest) => {
@@ -187,7 +187,7 @@ async fn read_key(client: &mut Client, ledger: &Ledger, key: &Key) -> Read {
     };
     // The old registry serves an OCI manifest only to who says that it takes one.
     let accept = [("accept", OCI_MANIFEST)];
-    let sent = client.send(Method::GET, &path, &accept, Body::Whole(Bytes::new()));
+    let sent = client.send(Method::GET, &path, &accept, whole(""));
     let answer = sent.await.map_err(|_| "no whole answer".to_owned())?;
     match (answer.status.as_u16(), digest) {
         (404, _) => Ok(Value::Absent),
@@ -235,7 +235,7 @@ async fn judge_referrers(
             referrers.insert(digest.to_string());
         }
     }
-    let mut client = Client::of(address);
+    let client = Client::plain(address);
     for ((repository, subject), expected) in expected {
         let path = format!("/v2/{repository}/referrers/{subject}");
         let answer = client.get(&path).await.expect("the server lives");
@@ -262,7 +262,7 @@ async fn judge_session(
     session: Session,
     tally: &mut Tally,
 ) {
-    let mut client = Client::of(address);
+    let client = Client::plain(address);
     let digest = Digest::of(Algorithm::Sha256, &session.content);
     let key = Key::Blob(session.repository, digest);
     let put = format!("{}?digest={digest}", session.location);
@@ -273,7 +273,7 @@ async fn judge_session(
     if status.status == 404 {
         // It may have become the blob already; otherwise only a power cut may take it.
         if session.is_finishing {
-            let answer = send(&mut client, Method::PUT, &put, Bytes::new()).await;
+            let answer = send(&client, Method::PUT, &put, Bytes::new()).await;
             let expected = if there.contains_key(&key) { 201 } else { 404 };
             // Its bytes may be linked by what was pushed meanwhile, so that 201 is never wrong by itself.
             if answer.status != expected && crash == Crash::Kill {
@@ -304,12 +304,7 @@ async fn judge_session(
     if !rest.is_empty() {
         let range = format!("{offset}-{}", session.content.len() - 1);
         let headers = [("content-range", &*range)];
-        let sent = client.send(
-            Method::PATCH,
-            &session.location,
-            &headers,
-            Body::Whole(rest),
-        );
+        let sent = client.send(Method::PATCH, &session.location, &headers, whole(rest));
         let answer = sent.await.expect("the server lives");
         if answer.status != 202 {
             return tally.wrong(&format!(
@@ -318,18 +313,18 @@ async fn judge_session(
             ));
         }
     }
-    let answer = send(&mut client, Method::PUT, &put, Bytes::new()).await;
+    let answer = send(&client, Method::PUT, &put, Bytes::new()).await;
     if answer.status != 201 {
         return tally.wrong(&format!("{put} from {offset} on: {answer:?}"));
     }
     ledger.acknowledge(change);
-    match read_key(&mut client, ledger, &key).await {
+    match read_key(&client, ledger, &key).await {
         Ok(Value::Present) => {}
         other => tally.wrong(&format!("{key:?}, resumed at {offset}: {other:?}")),
     }
 }
 
-async fn send(client: &mut Client, method: Method, path: &str, body: Bytes) -> Answer {
-    let sent = client.send(method, path, &[], Body::Whole(body)).await;
+async fn send(client: &Client, method: Method, path: &str, body: Bytes) -> Answer {
+    let sent = client.send(method, path, &[], whole(body)).await;
     sent.expect("the server lives")
 }

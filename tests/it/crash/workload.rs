@@ -4,13 +4,15 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use boathouse::oci::{Algorithm, Digest};
 use bytes::Bytes;
+use futures_util::stream;
 use http::Method;
 
-use super::client::{Body, Broken, Client};
 use super::ledger::{Effect, Key, Ledger, Session, Value};
+use crate::client::{Body, Broken, Client, streamed, whole};
 use crate::random::Random;
 use crate::support::{Answer, OCI_MANIFEST};
 
@@ -31,7 +33,7 @@ pub(super) async fn work(
     acknowledged_max: u64,
 ) {
     let mut worker = Worker {
-        client: Client::of(address),
+        client: Client::plain(address),
         ledger,
         random,
     };
@@ -143,11 +145,7 @@ impl Worker {
             self.ledger.note_session(number, Some(session.clone()));
             let range = format!("{start}-{}", session.sent_bytes - 1);
             let is_slow = self.random.below(3) == 0;
-            let body = if is_slow {
-                Body::Slow(piece)
-            } else {
-                Body::Whole(piece)
-            };
+            let body = if is_slow { slowly(piece) } else { whole(piece) };
             let headers = [("content-range", &*range)];
             let path = session.location.clone();
             let answer = self
@@ -199,8 +197,10 @@ impl Worker {
         let change = self.ledger.begin(effects);
         let path = format!("/v2/{repository}/manifests/{reference}");
         let headers = [("content-type", OCI_MANIFEST)];
-        let body = Body::Whole(content);
-        let answer = self.client.send(Method::PUT, &path, &headers, body).await?;
+        let put = self
+            .client
+            .send(Method::PUT, &path, &headers, whole(content));
+        let answer = put.await?;
         // 400: one of its blobs was deleted in the meantime.
         self.note(change, &answer, 201, Some(400));
         Ok(())
@@ -294,8 +294,21 @@ impl Worker {
     }
 
     async fn send(&mut self, method: Method, path: &str, body: Bytes) -> Result<Answer, Broken> {
-        self.client.send(method, path, &[], Body::Whole(body)).await
+        self.client.send(method, path, &[], whole(body)).await
     }
+}
+
+/// In pieces with pauses, so that a kill finds it half sent.
+fn slowly(content: Bytes) -> Body {
+    const PIECE: usize = 64 * 1024;
+    streamed(stream::unfold(content, |mut rest| async move {
+        if rest.is_empty() {
+            return None;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let piece = rest.split_to(rest.len().min(PIECE));
+        Some((Ok(piece), rest))
+    }))
 }
 
 /// The digests of what a manifest made by [`Worker::manifest`] references.

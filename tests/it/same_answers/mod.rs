@@ -5,8 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::crash::client::Client;
-use crate::crash::process::{Process, Program};
+use crate::crash::process::{Executable, Process};
 use crate::support::Answer;
 
 mod script;
@@ -86,11 +85,10 @@ fn without_ids(value: &str) -> String {
     parts.collect::<Vec<_>>().join("/")
 }
 
-async fn all_said(program: &Program) -> Vec<(&'static str, Said)> {
+async fn all_said(executable: &Executable) -> Vec<(&'static str, Said)> {
     let lab = tempfile::tempdir().expect("a directory");
-    let process = Process::start(program, lab.path()).await;
-    let mut client = Client::of(process.address);
-    let answers = script::run(&mut client).await;
+    let process = Process::start(executable, lab.path()).await;
+    let answers = script::run(&process.client()).await;
     process.kill();
     let answers = answers.into_iter();
     answers
@@ -118,8 +116,8 @@ fn expected() -> BTreeSet<Difference> {
 #[ignore = "needs the real docker-registry"]
 async fn the_old_registry_and_ours_answer_alike() {
     let theirs = std::env::var_os("BOATHOUSE_DOCKER_REGISTRY").expect("docker-registry");
-    let theirs = all_said(&Program::docker_registry(theirs.into())).await;
-    let ours = all_said(&Program::boathouse()).await;
+    let theirs = all_said(&Executable::docker_registry(theirs.into())).await;
+    let ours = all_said(&Executable::boathouse()).await;
     assert_eq!(theirs.len(), ours.len());
     let mut found = BTreeSet::new();
     let absent = "–".to_owned();

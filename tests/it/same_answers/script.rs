@@ -1,17 +1,16 @@
 //! The requests, in their order: each may build upon those before it.
 
 use boathouse::oci::{Algorithm, Digest};
-use bytes::Bytes;
 use http::Method;
 
-use crate::crash::client::{Body, Client};
+use crate::client::{Client, whole};
 use crate::support::{Answer, OCI_MANIFEST, image_manifest};
 
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 /// Who asks, and what came of it so far.
 struct Script<'a> {
-    client: &'a mut Client,
+    client: &'a Client,
     answers: Vec<(&'static str, Option<Answer>)>,
     /// The last location.
     location: String,
@@ -29,7 +28,7 @@ impl Script<'_> {
             None => path.to_owned(),
         };
         let method: Method = method.parse().expect("a method");
-        let body = Body::Whole(Bytes::copy_from_slice(body));
+        let body = whole(body.to_vec());
         let sent = self.client.send(method, &path, headers, body).await;
         let answer = sent.ok();
         let headers = answer.as_ref().map(|answer| &answer.headers);
@@ -47,7 +46,7 @@ impl Script<'_> {
     clippy::too_many_lines,
     reason = "a script, read from its first line to its last"
 )]
-pub(super) async fn run(client: &mut Client) -> Vec<(&'static str, Option<Answer>)> {
+pub(super) async fn run(client: &Client) -> Vec<(&'static str, Option<Answer>)> {
     let mut script = Script {
         client,
         answers: Vec::new(),

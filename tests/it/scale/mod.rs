@@ -14,9 +14,10 @@ mod server;
 mod table;
 mod tree;
 
-use crate::crash::process::{Process, Program};
+use crate::crash::process::Executable;
+use crate::program::Memory;
 use lists::Api;
-use server::{Memory, Server};
+use server::Server;
 use table::{Figure, Table, mebibytes};
 use tree::{Size, Tree};
 
@@ -51,8 +52,8 @@ async fn figures() {
         links: number("BOATHOUSE_SCALE_LINKS"),
     };
     let other = std::env::var_os("BOATHOUSE_SCALE_DOCKER_REGISTRY").expect("docker-registry");
-    let mut other = Program::docker_registry(other.into());
-    let mut ours = Program::boathouse();
+    let mut other = Executable::docker_registry(other.into());
+    let mut ours = Executable::boathouse();
     // As people run them; and one of the lines is waited for.
     (ours.log_level, other.log_level) = ("info", "info");
 
@@ -88,29 +89,28 @@ async fn figures() {
 
 impl Bench {
     /// What `boathouse rebuild --json` says.
-    fn rebuild(&self, program: &Program) -> Value {
-        let output = Process::rebuild(program, self.lab.path(), "--json");
-        assert!(output.status.success(), "{output:?}");
-        serde_json::from_slice(&output.stdout).expect("JSON")
+    fn rebuild(&self, executable: &Executable) -> Value {
+        let out = executable.rebuild(self.lab.path(), "--json").fine();
+        serde_json::from_str(&out).expect("JSON")
     }
 
-    async fn start(&self, program: &Program) -> Server {
+    async fn start(&self, executable: &Executable) -> Server {
         if self.is_cold {
             machine::sync(self.lab.path());
             machine::forget_files();
         }
-        Server::start(program, self.lab.path()).await
+        Server::start(executable, self.lab.path()).await
     }
 
-    async fn measure_other(&self, program: &Program) -> Other {
-        let server = self.start(program).await;
+    async fn measure_other(&self, executable: &Executable) -> Other {
+        let server = self.start(executable).await;
         let api = Api::WithoutTagPagesAndReferrers;
         let other = Other {
             first_answer: server.first_answer,
             lists: lists::measure(&server, &self.tree, api).await,
             memory: server.memory(),
         };
-        server.stop().await;
+        server.stop();
         eprintln!("docker-registry is measured");
         other
     }
@@ -119,10 +119,10 @@ impl Bench {
         clippy::too_many_lines,
         reason = "one measurement after another, in the order in which they build upon each other"
     )]
-    async fn measure_ours(&self, program: &Program, theirs: &Other, table: &mut Table) {
+    async fn measure_ours(&self, executable: &Executable, theirs: &Other, table: &mut Table) {
         let their_start = Figure::Took(theirs.first_answer);
 
-        let mut server = self.start(program).await;
+        let mut server = self.start(executable).await;
         let (filled, reread) = server.complete_index().await;
         assert_eq!(
             reread,
@@ -149,10 +149,10 @@ impl Bench {
         let rate = links as u128 * 1_000 / filled.as_millis().max(1);
         table.row("… links per second", &Figure::words(rate.to_string()), None);
         table.row("… processor time", &Figure::Took(fill_processor), None);
-        table.row("stop", &Figure::Took(server.stop().await), None);
+        table.row("stop", &Figure::Took(server.stop()), None);
         let index_bytes = machine::disk_bytes(&self.lab.path().join("data/boathouse/index"));
 
-        let mut server = self.start(program).await;
+        let mut server = self.start(executable).await;
         let (compared, reread) = server.complete_index().await;
         assert_eq!(reread, 0, "the index did not agree with the store");
         let compared_memory = server.memory();
@@ -171,7 +171,7 @@ impl Bench {
         );
         drop(server);
 
-        let mut server = self.start(program).await;
+        let mut server = self.start(executable).await;
         let (checked, _) = server.complete_index().await;
         eprintln!("the index is checked in {checked:.1?}");
         lists::check(&server, &self.tree).await;
@@ -183,7 +183,7 @@ impl Bench {
         );
         table.row("… index checked and compared", &Figure::Took(checked), None);
 
-        let filled = self.rebuild(program);
+        let filled = self.rebuild(executable);
         eprintln!("the index is filled anew: {filled}");
         let took = Duration::from_millis(filled["took_ms"].as_u64().expect("a time"));
         assert_eq!(
@@ -199,11 +199,11 @@ impl Bench {
         table.row("… links per second", &Figure::words(rate.to_string()), None);
         lists::check(&server, &self.tree).await;
         let began = Instant::now();
-        let differences = Process::index_differences(program, self.lab.path());
+        let differences = executable.index_differences(self.lab.path());
         assert_eq!(differences, None, "the index differs from the store");
         let took = Figure::Took(began.elapsed());
         table.row("`boathouse rebuild --check`: no differences", &took, None);
-        server.stop().await;
+        server.stop();
 
         let mut memory = |what: &str, bytes: u64, theirs: Option<u64>| {
             table.row(

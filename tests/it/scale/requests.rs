@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::server::Server;
-use crate::crash::client::Client;
+use crate::client::Client;
 use crate::support::Answer;
 
 /// A list that takes longer is none.
@@ -37,7 +37,7 @@ pub(super) struct Requests(Client);
 
 impl Requests {
     pub(super) fn to(server: &Server) -> Self {
-        Self(server.client(2 * REQUEST_TIME_MAX))
+        Self(server.client())
     }
 
     /// Repeats a request; `check` panics if an answer is wrong.

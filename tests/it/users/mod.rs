@@ -3,72 +3,51 @@
 mod running;
 
 use std::fs;
-use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::support::{Call, Options, TestRegistry, with_users};
+use crate::lab::Lab;
+use crate::program::{Ran, ran};
+use crate::support::{Options, TestRegistry, with_users};
 
 /// A directory with a config, whose user is `amy`, and a file of users.
-fn installation() -> TempDir {
-    let directory = tempfile::tempdir().unwrap();
-    let text = "http: {addr: '127.0.0.1:0'}\nstorage: {filesystem: {rootdirectory: DIR/data}}\n\
+fn installation() -> Lab {
+    Lab::configured(
+        "http: {addr: 'ADDRESS'}\nstorage: {filesystem: {rootdirectory: DIR/data}}\n\
         users_file: DIR/users.yml\nusers:\n  amy: {password: $2y$04$abcdefghijklmnopqrstuu5nTzPGVsNTFuMqkPVtDFQi7HyyPrHx2}\n\
         acl:\n- match: {account: amy, name: 'team/*'}\n  actions: [push]\n\
         - match: {account: bob}\n  actions: ['*']\n  comment: a guest\n\
-        - match: {ip: 10.0.0.0/8, name: 'lab/app'}\n  actions: [pull]\n";
-    let text = text.replace("DIR", directory.path().to_str().unwrap());
-    fs::write(directory.path().join("boathouse.yml"), text).unwrap();
-    directory
+        - match: {ip: 10.0.0.0/8, name: 'lab/app'}\n  actions: [pull]\n",
+    )
 }
 
-/// The real program, on an installation.
-fn boathouse(directory: &Path, arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_boathouse"))
-        .args(arguments)
-        .arg("--dir")
-        .arg(directory)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    // A command that wants no input may have ended by now.
-    let _ = stdin.write_all(input.as_bytes());
-    drop(stdin);
-    child.wait_with_output().unwrap()
+/// Runs the program on an installation, as `--dir` finds it.
+fn boathouse(lab: &Lab, arguments: &[&str]) -> Ran {
+    ran(&[arguments, &["--dir", &lab.place("")]].concat(), &[], "")
 }
 
 /// stdout of a command that must succeed.
-fn done(directory: &Path, arguments: &[&str]) -> String {
-    let output = boathouse(directory, arguments, "");
-    let talk = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {talk}");
-    String::from_utf8(output.stdout).unwrap()
+#[track_caller]
+fn done(lab: &Lab, arguments: &[&str]) -> String {
+    boathouse(lab, arguments).fine()
 }
 
-fn json(directory: &Path, arguments: &[&str]) -> Value {
-    serde_json::from_str(&done(directory, arguments)).unwrap()
+#[track_caller]
+fn json(lab: &Lab, arguments: &[&str]) -> Value {
+    serde_json::from_str(&done(lab, arguments)).unwrap()
 }
 
 #[test]
 fn the_list_shows_accounts_of_all_files_and_no_hash() {
-    let directory = installation();
-    let place = directory.path();
+    let lab = installation();
     done(
-        place,
+        &lab,
         &["user", "add", "ci", "--push", "team/**", "--expires", "90d"],
     );
-    done(place, &["user", "add", "", "--pull", "public/**"]);
-    done(place, &["user", "revoke", "amy"]);
-    let shown = done(place, &["user", "list"]);
+    done(&lab, &["user", "add", "", "--pull", "public/**"]);
+    done(&lab, &["user", "revoke", "amy"]);
+    let shown = done(&lab, &["user", "list"]);
     let lines: Vec<&str> = shown.lines().collect();
     assert!(lines[0].starts_with("NAME "), "{shown}");
     assert!(
@@ -88,16 +67,16 @@ fn the_list_shows_accounts_of_all_files_and_no_hash() {
         "{shown}"
     );
     assert_eq!(lines.len(), 4, "{shown}");
-    let listed = done(place, &["user", "list", "--json"]);
+    let listed = done(&lab, &["user", "list", "--json"]);
     assert!(!listed.contains("$2") && !shown.contains("$2"), "{listed}");
     let listed: Value = serde_json::from_str(&listed).unwrap();
     assert_eq!(listed[0]["has_password"], false);
     assert!(listed[1]["valid_after"].is_string() && listed[1]["has_ended"] == false);
     assert_eq!(listed[2]["name"], "ci");
     assert_eq!(listed[2]["rules"][0]["name"], "/^team/.*$/");
-    done(place, &["user", "remove", "ci"]);
+    done(&lab, &["user", "remove", "ci"]);
     assert_eq!(
-        json(place, &["user", "list", "--json"])
+        json(&lab, &["user", "list", "--json"])
             .as_array()
             .unwrap()
             .len(),
@@ -107,29 +86,27 @@ fn the_list_shows_accounts_of_all_files_and_no_hash() {
 
 #[test]
 fn errors_go_to_stderr_with_a_hint_and_exit_code_1() {
-    let directory = installation();
+    let lab = installation();
     for (arguments, told) in [
         (["user", "remove", "eve"], "no account `eve`"),
         (["user", "add", "amy"], "boathouse.yml:5"),
     ] {
-        let output = boathouse(directory.path(), &arguments, "");
-        assert_eq!(output.status.code(), Some(1));
-        assert!(output.stdout.is_empty());
-        let talk = String::from_utf8(output.stderr).unwrap();
+        let Ran { code, out, talk } = boathouse(&lab, &arguments);
+        assert_eq!(code, Some(1));
+        assert_eq!(out, "");
         assert!(talk.contains(told) && talk.contains("\nhint: "), "{talk}");
     }
-    assert!(!directory.path().join("users.yml").exists());
+    assert!(!lab.path("users.yml").exists());
 }
 
 #[test]
 fn what_decides_is_explained_to_people_and_to_scripts() {
-    let directory = installation();
-    let place = directory.path();
-    done(place, &["user", "add", "ci", "--push", "team/*"]);
-    let config = place.join("boathouse.yml").display().to_string();
-    let users = place.join("users.yml").display().to_string();
+    let lab = installation();
+    done(&lab, &["user", "add", "ci", "--push", "team/*"]);
+    let config = lab.place("boathouse.yml");
+    let users = lab.place("users.yml");
 
-    let shown = done(place, &["acl", "explain", "ci", "team/app"]);
+    let shown = done(&lab, &["acl", "explain", "ci", "team/app"]);
     let expected = format!(
         "yes  ci may pull from team/app\n\
          yes  ci may push to team/app\n\
@@ -145,7 +122,7 @@ fn what_decides_is_explained_to_people_and_to_scripts() {
     );
     assert_eq!(shown, expected);
 
-    let shown = done(place, &["acl", "explain", "amy", "team/a/b", "push"]);
+    let shown = done(&lab, &["acl", "explain", "amy", "team/a/b", "push"]);
     let expected = format!(
         "no   amy may not push to team/a/b\n\
          \n\
@@ -156,14 +133,14 @@ fn what_decides_is_explained_to_people_and_to_scripts() {
          2 rules are for other accounts.\n"
     );
     assert_eq!(shown, expected);
-    let shown = done(place, &["acl", "explain", "amy", "team/a", "push"]);
+    let shown = done(&lab, &["acl", "explain", "amy", "team/a", "push"]);
     assert!(
         shown.contains(
             "To push to it, pull and push must be granted, and this rule does not grant pull."
         ),
         "{shown}"
     );
-    let shown = done(place, &["acl", "explain", "bob", "x"]);
+    let shown = done(&lab, &["acl", "explain", "bob", "x"]);
     assert!(
         shown.contains("no   bob may not pull") && shown.contains("There is no account `bob`"),
         "{shown}"
@@ -172,7 +149,7 @@ fn what_decides_is_explained_to_people_and_to_scripts() {
         shown.contains("comment: a guest") && shown.contains("(everything that is asked for)"),
         "{shown}"
     );
-    let shown = done(place, &["acl", "explain", "", "lab/app", "pull"]);
+    let shown = done(&lab, &["acl", "explain", "", "lab/app", "pull"]);
     assert!(
         shown.contains("no   an anonymous caller may not")
             && shown.contains("there is no user \"\""),
@@ -184,7 +161,7 @@ fn what_decides_is_explained_to_people_and_to_scripts() {
     );
 
     let answer = json(
-        place,
+        &lab,
         &[
             "acl", "explain", "amy", "lab/app", "pull", "--ip", "10.1.2.3", "--json",
         ],
@@ -203,34 +180,24 @@ fn what_decides_is_explained_to_people_and_to_scripts() {
         answer["passed_over"][0],
         serde_json::json!({"place": format!("{config}:7"), "unmet": "name"})
     );
-    let answer = json(place, &["acl", "explain", "amy", "lab/app", "--json"]);
+    let answer = json(&lab, &["acl", "explain", "amy", "lab/app", "--json"]);
     assert_eq!(answer["rule"], Value::Null);
-    let output = boathouse(place, &["acl", "explain", "amy", "team/*"], "");
-    assert_eq!(output.status.code(), Some(2), "a pattern is no name");
+    let ran = boathouse(&lab, &["acl", "explain", "amy", "team/*"]);
+    assert_eq!(ran.code, Some(2), "a pattern is no name");
 }
 
 #[test]
 fn where_no_rule_is_asked_that_is_explained() {
     let explained = |auth: &str| {
-        let directory = tempfile::tempdir().unwrap();
-        let place = directory.path().display();
-        let text = format!(
-            "http: {{addr: '127.0.0.1:0'}}\nstorage: {{filesystem: {{rootdirectory: {place}/data}}}}\n{auth}"
-        );
-        fs::write(
-            directory.path().join("boathouse.yml"),
-            text.replace("DIR", &place.to_string()),
-        )
-        .unwrap();
+        let base =
+            "http: {addr: '127.0.0.1:0'}\nstorage: {filesystem: {rootdirectory: DIR/data}}\n";
+        let lab = Lab::configured(&format!("{base}{auth}"));
         let pair = rcgen::generate_simple_self_signed(["lab".to_owned()]).unwrap();
-        fs::write(directory.path().join("token.crt"), pair.cert.pem()).unwrap();
-        fs::write(directory.path().join("htpasswd"), "ann:x\n").unwrap();
-        let shown = done(directory.path(), &["acl", "explain", "ann", "x", "push"]);
-        let standing = json(
-            directory.path(),
-            &["acl", "explain", "ann", "x", "push", "--json"],
-        )["standing"]
-            .clone();
+        lab.write("token.crt", pair.cert.pem());
+        lab.write("htpasswd", "ann:x\n");
+        let explain = ["acl", "explain", "ann", "x", "push"];
+        let shown = done(&lab, &explain);
+        let standing = lab.json(&explain)["standing"].clone();
         (shown, standing)
     };
     let (shown, standing) = explained("");
@@ -261,16 +228,10 @@ fn where_no_rule_is_asked_that_is_explained() {
 
 #[test]
 fn check_warns_of_the_usual_mistakes_with_their_lines() {
-    let directory = installation();
-    let config = directory.path().join("boathouse.yml");
-    let output = Command::new(env!("CARGO_BIN_EXE_boathouse"))
-        .args(["check", "--config"])
-        .arg(&config)
-        .output()
-        .unwrap();
-    let talk = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{talk}");
-    let config = config.display();
+    let lab = installation();
+    let Ran { code, talk, .. } = lab.run(&["check"]);
+    assert_eq!(code, Some(0), "{talk}");
+    let config = lab.place("boathouse.yml");
     for told in [
         format!("warning: {config}:7: acl[]: `push` without `pull`"),
         format!("warning: {config}:7: acl[]: `team/*` does not match `team/a/b`"),

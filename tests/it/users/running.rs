@@ -2,78 +2,13 @@
 
 use super::*;
 
-/// A server of its own process on an installation; ended when dropped.
-struct Server {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Server {
-    /// Starts it on a free port, and waits until it answers.
-    async fn start(directory: &Path) -> Self {
-        let config = directory.join("boathouse.yml");
-        let text = fs::read_to_string(&config).unwrap();
-        // The free port may be taken by somebody else in the meantime: then the next one.
-        for _ in 0..5 {
-            let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-            let address = free.unwrap();
-            fs::write(&config, text.replace("127.0.0.1:0", &address.to_string())).unwrap();
-            let log = fs::File::create(directory.join("log")).unwrap();
-            let child = Command::new(env!("CARGO_BIN_EXE_boathouse"))
-                .args(["serve", "--config"])
-                .arg(&config)
-                .stdin(Stdio::null())
-                .stdout(log.try_clone().unwrap())
-                .stderr(log)
-                .spawn()
-                .unwrap();
-            let mut server = Self { child, address };
-            while server.child.try_wait().unwrap().is_none() {
-                if tokio::net::TcpStream::connect(address).await.is_ok() {
-                    return server;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        }
-        panic!("{}", fs::read_to_string(directory.join("log")).unwrap());
-    }
-
-    fn get(&self, path: &str) -> Call {
-        Call::to(self.address, Method::GET, path)
-    }
-
-    /// The token of an account, and a status where it is refused.
-    async fn token(&self, account: &str, password: &str) -> Result<String, u16> {
-        let path = "/token?service=boathouse&scope=repository:team/app:pull,push";
-        let answer = self.get(path).basic(account, password).send().await;
-        match answer.status {
-            StatusCode::OK => Ok(answer.json()["token"].as_str().unwrap().to_owned()),
-            refused => Err(refused.as_u16()),
-        }
-    }
-
-    /// What a token opens: the status of a look at an image that is not there.
-    async fn look(&self, token: &str) -> u16 {
-        let call = self.get("/v2/team/app/manifests/v1").bearer(token);
-        call.send().await.status.as_u16()
-    }
-}
-
 #[tokio::test]
 async fn every_change_counts_in_the_running_server_when_the_command_ends() {
-    let directory = installation();
-    let place = directory.path();
-    let server = Server::start(place).await;
+    let lab = installation();
+    let server = lab.serve().await;
     let user = |arguments: &[&str]| {
         let arguments = [&["user"], arguments].concat();
-        done(place, &arguments).trim_end().to_owned()
+        done(&lab, &arguments).trim_end().to_owned()
     };
     let first = user(&["add", "ann", "--push", "team/**"]);
     let token = server.token("ann", &first).await.unwrap();
@@ -121,53 +56,43 @@ async fn every_change_counts_in_the_running_server_when_the_command_ends() {
 
 #[tokio::test]
 async fn accounts_of_the_config_are_revoked_too() {
-    let directory = installation();
-    let place = directory.path();
-    let config = place.join("boathouse.yml");
+    let lab = installation();
     let hash = bcrypt::hash("amys", 4).unwrap();
-    let text = fs::read_to_string(&config).unwrap();
+    let text = lab.read("boathouse.yml");
     let old = "$2y$04$abcdefghijklmnopqrstuu5nTzPGVsNTFuMqkPVtDFQi7HyyPrHx2";
     let text = text.replace(old, &hash).replace("[push]", "[pull]");
-    fs::write(&config, text).unwrap();
-    let server = Server::start(place).await;
+    lab.write("boathouse.yml", text);
+    let server = lab.serve().await;
     let token = server.token("amy", "amys").await.unwrap();
     assert_eq!(server.look(&token).await, 404);
-    done(place, &["user", "revoke", "amy"]);
+    done(&lab, &["user", "revoke", "amy"]);
     assert_eq!(server.look(&token).await, 401);
     let token = server.token("amy", "amys").await.unwrap();
     assert_eq!(server.look(&token).await, 404);
 }
 
-/// Exit code, stdout and stderr of a command.
-fn ended(directory: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let output = boathouse(directory, arguments, "");
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (
-        output.status.code(),
-        text(output.stdout),
-        text(output.stderr),
-    )
-}
-
 #[tokio::test]
 async fn whether_a_server_was_told_is_said_and_shown_by_the_exit_code() {
-    let directory = installation();
-    let place = directory.path();
-    let (code, _, talk) = ended(place, &["user", "add", "ann"]);
+    let lab = installation();
+    let Ran { code, talk, .. } = boathouse(&lab, &["user", "add", "ann"]);
     assert!(
         code == Some(0) && talk.contains("no server is running"),
         "{talk}"
     );
-    let server = Server::start(place).await;
-    let (code, _, talk) = ended(place, &["user", "add", "bob"]);
+    let server = lab.serve().await;
+    let Ran { code, talk, .. } = boathouse(&lab, &["user", "add", "bob"]);
     assert!(
         code == Some(0) && talk.contains("the running server goes by it now"),
         "{talk}"
     );
     // One that cannot be reached is not taken for none.
-    let socket = place.join("data/boathouse/control.sock");
-    fs::rename(&socket, place.join("elsewhere")).unwrap();
-    let (code, password, talk) = ended(place, &["user", "add", "dora"]);
+    let socket = lab.socket();
+    fs::rename(&socket, lab.path("elsewhere")).unwrap();
+    let Ran {
+        code,
+        out: password,
+        talk,
+    } = boathouse(&lab, &["user", "add", "dora"]);
     assert!(
         code == Some(1) && talk.contains("THE RUNNING SERVER MAY STILL GO BY"),
         "{talk}"
@@ -181,10 +106,10 @@ async fn whether_a_server_was_told_is_said_and_shown_by_the_exit_code() {
         25,
         "the file has its hash, so somebody must know it"
     );
-    fs::rename(place.join("elsewhere"), &socket).unwrap();
+    fs::rename(lab.path("elsewhere"), &socket).unwrap();
     // Killed, it leaves its socket behind.
     drop(server);
-    let (code, _, talk) = ended(place, &["user", "add", "carl"]);
+    let Ran { code, talk, .. } = boathouse(&lab, &["user", "add", "carl"]);
     assert!(
         code == Some(0) && talk.contains("no server is running"),
         "{talk}"
@@ -193,16 +118,13 @@ async fn whether_a_server_was_told_is_said_and_shown_by_the_exit_code() {
 
 #[tokio::test]
 async fn a_server_that_cannot_go_by_a_change_is_not_said_to() {
-    let directory = installation();
-    let place = directory.path();
-    let config = place.join("boathouse.yml");
-    let guarded = fs::read_to_string(&config).unwrap();
-    let (open, rest) = guarded.split_once("users_file:").unwrap();
-    fs::write(&config, open).unwrap();
-    let _server = Server::start(place).await;
-    let open = fs::read_to_string(&config).unwrap();
-    fs::write(&config, format!("{open}users_file:{rest}")).unwrap();
-    let (code, _, talk) = ended(place, &["user", "add", "ann"]);
+    let lab = installation();
+    let guarded = lab.read("boathouse.yml");
+    let (open, _) = guarded.split_once("users_file:").unwrap();
+    lab.write("boathouse.yml", open);
+    let _server = lab.serve().await;
+    lab.write("boathouse.yml", &guarded);
+    let Ran { code, talk, .. } = boathouse(&lab, &["user", "add", "ann"]);
     assert!(
         code == Some(1) && talk.contains("started open to everybody"),
         "{talk}"

@@ -7,7 +7,8 @@ use super::go_containerregistry::Failure;
 use super::lab::Lab;
 use super::process::Process;
 use super::scale;
-use super::wire::{Body, Gate, Protocol};
+use super::wire::{Body, Gate};
+use crate::client::Protocol;
 use crate::data::Data;
 
 const CREATED: &str = "2027-01-15T08:00:00Z";

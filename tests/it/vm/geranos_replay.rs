@@ -11,8 +11,9 @@ use http::{Method, StatusCode};
 
 use super::content::Blob;
 use super::go_containerregistry::{Failure, HABITS, Outcome, Transport, check, location, query};
-use super::wire::{Body, Gate, Protocol, Site, Wire};
+use super::wire::{Body, Gate, Site, Wire};
 use super::{in_parallel, scale};
+use crate::client::Protocol;
 use crate::support::OCI_MANIFEST;
 
 /// How many segments are pushed and pulled at once, and how many blobs the second pass looks at at once.
@@ -176,7 +177,7 @@ impl Geranos {
             start += &query(&[
                 ("from", from),
                 ("mount", &digest),
-                ("origin", &self.wire.site.host()),
+                ("origin", self.wire.site.host()),
             ]);
         }
         let headers = [("content-type", "application/json")];

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use http::{Method, StatusCode, Uri};
 
-use super::wire::{Body, Broken, Wire};
+use super::wire::{Body, Wire};
+use crate::client::Broken;
 use crate::support::Answer;
 
 pub(super) const HABITS: &[(&str, &str)] = &[

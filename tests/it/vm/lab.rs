@@ -6,14 +6,10 @@ use std::time::Duration;
 use boathouse::auth;
 use boathouse::clock::ManualClock;
 use boathouse::tls::{self, Tls};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::time_provider::TimeProvider;
-use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
 
-use super::crypto;
 use super::wire::Site;
+use crate::client::{Target, trust};
 use crate::data::Data;
 use crate::support::{Options, TestRegistry, with_users};
 
@@ -36,8 +32,11 @@ impl Lab {
         let registry = TestRegistry::start(options);
         let authority = std::fs::read(keys.path().join("ca.crt")).expect("an authority");
         let site = Site {
-            address: registry.address,
-            trust: trust(&authority, Some(NOW_UNIX_SECS)),
+            target: Target {
+                address: registry.address,
+                host: registry.address.to_string(),
+                trust: Some(trust(&authority, Some(NOW_UNIX_SECS))),
+            },
             user: "ann",
             password: "ann-secret",
         };
@@ -70,7 +69,7 @@ impl Lab {
         }
         meanwhile(&data);
         let mut options = options(&self.keys);
-        options.server.address = self.site.host();
+        self.site.host().clone_into(&mut options.server.address);
         options.auth = self.auth.clone();
         Self {
             registry: TestRegistry::start_in(data, options),
@@ -90,27 +89,5 @@ fn options(keys: &TempDir) -> Options {
     Options {
         tls: tls.map(Arc::new),
         ..Options::default()
-    }
-}
-
-/// What believes certificates of this authority, and nothing else.
-pub(super) fn trust(authority_pem: &[u8], now_unix_secs: Option<u64>) -> Arc<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    let authority = CertificateDer::from_pem_slice(authority_pem).expect("PEM");
-    roots.add(authority).expect("a certificate");
-    let builder = match now_unix_secs {
-        Some(secs) => ClientConfig::builder_with_details(crypto(), Arc::new(FixedTime(secs))),
-        None => ClientConfig::builder_with_provider(crypto()),
-    };
-    let builder = builder.with_safe_default_protocol_versions().expect("TLS");
-    Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-#[derive(Debug)]
-struct FixedTime(u64);
-
-impl TimeProvider for FixedTime {
-    fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0)))
     }
 }

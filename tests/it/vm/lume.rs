@@ -11,7 +11,8 @@ use super::go_containerregistry::location;
 use super::lab::Lab;
 use super::process::Process;
 use super::scale;
-use super::wire::{Body, Broken, Protocol, Site, Wire};
+use super::wire::{Body, Site, Wire};
+use crate::client::{Broken, Protocol};
 use crate::support::OCI_MANIFEST;
 
 const HABITS: &[(&str, &str)] = &[

@@ -9,8 +9,6 @@
 
 #![expect(clippy::print_stdout, reason = "figures are printed")]
 
-use std::sync::Arc;
-
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 mod content;
@@ -38,9 +36,4 @@ async fn in_parallel<T, E, W: Future<Output = Result<(), E>>>(
 ) -> Result<(), E> {
     let done = stream::iter(items.into_iter().map(work)).buffer_unordered(workers);
     done.try_collect::<()>().await
-}
-
-/// What rustls is built with everywhere here.
-fn crypto() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }

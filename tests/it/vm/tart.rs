@@ -11,8 +11,9 @@ use http::{Method, StatusCode, Uri};
 use super::content::Blob;
 use super::go_containerregistry::{challenge, location};
 use super::lab::Lab;
-use super::wire::{Body, Broken, Flow, Protocol, Site, Wire};
+use super::wire::{Body, Site, Wire};
 use super::{in_parallel, scale};
+use crate::client::{Broken, Flow, Protocol};
 use crate::support::{Answer, OCI_MANIFEST};
 
 /// What `URLSession` adds, and Tart's own.
@@ -55,7 +56,7 @@ impl Tart {
         target: &str,
         headers: &[(&str, &str)],
         body: Body,
-    ) -> Result<Flow<'_>, Broken> {
+    ) -> Result<Flow, Broken> {
         let flow = self.try_open(&method, target, headers, &body).await?;
         if flow.head.status != StatusCode::UNAUTHORIZED {
             return Ok(flow);
@@ -76,7 +77,7 @@ impl Tart {
         target: &str,
         headers: &[(&str, &str)],
         body: &Body,
-    ) -> Result<Flow<'_>, Broken> {
+    ) -> Result<Flow, Broken> {
         let token = self.token.lock().unwrap().clone();
         let token = token.filter(|(_, end)| self.clock.elapsed() < *end);
         let bearer = token.map(|(token, _)| format!("Bearer {token}"));

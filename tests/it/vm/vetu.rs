@@ -9,7 +9,8 @@ use super::content::Blob;
 use super::go_containerregistry::{challenge, location, query};
 use super::lab::Lab;
 use super::scale;
-use super::wire::{Body, Broken, Protocol, Site, Wire};
+use super::wire::{Body, Site, Wire};
+use crate::client::{Broken, Protocol};
 use crate::support::{Answer, OCI_MANIFEST};
 
 const HABITS: &[(&str, &str)] = &[

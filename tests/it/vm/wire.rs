@@ -1,67 +1,35 @@
-//! HTTPS as clients speak it: HTTP/1.1 with a pool of connections, or one HTTP/2 connection for all.
+//! What the replayed clients share: connections, a log of what was asked, and bodies made of blobs.
 
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{StreamExt as _, future, stream};
-use http::{Method, Request, response};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, StreamBody};
-use hyper::body::{Frame, Incoming};
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::ClientConfig;
-use tokio_rustls::TlsConnector;
+use http::Method;
 
 use super::content::Blob;
+use crate::client::{self, Broken, Client, Flow, Protocol, Target, streamed, whole};
 use crate::support::Answer;
 
-type AnyBody = UnsyncBoxBody<Bytes, std::io::Error>;
-
-/// As Go has them: what a server may send before the client has read it.
-const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024 * 1024;
-
-/// Where a registry is, whom it is trusted by, and who calls.
+/// Where a registry is, and who calls.
 #[derive(Clone)]
 pub(super) struct Site {
-    pub(super) address: SocketAddr,
-    pub(super) trust: Arc<ClientConfig>,
+    pub(super) target: Target,
     pub(super) user: &'static str,
     pub(super) password: &'static str,
 }
 
 impl Site {
     /// As an image reference names it.
-    pub(super) fn host(&self) -> String {
-        self.address.to_string()
+    pub(super) fn host(&self) -> &str {
+        &self.target.host
     }
 
     /// The `Authorization` of the token request.
     pub(super) fn basic(&self) -> String {
-        use base64::Engine as _;
-        let pair = format!("{}:{}", self.user, self.password);
-        let pair = base64::engine::general_purpose::STANDARD.encode(pair);
-        format!("Basic {pair}")
+        client::basic(self.user, self.password)
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Protocol {
-    Http1,
-    Http2,
-}
-
-/// Why there is no whole answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Broken {
-    /// Nobody listens.
-    Refused,
-    /// The connection ended in the middle of it.
-    Cut,
 }
 
 /// What a request carries.
@@ -93,25 +61,10 @@ pub(super) struct Gate {
 /// One client's connections, and what it has asked.
 pub(super) struct Wire {
     pub(super) site: Site,
-    protocol: Protocol,
+    client: Client,
     /// Headers that it sends with everything.
     habits: &'static [(&'static str, &'static str)],
-    idle: Mutex<Vec<http1::SendRequest<AnyBody>>>,
-    shared: tokio::sync::Mutex<Option<http2::SendRequest<AnyBody>>>,
     log: Mutex<Vec<(Method, String, u16)>>,
-}
-
-enum Sender {
-    Http1(http1::SendRequest<AnyBody>),
-    Http2(http2::SendRequest<AnyBody>),
-}
-
-/// An answer on its way.
-pub(super) struct Flow<'a> {
-    wire: &'a Wire,
-    pub(super) head: response::Parts,
-    body: Incoming,
-    sender: Option<Sender>,
 }
 
 impl Wire {
@@ -122,10 +75,8 @@ impl Wire {
     ) -> Self {
         Self {
             site: site.clone(),
-            protocol,
+            client: Client::new(site.target.clone(), protocol),
             habits,
-            idle: Mutex::default(),
-            shared: tokio::sync::Mutex::default(),
             log: Mutex::default(),
         }
     }
@@ -147,16 +98,10 @@ impl Wire {
         headers: &[(&str, &str)],
         body: Body,
     ) -> Result<Answer, Broken> {
-        let mut flow = self.open(method, target, headers, body).await?;
-        let mut whole = BytesMut::new();
-        while let Some(piece) = flow.next().await? {
-            whole.extend_from_slice(&piece);
-        }
-        Ok(Answer {
-            status: flow.head.status,
-            headers: flow.head.headers,
-            body: whole.freeze(),
-        })
+        self.open(method, target, headers, body)
+            .await?
+            .whole()
+            .await
     }
 
     /// Asks, and reads the head of the answer.
@@ -166,17 +111,7 @@ impl Wire {
         target: &str,
         headers: &[(&str, &str)],
         body: Body,
-    ) -> Result<Flow<'_>, Broken> {
-        let mut sender = self.sender().await?;
-        let host = self.site.host();
-        let mut request = Request::builder().method(&method);
-        request = match sender {
-            Sender::Http1(_) => request.uri(target).header("host", &host),
-            Sender::Http2(_) => request.uri(format!("https://{host}{target}")),
-        };
-        for (name, value) in self.habits.iter().chain(headers) {
-            request = request.header(*name, *value);
-        }
+    ) -> Result<Flow, Broken> {
         let length = match &body {
             Body::Empty if matches!(method, Method::GET | Method::HEAD) => None,
             Body::Empty => Some(0),
@@ -184,103 +119,23 @@ impl Wire {
             Body::Part(_, range) => Some(range.end - range.start),
             Body::Breaking(blob, _) | Body::Halting(blob, ..) => Some(blob.size_bytes),
         };
-        if let Some(length) = length {
-            request = request.header("content-length", length);
-        }
-        let request = request.body(any_body(body)).expect("a request");
-        let answer = match &mut sender {
-            Sender::Http1(sender) => sender.send_request(request).await,
-            Sender::Http2(sender) => sender.send_request(request).await,
-        };
-        let (head, body) = answer.map_err(|_| Broken::Cut)?.into_parts();
-        let status = head.status.as_u16();
-        self.log
-            .lock()
-            .unwrap()
-            .push((method, target.to_owned(), status));
+        let length = length.map(|length| length.to_string());
+        let mut headers = [self.habits, headers].concat();
+        headers.extend(length.iter().map(|length| ("content-length", &**length)));
+        let flow = self
+            .client
+            .open(method.clone(), target, &headers, sent(body));
+        let flow = flow.await?;
+        let asked = (method, target.to_owned(), flow.head.status.as_u16());
+        self.log.lock().unwrap().push(asked);
         // These clients would take what they get for the bytes of the blob, or of the manifest.
-        assert!(!head.headers.contains_key("content-encoding"), "{head:?}");
-        Ok(Flow {
-            wire: self,
-            head,
-            body,
-            sender: Some(sender),
-        })
-    }
-
-    async fn sender(&self) -> Result<Sender, Broken> {
-        if self.protocol == Protocol::Http2 {
-            let mut shared = self.shared.lock().await;
-            if let Some(sender) = &mut *shared
-                && sender.ready().await.is_ok()
-            {
-                return Ok(Sender::Http2(sender.clone()));
-            }
-            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-                .initial_stream_window_size(STREAM_WINDOW_BYTES)
-                .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-                .handshake(TokioIo::new(self.connect(b"h2").await?))
-                .await
-                .map_err(|_| Broken::Cut)?;
-            tokio::spawn(connection);
-            *shared = Some(sender.clone());
-            return Ok(Sender::Http2(sender));
-        }
-        loop {
-            let idle = self.idle.lock().unwrap().pop();
-            let Some(mut sender) = idle else { break };
-            if sender.ready().await.is_ok() {
-                return Ok(Sender::Http1(sender));
-            }
-        }
-        let io = TokioIo::new(self.connect(b"http/1.1").await?);
-        let (sender, connection) = http1::handshake(io).await.map_err(|_| Broken::Cut)?;
-        tokio::spawn(connection);
-        Ok(Sender::Http1(sender))
-    }
-
-    async fn connect(
-        &self,
-        protocol: &[u8],
-    ) -> Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, Broken> {
-        let stream = tokio::net::TcpStream::connect(self.site.address).await;
-        let stream = stream.map_err(|_| Broken::Refused)?;
-        stream.set_nodelay(true).map_err(|_| Broken::Cut)?;
-        let mut trust = ClientConfig::clone(&self.site.trust);
-        trust.alpn_protocols = vec![protocol.to_vec()];
-        let name = self.site.address.ip().into();
-        let stream = TlsConnector::from(Arc::new(trust)).connect(name, stream);
-        let stream = stream.await.map_err(|error| {
-            // A certificate that is not believed is no broken connection.
-            assert_ne!(error.kind(), std::io::ErrorKind::InvalidData, "{error}");
-            Broken::Cut
-        })?;
-        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(protocol));
-        Ok(stream)
+        let is_encoded = flow.head.headers.contains_key("content-encoding");
+        assert!(!is_encoded, "{:?}", flow.head);
+        Ok(flow)
     }
 }
 
-impl Flow<'_> {
-    /// The next piece of the body; after the last one the connection is free for the next request.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
-        loop {
-            match self.body.frame().await {
-                Some(Ok(frame)) => {
-                    if let Ok(piece) = frame.into_data() {
-                        return Ok(Some(piece));
-                    }
-                }
-                Some(Err(_)) => return Err(Broken::Cut),
-                None => {
-                    if let Some(Sender::Http1(sender)) = self.sender.take() {
-                        self.wire.idle.lock().unwrap().push(sender);
-                    }
-                    return Ok(None);
-                }
-            }
-        }
-    }
-
+impl Flow {
     /// Reads up to `end` and compares; tells where the answer ended, or was left.
     pub(super) async fn compare(&mut self, blob: &Blob, range: Range<u64>) -> Result<u64, Broken> {
         let mut at = range.start;
@@ -310,25 +165,18 @@ impl Flow<'_> {
     }
 }
 
-fn any_body(body: Body) -> AnyBody {
-    let data = |piece| Ok(Frame::data(piece));
+fn sent(body: Body) -> client::Body {
     match body {
-        Body::Empty => {
-            let nothing = http_body_util::Empty::new();
-            nothing.map_err(|never| match never {}).boxed_unsync()
-        }
-        Body::Bytes(bytes) => {
-            let whole = http_body_util::Full::new(bytes);
-            whole.map_err(|never| match never {}).boxed_unsync()
-        }
-        Body::Part(blob, range) => StreamBody::new(blob.stream(range).map(data)).boxed_unsync(),
+        Body::Empty => whole(""),
+        Body::Bytes(bytes) => whole(bytes),
+        Body::Part(blob, range) => streamed(blob.stream(range).map(Ok)),
         Body::Breaking(blob, end) => {
             let hangs_up = stream::once(async {
                 // What was sent before goes out first.
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 Err(std::io::ErrorKind::BrokenPipe.into())
             });
-            StreamBody::new(blob.stream(0..end).map(data).chain(hangs_up)).boxed_unsync()
+            streamed(blob.stream(0..end).map(Ok).chain(hangs_up))
         }
         Body::Halting(blob, at, gate) => {
             let waits = stream::once(async move {
@@ -336,10 +184,9 @@ fn any_body(body: Body) -> AnyBody {
                 gate.opened.cancelled().await;
                 None
             });
-            let whole = blob.stream(0..at).map(Some).chain(waits);
-            let whole = whole.chain(blob.stream(at..blob.size_bytes).map(Some));
-            let pieces = whole.filter_map(future::ready).map(data);
-            StreamBody::new(pieces).boxed_unsync()
+            let content = blob.stream(0..at).map(Some).chain(waits);
+            let content = content.chain(blob.stream(at..blob.size_bytes).map(Some));
+            streamed(content.filter_map(future::ready).map(Ok))
         }
     }
 }

@@ -1,24 +1,17 @@
-//! An installation with the real program over it, and what is pushed there.
+//! What these tests push and plant, and the control socket as a command uses it.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use boathouse::oci::{Algorithm, Digest};
 use http::{Method, StatusCode};
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::program::{Program, Ran, free_address, ran};
-use crate::support::{Call, OCI_INDEX, OCI_MANIFEST, image_manifest};
-
-pub(super) struct Lab {
-    directory: TempDir,
-    pub(super) address: SocketAddr,
-}
+use crate::lab::Lab;
+use crate::program::Program;
+use crate::support::{OCI_INDEX, OCI_MANIFEST, image_manifest};
 
 /// A manifest that was pushed.
 pub(super) struct Pushed {
@@ -26,7 +19,7 @@ pub(super) struct Pushed {
     pub(super) size_bytes: u64,
 }
 
-/// What [`Lab::push_everything`] has pushed beside blobs.
+/// What [`Program::push_everything`] has pushed beside blobs.
 pub(super) struct Images {
     /// `a:v1`, `a:same` and `a/b:v1`: config and 1,000 bytes.
     pub(super) common: Pushed,
@@ -45,69 +38,6 @@ pub(super) struct Images {
 }
 
 impl Lab {
-    pub(super) fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let address = free_address();
-        let lab = Self { directory, address };
-        let text = format!(
-            "version: 0.1\nlog: {{level: info}}\nhttp: {{addr: '{address}'}}\n\
-             storage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\n",
-            lab.path("data").display()
-        );
-        fs::write(lab.path("boathouse.yml"), text).unwrap();
-        lab
-    }
-
-    pub(super) fn path(&self, below: &str) -> PathBuf {
-        self.directory.path().join(below)
-    }
-
-    pub(super) fn repository(&self, name: &str) -> PathBuf {
-        self.path("data/docker/registry/v2/repositories").join(name)
-    }
-
-    pub(super) fn socket(&self) -> PathBuf {
-        self.path("data/boathouse/control.sock")
-    }
-
-    /// Starts the server, and waits until the index is up to the store.
-    pub(super) async fn serve(&self) -> Program {
-        let mut program = self.start();
-        program.says("the index is up to the store").await;
-        self.until_heard().await;
-        program
-    }
-
-    pub(super) fn start(&self) -> Program {
-        let config = self.path("boathouse.yml");
-        let arguments = ["serve", "--config", config.to_str().unwrap()];
-        Program::start(&self.path("log"), &arguments, &[])
-    }
-
-    /// Waits until the server hears commands.
-    pub(super) async fn until_heard(&self) {
-        for _ in 0..4_000 {
-            if UnixStream::connect(self.socket()).is_ok() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        panic!("{}", fs::read_to_string(self.path("log")).unwrap());
-    }
-
-    /// Runs a command on this installation.
-    pub(super) fn run(&self, arguments: &[&str]) -> Ran {
-        let config = self.path("boathouse.yml");
-        let place = ["--config", config.to_str().unwrap()];
-        ran(&[arguments, &place].concat(), &[], "")
-    }
-
-    #[track_caller]
-    pub(super) fn json(&self, arguments: &[&str]) -> Value {
-        let out = self.run(&[arguments, &["--json"]].concat()).fine();
-        serde_json::from_str(&out).unwrap()
-    }
-
     /// How many differences a comparison finds.
     #[track_caller]
     pub(super) fn differences(&self) -> u64 {
@@ -126,10 +56,18 @@ impl Lab {
         BufReader::new(stream)
     }
 
-    pub(super) fn call(&self, method: Method, path: &str) -> Call {
-        Call::to(self.address, method, path)
+    /// Repositories of one tag each, as another registry leaves them: the server must be down.
+    pub(super) fn plant(&self, count: usize) {
+        let digest = Digest::of(Algorithm::Sha256, b"nothing");
+        for number in 0..count {
+            let tag = self.repository(&format!("many/{number}/_manifests/tags/v1/current"));
+            fs::create_dir_all(&tag).unwrap();
+            fs::write(tag.join("link"), digest.to_string()).unwrap();
+        }
     }
+}
 
+impl Program {
     pub(super) async fn push_blob(&self, name: &str, content: &[u8]) {
         let digest = Digest::of(Algorithm::Sha256, content);
         let path = format!("/v2/{name}/blobs/uploads/?digest={digest}");
@@ -203,16 +141,6 @@ impl Lab {
             untagged,
             referrer,
             solo,
-        }
-    }
-
-    /// Repositories of one tag each, as another registry leaves them: the server must be down.
-    pub(super) fn plant(&self, count: usize) {
-        let digest = Digest::of(Algorithm::Sha256, b"nothing");
-        for number in 0..count {
-            let tag = self.repository(&format!("many/{number}/_manifests/tags/v1/current"));
-            fs::create_dir_all(&tag).unwrap();
-            fs::write(tag.join("link"), digest.to_string()).unwrap();
         }
     }
 }
