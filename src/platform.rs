@@ -120,6 +120,22 @@ pub fn open_at_once(path: &Path, is_read: bool) -> io::Result<File> {
     Err(io::Error::other(format!("{path:?}, {is_read}")))
 }
 
+/// Makes durable all that was written to the file system of `path`, by any process. macOS has no call for one file system.
+pub fn sync_file_system(path: &Path) -> io::Result<()> {
+    // Twice: ext4 without a journal flushes the drive's cache before it writes its directories, so that only the second flush
+    // is behind them.
+    #[cfg(target_os = "linux")]
+    for _ in 0..2 {
+        rustix::fs::syncfs(File::open(path)?)?;
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = path;
+        rustix::fs::sync();
+    }
+    Ok(())
+}
+
 /// Reads from `offset_bytes` what the system has in memory, without waiting for a disk; an error if that is nothing.
 pub fn read_at_once(file: &File, bytes: &mut [u8], offset_bytes: u64) -> io::Result<usize> {
     #[cfg(target_os = "linux")]

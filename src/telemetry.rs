@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use tracing::Level;
 use tracing_subscriber::filter::{EnvFilter, ParseError};
 
-pub use lines::{FIELD_BYTES_MAX, Field, field};
+pub use lines::{FIELD_BYTES_MAX, Field, chain, field};
 
 use lines::{Format, Guarded};
 use writer::LogWriter;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::IndexError;
+use super::engine::RealDisk;
 use super::engine::{Engine, MemoryEngine, Op, SCAN_MAX, Tree, VALUE_BYTES_MAX};
-use super::home::RealDisk;
 use super::sled_engine::SledEngine;
 
 fn sled(directory: &Path) -> SledEngine {

@@ -398,6 +398,28 @@ async fn a_second_opening_is_refused_while_the_first_lives() {
     assert_eq!(again.health(), Health::Healthy);
 }
 
+#[tokio::test]
+async fn an_index_deleted_after_a_kill_is_filled_again() {
+    let world = World::new().await;
+    forget_closing(&world);
+    fs::remove_dir_all(world.path("index")).unwrap();
+    let index = world.open();
+    until(&index, |health| {
+        matches!(
+            health,
+            Health::Rebuilding { .. } | Health::Checking | Health::Healthy
+        )
+    })
+    .await;
+    assert_eq!(
+        index.statistics().quarantines,
+        0,
+        "nothing is left to set aside"
+    );
+    world.fill(&index).await;
+    assert!(world.is_right(&index).await);
+}
+
 /// What a killed process leaves: nothing says that it was closed.
 fn forget_closing(world: &World) {
     let state = fs::read_to_string(world.path("index.state")).unwrap();

@@ -1,13 +1,17 @@
-//! The seam to the database: ordered trees of small keys and values.
+//! The seam to the database: ordered trees of small keys and values; and the seam to the disk under it.
 //!
 //! Must not know what the keys mean. Invariant of every implementation: a commit happens whole or not at all and is durable
 //! when it returns; a scan is in byte order; after a failed write nothing more is written until it was opened again.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
 use std::ops::Bound;
+use std::path::Path;
 use std::sync::{PoisonError, RwLock};
 
 use super::IndexError;
+use crate::durable_file;
 
 /// The longest scan: bounds memory and the time for which a database cannot be swapped.
 pub(super) const SCAN_MAX: usize = 1_000;
@@ -163,5 +167,37 @@ impl Engine for MemoryEngine {
 
     fn health(&self) -> Result<(), IndexError> {
         Ok(())
+    }
+}
+
+/// The few calls on which the durability of the index rests. sled's own flush leaves file metadata and the drive's cache
+/// alone on Linux, so the index syncs by itself, through this trait, in whose place tests put a recorder.
+pub(super) trait Disk: Send + Sync {
+    /// Makes the content of a file durable, at `path`.
+    fn sync_file(&self, path: &Path, file: &File) -> io::Result<()>;
+
+    /// Makes the names in a directory durable.
+    fn sync_directory(&self, path: &Path) -> io::Result<()>;
+
+    /// How much can still be written to the volume of `path`.
+    fn room_bytes(&self, path: &Path) -> io::Result<u64>;
+}
+
+/// The file system of this machine.
+#[derive(Debug)]
+pub(super) struct RealDisk;
+
+impl Disk for RealDisk {
+    fn sync_file(&self, _: &Path, file: &File) -> io::Result<()> {
+        file.sync_data()
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        durable_file::sync_directory(path)
+    }
+
+    fn room_bytes(&self, path: &Path) -> io::Result<u64> {
+        let volume = rustix::fs::statvfs(path)?;
+        Ok(volume.f_bavail.saturating_mul(volume.f_frsize))
     }
 }

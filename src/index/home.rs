@@ -1,9 +1,9 @@
-//! Where the database comes from: its files, and how it is opened, and healed where it must be.
+//! The files of the database: how it is opened, and set aside if it is damaged.
 //!
-//! Beside the database lie its lock, the marker of an opening, its state, and what was set aside. Must not know what is
-//! recorded. Invariants: nothing is written before the lock is held; each file is whole or absent after a power cut; a
-//! database that is handed out is this store's, of this layout, and not older than what was last known of it; what fails
-//! that is set aside (the newest is kept), what the machine refuses is not.
+//! Beside the database are its lock, a marker while it is being opened, its state, and the last damaged database. Must not
+//! know what is recorded. Invariants: nothing is written before the lock is held; each file is complete or absent after a
+//! power cut; a database that is opened belongs to this store, has this layout, and is not older than its state says; any
+//! other is set aside (the newest is kept), but not because of an error of the machine.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
@@ -11,39 +11,39 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::IndexError;
-use super::engine::{Engine, MemoryEngine};
+use super::engine::{Disk, Engine, MemoryEngine};
 use super::ledger::{Books, Ledger};
 use super::sled_engine::SledEngine;
 use crate::clock::Clock;
 use crate::durable_file;
 
-/// Room without which no opening is tried: sled writes a snapshot (7 MB at 1.3 million keys) and a segment at least, and one
-/// that is cut short by a full disk is a trap for the next opening.
+/// The free space that an opening needs: sled writes at least a snapshot (7 MB at 1.3 million keys) and a segment, and a
+/// snapshot that a full disk has cut short breaks the next opening.
 const ROOM_BYTES_MIN: u64 = 64 << 20;
 
-/// So many openings in a row that came to no end (abort, hang, out of memory) show that the next will not either.
+/// After this many openings in a row that did not end (abort, hang, out of memory), the next one would not end either.
 const UNFINISHED_OPENINGS_MAX: u64 = 2;
 
-/// A database that may be used.
+/// A database that is ready for use.
 pub(super) struct Opened {
     pub(super) ledger: Ledger,
-    /// It was not closed in order, so it must be checked.
+    /// It was not closed properly, so it must be checked.
     pub(super) is_unclean: bool,
-    /// Nothing was there.
+    /// There was no database before.
     pub(super) is_new: bool,
-    /// How often a database was set aside on the way.
+    /// How many databases were set aside while opening it.
     pub(super) quarantines: u64,
 }
 
-/// Where databases come from.
+/// Opens databases.
 pub(super) trait Source: Send {
-    /// Opens what is there, or an empty one. The database that was open before must have been dropped.
+    /// Opens the database, or an empty one if there is none. The database that was open before must have been dropped.
     fn open(&mut self) -> Result<Opened, IndexError>;
 
-    /// Sets aside what is there; the next opening begins with an empty one.
+    /// Sets the database aside; the next opening creates an empty one.
     fn set_aside(&mut self, why: &str) -> Result<(), IndexError>;
 
-    /// The database with these books was closed in order.
+    /// The database with these books was closed properly.
     fn closed(&mut self, books: &Books) -> Result<(), IndexError>;
 }
 
@@ -63,7 +63,7 @@ impl Files {
         }
     }
 
-    /// The steps that a mark left behind would tell of.
+    /// The steps during which a crash leaves the marker of an opening.
     fn open_marked(&mut self) -> Result<Opened, IndexError> {
         if self.home.room_bytes()? < ROOM_BYTES_MIN {
             let path = self.home.directory.clone();
@@ -89,7 +89,7 @@ impl Files {
         let engine = SledEngine::open(&self.home.directory, Arc::clone(&self.home.disk))?;
         let found = Ledger::read_books(&engine)?;
         let (books, is_unclean) = if is_new {
-            // An index that was removed while all was in order is simply filled again.
+            // A removed index is not damage: it is filled again.
             let mut books = Books::new(&self.store_id, false);
             books.generation = state.map_or(0, |state| state.generation);
             (books, false)
@@ -98,7 +98,7 @@ impl Files {
             (books, state.is_none_or(|state| state.closed_at.is_none()))
         };
         let ledger = Ledger::new(Box::new(engine), books);
-        // The database first: after a power cut in between it is one ahead, which `check` knows.
+        // The database first: after a power cut in between, it is one generation ahead, which `check` accepts.
         ledger.amend(|books| books.generation += 1)?;
         self.home.set_state(&State {
             generation: ledger.books().generation,
@@ -112,7 +112,7 @@ impl Files {
         })
     }
 
-    /// Compares what the database says of itself with what is known of it.
+    /// Compares the database's books with the state beside it.
     fn check(&self, found: Option<Books>, state: Option<&State>) -> Result<Books, IndexError> {
         let damaged = |what: &str| IndexError::Damaged {
             what: what.to_owned(),
@@ -146,7 +146,7 @@ impl Source for Files {
         let number = if quarantines > 0 { 1 } else { unfinished + 1 };
         self.home.mark_opening(number)?;
         let opened = self.open_marked();
-        // It came to an end, good or bad.
+        // The opening has ended, with or without success.
         self.home.unmark_opening()?;
         let opened = opened?;
         Ok(Opened {
@@ -176,7 +176,7 @@ impl Source for Files {
     }
 }
 
-/// An index that lives in memory.
+/// An index in memory.
 pub(super) struct Memory;
 
 impl Source for Memory {
@@ -202,19 +202,19 @@ impl Source for Memory {
 pub(super) struct Home {
     /// The database's directory.
     pub(super) directory: PathBuf,
-    /// In which all of this lies.
+    /// The directory with all of these files.
     parent: PathBuf,
     name: String,
     pub(super) disk: Arc<dyn Disk>,
-    /// Unlocked by the system when it is closed, however the process ends.
+    /// The system releases the lock when the process ends, however it ends.
     _lock: File,
 }
 
-/// What is known of the database from outside.
+/// What is known about the database without opening it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) generation: u64,
-    /// The number of the last commit, if it was closed in order.
+    /// The number of the last commit, if the database was closed properly.
     pub(super) closed_at: Option<u64>,
 }
 
@@ -255,10 +255,10 @@ impl Home {
         self.parent.join(format!("{}.{suffix}", self.name))
     }
 
-    /// How many openings in a row did not come to an end.
+    /// How many openings in a row did not end.
     pub(super) fn unfinished_openings(&self) -> u64 {
         let text = fs::read_to_string(self.beside("opening")).unwrap_or_default();
-        // A marker that cannot be read was left behind all the same.
+        // A marker that cannot be parsed still counts as one.
         let marked = self.beside("opening").exists();
         text.trim().parse().unwrap_or(u64::from(marked))
     }
@@ -271,7 +271,7 @@ impl Home {
         self.remove("opening")
     }
 
-    /// `None` if there is none that can be read.
+    /// `None` if it is missing or cannot be parsed.
     pub(super) fn state(&self) -> Option<State> {
         let text = fs::read_to_string(self.beside("state")).ok()?;
         let mut lines = text.lines();
@@ -294,7 +294,7 @@ impl Home {
         self.write("state", &text)
     }
 
-    /// Whether anything lies where the database belongs.
+    /// Whether there are no files of a database.
     pub(super) fn is_empty(&self) -> bool {
         match fs::read_dir(&self.directory) {
             Ok(mut entries) => entries.next().is_none(),
@@ -302,11 +302,11 @@ impl Home {
         }
     }
 
-    /// Removes what an opening that was cut short wrote of a snapshot: sled would take it for the newest one.
+    /// Removes incomplete snapshots of an interrupted opening: sled would take them for the newest one.
     pub(super) fn remove_torn_snapshots(&self) -> Result<(), IndexError> {
         let entries = match fs::read_dir(&self.directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            // A file in the place of the directory is found when it is opened.
+            // If there is a file in place of the directory, opening it reports that.
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(()),
             entries => entries.map_err(|source| self.failed("list", &self.directory, source))?,
         };
@@ -326,7 +326,7 @@ impl Home {
         room.map_err(|source| self.failed("measure the room in", &self.parent, source))
     }
 
-    /// Makes what sled wrote while it was being closed durable too.
+    /// Makes durable what sled wrote while it was closed.
     pub(super) fn sync_database(&self) -> Result<(), IndexError> {
         let path = self.directory.join("db");
         let synced = File::open(&path)
@@ -335,7 +335,7 @@ impl Home {
         synced.map_err(|source| self.failed("sync", &path, source))
     }
 
-    /// Moves the database out of the way and tells where to; `None` if there was none.
+    /// Sets the database aside and returns its new path; `None` if there was none.
     pub(super) fn set_aside(&self, unix_secs: u64) -> Result<Option<PathBuf>, IndexError> {
         self.remove("state")?;
         if fs::symlink_metadata(&self.directory).is_err() {
@@ -362,7 +362,7 @@ impl Home {
         Ok(Some(bad))
     }
 
-    /// Whole or not at all, and durable.
+    /// Writes a file durably; after a crash it is complete or absent.
     fn write(&self, suffix: &str, text: &str) -> Result<(), IndexError> {
         let path = self.beside(suffix);
         let new = self.beside(&format!("{suffix}.new"));
@@ -399,37 +399,5 @@ impl Home {
                 source,
             },
         }
-    }
-}
-
-/// The few calls on which the durability of the index rests. sled's own flush leaves file metadata and the drive's cache
-/// alone on Linux, so the index syncs by itself, through this trait, in whose place tests put a recorder.
-pub(super) trait Disk: Send + Sync {
-    /// Makes the content of a file durable, at `path`.
-    fn sync_file(&self, path: &Path, file: &File) -> io::Result<()>;
-
-    /// Makes the names in a directory durable.
-    fn sync_directory(&self, path: &Path) -> io::Result<()>;
-
-    /// How much can still be written to the volume of `path`.
-    fn room_bytes(&self, path: &Path) -> io::Result<u64>;
-}
-
-/// The file system of this machine.
-#[derive(Debug)]
-pub(super) struct RealDisk;
-
-impl Disk for RealDisk {
-    fn sync_file(&self, _: &Path, file: &File) -> io::Result<()> {
-        file.sync_data()
-    }
-
-    fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        durable_file::sync_directory(path)
-    }
-
-    fn room_bytes(&self, path: &Path) -> io::Result<u64> {
-        let volume = rustix::fs::statvfs(path)?;
-        Ok(volume.f_bavail.saturating_mul(volume.f_frsize))
     }
 }

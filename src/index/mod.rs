@@ -15,6 +15,7 @@ mod ledger;
 mod queue;
 mod rebuild;
 mod records;
+mod shared;
 mod sled_engine;
 mod totals;
 mod view;
@@ -51,10 +52,12 @@ pub use view::{Scan, View};
 
 use tokio::sync::oneshot;
 
-use self::home::{Disk, Files, Home, Memory, RealDisk, Source};
+use self::engine::{Disk, RealDisk};
+use self::home::{Files, Home, Memory, Source};
 use self::queue::{Job, Replacement};
 use self::records::Event;
-use self::writer::{Running, Shared, Writer};
+use self::shared::Shared;
+use self::writer::{Running, Writer};
 use crate::clock::Clock;
 use crate::heartbeat::Heartbeat;
 use crate::oci::{Digest, RepositoryName};

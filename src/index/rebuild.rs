@@ -16,7 +16,7 @@ use super::facts::{Fact, Forget, Health, Stamp};
 use super::ledger::{Changes, in_order};
 use super::queue::{self, Answer, Job, Replacement, Reread};
 use super::records::{self, Event};
-use super::writer::Shared;
+use super::shared::Shared;
 
 /// Keys in one commit of a rebuild: 60,000 keys a second were measured with it.
 const TURN_KEYS_MAX: usize = 1_000;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::home::{Disk, RealDisk};
+use super::engine::{Disk, RealDisk};
 
 #[derive(Default)]
 pub(super) struct RecordingDisk {
@@ -15,7 +15,7 @@ pub(super) struct RecordingDisk {
     synced: Mutex<HashMap<PathBuf, Vec<u8>>>,
     pub(super) is_full: AtomicBool,
     pub(super) file_syncs: AtomicU64,
-    /// Whoever holds this holds up every sync of the database.
+    /// While this is held, the database is not synced.
     pub(super) gate: Mutex<()>,
 }
 

@@ -1,7 +1,7 @@
-//! sled as the engine: the only file that names it.
+//! The engine over sled; the only file that names sled.
 //!
-//! sled 0.34 is durable only with an fsync of our own after each of its flushes, panics where others return errors, and
-//! deadlocks where its transactions are nested; all of that is dealt with here. Must not know what the keys mean.
+//! sled 0.34 is durable only with an fsync of our own after each flush, panics where an error would do, and deadlocks if
+//! transactions are nested. This file handles all of that. Must not know what the keys mean.
 //! Invariant: a commit is one transaction over all trees whose closure touches nothing but transactional views, then a
 //! flush, then a sync of `db` through our own handle; no panic leaves this file; the first failed write is the last.
 
@@ -17,8 +17,7 @@ use std::time::Duration;
 use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional as _};
 
 use super::IndexError;
-use super::engine::{Engine, Op, Pair, SCAN_MAX, Tree, check_sizes};
-use super::home::Disk;
+use super::engine::{Disk, Engine, Op, Pair, SCAN_MAX, Tree, check_sizes};
 use crate::durable_file;
 
 #[cfg(not(panic = "unwind"))]
@@ -26,23 +25,23 @@ compile_error!(
     "sled panics on damaged files, and the server must survive that: build with panic = unwind"
 );
 
-/// What sled may keep of its pages; the process grows by this and about 0.2 GB.
+/// The size of sled's page cache. The process grows by this and about 0.2 GB.
 const CACHE_BYTES: u64 = 128 << 20;
 
-/// sled's own flusher, which also does its housekeeping. Durability does not rest on it.
+/// The interval of sled's own flusher, which also does its housekeeping. Durability does not depend on it.
 const FLUSH_EVERY_MS: u64 = 500;
 
-/// An opening that takes longer hangs: 1.3 million keys open within three seconds from a cold disk.
+/// An opening that takes longer than this hangs: 1.3 million keys open within three seconds from a cold disk.
 const OPEN_SECS_MAX: u64 = 60;
 
-/// How often, with pauses of [`LOCK_PAUSE`], an opening waits for the threads of a predecessor in this process, which let
-/// go of sled's lock a moment after it was dropped.
+/// How often an opening tries again, with pauses of [`LOCK_PAUSE`]. The threads of an earlier database in this process
+/// release sled's lock a moment after it was dropped.
 const LOCK_ATTEMPTS_MAX: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) struct SledEngine {
     directory: PathBuf,
-    /// In the order of [`Tree::ALL`]; the database is open as long as one of them is.
+    /// In the order of [`Tree::ALL`]. The database stays open while one of them is open.
     trees: Vec<sled::Tree>,
     /// A second handle to `db`, to sync it with.
     file: File,
@@ -51,7 +50,7 @@ pub(super) struct SledEngine {
 }
 
 impl SledEngine {
-    /// Opens or makes the database in `directory`, on a thread of its own which is left behind if it hangs.
+    /// Opens or creates the database in `directory`, on a thread of its own, which is abandoned if it hangs.
     pub(super) fn open(directory: &Path, disk: Arc<dyn Disk>) -> Result<Self, IndexError> {
         let (answer, opened) = mpsc::channel();
         let path = directory.to_owned();
@@ -59,7 +58,7 @@ impl SledEngine {
             .name("index-opening".to_owned())
             .spawn(move || {
                 let result = guarded(|| open_here(&path, disk));
-                // Nobody listens after the time limit.
+                // After the time limit, nothing receives this.
                 let _ = answer.send(result);
             })
             .map_err(|source| IndexError::Io {
@@ -76,7 +75,7 @@ impl SledEngine {
     }
 
     fn tree(&self, tree: Tree) -> Result<&sled::Tree, IndexError> {
-        // `open_here` opens every tree, in the order in which they are numbered.
+        // `open_here` opens every tree in the order of their numbers.
         self.trees
             .get(tree as usize)
             .ok_or_else(|| damaged("a tree is missing"))
@@ -170,8 +169,7 @@ impl Engine for SledEngine {
 
 impl Drop for SledEngine {
     fn drop(&mut self) {
-        // Closing writes, and so it can panic as everything else; whether it was closed in order is checked at the next
-        // opening.
+        // Closing writes to the disk, so it can panic. The next opening checks whether the database was closed properly.
         let trees = std::mem::take(&mut self.trees);
         let _ = guarded(|| {
             drop(trees);
@@ -181,9 +179,9 @@ impl Drop for SledEngine {
 }
 
 fn open_here(directory: &Path, disk: Arc<dyn Disk>) -> Result<SledEngine, IndexError> {
-    // sled makes its files readable to everybody.
+    // sled creates its files with permissions for all users.
     match durable_file::make_private_directory_if_ours(directory) {
-        // sled says so itself, and the index is set aside.
+        // sled reports this itself, and then the index is set aside.
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {}
         made => made.map_err(|source| from_io(directory, "make", source))?,
     }
@@ -194,7 +192,7 @@ fn open_here(directory: &Path, disk: Arc<dyn Disk>) -> Result<SledEngine, IndexE
             .cache_capacity(CACHE_BYTES)
             .flush_every_ms(Some(FLUSH_EVERY_MS));
         match config.open() {
-            // Our own lock is held already, so this can only be a predecessor in this process on its way out.
+            // We hold our own lock, so this can only be an earlier database of this process that is being closed.
             Err(sled::Error::Io(error)) if is_lock(&error) && attempts < LOCK_ATTEMPTS_MAX => {
                 attempts += 1;
                 std::thread::sleep(LOCK_PAUSE);
@@ -229,9 +227,9 @@ fn open_here(directory: &Path, disk: Arc<dyn Disk>) -> Result<SledEngine, IndexE
     Ok(engine)
 }
 
-/// Turns a panic of sled into what it means.
+/// Turns a panic of sled into an error.
 fn guarded<T>(work: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
-    // After a panic the database is dropped and opened again, so nothing half-changed is looked at.
+    // After a panic the database is dropped and opened again, so no half-changed state is used.
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic
             .downcast_ref::<String>()
@@ -240,7 +238,7 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexEr
         let text = text
             .and_then(|text| text.lines().next())
             .unwrap_or("no message");
-        Err(damaged(&format!("the database gave up: {text}")))
+        Err(damaged(&format!("the database panicked: {text}")))
     })
 }
 
@@ -248,7 +246,7 @@ fn is_lock(error: &io::Error) -> bool {
     error.to_string().contains("could not acquire lock")
 }
 
-/// Tells what the machine refuses from what is wrong with the files.
+/// Distinguishes errors of the machine from damaged files.
 fn sort(directory: &Path, doing: &str, error: sled::Error) -> IndexError {
     match error {
         sled::Error::Io(source) => from_io(directory, doing, source),
@@ -267,9 +265,9 @@ fn from_io(directory: &Path, doing: &str, source: io::Error) -> IndexError {
         StorageFull | QuotaExceeded => IndexError::Full {
             path: directory.to_owned(),
         },
-        // Offsets beyond reason, and files that are none or have gone.
+        // Impossible offsets, and files that are missing or of the wrong kind.
         InvalidInput | IsADirectory | NotADirectory | NotFound => damaged(&source.to_string()),
-        // Reported by the system, not by the code that reads the files.
+        // From the operating system, not from sled's own checks.
         _ if source.raw_os_error().is_some() || is_lock(&source) => IndexError::Io {
             doing: format!("{doing} the index {}", directory.display()),
             source,

@@ -12,8 +12,8 @@ use super::engine::{Pair, SCAN_MAX, Tree};
 use super::facts::{Child, RepositoryTotals, Revision, Stamp, Totals};
 use super::ledger::Ledger;
 use super::records::{self, HOLDER_KINDS, HOLDS_LAYER};
+use super::shared::Shared;
 use super::totals;
-use super::writer::Shared;
 use crate::oci::{Digest, RepositoryName, Tag};
 
 /// What is recorded.

@@ -1,8 +1,8 @@
-//! Lists: repositories and tags, in pages.
+//! Lists of repositories and tags, in pages.
 //!
-//! The index proposes, the store confirms; where the index cannot be asked, the store's directories are walked. Must not
-//! know how a page is printed. Invariant: a list is in byte order of the names, a page begins right after `last`, and every
-//! name in it was there when it was looked at.
+//! Names come from the index and are confirmed in the store. While the index cannot be used, the names come from the store's
+//! directories. Must not know how a page is printed. Invariant: a list is in byte order of the names, a page begins after
+//! `last`, and every name in it existed when it was confirmed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,31 +18,32 @@ use crate::layout::{self, Key, Place};
 use crate::oci::{RepositoryName, Tag};
 use crate::store::Meta;
 
-/// Repositories that one catalog looks at together: the way to the store and back takes longer than the look.
+/// How many repositories one catalog request confirms at the same time: a hop to a blocking thread takes longer than the
+/// look itself.
 const LOOKS_AT_ONCE: usize = 8;
 
-/// Which part of a list is wanted.
+/// Which page of a list is requested.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PageRequest {
-    /// `n`: how many at most; `limits.list_page` where absent or larger.
+    /// `n`: the most items; `limits.list_page` if it is absent or larger.
     pub count: Option<usize>,
-    /// `last`: begin right after this name, which need not exist.
+    /// `last`: the page begins after this name, which need not exist.
     pub last: Option<String>,
 }
 
-/// A part of a list.
+/// One page of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page<T> {
     /// The names.
     pub items: Vec<T>,
-    /// Whether there are more.
+    /// Whether more names follow.
     pub has_more: bool,
 }
 
-/// Pages of referrers that are gathered at once: each holds much for a moment.
+/// How many pages of referrers are built at the same time: each needs megabytes of memory for a moment.
 const REFERRER_PAGES_AT_ONCE: usize = 2;
 
-/// The room of lists, and of what things take.
+/// Lists, and the usage of storage.
 pub struct Listings {
     pub(super) core: Arc<Core>,
     pub(super) referrer_pages: Arc<Semaphore>,
@@ -89,7 +90,7 @@ impl Listings {
                 .or(after);
             let mut candidates = candidates.into_iter();
             while candidates.len() > 0 {
-                // As many as are wanted, and one that tells whether there are more.
+                // One more than requested shows whether more follow.
                 let wanted = (count - items.len()).saturating_add(1);
                 let part: Vec<Tag> = candidates.by_ref().take(wanted).collect();
                 items.extend(self.present_tags(name, part).await?);
@@ -160,7 +161,7 @@ impl Listings {
         })
     }
 
-    /// Those of `tags` that are there.
+    /// Those of `tags` that exist.
     async fn present_tags(
         &self,
         name: &RepositoryName,
@@ -175,7 +176,7 @@ impl Listings {
         Ok(present.map(|(tag, _)| tag).collect())
     }
 
-    /// Those of `names` that are there.
+    /// Those of `names` that exist.
     async fn present_repositories(
         &self,
         names: Vec<RepositoryName>,
@@ -196,8 +197,8 @@ impl Listings {
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// The first `limit` names after `after` in the tags directory: one pass over it, and no more names are kept. The store's
-    /// order is not that of tags.
+    /// The first `limit` tags after `after`, from one pass over the tags directory, which is not sorted. No more than
+    /// `limit` names are kept in memory.
     async fn tags_by_store(
         &self,
         name: &RepositoryName,
@@ -233,8 +234,8 @@ impl Listings {
     }
 }
 
-/// How many names the index is asked for first: one more than wanted tells whether there are more. Where that does not do,
-/// because some are gone or not for this viewer, full pages follow.
+/// How many names the first question to the index asks for: one more than requested shows whether more follow. If some are
+/// gone or not visible to this viewer, full pages follow.
 fn first_limit(count: usize) -> usize {
     count.saturating_add(1).min(PAGE_MAX)
 }

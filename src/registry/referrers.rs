@@ -1,8 +1,9 @@
-//! Referrers: the manifests that name another one as their subject.
+//! Referrers: the manifests whose `subject` is another manifest.
 //!
-//! Source: distribution-spec "Listing Referrers". The truth is the `subject` field of each revision's manifest; the
-//! index proposes candidates, and while the repository is unread every revision is one. Must not know how the answer is printed. Invariant: each referrer that is
-//! returned has its revision link and its bytes; what a page takes is bounded, whatever the manifests hold.
+//! Source: distribution-spec "Listing Referrers". The `subject` field of each revision's manifest decides. The index gives
+//! the candidates; while the repository is not indexed, every revision is a candidate. Must not know how the answer is
+//! printed. Invariants: each referrer that is returned has its revision link and its bytes; the memory of a page is bounded,
+//! whatever the manifests contain.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,64 +18,63 @@ use crate::layout;
 use crate::oci::{Algorithm, Digest, MediaType, RepositoryName};
 use crate::store::Meta;
 
-/// What the referrers of one page may take: what the specification lets a manifest have, and an answer is one. One that
-/// takes more by itself is a page of its own.
+/// The most bytes of referrers in one page: the answer is an image index, and 4 MiB is the specification's limit for a
+/// manifest. A referrer that is larger alone gets a page of its own.
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
-/// What is read for one page: where it has few referrers (by their type, or because the index cannot be asked), it is ended
-/// by this. Thousands of usual manifests, and a moment's work.
+/// The most bytes of manifests that are read for one page. It ends pages for which few candidates match (by their type, or
+/// because the repository is not indexed). Enough for thousands of usual manifests.
 const PAGE_READ_BYTES: u64 = 32 * 1024 * 1024;
 
-/// Manifests that are read together, as long as they are short: all of them are in memory for a moment, and each may be
-/// megabytes.
+/// How many manifests are read together while they are short: all of them are in memory at the same time.
 const READ_AT_ONCE: usize = 8;
 
-/// What was read together when the next are read one by one.
+/// If the manifests that were read together had more bytes than this, the next are read one by one.
 const SHORT_BYTES: u64 = 256 * 1024;
 
-/// What a referrer takes in an answer beside its annotations and its artifact type, about.
+/// About how many bytes a referrer needs in an answer, without its annotations and artifact type.
 const ENTRY_BYTES: usize = 300;
 
-/// A manifest that is about another.
+/// A manifest with a subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Referrer {
-    /// Its type.
+    /// Its media type.
     pub media_type: MediaType,
-    /// Its address.
+    /// Its digest.
     pub digest: Digest,
     /// Its length.
     pub size_bytes: u64,
-    /// What it is: `artifactType`, or the type of its config.
+    /// `artifactType`, or the media type of its config.
     pub artifact_type: Option<String>,
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
 }
 
-/// A part of the referrers of a manifest. Until it is dropped it has its turn among those that are in memory.
+/// One page of referrers. It counts among the [`REFERRER_PAGES_AT_ONCE`](super::listings) pages in memory until it is dropped.
 #[derive(Debug)]
 pub struct ReferrersPage {
-    /// Those in it, by digest.
+    /// The referrers, ordered by digest.
     pub items: Vec<Referrer>,
-    /// Where the next page begins: right after this digest. `None`: there are no more.
+    /// The next page begins after this digest; `None` if this is the last page.
     pub next: Option<Digest>,
     _turn: OwnedSemaphorePermit,
 }
 
-/// A page as it grows.
+/// A page while it is filled.
 struct Growing {
     items: Vec<Referrer>,
     count_max: usize,
     bytes: usize,
     read_bytes: u64,
-    /// How many manifests are read together next.
+    /// How many manifests are read together in the next step.
     at_once: usize,
-    /// Up to where all have been looked at.
+    /// All candidates up to this digest have been read.
     last: Option<Digest>,
 }
 
 impl Listings {
-    /// The referrers of `subject` in a repository, by digest; none if either is unknown. `artifact_type` keeps only those
-    /// of that type. A page may have few, or none, and not be the last.
+    /// The referrers of `subject` in a repository, ordered by digest; none if either is unknown. With `artifact_type`, only
+    /// those of that type. A page may be short or empty although it is not the last.
     pub async fn referrers(
         &self,
         name: &RepositoryName,
@@ -83,7 +83,7 @@ impl Listings {
         request: &PageRequest,
     ) -> Result<ReferrersPage, RegistryError> {
         let turns = Arc::clone(&self.referrer_pages);
-        // Never closed, so only a registry that ends has none.
+        // The semaphore is never closed, so this error does not occur.
         let closed = |_| RegistryError::NameUnknown(name.clone());
         let turn = turns.acquire_owned().await.map_err(closed)?;
         let list_page = self.core.settings.limits.list_page;
@@ -93,7 +93,7 @@ impl Listings {
             bytes: 0,
             read_bytes: 0,
             at_once: 1,
-            // What is no digest begins before the first one.
+            // Anything that is not a digest means: begin with the first.
             last: request.last.as_deref().and_then(|last| last.parse().ok()),
         };
         let gate = &self.core.gate;
@@ -132,7 +132,7 @@ impl Listings {
         })
     }
 
-    /// Adds those of `candidates` that belong there; `false` if the page was full before their end.
+    /// Adds the matching ones of `candidates`; `false` if the page became full before the last of them.
     async fn look_at(
         &self,
         name: &RepositoryName,
@@ -197,7 +197,7 @@ impl Growing {
     }
 }
 
-/// What a referrer takes in an answer, about.
+/// About how many bytes a referrer needs in an answer.
 fn size_bytes(referrer: &Referrer) -> usize {
     let annotations = referrer.annotations.iter();
     let annotations: usize = annotations
@@ -206,7 +206,7 @@ fn size_bytes(referrer: &Referrer) -> usize {
     ENTRY_BYTES + annotations + referrer.artifact_type.as_deref().map_or(0, str::len)
 }
 
-/// The manifest, if it is about `subject`. What another registry took, but we could not read, is about nothing.
+/// The manifest as a referrer, if its subject is `subject`. A manifest that cannot be parsed has no subject.
 fn referrer(
     digest: &Digest,
     subject: &Digest,

@@ -1,8 +1,8 @@
-//! Who takes how much room, and what would be free without them.
+//! How much storage each repository and tag uses, and how much its deletion would free.
 //!
-//! Repositories have running totals in the index; tags are counted there from edges and links. Only where a tag points is
-//! asked of the store. Must not know how it is printed. Invariant: bytes that two of the rows need are unique in neither;
-//! a manifest that cannot be understood needs every layer of its repository; no row would free less than it says.
+//! The index has running totals of repositories. The usage of tags is computed from the index's edges and links; the store
+//! says where each tag points. Must not know how it is printed. Invariants: bytes that two rows need are unique in neither;
+//! a manifest that cannot be parsed needs every layer of its repository; deleting a row frees at least what it says.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -14,35 +14,36 @@ use crate::index::{ChildKind, IndexError, View};
 use crate::layout::{Key, Place};
 use crate::oci::{Digest, Reference, RepositoryName, Tag};
 
-/// What is asked about.
+/// What to report on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
     /// Every repository.
     Everything,
     /// The tags of a repository.
     Repository(RepositoryName),
-    /// One of them.
+    /// One tag.
     Tag(RepositoryName, Tag),
 }
 
-/// How much one repository or tag takes.
+/// How much storage one repository or tag uses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// The repository, or the tag; `None` for the manifests of a repository that no tag leads to.
+    /// The repository, or the tag; `None` for the manifests of a repository that no tag reaches.
     pub name: Option<String>,
-    /// What the tag points at.
+    /// The manifest that the tag points to.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub digest: Option<String>,
-    /// All that it needs.
+    /// Everything that it needs.
     pub bytes: u64,
-    /// What others need as well.
+    /// The part that others need as well.
     pub shared_bytes: u64,
-    /// What nobody else needs: what collection frees once this repository, or this tag with its manifest, is deleted.
+    /// The part that only this row needs: what a collection frees after this repository, or this tag and its manifest, was
+    /// deleted.
     pub unique_bytes: u64,
 }
 
 impl Listings {
-    /// How much the subject takes: a row for each repository, for each tag, or for one tag.
+    /// The usage of the subject: one row for each repository, each tag, or the one tag.
     pub async fn usage(&self, subject: &Subject) -> Result<Vec<Usage>, IndexedError> {
         let index = &self.core.gate.index;
         index.settle().await;
@@ -74,7 +75,7 @@ impl Listings {
         let tags: Vec<Tag> = tags.await?.into_iter().map(|(tag, _)| tag).collect();
         let current = |tag: &Tag| Place::TagCurrent(name, tag).key();
         let links: Vec<Key> = tags.iter().map(current).collect();
-        // What the index says of it may be out of date: the old registry moves a tag and no directory's time tells.
+        // From the store: when another registry moves a tag, no directory's time changes, so the index may be out of date.
         let digests = self.core.read_links(&links).await?;
         let tags = tags.into_iter().zip(digests);
         let tags: Vec<(Tag, Digest)> = tags
@@ -101,7 +102,7 @@ fn repositories(view: &View) -> Result<Vec<Usage>, IndexError> {
     view.repositories(None).map(row).collect()
 }
 
-/// What one root needs, and whether that is all its own.
+/// A digest that a root needs, and whether another root needs it too.
 struct Needed {
     size_bytes: u64,
     root: usize,
@@ -111,16 +112,16 @@ struct Needed {
 /// A digest that is needed, with its size.
 type Need = (Digest, u64, ChildKind);
 
-/// What manifests of one repository need.
+/// Which digests the manifests of one repository need.
 struct Needs<'a> {
     view: &'a View,
     name: &'a RepositoryName,
-    /// Manifests that cannot be understood.
+    /// Manifests that cannot be parsed.
     opaque: BTreeSet<Digest>,
     needed: HashMap<Digest, Needed>,
 }
 
-/// A row for each tag, and one without a name for what no tag leads to.
+/// One row for each tag, and one without a name for manifests that no tag reaches.
 fn usage_of_tags(
     view: &View,
     name: &RepositoryName,
@@ -140,7 +141,7 @@ fn usage_of_tags(
     for (root, digest) in tags_of.keys().enumerate() {
         bytes_of.push(needs.walk(&[*digest], root)?);
     }
-    // What no tag leads to keeps its blobs all the same, until it is deleted itself.
+    // A manifest without a tag keeps its blobs until it is deleted.
     let mut untagged = Vec::new();
     for revision in view.revisions(name) {
         let digest = revision?.digest;
@@ -168,7 +169,7 @@ fn usage_of_tags(
     let roots: HashMap<&Digest, (u64, u64)> = tags_of
         .iter()
         .zip(bytes_of.iter().zip(&unique_bytes))
-        // Two tags of one manifest: neither frees anything alone.
+        // Where two tags share a manifest, deleting one frees nothing.
         .map(|((digest, tags), (bytes, unique))| {
             (digest, (*bytes, if *tags == 1 { *unique } else { 0 }))
         })
@@ -187,7 +188,7 @@ fn usage_of_tags(
 }
 
 impl Needs<'_> {
-    /// Notes everything that `starts` need as needed by `root`; returns its bytes.
+    /// Records that `root` needs everything that `starts` need. Returns the bytes.
     fn walk(&mut self, starts: &[Digest], root: usize) -> Result<u64, IndexError> {
         let mut unread: Vec<Need> = Vec::with_capacity(starts.len());
         for digest in starts {
@@ -200,10 +201,10 @@ impl Needs<'_> {
             if !seen.insert(digest) {
                 continue;
             }
-            // A manifest may claim any size of what is not here.
+            // A manifest may claim any size for content that is not in the store.
             bytes = bytes.saturating_add(size_bytes);
             match kind {
-                // It may be a blob, which has no children.
+                // This may be a blob, which has no children.
                 ChildKind::Listed => self.add_children(digest, &mut unread)?,
                 ChildKind::Blob => {}
             }
@@ -219,7 +220,7 @@ impl Needs<'_> {
         Ok(bytes)
     }
 
-    /// With the sizes that the content has, where those are known: what a manifest says of them may be wrong.
+    /// The real sizes are used where they are known, because the sizes in a manifest may be wrong.
     fn add_children(&self, parent: Digest, unread: &mut Vec<Need>) -> Result<(), IndexError> {
         for child in self.view.children(parent) {
             let child = child?;

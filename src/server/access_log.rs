@@ -1,12 +1,14 @@
-//! The access log: one line for each request, written when its answer has ended.
+//! The access log: one line for each request, written when its answer has ended; and the id that names the request there.
 //!
-//! Must not contain headers that may hold a secret. Text from the client is written as a `field`, so that it remains one
-//! value. Invariant: each request has exactly one line, also if the client disconnects.
+//! The id is in every log line about a request, and in the header `X-Request-Id` of its answer. Must not contain headers
+//! that may hold a secret, nor know which peers may choose an id (`origin` does). Text from the client is written as a
+//! `field`, so that it remains one value. Invariants: each request has exactly one line, also if the client disconnects; an
+//! id is short and has safe characters only, so that it can be written to any log and header.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::request_id::RequestId;
 use crate::clock::Clock;
 use crate::layout::UploadId;
 use crate::telemetry::field;
@@ -88,6 +90,43 @@ pub(super) fn shown(path: &str) -> String {
         .join("/")
 }
 
+/// `X-Request-Id`, in requests and answers.
+pub(super) const ID_HEADER: &str = "x-request-id";
+
+/// A UUID has 36 characters; some proxies add a prefix.
+const ID_LENGTH_MAX: usize = 64;
+
+/// The id of one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RequestId(String);
+
+impl RequestId {
+    /// The id from a proxy; `None` if it is not safe.
+    pub(super) fn given(text: &str) -> Option<Self> {
+        let is_harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let is_name = (1..=ID_LENGTH_MAX).contains(&text.len()) && text.bytes().all(is_harmless);
+        is_name.then(|| Self(text.to_owned()))
+    }
+
+    /// A random id. A counter would reveal the number of requests.
+    pub(super) fn random() -> Self {
+        let mut random = [0; 8];
+        // Without random numbers all requests have the same id: they are served anyway.
+        let _ = getrandom::fill(&mut random);
+        Self(format!("{:016x}", u64::from_be_bytes(random)))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,5 +147,22 @@ mod tests {
         assert!(shown.ends_with("-…") && !shown.contains("bfff"), "{shown}");
         assert_eq!(path.split('-').next(), shown.split('-').next());
         assert_eq!(super::shown("/v2/a/tags/list"), "/v2/a/tags/list");
+    }
+
+    #[test]
+    fn random_ids_differ_and_are_valid_ids_of_a_proxy() {
+        let (first, second) = (RequestId::random(), RequestId::random());
+        assert_ne!(first, second);
+        assert_eq!(RequestId::given(first.as_str()), Some(first));
+    }
+
+    #[test]
+    fn ids_with_unsafe_characters_are_ignored() {
+        let long = "a".repeat(ID_LENGTH_MAX + 1);
+        for bad in ["", "a b", "a\nb", "a\"b", "a,b", "é", long.as_str()] {
+            assert_eq!(RequestId::given(bad), None, "{bad:?}");
+        }
+        let uuid = "7f0c9d58-6c3f-4d5e-9a41-1c2d3e4f5a6b";
+        assert_eq!(RequestId::given(uuid).unwrap().to_string(), uuid);
     }
 }

@@ -26,10 +26,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admission::{Admission, RESERVE, Slot};
-use super::dispatch::{Peer, State};
 use super::incoming::RequestBody;
 use super::open_requests::OpenRequests;
 use super::stall::StallGuard;
+use super::state::{Peer, State};
 use super::{ServerError, Services, Settings};
 use crate::auth::{FairQueue, Listening};
 use crate::clock::Clock;
@@ -342,7 +342,7 @@ async fn serve_http<S>(
     };
     if let Err(error) = result {
         // Clients often close connections early.
-        tracing::debug!(error = %super::error::chain(error.as_ref()), %peer, "connection ended early");
+        tracing::debug!(error = %crate::telemetry::chain(error.as_ref()), %peer, "connection ended early");
     }
 }
 

@@ -7,50 +7,25 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::header::{
-    ALLOW, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, USER_AGENT,
-    X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CONNECTION, CONTENT_LENGTH, HOST, LOCATION, USER_AGENT, X_CONTENT_TYPE_OPTIONS,
 };
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use hyper::Request;
 use hyper::body::Body as _;
 use tracing::Instrument as _;
 
-use super::access_log::{self, Line};
-use super::admission::Admission;
-use super::incoming::{BodyLimits, RequestBody};
+use super::access_log::{self, Line, RequestId};
+use super::incoming::RequestBody;
 use super::open_requests::RequestInFlight;
 use super::origin::Reading;
-use super::outgoing::ResponseBody;
-use super::request_id::{self, RequestId};
+use super::response::ResponseBody;
 use super::route::{RequestPath, Route, Takes};
-use super::{
-    Locations, ServerError, Services, Settings, blobs, listings, manifests, origin, response,
-    token, uploads,
-};
-use crate::auth::{Access, Caller, FairQueue, Origin, is_host};
-use crate::registry::{ActingRequest, Actor, Holder, Reservation};
+use super::state::{Allowed, Peer, State, authorization};
+use super::{ServerError, blobs, listings, manifests, origin, response, token, uploads};
+use crate::auth::{Access, Caller, Origin, is_host};
+use crate::registry::Holder;
 use crate::telemetry::field;
-
-/// What all requests share.
-pub(super) struct State {
-    pub(super) services: Services,
-    pub(super) settings: Settings,
-    pub(super) admission: Admission,
-    /// Turns for TLS handshakes.
-    pub(super) handshakes: FairQueue,
-    /// `http.headers`; a name may have several values.
-    configured_headers: HeaderMap,
-}
-
-/// The peer of a connection.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer {
-    pub(super) address: SocketAddr,
-    pub(super) is_tls: bool,
-    /// Whether the connection is in the reserve: only health requests are answered.
-    pub(super) is_reserve: bool,
-}
 
 /// A request as it was received.
 struct Arrived {
@@ -61,90 +36,7 @@ struct Arrived {
     peer: SocketAddr,
 }
 
-/// A request that is permitted. Its body is passed separately.
-pub(super) struct Allowed {
-    pub(super) head: Parts,
-    pub(super) origin: Origin,
-    pub(super) caller: Caller,
-    /// The access that was checked.
-    access: Access,
-    id: RequestId,
-    peer: SocketAddr,
-}
-
-impl Allowed {
-    /// Who changes the registry by this request, with a permit that is confirmed when its body has come.
-    pub(super) fn actor<'a>(&'a self, state: &'a State) -> Actor<'a> {
-        let auth = &state.services.auth;
-        let about = ActingRequest {
-            id: self.id.as_str(),
-            account: self.caller.account(),
-            peer: self.peer,
-            host: &self.origin.host,
-            method: self.head.method.as_str(),
-            user_agent: header_text(&self.head, USER_AGENT).unwrap_or_default(),
-        };
-        let permit = auth.permit(&self.caller, &self.access, &self.origin);
-        Actor::request(about, permit)
-    }
-}
-
 impl State {
-    pub(super) fn new(
-        services: Services,
-        settings: Settings,
-        admission: Admission,
-        handshakes: FairQueue,
-    ) -> Self {
-        let header = |(name, value): &(String, String)| {
-            Some((name.parse::<HeaderName>().ok()?, value.parse().ok()?))
-        };
-        let configured_headers = settings.headers.iter().filter_map(header).collect();
-        Self {
-            services,
-            settings,
-            admission,
-            handshakes,
-            configured_headers,
-        }
-    }
-
-    /// The limits for bodies.
-    pub(super) fn body_limits(&self) -> BodyLimits {
-        BodyLimits {
-            clock: Arc::clone(&self.services.clock),
-            stall_secs: self.settings.limits.stall_secs,
-            floor_bytes_per_sec: self.settings.limits.floor_bytes_per_sec,
-            admission: self.admission.clone(),
-            whole_body_secs: self.settings.limits.whole_body_secs,
-            memory: self.services.registry.memory().clone(),
-        }
-    }
-
-    /// A reservation for what a request or its answer holds in memory.
-    pub(super) fn reservation(&self, origin: &Origin) -> Reservation {
-        let client = Holder::Client(origin.client);
-        self.services.registry.memory().reservation(client)
-    }
-
-    /// The path of something below `/v2/`, as the client sees it.
-    pub(super) fn path(&self, below: &str) -> String {
-        format!("{}v2/{below}", self.settings.prefix)
-    }
-
-    /// The value of `Location` for something below `/v2/`. It is relative unless `http.host` or `http.relativeurls: false`
-    /// require an absolute one, because a relative one is correct behind every proxy. `Link` is always relative, as in
-    /// distribution.
-    pub(super) fn location(&self, origin: &Origin, below: &str) -> String {
-        let path = self.path(below);
-        let base = match &self.settings.locations {
-            Locations::Relative => None,
-            Locations::Requested => origin.base_url(),
-            Locations::Host(address) => Some(address.clone()),
-        };
-        base.unwrap_or_default() + &path
-    }
-
     /// Answers a request. Every answer passes through here.
     pub(super) async fn answer(
         self: Arc<Self>,
@@ -346,7 +238,7 @@ impl State {
             response::API_VERSION,
             HeaderValue::from_static("registry/2.0"),
         );
-        let id_header = HeaderName::from_static(request_id::HEADER);
+        let id_header = HeaderName::from_static(access_log::ID_HEADER);
         response::set(answer, id_header, id.as_str());
         self.add_configured_headers(answer);
         // Browsers must not guess that a blob is a web page.
@@ -449,32 +341,4 @@ fn check_host(head: &Parts) -> Result<(), ServerError> {
         return Err(ServerError::BadHeader("no usable Host header"));
     }
     Ok(())
-}
-
-/// The values of the `Authorization` headers.
-pub(super) fn authorization(head: &Parts) -> Result<Vec<&str>, ServerError> {
-    let values = head.headers.get_all(AUTHORIZATION).iter();
-    let text = |value: &'static str| ServerError::BadHeader(value);
-    values
-        .map(|value| {
-            value
-                .to_str()
-                .map_err(|_| text("`Authorization` is not text"))
-        })
-        .collect()
-}
-
-/// The value of a header, if it is present and text.
-pub(super) fn header_text(head: &Parts, name: impl http::header::AsHeaderName) -> Option<&str> {
-    head.headers.get(name).and_then(|value| value.to_str().ok())
-}
-
-/// `Content-Type`
-pub(super) fn content_type(head: &Parts) -> Option<&str> {
-    header_text(head, CONTENT_TYPE)
-}
-
-/// `Content-Length`. hyper has already refused malformed and contradictory ones.
-pub(super) fn content_length(head: &Parts) -> Option<u64> {
-    header_text(head, CONTENT_LENGTH)?.parse().ok()
 }

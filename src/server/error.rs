@@ -3,20 +3,18 @@
 //! Source: distribution-spec "Error Codes" (a closed list), `docs/architecture.md`. Must not know how a route works.
 //! Invariant: an answer with a 5xx status never contains internals; they are logged here, once.
 
-use std::error::Error;
-
 use http::header::{HeaderName, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
-use super::outgoing::ResponseBody;
 use super::response;
+use super::response::ResponseBody;
 use super::route::RouteError;
 use crate::auth::{Refusal, TokenRefusal};
 use crate::oci::Digest;
 use crate::registry::{BodyError, BudgetSpent, RegistryError};
 use crate::store::StoreError;
-use crate::telemetry::field;
+use crate::telemetry::{chain, field};
 
 /// `Retry-After` of a request that waited for minutes for others with the same names and digests.
 const RETRY_AFTER_LOCKS_SECS: u64 = 10;
@@ -343,16 +341,4 @@ fn registry_status_and_code(error: &RegistryError) -> (StatusCode, Code) {
 
 fn detail_of(digest: &Digest) -> serde_json::Value {
     serde_json::json!({ "digest": digest.to_string() })
-}
-
-/// The error and its causes, for the log.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -13,8 +13,8 @@ use percent_encoding::{NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::json;
 
-use super::dispatch::{Allowed, State};
-use super::outgoing::ResponseBody;
+use super::response::ResponseBody;
+use super::state::{Allowed, State};
 use super::{ServerError, response};
 use crate::oci::{Digest, MediaType, RepositoryName};
 use crate::registry::{BudgetSpent, Page, PageRequest, Referrer, Reservation};

@@ -7,9 +7,9 @@ use http::header::LOCATION;
 use http::{Method, Response, StatusCode};
 
 use super::blobs::is_known;
-use super::dispatch::{Allowed, State, content_type};
 use super::incoming::RequestBody;
-use super::outgoing::ResponseBody;
+use super::response::ResponseBody;
+use super::state::{Allowed, State, content_type};
 use super::{ServerError, response};
 use crate::oci::{Reference, RepositoryName, Tag};
 use crate::registry::ManifestContent;

@@ -16,14 +16,12 @@ mod forwarded;
 mod incoming;
 mod listings;
 mod manifests;
-mod multipart;
 mod open_requests;
 mod origin;
-mod outgoing;
-mod request_id;
 mod response;
 mod route;
 mod stall;
+mod state;
 mod token;
 mod uploads;
 

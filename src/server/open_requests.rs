@@ -187,7 +187,7 @@ impl RequestInFlight {
         let mut phase = self.request.lock();
         let Phase::Answering(answering) = &mut *phase else {
             let source = std::io::Error::from(std::io::ErrorKind::TimedOut);
-            let doing = "go on with an answer that nobody has read for a while".to_owned();
+            let doing = "continue an answer that the client has stopped reading".to_owned();
             return Poll::Ready(Some(Err(StoreError::Io { doing, source })));
         };
         answering.asked += 1;

@@ -10,8 +10,8 @@ use http::HeaderMap;
 use http::header::HOST;
 use hyper::Uri;
 
+use super::access_log::{self, RequestId};
 use super::forwarded::{self, Element};
-use super::request_id::{self, RequestId};
 use super::{RealIp, ServerError, Settings};
 use crate::auth::Origin;
 
@@ -98,7 +98,7 @@ pub(super) fn read(
             host: host.unwrap_or_default(),
         },
         configured_address,
-        request_id: forwarded(request_id::HEADER).and_then(|text| RequestId::given(&text)),
+        request_id: forwarded(access_log::ID_HEADER).and_then(|text| RequestId::given(&text)),
     }
 }
 

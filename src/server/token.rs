@@ -8,10 +8,10 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde_json::json;
 
-use super::dispatch::{State, authorization};
 use super::incoming::RequestBody;
 use super::origin::Reading;
-use super::outgoing::ResponseBody;
+use super::response::ResponseBody;
+use super::state::{State, authorization};
 use super::{ServerError, response};
 use crate::auth::TokenRequest;
 

@@ -7,9 +7,9 @@ use http::header::{CONTENT_RANGE, LOCATION, RANGE};
 use http::request::Parts;
 use http::{Response, StatusCode};
 
-use super::dispatch::{Allowed, State, content_length};
 use super::incoming::RequestBody;
-use super::outgoing::ResponseBody;
+use super::response::ResponseBody;
+use super::state::{Allowed, State, content_length};
 use super::{ServerError, UploadStart, response};
 use crate::auth::Origin;
 use crate::layout::UploadId;

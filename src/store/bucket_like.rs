@@ -106,12 +106,12 @@ impl BucketLike {
         state.objects.get(key).map(|object| object.bytes.to_vec())
     }
 
-    /// Writes a key behind the back of whoever uses the store.
+    /// Writes a key without telling the registry.
     pub fn put_by_another_program(&self, key: &str, content: &[u8]) {
         self.lock().put(key, content);
     }
 
-    /// Removes keys, and what sessions have received, behind the back of whoever uses the store. Returns whether there were
+    /// Removes keys, and what sessions have received, without telling the registry. Returns whether there were
     /// any.
     pub fn remove_by_another_program(&self, is_removed: impl Fn(&str) -> bool) -> bool {
         let mut state = self.lock();

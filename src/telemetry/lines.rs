@@ -4,6 +4,7 @@
 //! characters that change the direction or the visibility of text. In JSON they are escaped, so that a JSON reader gets the
 //! original text. [`Field`] makes text from a client one value of limited length.
 
+use std::error::Error;
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,6 +35,18 @@ pub fn field(text: &str) -> Field<'_> {
         text,
         is_json: IS_JSON.load(Ordering::Relaxed),
     }
+}
+
+/// An error and its causes, in one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 impl fmt::Display for Field<'_> {

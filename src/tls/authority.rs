@@ -21,8 +21,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::X509Certificate;
 
 use super::TlsError;
-use super::files::{self, PRIVATE, PUBLIC};
-use super::leaf::parse;
+use super::files::{self, PRIVATE, PUBLIC, parse};
 use super::machine::Machine;
 use super::names::{Constraints, HostName};
 use crate::client::certificates;
@@ -34,7 +33,7 @@ const LIFETIME: Duration = Duration::days(20 * 365);
 /// Clocks in a lab differ; a certificate made now is valid on a machine that is a day behind.
 pub(super) const BACKDATED: Duration = Duration::days(1);
 
-/// So many names are tried for an authority that is set aside; nobody does that more than once a second.
+/// How many names are tried for an authority that is set aside: more than happen in one second.
 const SET_ASIDE_MAX: i64 = 1_000;
 
 /// Where an authority lies.

@@ -22,7 +22,7 @@ fn authorities_that_were_set_aside_are_all_kept_and_differ_in_name() {
     for _ in 0..3 {
         lab.open();
         let certificate = CertificateDer::from_pem_file(lab.path("ca.crt")).unwrap();
-        let parsed = leaf::parse(&certificate, &lab.path("ca.crt")).unwrap();
+        let parsed = files::parse(&certificate, &lab.path("ca.crt")).unwrap();
         let subject = parsed.subject().to_string();
         assert!(subject.len() <= "CN=".len() + 64);
         subjects.push(subject);
@@ -73,7 +73,7 @@ fn what_the_authority_signs_is_good_for_servers_only() {
         key: lab.path("keys/ca.key"),
     };
     let authority = Authority::read(&place, lab.clock.now().into()).unwrap();
-    let parsed = leaf::parse(&authority.certificate, &place.certificate).unwrap();
+    let parsed = files::parse(&authority.certificate, &place.certificate).unwrap();
     let usage = parsed.extended_key_usage().unwrap().expect("a usage").value;
     assert!(usage.server_auth && !usage.any && !usage.client_auth && !usage.code_signing);
     let mut roots = RootCertStore::empty();

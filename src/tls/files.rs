@@ -7,6 +7,7 @@ use std::path::Path;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::TlsError;
 use crate::durable_file;
@@ -31,6 +32,21 @@ pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'stati
         return Err(pem_error(rustls::pki_types::pem::Error::NoItemsFound));
     }
     Ok(certificates)
+}
+
+/// The parsed form of a certificate that was read from `path`.
+pub(super) fn parse<'a>(
+    certificate: &'a CertificateDer<'_>,
+    path: &Path,
+) -> Result<X509Certificate<'a>, TlsError> {
+    match X509Certificate::from_der(certificate) {
+        Ok((_, parsed)) => Ok(parsed),
+        Err(error) => Err(TlsError::Malformed {
+            path: path.to_owned(),
+            what: "certificate",
+            source: error.to_string().into(),
+        }),
+    }
 }
 
 /// The private key of a PEM file: PKCS #8, PKCS #1 or SEC1.

@@ -18,11 +18,11 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use time::{Duration, OffsetDateTime};
 use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::X509Certificate;
 
 use super::TlsError;
 use super::authority::{Authority, BACKDATED};
-use super::files::{self, PRIVATE};
+use super::files::{self, PRIVATE, parse};
 use super::machine::Machine;
 use super::names::HostName;
 
@@ -53,8 +53,8 @@ pub(super) fn wanted_names(
     let (mut wanted, refused): (Vec<_>, Vec<_>) = asked
         .into_iter()
         .partition(|name| authority.constraints.permits(name));
-    // An address on the internet is nobody's wish: the machine has it. It is left out without a word, since a new authority
-    // would not permit it either.
+    // A public address was not asked for; the machine just has it. It is left out silently, because a new authority would
+    // not permit it either.
     let found = machine.addresses.iter().copied().map(HostName::Address);
     wanted.extend(found.filter(|address| authority.constraints.permits(address)));
     wanted.sort_unstable();
@@ -175,21 +175,6 @@ pub(super) fn certified_key(
             source: source.into(),
         },
     })
-}
-
-/// The parsed form of a certificate that was read from `path`.
-pub(super) fn parse<'a>(
-    certificate: &'a CertificateDer<'_>,
-    path: &Path,
-) -> Result<X509Certificate<'a>, TlsError> {
-    match X509Certificate::from_der(certificate) {
-        Ok((_, parsed)) => Ok(parsed),
-        Err(error) => Err(TlsError::Malformed {
-            path: path.to_owned(),
-            what: "certificate",
-            source: error.to_string().into(),
-        }),
-    }
 }
 
 /// Whether a client that trusts only `authority` would accept `leaf` for each of `names`.

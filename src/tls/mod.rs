@@ -371,7 +371,7 @@ fn warn_of_end(
     path: &std::path::Path,
     now: OffsetDateTime,
 ) -> Result<(), TlsError> {
-    let parsed = leaf::parse(pair.end_entity_cert()?, path)?;
+    let parsed = files::parse(pair.end_entity_cert()?, path)?;
     let end = parsed.validity().not_after.to_datetime();
     if end - now < leaf::RENEWED_BEFORE_END {
         tracing::warn!(certificate = %path.display(), %end, "the certificate ends soon or has ended");

@@ -5,7 +5,7 @@
 //!
 //! A machine's bare name (`media`) is not among them, although people type it: a constraint of one label permits all below
 //! it, that may be a public domain today or tomorrow, and the authority could then sign for every site there. `media.local`
-//! and the full name are; whoever wants the bare name gives it (`--host`, `tls.hosts`).
+//! and the full name are; the bare name must be given (`--host`, `tls.hosts`).
 
 use std::fmt;
 use std::net::IpAddr;

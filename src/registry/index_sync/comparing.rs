@@ -130,7 +130,7 @@ impl IndexSync {
         for (done, name) in (0..).zip(names) {
             tell(Progress { done, total });
             let mut found = match self.differences(&name).await {
-                // Nobody can tell what it holds; what the index says of it stays.
+                // What it holds is not known, so the index keeps what it has.
                 Err(IndexedError::Registry(error)) if error.is_unreadable() => {
                     self.core
                         .damage

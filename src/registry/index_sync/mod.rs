@@ -4,7 +4,6 @@
 //! this process gets a new stamp; what could not be read is tried again.
 
 pub(super) mod comparing;
-mod facts;
 pub(super) mod gate;
 mod reading;
 #[cfg(test)]

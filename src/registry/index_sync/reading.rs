@@ -8,7 +8,7 @@ use std::future;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
-use super::facts::facts_of_manifest;
+use super::gate::facts_of_manifest;
 use crate::index::{ChildKind, Fact, Revision};
 use crate::layout::{self, Key, Place, Prefix};
 use crate::oci::{Algorithm, Digest, RepositoryName, Tag};

@@ -2,7 +2,7 @@
 //!
 //! Links at or above `v2/blobs` and `v2/repositories` are the administrator's, who moves a part of the store to another disk
 //! with them; they are resolved once, when the store is opened. Below them a link may lead to another place of the tree, but
-//! not out of it, where anybody's files could be served or removed, nor back to a directory that it lies in. Must not know
+//! not out of it, where files of other programs could be served or removed, nor back to a directory that it lies in. Must not know
 //! what is stored. Invariant: before a path is read or listed, or
 //! directories are made above it, [`Boundary::is_followed`] is asked; or the path is opened in a way that follows no link.
 
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::disk::Disk;
-use super::volume::is_absent;
+use super::disk::is_absent;
 use crate::layout::{
     Key, OWN_DIRECTORY, OWN_DIRECTORY_WITHIN, Prefix, blobs_directory, repositories_directory,
 };

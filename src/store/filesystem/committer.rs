@@ -12,8 +12,8 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::publish::{Changed, Publisher, Settling};
+use super::session::Received;
 use super::staging::{Phase, stage, start_phases};
-use super::upload::Received;
 use super::volume::Volume;
 use super::{blocking, interrupted};
 use crate::heartbeat::Heartbeat;

@@ -15,6 +15,7 @@ use rustix::fs::{CWD, RenameFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 
 use crate::heartbeat::Heartbeat;
+use crate::platform;
 
 /// How far a sync reaches. Only macOS knows the difference: there a plain fsync leaves the drive's own cache alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +47,9 @@ pub(super) trait Disk: Send + Sync {
 
     /// Makes the names in a directory durable.
     fn sync_directory(&self, path: &Path, reach: Reach) -> io::Result<()>;
+
+    /// Makes durable all that any process has written to the file system of `path`.
+    fn sync_file_system(&self, path: &Path) -> io::Result<()>;
 
     /// Gives a file or directory another name; a file that has that name is replaced.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -93,6 +97,10 @@ impl Disk for RealDisk {
             // The standard library asks macOS for F_FULLFSYNC here.
             Reach::Medium => directory.sync_all(),
         }
+    }
+
+    fn sync_file_system(&self, path: &Path) -> io::Result<()> {
+        platform::sync_file_system(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -179,6 +187,11 @@ impl Disk for WatchedDisk {
         self.inner.sync_directory(path, reach)
     }
 
+    fn sync_file_system(&self, path: &Path) -> io::Result<()> {
+        // As long as other programs have much to write.
+        self.inner.sync_file_system(path)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let _under_way = self.heartbeat.enter();
         self.inner.rename(from, to)
@@ -211,4 +224,12 @@ impl Disk for WatchedDisk {
         // A tree of a million files takes minutes, and no request waits for it.
         self.inner.remove_tree(path)
     }
+}
+
+/// Whether `error` means that there is nothing at the path; a name too long for the file system names nothing.
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename
+    )
 }

@@ -1,6 +1,7 @@
 //! What a power cut leaves, at every moment: DESIGN's invariant "bytes before link, link before tag".
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
@@ -24,18 +25,24 @@ struct Bench {
 fn bench() -> Bench {
     let root = tempfile::tempdir().unwrap();
     let disk = Arc::new(RecordingDisk::new(root.path()));
-    let settings = Settings {
-        root: root.path().to_owned(),
-        boot_id: Some("this-boot".to_owned()),
-        is_readonly: false,
-    };
-    let clock = Arc::new(ManualClock::at_unix_secs(1_700_000_000));
-    let store = FilesystemStore::open_on(settings, clock, disk.clone()).unwrap();
-    disk.take_cuts();
-    Bench {
-        store: Arc::new(store),
-        disk,
-        root,
+    Bench::open(root, disk)
+}
+
+impl Bench {
+    fn open(root: TempDir, disk: Arc<RecordingDisk>) -> Self {
+        let settings = Settings {
+            root: root.path().to_owned(),
+            boot_id: Some("this-boot".to_owned()),
+            is_readonly: false,
+        };
+        let clock = Arc::new(ManualClock::at_unix_secs(1_700_000_000));
+        let store = FilesystemStore::open_on(settings, clock, disk.clone()).unwrap();
+        disk.take_cuts();
+        Self {
+            store: Arc::new(store),
+            disk,
+            root,
+        }
     }
 }
 
@@ -298,4 +305,28 @@ async fn what_a_process_left_visible_when_it_died_is_settled() {
         let kept = durable.get(key.as_str()).map(Vec::as_slice);
         assert_eq!(kept, Some(&b"layer"[..]), "lost by the power cut: {key}");
     }
+}
+
+#[tokio::test]
+async fn what_an_earlier_process_left_visible_is_durable_before_the_first_change() {
+    let root = tempfile::tempdir().unwrap();
+    let blob = OwnedPlace::BlobData(digest("layer")).key();
+    let path = root.path().join(blob.as_str());
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, "layer").unwrap();
+    let disk = Arc::new(RecordingDisk::new(root.path()));
+    disk.syncs_file_system.store(true, Ordering::SeqCst);
+    let bench = Bench::open(root, disk);
+    // A mount: nothing is known of the blob but that it is there.
+    let link = OwnedPlace::LayerLink(name(), digest("layer")).key();
+    let steps = vec![Step::put(link.clone(), "link")];
+    bench.store.apply(steps).await.unwrap();
+    let durable = bench.disk.cut_now().durable();
+    assert!(durable.contains_key(link.as_str()));
+    let kept = durable.get(blob.as_str()).map(Vec::as_slice);
+    assert_eq!(
+        kept,
+        Some(&b"layer"[..]),
+        "a link to what the power cut has lost"
+    );
 }

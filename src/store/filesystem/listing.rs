@@ -13,7 +13,8 @@ use futures_util::{StreamExt as _, stream};
 
 use super::blocking;
 use super::boundary::not_followed;
-use super::volume::{Volume, is_absent};
+use super::disk::is_absent;
+use super::volume::Volume;
 use crate::layout::{OWN_DIRECTORY, Prefix};
 use crate::store::{Depth, Entry, Fingerprint, Listing, StoreError};
 

@@ -7,10 +7,7 @@
 mod boundary;
 #[cfg(test)]
 mod boundary_tests;
-mod buffers;
-mod checkpoint;
 mod committer;
-mod content;
 mod disk;
 #[cfg(test)]
 mod durability;
@@ -23,7 +20,6 @@ mod recorder;
 mod refusal_tests;
 mod session;
 mod staging;
-mod syncing;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -37,12 +33,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rustix::fs::StatVfsMountFlags;
 
-use self::buffers::Buffers;
 use self::committer::Writer;
+use self::disk::is_absent;
 use self::disk::{Disk, RealDisk};
+use self::reading::Buffers;
 use self::reading::MustWait;
 use self::session::Sessions;
-use self::volume::{Volume, is_absent};
+use self::upload::FileUpload;
+use self::volume::Volume;
 use crate::clock::Clock;
 use crate::heartbeat::Heartbeat;
 use crate::layout::{Key, Prefix};
@@ -110,7 +108,7 @@ impl FilesystemStore {
             clock,
         )?);
         let writer = Arc::new(Writer::start(Arc::clone(&volume))?);
-        let sessions = Sessions::new(Arc::clone(&volume), Arc::clone(&writer), settings.boot_id);
+        let sessions = Sessions::new(Arc::clone(&volume), settings.boot_id);
         Ok(Self {
             sessions: Arc::new(sessions),
             writer,
@@ -123,7 +121,7 @@ impl FilesystemStore {
 #[async_trait]
 impl ObjectStore for FilesystemStore {
     async fn read(&self, key: &Key, range: Option<ByteRange>) -> Result<Content, StoreError> {
-        let content = content::read(&self.volume, key, range, &self.buffers).await;
+        let content = reading::read(&self.volume, key, range, &self.buffers).await;
         content.map_err(|source| absent_or_failed(format!("read {key}"), source))
     }
 
@@ -231,13 +229,14 @@ impl ObjectStore for FilesystemStore {
         prefix: &Prefix,
         algorithm: Option<Algorithm>,
     ) -> Result<Box<dyn Upload>, StoreError> {
-        let upload = Sessions::open(&self.sessions, prefix, algorithm).await?;
-        Ok(Box::new(upload))
+        let session = Sessions::open(&self.sessions, prefix, algorithm).await?;
+        Ok(Box::new(FileUpload::new(session, &self.writer)))
     }
 
     async fn resume_upload(&self, prefix: &Prefix) -> Result<Option<Box<dyn Upload>>, StoreError> {
-        let upload = Sessions::resume(&self.sessions, prefix).await?;
-        Ok(upload.map(|upload| Box::new(upload) as Box<dyn Upload>))
+        let session = Sessions::resume(&self.sessions, prefix).await?;
+        Ok(session
+            .map(|session| Box::new(FileUpload::new(session, &self.writer)) as Box<dyn Upload>))
     }
 }
 

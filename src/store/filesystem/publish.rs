@@ -13,9 +13,10 @@ use std::sync::Arc;
 use super::absent_or_failed;
 use super::boundary::not_followed;
 use super::disk::Reach;
+use super::disk::is_absent;
 use super::staging::{Change, HiddenDirectory, Placement};
-use super::syncing::sync_directories;
-use super::volume::{Corner, Volume, is_absent, meta_of};
+use super::volume::sync_directories;
+use super::volume::{Corner, Volume, meta_of};
 use crate::layout::Prefix;
 use crate::store::{Condition, StoreError};
 
@@ -79,8 +80,24 @@ impl Publisher {
         }
     }
 
-    /// Makes what every push needs. What cannot be made now is made, and synced, by who needs it.
+    /// Prepares the store for its first group.
+    ///
+    /// An earlier process may have died between a rename and the syncs of its directories. What it left is visible, so
+    /// requests build on it: they mount such a blob, or put a manifest over it. All of it is made durable first.
+    ///
+    /// Then the directories are made that every push needs. If one cannot be made now, the push that needs it makes it.
     pub(super) fn prepare(&mut self) {
+        if !self.volume.is_readonly {
+            for own in self.volume.boundary.own_directories() {
+                if let Err(error) = self.volume.disk.sync_file_system(&own) {
+                    tracing::error!(
+                        %error,
+                        directory = %own.display(),
+                        "the file system could not be synced: a power cut may lose what an earlier process wrote; hint: check the disk"
+                    );
+                }
+            }
+        }
         self.settled = self.volume.make_blob_directories().unwrap_or_default();
     }
 

@@ -31,9 +31,11 @@ pub(super) struct RecordingDisk {
     pub(super) belongs_to_others: AtomicBool,
     /// Directories whose path contains this cannot be synced.
     pub(super) refused_directory: Mutex<Option<&'static str>>,
+    /// Whether a sync of the file system does anything; on some (FUSE) it does nothing.
+    pub(super) syncs_file_system: AtomicBool,
     /// How often a directory was read.
     pub(super) directories_read: AtomicUsize,
-    /// Whoever holds this holds up every sync of a directory.
+    /// While this is held, no directory is synced.
     pub(super) gate: Mutex<()>,
 }
 
@@ -74,6 +76,7 @@ impl RecordingDisk {
             other_devices: Mutex::default(),
             belongs_to_others: AtomicBool::new(false),
             refused_directory: Mutex::default(),
+            syncs_file_system: AtomicBool::new(false),
             directories_read: AtomicUsize::new(0),
             gate: Mutex::default(),
         }
@@ -88,6 +91,18 @@ impl RecordingDisk {
     pub(super) fn cut_now(&self) -> Cut {
         let synced = self.synced.lock().unwrap();
         self.cut("now".to_owned(), &synced)
+    }
+
+    fn sync_below(&self, directory: &Path) -> io::Result<()> {
+        for entry in fs::read_dir(directory)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                self.sync_below(&path)?;
+            } else {
+                self.sync_file(&File::open(path)?)?;
+            }
+        }
+        self.sync_directory(directory, Reach::Medium)
     }
 
     fn cut(&self, call: String, synced: &Synced) -> Cut {
@@ -255,6 +270,13 @@ impl Disk for RecordingDisk {
             synced.held.insert(inode, directory);
             Ok(())
         })
+    }
+
+    fn sync_file_system(&self, _path: &Path) -> io::Result<()> {
+        if self.syncs_file_system.load(Ordering::SeqCst) {
+            self.sync_below(&self.root)?;
+        }
+        Ok(())
     }
 
     fn read_directory(&self, path: &Path) -> io::Result<fs::ReadDir> {

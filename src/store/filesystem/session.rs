@@ -5,25 +5,27 @@
 //! session whose bytes the disk has lost ([`Session::refuse`]) is never taken up again.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::str::FromStr as _;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 use super::boundary::not_followed;
-use super::checkpoint::{Checkpoint, FILE_NAME, LENGTH_BYTES_MAX};
-use super::committer::Writer;
-use super::upload::FileUpload;
-use super::volume::{Volume, is_absent};
+use super::disk::is_absent;
+use super::volume::Volume;
 use super::{absent_or_failed, blocking};
 use crate::layout::Prefix;
-use crate::oci::{Algorithm, Hasher};
+use crate::oci::{Algorithm, Digest, Hasher};
 use crate::store::StoreError;
 
 /// How many uploads of a store are written back at once: enough to keep a disk busy, few enough to leave it to readers.
@@ -35,7 +37,6 @@ const READ_BYTES: usize = 1024 * 1024;
 /// What the sessions of one store share.
 pub(super) struct Sessions {
     pub(super) volume: Arc<Volume>,
-    pub(super) writer: Arc<Writer>,
     pub(super) boot_id: Option<String>,
     pub(super) writebacks: Arc<Semaphore>,
     /// What all uploads have received and not yet written.
@@ -58,10 +59,9 @@ pub(super) struct Shared {
 }
 
 impl Sessions {
-    pub(super) fn new(volume: Arc<Volume>, writer: Arc<Writer>, boot_id: Option<String>) -> Self {
+    pub(super) fn new(volume: Arc<Volume>, boot_id: Option<String>) -> Self {
         Self {
             volume,
-            writer,
             boot_id,
             writebacks: Arc::new(Semaphore::new(WRITEBACKS_MAX)),
             gathered_bytes: Arc::default(),
@@ -74,7 +74,7 @@ impl Sessions {
         sessions: &Arc<Self>,
         prefix: &Prefix,
         algorithm: Option<Algorithm>,
-    ) -> Result<FileUpload, StoreError> {
+    ) -> Result<(Arc<Session>, Sink), StoreError> {
         let session = Arc::new(Session::new(sessions, prefix));
         let started_at = OffsetDateTime::from(sessions.volume.clock.now())
             .replace_nanosecond(0)
@@ -102,13 +102,13 @@ impl Sessions {
         })
         .await?
         .map_err(|source| StoreError::from_io(format!("open the upload {prefix}"), source))?;
-        Ok(FileUpload::new(session, Sink::new(file, 0, hashers)))
+        Ok((session, Sink::new(file, 0, hashers)))
     }
 
     pub(super) async fn resume(
         sessions: &Arc<Self>,
         prefix: &Prefix,
-    ) -> Result<Option<FileUpload>, StoreError> {
+    ) -> Result<Option<(Arc<Session>, Sink)>, StoreError> {
         let session = Arc::new(Session::new(sessions, prefix));
         // What an earlier handle still has in flight ends first.
         let guard = Arc::clone(&session.shared.flight).lock_owned().await;
@@ -121,7 +121,7 @@ impl Sessions {
         .await?
         .map_err(|source| absent_or_failed(format!("resume the upload {prefix}"), source));
         match resumed {
-            Ok(sink) => Ok(Some(FileUpload::new(session, sink))),
+            Ok(sink) => Ok(Some((session, sink))),
             Err(StoreError::NotFound) => Ok(None),
             Err(error) => Err(error),
         }
@@ -335,6 +335,29 @@ impl Sink {
     }
 }
 
+/// All bytes of an upload, in its file but not yet synced.
+pub(super) struct Received {
+    pub(super) session: Arc<Session>,
+    pub(super) file: File,
+    pub(super) data: PathBuf,
+    pub(super) directory: PathBuf,
+}
+
+impl Received {
+    /// Makes the bytes durable. A disk that refuses may have dropped them and say so only once, so the session ends.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        let volume = &self.session.sessions.volume;
+        self.session.check()?;
+        let synced = volume
+            .set_stamp(&self.file)
+            .and_then(|()| volume.disk.sync_file(&self.file));
+        if synced.is_err() {
+            self.session.refuse();
+        }
+        synced
+    }
+}
+
 /// Takes the bytes `from..to` of the file into all `hashers`.
 fn hash_again(file: &File, hashers: &mut [Hasher], mut from: u64, to: u64) -> io::Result<()> {
     let mut buffer = vec![0; READ_BYTES];
@@ -352,4 +375,106 @@ fn hash_again(file: &File, hashers: &mut [Hasher], mut from: u64, to: u64) -> io
         from += read.len() as u64;
     }
     Ok(())
+}
+
+/// Its name in the session's directory; the old registry reads only the names it knows there.
+pub(super) const FILE_NAME: &str = "boathouse.checkpoint";
+
+/// Changes when the format does, or the library whose states are kept.
+const HEADING: &str = "boathouse checkpoint 1";
+
+/// Larger files are not ours; two states take about 500 bytes.
+pub(super) const LENGTH_BYTES_MAX: u64 = 4096;
+
+#[derive(Debug)]
+pub(super) struct Checkpoint {
+    pub(super) offset_bytes: u64,
+    pub(super) hashers: Vec<Hasher>,
+}
+
+impl Checkpoint {
+    /// As text, closed by a digest of itself.
+    pub(super) fn encode(offset_bytes: u64, hashers: &[Hasher], boot_id: &str) -> String {
+        let mut text = format!("{HEADING}\nboot {boot_id}\noffset {offset_bytes}\n");
+        for hasher in hashers {
+            let state = BASE64.encode(hasher.state());
+            // Writing into a String cannot fail.
+            let _ = writeln!(text, "{} {state}", hasher.algorithm());
+        }
+        let sum = Digest::of(Algorithm::Sha256, text.as_bytes());
+        let _ = writeln!(text, "sum {sum}");
+        text
+    }
+
+    /// `None` unless the text is whole, of this boot, and holds at least the state of sha256.
+    pub(super) fn decode(text: &str, boot_id: &str) -> Option<Self> {
+        let (body, sum) = text.strip_suffix('\n')?.rsplit_once("sum ")?;
+        if Digest::of(Algorithm::Sha256, body.as_bytes()).to_string() != sum {
+            return None;
+        }
+        let mut lines = body.lines();
+        if lines.next()? != HEADING {
+            return None;
+        }
+        if lines.next()?.strip_prefix("boot ")? != boot_id {
+            return None;
+        }
+        let offset_bytes = lines.next()?.strip_prefix("offset ")?.parse().ok()?;
+        let hashers = lines
+            .map(|line| {
+                let (algorithm, state) = line.split_once(' ')?;
+                let algorithm = Algorithm::from_str(algorithm).ok()?;
+                Hasher::from_state(algorithm, &BASE64.decode(state).ok()?)
+            })
+            .collect::<Option<Vec<_>>>()?;
+        let has_sha256 = hashers
+            .iter()
+            .any(|hasher| hasher.algorithm() == Algorithm::Sha256);
+        has_sha256.then_some(Self {
+            offset_bytes,
+            hashers,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> String {
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        hasher.update(b"abc");
+        let wide = Hasher::new(Algorithm::Sha512);
+        Checkpoint::encode(3, &[hasher, wide], "this-boot")
+    }
+
+    #[test]
+    fn reads_back_what_it_wrote() {
+        let checkpoint = Checkpoint::decode(&sample(), "this-boot").expect("own text");
+        assert_eq!(checkpoint.offset_bytes, 3);
+        assert_eq!(checkpoint.hashers.len(), 2);
+        let first = checkpoint.hashers[0].clone();
+        assert_eq!(first.finish(), Digest::of(Algorithm::Sha256, b"abc"));
+        assert!(sample().len() as u64 <= LENGTH_BYTES_MAX);
+    }
+
+    #[test]
+    fn another_boot_counts_as_absent() {
+        assert!(Checkpoint::decode(&sample(), "another-boot").is_none());
+    }
+
+    #[test]
+    fn every_damaged_byte_and_every_cut_counts_as_absent() {
+        let text = sample();
+        for position in 0..text.len() {
+            let mut damaged = text.clone().into_bytes();
+            damaged[position] ^= 1;
+            let damaged = String::from_utf8(damaged).expect("ASCII stays ASCII");
+            assert!(
+                Checkpoint::decode(&damaged, "this-boot").is_none(),
+                "byte {position}"
+            );
+            assert!(Checkpoint::decode(&text[..position], "this-boot").is_none());
+        }
+    }
 }

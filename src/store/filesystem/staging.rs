@@ -10,8 +10,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::disk::Reach;
-use super::syncing::sync_directories;
-use super::upload::Received;
+use super::session::Received;
+use super::volume::sync_directories;
 use super::volume::{Corner, Incoming, Volume};
 use crate::layout::{self, Key, Prefix};
 use crate::store::{Condition, Step, StoreError};
@@ -182,7 +182,7 @@ fn arrive(volume: &Volume, received: &Received, key: &Key) -> io::Result<Incomin
     received.sync()?;
     if volume.boundary.is_apart(&received.data, &volume.path(key)) {
         // The administrator has moved the blobs, or the repositories, to a disk of their own.
-        return volume.copy_temporary(received.file(), key);
+        return volume.copy_temporary(&received.file, key);
     }
     // The session keeps them if this fails.
     Ok(Incoming::kept(received.data.clone()))

@@ -11,7 +11,7 @@ use futures_util::TryStreamExt as _;
 use tempfile::TempDir;
 
 use super::recorder::RecordingDisk;
-use super::{FilesystemStore, Settings, checkpoint};
+use super::{FilesystemStore, Settings, session};
 use crate::clock::ManualClock;
 use crate::heartbeat::{Pulse, STILL_AFTER};
 use crate::layout::{Key, Place, Prefix};
@@ -267,7 +267,7 @@ async fn a_checkpoint_that_is_ahead_or_damaged_is_not_trusted() {
         "nonsense",
         "boathouse checkpoint 1\nboot first\noffset 3\n",
     ] {
-        fs::write(directory.join(checkpoint::FILE_NAME), damage).unwrap();
+        fs::write(directory.join(session::FILE_NAME), damage).unwrap();
         assert_eq!(resumed_digest(&store).await, sha256(b"xyz"));
     }
 }

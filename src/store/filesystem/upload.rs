@@ -6,7 +6,6 @@
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,7 +14,8 @@ use bytes::Bytes;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::blocking;
-use super::session::{Session, Sink};
+use super::committer::Writer;
+use super::session::{Received, Session, Sink};
 use crate::layout::Place;
 use crate::oci::{Algorithm, Digest};
 use crate::store::{Step, StoreError, Upload};
@@ -40,6 +40,7 @@ const CHECKPOINT_BYTES: u64 = 256 * 1024 * 1024;
 
 pub(super) struct FileUpload {
     session: Arc<Session>,
+    writer: Arc<Writer>,
     gathered: Gathered,
     sink: Slot,
     offset_bytes: u64,
@@ -88,19 +89,12 @@ enum Slot {
     Lost,
 }
 
-/// All bytes of an upload, in its file but not yet synced.
-pub(super) struct Received {
-    session: Arc<Session>,
-    file: File,
-    pub(super) data: PathBuf,
-    pub(super) directory: PathBuf,
-}
-
 impl FileUpload {
-    pub(super) fn new(session: Arc<Session>, sink: Sink) -> Self {
+    pub(super) fn new((session, sink): (Arc<Session>, Sink), writer: &Arc<Writer>) -> Self {
         Self {
             gathered: Gathered::new(&session),
             session,
+            writer: Arc::clone(writer),
             offset_bytes: sink.offset_bytes,
             sink: Slot::Free(sink),
         }
@@ -230,7 +224,7 @@ impl Upload for FileUpload {
         if self.digest(digest.algorithm()).await? != *digest {
             return Err(StoreError::not_its_digest(&self.session.name));
         }
-        let writer = Arc::clone(&self.session.sessions.writer);
+        let writer = Arc::clone(&self.writer);
         let key = Place::BlobData(*digest).key();
         let received = self.into_received().await?;
         writer.write(Some((received, key)), then).await
@@ -244,26 +238,6 @@ impl Upload for FileUpload {
         let session = Arc::clone(&self.session);
         // What cannot be removed is purged later, as an old session.
         blocking(move || session.forget().unwrap_or_default()).await
-    }
-}
-
-impl Received {
-    /// The bytes, open to be read.
-    pub(super) fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// Makes the bytes durable. A disk that refuses may have dropped them and say so only once, so the session ends.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        let volume = &self.session.sessions.volume;
-        self.session.check()?;
-        let synced = volume
-            .set_stamp(&self.file)
-            .and_then(|()| volume.disk.sync_file(&self.file));
-        if synced.is_err() {
-            self.session.refuse();
-        }
-        synced
     }
 }
 

@@ -1,7 +1,7 @@
-//! The directory that a file store lies in: paths of keys, temporaries, time stamps.
+//! The directory that a file store lies in: paths of keys, temporaries, time stamps, syncs of directories.
 //!
-//! Must not know what a group or an upload is. Invariant: whatever has a path from [`Volume::new_path`] is gone after the
-//! next start at the latest.
+//! Must not know what a group or an upload is. Invariants: whatever has a path from [`Volume::new_path`] is gone after the
+//! next start at the latest; a directory without a failure is durable when [`sync_directories`] returns.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -9,15 +9,15 @@ use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Seek as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
 use super::boundary::Boundary;
-use super::disk::{Disk, NewTime, Reach, WatchedDisk};
-use super::syncing::sync_directories;
+use super::disk::{Disk, NewTime, Reach, WatchedDisk, is_absent};
 use crate::clock::Clock;
 use crate::durable_file::accept_unsyncable;
 use crate::heartbeat::Heartbeat;
@@ -259,7 +259,7 @@ pub(super) fn make_root(root: &Path) -> io::Result<()> {
 }
 
 /// Has this process make nothing that is open wider than the root of its store, which thereby decides for a tree of the old
-/// registry and for one that a group writes to. What everybody may write is never made.
+/// registry and for one that a group writes to. No file is ever writable for all users.
 pub(super) fn tighten_umask(root: &Path) -> io::Result<()> {
     let mode = fs::metadata(root)?.permissions().mode();
     platform::tighten_umask(umask_for(mode));
@@ -320,12 +320,60 @@ fn is_not_ours_to_change(error: &io::Error) -> bool {
     )
 }
 
-/// Whether `error` means that there is nothing at the path; a name too long for the file system names nothing.
-pub(super) fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename
-    )
+/// How many directories are synced at once. Each sync ends in a flush of the drive, and the kernel joins those that
+/// come together; a request alone changes about six directories.
+const SYNCS_MAX: usize = 8;
+
+/// Syncs each directory once; returns the positions of those that failed. The last one comes after the others, so that its
+/// `reach` is that of all. `moved` hears of each.
+pub(super) fn sync_directories(
+    volume: &Volume,
+    directories: &[&Path],
+    reach: Reach,
+    moved: &(dyn Fn() + Sync),
+) -> Vec<(usize, io::Error)> {
+    let Some((last, others)) = directories.split_last() else {
+        return Vec::new();
+    };
+    let failures = Mutex::new(Vec::new());
+    let next = AtomicUsize::new(0);
+    let work = || {
+        loop {
+            let position = next.fetch_add(1, Ordering::Relaxed);
+            let Some(directory) = others.get(position) else {
+                return;
+            };
+            if let Err(error) = sync(volume, directory, Reach::Drive) {
+                let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
+                failures.push((position, error));
+            }
+            moved();
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..others.len().min(SYNCS_MAX) {
+            // Without helpers this thread does it all.
+            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                break;
+            }
+        }
+        work();
+    });
+    let mut failures = failures
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    if let Err(error) = sync(volume, last, reach) {
+        failures.push((others.len(), error));
+    }
+    failures
+}
+
+/// Instead of a directory that was removed meanwhile, the root is synced, which reaches as far.
+fn sync(volume: &Volume, directory: &Path, reach: Reach) -> io::Result<()> {
+    match volume.sync_directory(directory, reach) {
+        Err(error) if is_absent(&error) => volume.sync_directory(volume.root(), reach),
+        done => done,
+    }
 }
 
 #[cfg(test)]
