@@ -25,3 +25,7 @@ pub mod server;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
+
+#[cfg(test)]
+#[path = "../tests/it/golden/compare.rs"]
+mod golden;

@@ -80,6 +80,13 @@ impl Lab {
         }
     }
 
+    /// What the program printed, as a golden text has it: `DIR` for the lab's directory, `TIME` for moments.
+    pub(crate) fn shown(&self, text: &str) -> String {
+        let text = text.replace(&self.place(""), "DIR");
+        let moment = regex::Regex::new(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ").unwrap();
+        moment.replace_all(&text, "TIME").into_owned()
+    }
+
     /// Where a repository is, in the data of the configuration.
     pub(crate) fn repository(&self, name: &str) -> PathBuf {
         self.path("data/docker/registry/v2/repositories").join(name)

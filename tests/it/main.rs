@@ -36,6 +36,7 @@ mod data;
 mod denial;
 mod doctor;
 mod encoded_paths;
+mod golden;
 mod htpasswd;
 mod index;
 mod lab;

@@ -98,14 +98,7 @@ fn every_value_of_a_header_is_kept() {
 
 #[test]
 fn the_config_of_the_registry_image_is_taken_with_notes() {
-    let loaded = load_with(
-        &["version: 0.1\nlog:\n  fields:\n    service: registry\nstorage:\n  cache:\n    blobdescriptor: inmemory\n  \
-           filesystem:\n    rootdirectory: /var/lib/registry\nhttp:\n  addr: :5000\n  headers:\n    \
-           X-Content-Type-Options: [nosniff]\nhealth:\n  storagedriver:\n    enabled: true\n    interval: 10s\n    \
-           threshold: 3\n"],
-        &[],
-    )
-    .expect("taken");
+    let loaded = load_with(&[include_str!("../golden/registry-image.yml")], &[]).expect("taken");
     let config = loaded.config;
     assert_eq!(config.server.address, ":5000");
     assert_eq!(

@@ -96,6 +96,7 @@ impl Welcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden::golden;
 
     #[test]
     fn the_whole_text() {
@@ -109,26 +110,7 @@ mod tests {
                 fingerprint: "AB:CD".into(),
             }),
         };
-        let expected = "
-Boathouse serves https://lab.local:5443
-  configured by /srv/lab/boathouse.yml
-Trust its certificates, once on each client:
-  docker          sudo mkdir -p /etc/docker/certs.d/lab.local:5443; sudo cp '/srv/my lab/ca.crt' /etc/docker/certs.d/lab.local:5443/ca.crt
-  podman, skopeo  mkdir -p ~/.config/containers/certs.d/lab.local:5443; cp '/srv/my lab/ca.crt' ~/.config/containers/certs.d/lab.local:5443/ca.crt
-  macOS           sudo security add-trusted-cert -d -r trustRoot -k /Library/Keychains/System.keychain '/srv/my lab/ca.crt'
-  Debian          sudo cp '/srv/my lab/ca.crt' /usr/local/share/ca-certificates/boathouse-lab.local-5443.crt; sudo update-ca-certificates
-  Fedora          sudo cp '/srv/my lab/ca.crt' /etc/pki/ca-trust/source/anchors/boathouse-lab.local-5443.crt; sudo update-ca-trust extract
-  one program     export SSL_CERT_FILE='/srv/my lab/ca.crt'
-  other machines  boathouse trust --remote lab.local:5443 --install
-  or              curl -ko ca.crt https://lab.local:5443/ca.crt; openssl x509 -in ca.crt -noout -fingerprint -sha256
-                  and go on only if the fingerprint is
-                  AB:CD
-Log in:
-  docker login --username admin lab.local:5443
-The first push:
-  docker tag alpine lab.local:5443/alpine; docker push lab.local:5443/alpine
-";
-        assert_eq!(welcome.text(), expected);
+        golden("welcome.txt", &welcome.text());
     }
 
     #[test]
