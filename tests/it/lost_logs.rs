@@ -121,7 +121,7 @@ fn read_until(reader: &mut PipeReader, wanted: &str) -> String {
 
 #[test]
 fn a_command_whose_reader_has_gone_is_quiet() {
-    let lab = Lab::configured("storage: {filesystem: {rootdirectory: /srv}}\n");
+    let lab = Lab::configured("storage: {filesystem: {rootdirectory: DIR/data}}\n");
     let config = &*lab.place("boathouse.yml");
     for line in [
         &["check", "--config", config][..],

@@ -4,16 +4,17 @@ use super::*;
 use crate::lab::Lab;
 use crate::program::{Ran, ran};
 
+/// Of files that no machine has: a file of users would be read.
 fn template(hosts: &[&str]) -> Template {
     Template {
         directory: "/etc/boathouse".into(),
         address: "[::]:5443".to_owned(),
         hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
-        root_directory: "/srv/a b/\"data\"".into(),
-        ca_certificate: "/srv/ca.crt".into(),
-        keys_directory: "/srv/keys".into(),
-        users_file: "/srv/users.yml".into(),
-        state_directory: "/srv/state".into(),
+        root_directory: "/nonexistent/a b/\"data\"".into(),
+        ca_certificate: "/nonexistent/ca.crt".into(),
+        keys_directory: "/nonexistent/keys".into(),
+        users_file: "/nonexistent/users.yml".into(),
+        state_directory: "/nonexistent/state".into(),
     }
 }
 
@@ -24,14 +25,17 @@ fn the_template_reads_back() {
         .unwrap_or_else(|errors| panic!("{errors}"))
         .config;
     assert_eq!(config.server.address, "[::]:5443");
-    assert_eq!(config.root_directory, Path::new("/srv/a b/\"data\""));
-    assert_eq!(config.state_directory, Path::new("/srv/state"));
+    assert_eq!(
+        config.root_directory,
+        Path::new("/nonexistent/a b/\"data\"")
+    );
+    assert_eq!(config.state_directory, Path::new("/nonexistent/state"));
     assert!(config.auth.required);
     assert_eq!(
         config.tls,
         tls::Settings::Automatic {
-            ca_certificate: "/srv/ca.crt".into(),
-            keys_directory: "/srv/keys".into(),
+            ca_certificate: "/nonexistent/ca.crt".into(),
+            keys_directory: "/nonexistent/keys".into(),
             hosts: vec!["lab.local".to_owned(), "192.0.2.7".to_owned()],
         }
     );
