@@ -1,14 +1,16 @@
 //! Users that are kept elsewhere and change by themselves, and the scheme that asks for their passwords.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
 
 use super::tests::{Lab, basic_header, challenge, hash_of, name};
 use super::*;
 
 /// Users that a test changes.
 #[derive(Debug, Default)]
-struct Listed(Mutex<Arc<BTreeMap<String, User>>>);
+struct Listed(ArcSwap<Accounts>);
 
 impl Listed {
     fn set(&self, users: &[(&str, &str)]) {
@@ -19,14 +21,25 @@ impl Listed {
             };
             (name.to_owned(), user)
         };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
-            Arc::new(users.iter().map(user).collect());
+        self.0.store(Arc::new(Accounts {
+            users: users.iter().map(user).collect(),
+            ..Accounts::default()
+        }));
     }
 }
 
-impl LiveUsers for Listed {
-    fn users(&self) -> Arc<BTreeMap<String, User>> {
-        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+#[async_trait]
+impl AccountSource for Listed {
+    async fn now(&self) -> Arc<Accounts> {
+        self.known()
+    }
+
+    fn known(&self) -> Arc<Accounts> {
+        self.0.load_full()
+    }
+
+    fn trouble(&self) -> Option<&'static str> {
+        None
     }
 }
 
@@ -35,7 +48,7 @@ async fn users_that_are_kept_elsewhere_are_those_of_now() {
     let listed = Arc::new(Listed::default());
     listed.set(&[("carl", "one"), ("alice", "theirs")]);
     let shared = Arc::clone(&listed);
-    let mut lab = Lab::with(move |settings| settings.live_users = Some(shared));
+    let mut lab = Lab::with(move |settings| settings.accounts.live = Some(shared));
     let pull = || Access::Pull(name("public/x"));
     assert_eq!(lab.may(&basic_header("carl:one"), pull()).await, Ok(()));
     // Whoever is in both is the one of the configuration.

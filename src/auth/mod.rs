@@ -5,6 +5,7 @@
 //! token that another server issued, whose certificate the configuration trusts, is judged by what it says alone.
 
 mod access;
+mod accounts;
 mod bounded;
 #[cfg(test)]
 mod explain_tests;
@@ -24,9 +25,9 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod tokens;
-mod users;
 
 pub use access::{Access, Caller, Origin, Refusal, SessionUse, TokenAnswer, TokenRefusal, is_host};
+pub use accounts::{AccountSource, Accounts, BCRYPT_COST_MAX, User};
 pub use fair_queue::{Crowded, FairQueue, Turn, address_group};
 pub use rights::{CallerView, Explanation, Permit, Standing, Viewer};
 pub use rules::{
@@ -35,8 +36,7 @@ pub use rules::{
 };
 pub use service::Auth;
 pub use settings::{
-    Accounts, Authentication, BCRYPT_COST_MAX, Limits, LiveUsers, Scheme, Secret, Settings,
-    SigningKeyPem, TokenSettings, User,
+    Authentication, Limits, Scheme, Secret, Settings, SigningKeyPem, TokenSettings,
 };
 pub use tokens::endpoint::TokenRequest;
 pub use tokens::keys::make_token_key;

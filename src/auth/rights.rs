@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 
 use super::access::{self, Access, Caller, Identity, Origin, Refusal};
-use super::rules::{self, Fields, Question, Rule, RuleText, Unmet};
+use super::accounts::{ANONYMOUS, Current};
+use super::rules::{self, Fields, Question, RuleText, Unmet};
 use super::service::{Auth, SESSION_EXTENSION_SECS};
 use super::settings::{Authentication, Scheme};
 use super::tokens::verifier::Genuine;
-use super::users::ANONYMOUS;
 use crate::oci::RepositoryName;
 
 /// What a caller, or a background task, may see beyond the repository that it asked for (DESIGN D8): nothing, unless an
@@ -74,13 +74,13 @@ impl<'a> Permit<'a> {
 
     /// Whether the caller may do now what it was let in for. A token that has expired meanwhile is no reason to refuse: its
     /// request may have been long.
-    pub fn confirm(&self) -> Result<(), Refusal> {
+    pub async fn confirm(&self) -> Result<(), Refusal> {
         let CallerView {
             auth,
             caller,
             origin,
         } = &self.viewer;
-        auth.confirm(caller, self.access, origin)
+        auth.confirm(caller, self.access, origin).await
     }
 }
 
@@ -217,8 +217,8 @@ impl Auth {
         origin: &Origin,
         asked: &[String],
     ) -> Vec<String> {
-        self.judge(fields, origin, |rules, question| {
-            rules::granted(rules, question, asked)
+        self.judge(fields, origin, |accounts, question| {
+            rules::granted(accounts.rules(), question, asked)
         })
     }
 
@@ -227,17 +227,17 @@ impl Auth {
         &self,
         fields: Fields<'_>,
         origin: &Origin,
-        judge: impl FnOnce(&[Rule], &Question<'_>) -> T,
+        judge: impl FnOnce(&Current, &Question<'_>) -> T,
     ) -> T {
-        let now = self.now.load();
+        let now = self.known();
         let no_labels = BTreeMap::new();
-        let user = now.users.find(fields.account, self.clock.unix_secs());
+        let user = now.find(fields.account, self.clock.unix_secs());
         let question = Question {
             fields,
             client: origin.client,
             labels: user.map_or(&no_labels, |user| &user.labels),
         };
-        judge(&now.acl, &question)
+        judge(&now, &question)
     }
 
     pub(super) fn may_see(
@@ -307,15 +307,22 @@ impl Auth {
     /// Whether `caller`, who was let in for `access` when the request came, may still do it. Who was removed, has another
     /// password or was revoked since is refused like a bad credential; a token may have expired since, but not for longer
     /// than its upload sessions go on.
-    pub(super) fn confirm(
+    pub(super) async fn confirm(
         &self,
         caller: &Caller,
         access: &Access,
         origin: &Origin,
     ) -> Result<(), Refusal> {
+        let current = match caller.identity {
+            Identity::Basic { .. } | Identity::Ours { .. } => self.now().await,
+            Identity::Open | Identity::Nobody | Identity::Invalid { .. } | Identity::Foreign(_) => {
+                self.known()
+            }
+        };
         let now = self.clock.unix_secs();
-        let is_current =
-            |account, generation: &String| self.generation_of(account).as_ref() == Some(generation);
+        let is_current = |account, generation: &String| {
+            self.generation_in(&current, account).as_ref() == Some(generation)
+        };
         let is_over = |token: &Genuine| {
             now.saturating_sub(token.claims.exp) > SESSION_EXTENSION_SECS
                 || now > token.vouched_until_unix_secs
@@ -349,7 +356,9 @@ impl Auth {
             Standing::Open => Identity::Open,
             Standing::Known | Standing::Ended(_) | Standing::Unknown => Identity::Basic {
                 account: account.to_owned(),
-                generation: self.generation_of(account).unwrap_or_default(),
+                generation: self
+                    .generation_in(&self.known(), account)
+                    .unwrap_or_default(),
             },
         };
         let caller = Caller {
@@ -371,8 +380,8 @@ impl Auth {
             explanation.needed = actions.iter().map(|&action| action.to_owned()).collect();
             let mut fields = self.fields_here(&caller, resource_type, name);
             fields.account = account;
-            self.judge(fields, origin, |rules, question| {
-                for rule in rules {
+            self.judge(fields, origin, |accounts, question| {
+                for rule in accounts.rules() {
                     let Some(unmet) = rule.unmet(question) else {
                         explanation.decisive = Some(rule.text().clone());
                         return;
@@ -388,12 +397,11 @@ impl Auth {
         if self.authentication == Authentication::Open {
             return Standing::Open;
         }
-        let now = self.fresh();
-        if now.users.find(account, self.clock.unix_secs()).is_some() {
+        let now = self.known();
+        if now.find(account, self.clock.unix_secs()).is_some() {
             Standing::Known
         } else {
-            now.users
-                .end_of(account)
+            now.end_of(account)
                 .map_or(Standing::Unknown, Standing::Ended)
         }
     }

@@ -3,24 +3,24 @@
 //! Must not know HTTP, nor where users and rules come from, nor what a caller may do (`rights`). Invariant: a caller is an
 //! account of now, or the bearer of a trusted token that speaks for itself.
 
-use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt as _;
 
 use super::SetupError;
 use super::access::{Caller, Identity, Origin, Refusal};
+use super::accounts::{Accounts, Current};
 use super::keyed_hash::KeyedHash;
 use super::passwords::{Passwords, Verdict};
-use super::rules::Rule;
-use super::settings::{Accounts, Authentication, LiveUsers, Scheme, Settings, TokenSettings, User};
+use super::settings::{Authentication, Scheme, Settings, TokenSettings};
 use super::tokens::endpoint::{self, Login};
 use super::tokens::keys::SigningKey;
 use super::tokens::own_names::{self, Listening};
 use super::tokens::refresh::RefreshTokens;
 use super::tokens::verifier::{Genuine, Verifier};
 use super::tokens::{OUR_CLAIM_VERSION, OurClaim};
-use super::users::{self, Users};
 use crate::clock::Clock;
 
 /// Clocks differ by so much, as the registries that we stand in for assume too.
@@ -51,32 +51,9 @@ pub struct Auth {
     pub(super) refresh_tokens: RefreshTokens,
     pub(super) verifier: Verifier,
     pub(super) passwords: Passwords,
-    live_users: Option<Arc<dyn LiveUsers>>,
     listening: OnceLock<Listening>,
-    pub(super) now: ArcSwap<Current>,
-}
-
-/// What a reload replaces.
-pub(super) struct Current {
-    pub(super) users: Users,
-    pub(super) acl: Vec<Rule>,
-    accounts: Arc<Accounts>,
-    live: Arc<BTreeMap<String, User>>,
-}
-
-impl Current {
-    fn new(accounts: Arc<Accounts>, live: Arc<BTreeMap<String, User>>) -> Self {
-        let mut users = accounts.users.clone();
-        for (name, user) in live.iter() {
-            users.entry(name.clone()).or_insert_with(|| user.clone());
-        }
-        Self {
-            users: Users::new(users, &accounts.revoked),
-            acl: accounts.acl.clone(),
-            accounts,
-            live,
-        }
-    }
+    /// What a reload replaces.
+    accounts: ArcSwap<Accounts>,
 }
 
 impl Auth {
@@ -94,8 +71,6 @@ impl Auth {
             &settings.limits,
             hash.clone(),
         )?;
-        let live = settings.live_users.as_ref().map(|live| live.users());
-        let current = Current::new(Arc::new(settings.accounts), live.unwrap_or_default());
         Ok(Self {
             authentication: settings.authentication,
             scheme: settings.scheme,
@@ -107,9 +82,8 @@ impl Auth {
             signing,
             verifier,
             clock,
-            live_users: settings.live_users,
             listening: OnceLock::new(),
-            now: ArcSwap::from_pointee(current),
+            accounts: ArcSwap::from_pointee(settings.accounts),
         })
     }
 
@@ -120,22 +94,24 @@ impl Auth {
 
     /// Replaces users, rules and revocations; everything else stays as it was at start.
     pub fn reload(&self, accounts: Accounts) {
-        let accounts = Arc::new(accounts);
-        self.now
-            .rcu(|now| Current::new(Arc::clone(&accounts), Arc::clone(&now.live)));
+        self.accounts.store(Arc::new(accounts));
     }
 
-    /// Users and rules of now, once it was asked whether the users that are kept elsewhere have changed: for whoever logs
-    /// in. What is asked later about the same caller takes them as they were then.
-    pub(super) fn fresh(&self) -> Arc<Current> {
-        if let Some(live_users) = &self.live_users {
-            let live = live_users.users();
-            if !Arc::ptr_eq(&live, &self.now.load().live) {
-                self.now
-                    .rcu(|now| Current::new(Arc::clone(&now.accounts), Arc::clone(&live)));
-            }
-        }
-        self.now.load_full()
+    /// Users and rules of now. Called once for a request that shows an account, before the account is judged, and again
+    /// after each wait that may have been long.
+    pub(super) async fn now(&self) -> Current {
+        Current::of(self.accounts.load_full()).await
+    }
+
+    /// Users and rules as they were at the last look, which the request itself has caused.
+    pub(super) fn known(&self) -> Current {
+        Current::known(self.accounts.load_full())
+    }
+
+    /// Why changes of accounts may not be in force; for everybody to read.
+    pub async fn trouble(&self) -> Option<&'static str> {
+        self.now().await;
+        self.accounts.load().live.as_ref()?.trouble()
     }
 
     /// How many logins were compared with a stored hash so far: each costs a bcrypt, and those that are remembered do not.
@@ -161,7 +137,7 @@ impl Auth {
         };
         let (scheme, credentials) = value.split_once(' ').unwrap_or((value, ""));
         if scheme.eq_ignore_ascii_case("Bearer") {
-            return Ok(self.bearer(credentials.trim()));
+            return Ok(self.bearer(credentials.trim()).await);
         }
         let login = scheme
             .eq_ignore_ascii_case("Basic")
@@ -182,20 +158,25 @@ impl Auth {
         }
     }
 
-    /// Checks a password. It is compared with the hash of when it came; if the account has changed by the time that this is
-    /// done (a login may wait in the queue), a right password of before is a wrong one.
+    /// Checks a password. It is compared with the hash of when it came. If that takes time (a login may wait in the queue) and
+    /// the account changes meanwhile, a right password of before is a wrong one.
     pub(super) async fn log_in(&self, login: &Login, origin: &Origin) -> LoggedIn {
         let Login { account, password } = login;
-        let now = self.fresh();
-        let user = now.users.find(account, self.clock.unix_secs());
-        let before = user.map(|user| users::generation(&self.hash, account, user));
+        let before = self.now().await;
         let verdict = self
             .passwords
-            .check(&now.users, account, password, origin.client)
-            .await;
+            .check(&before, account, password, origin.client);
+        let mut verdict = pin!(verdict);
+        // A password that is remembered needs no second look at the accounts.
+        let (verdict, now) = match verdict.as_mut().now_or_never() {
+            Some(verdict) => (verdict, before.clone()),
+            None => (verdict.await, self.now().await),
+        };
         match verdict {
-            Verdict::Right => match self.generation_of(account) {
-                Some(generation) if Some(&generation) == before.as_ref() => {
+            Verdict::Right => match self.generation_in(&now, account) {
+                Some(generation)
+                    if self.generation_in(&before, account).as_ref() == Some(&generation) =>
+                {
                     LoggedIn::As { generation }
                 }
                 _ => LoggedIn::No,
@@ -205,42 +186,42 @@ impl Auth {
         }
     }
 
-    pub(super) fn generation_of(&self, account: &str) -> Option<String> {
-        let now = self.fresh();
-        let user = now.users.find(account, self.clock.unix_secs())?;
-        Some(users::generation(&self.hash, account, user))
+    /// The generation of an account's credentials; `None` if there is no such account.
+    pub(super) fn generation_in(&self, accounts: &Current, account: &str) -> Option<String> {
+        accounts.generation(&self.hash, account, self.clock.unix_secs())
     }
 
-    fn bearer(&self, text: &str) -> Caller {
-        let now = self.clock.unix_secs();
-        let judged = self.verifier.verify(text, now).and_then(|token| {
-            let expired_secs = match now.saturating_sub(token.claims.exp) {
-                0..=LEEWAY_SECS => 0,
-                expired_secs => expired_secs,
-            };
-            let is_in_time = token.claims.nbf <= now.saturating_add(LEEWAY_SECS)
-                && expired_secs <= SESSION_EXTENSION_SECS;
-            if !is_in_time || !self.is_for_us(&token) {
-                return None;
-            }
-            let identity = match &token.claims.bh {
-                Some(claim) if token.is_under_our_key => self.ours(&token, claim)?,
-                _ => Identity::Foreign(token),
-            };
-            Some(Caller {
-                identity,
-                expired_secs,
-            })
-        });
-        judged.unwrap_or(Caller {
+    async fn bearer(&self, text: &str) -> Caller {
+        let invalid = Caller {
             identity: Identity::Invalid { is_token: true },
             expired_secs: 0,
+        };
+        let now = self.clock.unix_secs();
+        let Some(token) = self.verifier.verify(text, now) else {
+            return invalid;
+        };
+        let expired_secs = match now.saturating_sub(token.claims.exp) {
+            0..=LEEWAY_SECS => 0,
+            expired_secs => expired_secs,
+        };
+        let is_in_time = token.claims.nbf <= now.saturating_add(LEEWAY_SECS)
+            && expired_secs <= SESSION_EXTENSION_SECS;
+        if !is_in_time || !self.is_for_us(&token) {
+            return invalid;
+        }
+        let identity = match &token.claims.bh {
+            Some(claim) if token.is_under_our_key => self.ours(&token, claim).await,
+            _ => Some(Identity::Foreign(token)),
+        };
+        identity.map_or(invalid, |identity| Caller {
+            identity,
+            expired_secs,
         })
     }
 
     /// A token of ours counts while its account's credentials are those that it was issued for.
-    fn ours(&self, token: &Arc<Genuine>, claim: &OurClaim) -> Option<Identity> {
-        let generation = self.generation_of(&token.claims.sub)?;
+    async fn ours(&self, token: &Arc<Genuine>, claim: &OurClaim) -> Option<Identity> {
+        let generation = self.generation_in(&self.now().await, &token.claims.sub)?;
         let is_current = claim.generation == generation;
         (claim.v == OUR_CLAIM_VERSION && is_current).then(|| Identity::Ours {
             token: Arc::clone(token),

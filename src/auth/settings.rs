@@ -2,12 +2,9 @@
 //!
 //! Must not know files. Invariant: nothing secret is printed by `Debug`.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
-use super::passwords::bcrypt_cost;
-use super::rules::Rule;
+use super::accounts::Accounts;
 
 /// Everything that decides who may do what; fixed at start but for the accounts.
 #[derive(Debug, Clone, Default)]
@@ -18,25 +15,12 @@ pub struct Settings {
     pub scheme: Scheme,
     /// What a reload replaces.
     pub accounts: Accounts,
-    /// Further accounts, which change without a reload.
-    pub live_users: Option<Arc<dyn LiveUsers>>,
     /// Tokens, issued and accepted.
     pub token: TokenSettings,
     /// Keys everything that is remembered or derived from passwords and tokens.
     pub secret: Secret,
     /// Bounds.
     pub limits: Limits,
-}
-
-/// Users, rules and revocations: replaced as a whole while the program runs.
-#[derive(Debug, Clone, Default)]
-pub struct Accounts {
-    /// Accounts by name; the empty name admits anonymous callers.
-    pub users: BTreeMap<String, User>,
-    /// The rules, in order. None: nothing is allowed.
-    pub acl: Vec<Rule>,
-    /// Since when (seconds since 1970) an account's tokens count; everything issued before is void.
-    pub revoked: BTreeMap<String, u64>,
 }
 
 /// Whether callers are asked who they are.
@@ -60,48 +44,6 @@ pub enum Scheme {
         /// What clients show to people.
         realm: String,
     },
-}
-
-/// Accounts that are kept elsewhere and change by themselves. One that is in `Accounts` too is the one there.
-pub trait LiveUsers: fmt::Debug + Send + Sync {
-    /// The accounts of now; the very same `Arc` as long as none has changed. Asked at every login, so it must be quick.
-    fn users(&self) -> Arc<BTreeMap<String, User>>;
-}
-
-/// An account.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct User {
-    /// bcrypt; `None` accepts any password.
-    pub password_hash: Option<String>,
-    /// For rules.
-    pub labels: BTreeMap<String, Vec<String>>,
-    /// From then on there is no such account.
-    pub expires_unix_secs: Option<u64>,
-    /// Tokens issued before are void.
-    pub valid_after_unix_secs: Option<u64>,
-}
-
-/// The dearest bcrypt that is taken: one check of it takes a core for several seconds, and every wrong password of anybody
-/// costs what the dearest account's costs.
-pub const BCRYPT_COST_MAX: u32 = 16;
-
-impl User {
-    /// The cost of the password's hash, if it is a well-formed bcrypt hash.
-    pub fn bcrypt_cost(&self) -> Option<u32> {
-        bcrypt_cost(self.password_hash.as_deref()?)
-    }
-}
-
-impl fmt::Debug for User {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("User")
-            .field("has_password", &self.password_hash.is_some())
-            .field("labels", &self.labels)
-            .field("expires_unix_secs", &self.expires_unix_secs)
-            .field("valid_after_unix_secs", &self.valid_after_unix_secs)
-            .finish()
-    }
 }
 
 /// Tokens, issued and accepted.

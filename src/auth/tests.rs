@@ -54,7 +54,7 @@ impl Lab {
                     rule("/.+/", "team/*", &["*"]),
                     rule("*", "public/*", &["pull"]),
                 ],
-                revoked: BTreeMap::new(),
+                ..Accounts::default()
             },
             token: TokenSettings {
                 signing: Some(make_token_key(&clock).expect("a key")),

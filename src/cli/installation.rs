@@ -39,6 +39,17 @@ impl Installation {
             loaded,
         })
     }
+
+    /// For a command that changes the file of users, and reads it itself.
+    pub(super) fn find_for_a_change(place: &Where) -> anyhow::Result<Self> {
+        let config_files = config_files(place)?;
+        let loaded = config::load_without_users_file(&config_files, &super::environment())
+            .map_err(|errors| anyhow!("{errors}"))?;
+        Ok(Self {
+            config_files,
+            loaded,
+        })
+    }
 }
 
 /// The files that were named, or else those of the installation that is looked for.

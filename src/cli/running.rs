@@ -16,12 +16,11 @@ use super::installation::Installation;
 use super::progress::Meter;
 use super::talk;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, ServingMark, ServingServer};
+use crate::config::Config;
 use crate::instance::{self, places::Surroundings};
 use crate::layout::OWN_DIRECTORY;
 use crate::platform;
 use crate::server::control::{Answer, Control, Request};
-use crate::store::state_directory::StateDirectory;
 
 /// A running server answers whether it is there within this time, whatever it does.
 const CONNECT_SECS: u64 = 5;
@@ -29,137 +28,10 @@ const CONNECT_SECS: u64 = 5;
 const RELOAD_SECS: u64 = 15;
 /// Counting reads the index, which may be cold; there is no progress to see meanwhile.
 const COUNT_SECS: u64 = 600;
-/// A server leaves its mark a moment before it listens.
-const START_ATTEMPTS: u32 = 12;
-const START_PAUSE: Duration = Duration::from_millis(250);
-
-/// What became of a change that a running server should know of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Told {
-    /// Every server that reads the file has loaded it.
-    Reloaded,
-    /// There is none.
-    NotRunning,
-}
 
 /// Where the instance with this configuration listens for commands.
 pub(super) fn socket(config: &Config) -> PathBuf {
     Surroundings::here().control_socket(&config.state_directory)
-}
-
-/// Has every running server that reads this users file read it again. An error unless that is certain, or it is certain that
-/// there is none: the configuration as this process sees it does not say where a server listens that was started with another
-/// working directory or environment, so its mark beside the users file does.
-pub(super) fn reload(installation: &Installation) -> anyhow::Result<Told> {
-    let auth = &installation.loaded.config.auth;
-    let file = auth.users_file.as_deref().context("no `users_file`")?;
-    let looking = || {
-        format!(
-            "cannot see whether a server reads {}\nhint: run this as the user that Boathouse runs as, or as root",
-            file.display()
-        )
-    };
-    let mut attempts = 0;
-    loop {
-        let servers = ServingMark::servers(file).with_context(looking)?;
-        if servers.is_empty() {
-            return reload_unmarked(installation, file);
-        }
-        let unreachable = servers
-            .iter()
-            .find_map(|server| reload_marked(server, file, &installation.loaded.config).err());
-        match unreachable {
-            None => return Ok(Told::Reloaded),
-            // It may be starting, or have just ended.
-            Some(Refusal::NobodyListens(_)) if attempts < START_ATTEMPTS => {
-                attempts += 1;
-                std::thread::sleep(START_PAUSE);
-            }
-            Some(Refusal::NobodyListens(error) | Refusal::Other(error)) => return Err(error),
-        }
-    }
-}
-
-/// Why a marked server has not loaded the file.
-enum Refusal {
-    /// Nobody is where its mark says.
-    NobodyListens(anyhow::Error),
-    /// Anything else.
-    Other(anyhow::Error),
-}
-
-/// The socket may lie elsewhere than its server says: the server runs in a container, or its directory was moved. The id of the
-/// mark in the answer tells whether it is the one.
-fn reload_marked(server: &ServingServer, file: &Path, config: &Config) -> Result<(), Refusal> {
-    let mut places = vec![server.socket.clone(), socket(config)];
-    places.dedup();
-    let mut others = Vec::new();
-    for path in &places {
-        match ask(path, &Request::Reload, &Meter::quiet()) {
-            Ok(None) => {}
-            Ok(Some(Answer::Reloaded { mark })) if mark.as_ref() == Some(&server.id) => {
-                return Ok(());
-            }
-            Ok(Some(Answer::Reloaded { .. })) => others.push(path),
-            Ok(Some(answer)) => {
-                let context = format!("the server at {} has not loaded it", path.display());
-                return Err(Refusal::Other(unexpected(answer).context(context)));
-            }
-            Err(error) => return Err(Refusal::Other(error)),
-        }
-    }
-    let file = file.display();
-    if let Some(other) = others.first() {
-        return Err(Refusal::Other(anyhow!(
-            "a server reads {file}, and another one answers at {}\nhint: give each server its own state_directory",
-            other.display()
-        )));
-    }
-    let places: Vec<String> = places
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect();
-    Err(Refusal::NobodyListens(anyhow!(
-        "a server reads {file}, and does not listen at {}\nhint: it may run in a container, its directory may have been moved, or its log says why it could not listen there",
-        places.join(" nor at ")
-    )))
-}
-
-/// Where no server has left a mark: one of an earlier version, one that may not write there, or none.
-fn reload_unmarked(installation: &Installation, file: &Path) -> anyhow::Result<Told> {
-    let config = &installation.loaded.config;
-    let path = socket(config);
-    match ask(&path, &Request::Reload, &Meter::quiet())? {
-        Some(Answer::Reloaded { mark: None }) => return Ok(Told::Reloaded),
-        Some(Answer::Reloaded { mark: Some(_) }) => bail!(
-            "the server at {} reads another file of users than {}\nhint: name every config file that the server was given, in the same order",
-            path.display(),
-            file.display()
-        ),
-        Some(answer) => return Err(unexpected(answer)),
-        None => {}
-    }
-    let data = config.root_directory.join(OWN_DIRECTORY);
-    if StateDirectory::is_in_use(&data).context("cannot tell whether a server is running")? {
-        bail!(
-            "a server uses {}, and does not listen at {}\nhint: it may be starting; its log says whether it could not listen there",
-            config.root_directory.display(),
-            path.display()
-        );
-    }
-    // The lock of these data is free, so nobody serves them; without it, and where a server could not leave a mark, there may
-    // be one that this command cannot see.
-    let is_certain = data.join("lock").exists()
-        || ServingMark::could_be_left(file).context("cannot tell whether a server is running")?;
-    if !is_certain {
-        bail!(
-            "no server listens at {}, but one that was started with another working directory or environment may read {}\n\
-             hint: let Boathouse's user write in the directory of that file, so that commands find it",
-            path.display(),
-            file.display()
-        );
-    }
-    Ok(Told::NotRunning)
 }
 
 /// The answer of the running server or, if there is none, our own.
@@ -173,7 +45,7 @@ pub(super) fn ask_or_do(
     let answer = if let Some(answer) = ask(&path, request, meter)? {
         answer
     } else {
-        refuse_other_data(config, &path)?;
+        refuse_other_data(installation, &path)?;
         let root = config.root_directory.display();
         talk::line(format_args!(
             "note: no server listens at {}; using the data in {root}",
@@ -199,27 +71,22 @@ pub(super) fn unexpected(answer: Answer) -> anyhow::Error {
     }
 }
 
-/// Data at which no server has ever been are not those of a server that runs with the same users file: this process only sees
-/// another directory under the configured name.
-fn refuse_other_data(config: &Config, path: &Path) -> anyhow::Result<()> {
-    let data = config.root_directory.join(OWN_DIRECTORY);
-    let Some(file) = config.auth.users_file.as_deref() else {
-        return Ok(());
-    };
-    if data.join("lock").exists() {
-        return Ok(());
-    }
-    // Without a directory there is no mark, and without marks nothing to refuse.
-    let servers = ServingMark::servers(file).unwrap_or_default();
-    match servers.first() {
-        None => Ok(()),
-        Some(server) => bail!(
-            "no server listens at {}, but one that reads {} listens at {}\nhint: run this with the working directory, the REGISTRY_ variables and the config files of that server",
+/// A relative path leads to other data in a server that was started in another directory. If no server has ever used the data
+/// that it leads to here, they are not the ones that are meant.
+fn refuse_other_data(installation: &Installation, path: &Path) -> anyhow::Result<()> {
+    const ROOT: &str = "storage.filesystem.rootdirectory";
+    let Installation { loaded, .. } = installation;
+    let root = &loaded.config.root_directory;
+    let is_relative = loaded.by_working_directory.iter().any(|key| key == ROOT);
+    if is_relative && !root.join(OWN_DIRECTORY).join("lock").exists() {
+        bail!(
+            "no server listens at {}, and none has ever used {}, to which the relative path in `{ROOT}` leads from this directory\n\
+             hint: run this in the directory in which the server was started, or write the full path",
             path.display(),
-            file.display(),
-            server.socket.display()
-        ),
+            root.display()
+        );
     }
+    Ok(())
 }
 
 /// `None` if nobody listens at `path`. Waits for nobody for ever.
@@ -347,7 +214,7 @@ async fn do_here(config: &Config, request: &Request, meter: &Meter) -> anyhow::R
     }
     let keeper = Arc::clone(&registry);
     let keeper = tokio::spawn(async move { keeper.index_sync.run().await });
-    let reload = Box::new(|| Ok(None));
+    let reload = Box::new(|| Ok(()));
     let control = Control::new(Arc::clone(&registry), reload, clock);
     let answer = control
         .carry_out(request, &|progress| meter.tell(progress))

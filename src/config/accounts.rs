@@ -10,7 +10,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::error::{ConfigError, ConfigErrors, Place};
 use super::node::{Node, Value, join};
-use crate::auth::{PatternError, RegexError, Rule, RuleError, RuleText, User};
+use crate::auth::{BCRYPT_COST_MAX, PatternError, RegexError, Rule, RuleError, RuleText, User};
 
 /// The accounts of a `users` map. A null is no account, as in `docker_auth`.
 pub(super) fn accounts(users: &Node, errors: &mut ConfigErrors) -> BTreeMap<String, User> {
@@ -117,13 +117,25 @@ fn rule(node: &Node, key: &str, errors: &mut ConfigErrors) -> Option<RuleText> {
     })
 }
 
-/// Compiles rules; a pattern that cannot be one is a mistake at the place of its rule.
-pub(super) fn compiled(texts: Vec<RuleText>, errors: &mut ConfigErrors) -> Vec<Rule> {
+/// Compiles rules. A pattern that cannot be compiled is a mistake at the place of its rule.
+pub(super) fn compiled(
+    texts: Vec<RuleText>,
+    warnings: &mut Vec<String>,
+    errors: &mut ConfigErrors,
+) -> Vec<Rule> {
     let mut rules = Vec::new();
     for text in texts {
         let place = Place::written(&text.place);
         match Rule::parse(text) {
-            Ok(rule) => rules.push(rule),
+            Ok(rule) => {
+                // Such a glob matches nothing, here and in `docker_auth`.
+                if rule.is_malformed() {
+                    warnings.push(format!(
+                        "{place}: acl[]: a pattern of this rule is malformed and matches nothing"
+                    ));
+                }
+                rules.push(rule);
+            }
             Err(RuleError::Network) => errors.push(
                 ConfigError::new(
                     Some(&place),
@@ -145,6 +157,44 @@ pub(super) fn compiled(texts: Vec<RuleText>, errors: &mut ConfigErrors) -> Vec<R
         }
     }
     rules
+}
+
+/// An account without a password, and one without a hash, are taken as `docker_auth` takes them, and are seldom meant.
+pub(super) fn check_password(
+    name: &str,
+    account: &User,
+    place: Option<&Place>,
+    warnings: &mut Vec<String>,
+    errors: &mut ConfigErrors,
+) {
+    let mut warn = |key: &str, message: &str| {
+        let place = place.map_or_else(String::new, |place| format!("{place}: "));
+        warnings.push(format!("{place}users.{name}{key}: {message}"));
+    };
+    match &account.password_hash {
+        // The empty name is the anonymous user, who has none.
+        None if !name.is_empty() => {
+            warn("", "has no password: any password lets this user in");
+        }
+        Some(hash) if !hash.starts_with("$2") => {
+            warn(
+                ".password",
+                "is not a bcrypt hash: nobody can log in with it",
+            );
+        }
+        None | Some(_) => {}
+    }
+    if let Some(cost) = account.bcrypt_cost()
+        && cost > BCRYPT_COST_MAX
+    {
+        let message = format!(
+            "bcrypt cost {cost} exceeds the maximum {BCRYPT_COST_MAX}: every failed login would cost as much"
+        );
+        errors.push(
+            ConfigError::new(place, format!("users.{name}.password"), message)
+                .hint("hash the password again; cost 10 is customary"),
+        );
+    }
 }
 
 /// The expression's own objections; the engine's would quote the text.

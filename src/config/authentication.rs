@@ -6,21 +6,20 @@
 //! `auth.htpasswd`, whose users distribution knows no rules for.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::accounts;
-use super::error::Place;
-use super::htpasswd::{self, HtpasswdFile};
+use super::account_file::{AccountFile, Format, Parsed};
+use super::error::{ConfigErrors, Place};
 use super::node::Node;
-use super::pem;
 use super::reader::Reader;
 use super::users_file::UsersFile;
+use super::{accounts, htpasswd, pem};
 use crate::auth::{
-    Accounts, Authentication, BCRYPT_COST_MAX, Limits, LiveUsers, Mistake, Rule, Scheme, Secret,
-    Settings, SigningKeyPem, TokenSettings, User, mistakes,
+    AccountSource as _, Accounts, Authentication, Limits, Mistake, Rule, Scheme, Secret, Settings,
+    SigningKeyPem, TokenSettings, User, mistakes,
 };
+use crate::clock::SystemClock;
 
 /// The issuer and the service when no key names them.
 pub(super) const NAME_DEFAULT: &str = "boathouse";
@@ -35,27 +34,19 @@ const FAILED_LOGINS_PER_ADDRESS_FACTOR: u32 = 10;
 
 /// All that the files say about authentication; secrets and keys made at start are added by the cli.
 #[derive(Debug, Clone)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a key of its own, or one fact about the files"
-)]
 pub struct AuthConfig {
     /// False: open to everybody.
     pub required: bool,
     /// Whether another server's tokens alone decide: there are no accounts here, and no rules.
     pub is_foreign_only: bool,
-    /// Accounts of the configuration and of the `users_file`.
-    pub users: BTreeMap<String, User>,
-    /// Where each account of the configuration stands; the others are in the `users_file`.
+    /// Accounts and rules of the configuration; those of `account_file` are live.
+    pub accounts: Accounts,
+    /// The places of the accounts of the configuration.
     pub places: BTreeMap<String, Place>,
-    /// `auth.htpasswd`: accounts of a file that is read again whenever it changes.
-    pub htpasswd: Option<Arc<HtpasswdFile>>,
+    /// The file of `users_file` or of `auth.htpasswd`.
+    pub account_file: Option<AccountFile>,
     /// What challenges ask for.
     pub scheme: Scheme,
-    /// Rules of the configuration, then of the `users_file`.
-    pub acl: Vec<Rule>,
-    /// Accounts whose tokens from before that second are void.
-    pub revoked: BTreeMap<String, u64>,
     /// `auth.token.realm`; absent: built from the request.
     pub realm: Option<String>,
     /// `auth.token.service`
@@ -72,8 +63,6 @@ pub struct AuthConfig {
     pub trusted_certificates_pem: Vec<String>,
     /// `users_file`, for the commands that write it.
     pub users_file: Option<PathBuf>,
-    /// Whether that file was there: one that has gone later is no reason to take its users and revocations back.
-    pub has_users_file: bool,
     /// `limits.failed_logins`; 0 switches the slowing off.
     pub failed_logins: u32,
 }
@@ -90,32 +79,61 @@ pub enum Signing {
 }
 
 impl AuthConfig {
+    /// The accounts of the configuration, then those of the file.
+    fn parts(&self) -> Vec<Arc<Accounts>> {
+        let of_file = self.account_file.iter().map(AccountFile::known);
+        std::iter::once(Arc::new(self.accounts.clone()))
+            .chain(of_file)
+            .collect()
+    }
+
+    /// The accounts of all files.
+    pub fn users(&self) -> BTreeMap<String, User> {
+        let parts = self.parts();
+        // What the configuration says holds.
+        let users = parts.iter().rev().flat_map(|part| &part.users);
+        users
+            .map(|(name, user)| (name.clone(), user.clone()))
+            .collect()
+    }
+
+    /// The rules of all files, in their order.
+    pub fn rules(&self) -> Vec<Rule> {
+        let parts = self.parts();
+        parts
+            .iter()
+            .flat_map(|part| part.acl.iter().cloned())
+            .collect()
+    }
+
     /// What is probably not meant in the rules from position `from` on.
     pub fn mistakes(&self, from: usize) -> Vec<Mistake> {
-        mistakes(&self.acl, &self.all_users(), from)
+        mistakes(&self.rules(), &self.users(), from)
     }
 
-    /// Accounts of all files.
-    pub fn all_users(&self) -> BTreeMap<String, User> {
-        let mut users = self.users.clone();
-        if let Some(htpasswd) = &self.htpasswd {
-            users.extend(
-                htpasswd
-                    .users()
-                    .iter()
-                    .map(|(name, user)| (name.clone(), user.clone())),
-            );
-        }
-        users
+    /// What is probably not meant in the last `count` rules of `file`, the content of the `users_file`.
+    pub fn mistakes_in(&self, file: UsersFile, count: usize) -> Vec<Mistake> {
+        let (mut warnings, mut errors) = (Vec::new(), ConfigErrors::default());
+        let mut rules = self.accounts.acl.clone();
+        rules.extend(accounts::compiled(file.acl, &mut warnings, &mut errors));
+        let mut users = file.users;
+        users.extend(self.accounts.users.clone());
+        mistakes(&rules, &users, rules.len().saturating_sub(count))
     }
 
-    /// What a reload replaces.
-    pub fn accounts(&self) -> Accounts {
-        Accounts {
-            users: self.users.clone(),
-            acl: self.acl.clone(),
-            revoked: self.revoked.clone(),
-        }
+    /// `auth.htpasswd.path`
+    pub fn htpasswd(&self) -> Option<&Path> {
+        let file = self
+            .account_file
+            .as_ref()
+            .filter(|_| self.users_file.is_none());
+        file.map(AccountFile::path)
+    }
+
+    /// The accounts whose tokens from before that second (since 1970) are void.
+    pub fn revoked(&self) -> BTreeMap<String, u64> {
+        let of_file = self.account_file.as_ref().map(AccountFile::known);
+        of_file.map_or_else(BTreeMap::new, |file| file.revoked.clone())
     }
 
     /// `auth`'s own form of all this.
@@ -137,11 +155,7 @@ impl AuthConfig {
                 Authentication::Open
             },
             scheme: self.scheme.clone(),
-            accounts: self.accounts(),
-            live_users: self
-                .htpasswd
-                .clone()
-                .map(|file| -> Arc<dyn LiveUsers> { file }),
+            accounts: self.accounts.clone(),
             token: TokenSettings {
                 issuer: self.issuer.clone(),
                 service: self.service.clone(),
@@ -184,12 +198,10 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
     let mut config = AuthConfig {
         required: ours || foreign,
         is_foreign_only: foreign && !ours && !is_htpasswd,
-        users: BTreeMap::new(),
+        accounts: Accounts::default(),
         places: BTreeMap::new(),
-        htpasswd: None,
+        account_file: None,
         scheme: Scheme::Bearer,
-        acl: Vec::new(),
-        revoked: BTreeMap::new(),
         realm,
         service,
         issuer,
@@ -206,7 +218,6 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
         },
         trusted_certificates_pem: trusted_certificates(reader),
         users_file,
-        has_users_file: false,
         failed_logins: failed_logins(reader),
     };
     if is_htpasswd {
@@ -337,98 +348,79 @@ fn accounts_and_rules(reader: &mut Reader<'_>, config: &mut AuthConfig) {
         }
     }
     if let Some(users) = reader.node("users") {
-        config.users = accounts::accounts(users, &mut reader.errors);
+        config.accounts.users = accounts::accounts(users, &mut reader.errors);
         let places = users.entries().iter();
         config.places = places
-            .filter(|entry| config.users.contains_key(&entry.key))
+            .filter(|entry| config.accounts.users.contains_key(&entry.key))
             .map(|entry| (entry.key.clone(), entry.place.clone()))
             .collect();
-        reader.remember("users", format_args!("{} (set)", config.users.len()));
+        let count = config.accounts.users.len();
+        reader.remember("users", format_args!("{count} (set)"));
     }
     read_rules(reader, config);
-    for (name, account) in &config.users {
-        check_password(reader, name, account);
+    for (name, account) in &config.accounts.users {
+        let place = config.places.get(name);
+        accounts::check_password(
+            name,
+            account,
+            place,
+            &mut reader.warnings,
+            &mut reader.errors,
+        );
     }
-    if let Some(path) = &config.users_file {
-        match UsersFile::read_if_there(path) {
-            Ok(Some(file)) => {
-                config.has_users_file = true;
-                add_users_file(reader, config, file);
-            }
-            Ok(None) => reader.warn("users_file", "is not there yet; nobody is in it"),
-            Err(errors) => reader.errors.append(errors),
+    let path = config
+        .users_file
+        .clone()
+        .filter(|_| reader.reads_users_file);
+    if let Some(path) = path {
+        let format = Format::Users(config.places.clone());
+        follow(reader, config, &path, format);
+        if config
+            .account_file
+            .as_ref()
+            .is_some_and(|file| !file.was_there())
+        {
+            reader.warn(
+                "users_file",
+                "no such file yet, and no accounts from it: `boathouse user add` makes it",
+            );
         }
     }
-    warn_of_malformed(reader, &config.acl);
 }
 
 /// The configuration's own rules.
 pub(super) fn read_rules(reader: &mut Reader<'_>, config: &mut AuthConfig) {
     if let Some(acl) = reader.node("acl") {
         let rules = accounts::rules(acl, &mut reader.errors);
-        config.acl = accounts::compiled(rules, &mut reader.errors);
-        reader.remember("acl", format_args!("{} rules", config.acl.len()));
+        let rules = accounts::compiled(rules, &mut reader.warnings, &mut reader.errors);
+        config.accounts.acl = rules;
+        let count = config.accounts.acl.len();
+        reader.remember("acl", format_args!("{count} rules"));
     }
 }
 
-fn add_users_file(reader: &mut Reader<'_>, config: &mut AuthConfig, file: UsersFile) {
-    for (name, account) in file.users {
-        match config.users.entry(name) {
-            Entry::Occupied(taken) => reader.refuse(
-                &format!("users.{}", taken.key()),
-                "this user is in the users_file too",
-                "remove one of the two",
-            ),
-            Entry::Vacant(free) => {
-                check_password(reader, free.key(), &account);
-                free.insert(account);
+/// Reads a file of accounts, which a running server then follows.
+pub(super) fn follow(
+    reader: &mut Reader<'_>,
+    config: &mut AuthConfig,
+    path: &Path,
+    format: Format,
+) -> Option<Parsed> {
+    // Files have the times of the machine, whatever clock the rest of the program is given.
+    match AccountFile::open(path, format, Arc::new(SystemClock::new())) {
+        Ok((file, mut parsed)) => {
+            reader.warnings.append(&mut parsed.warnings);
+            for error in parsed.left_out.drain(..) {
+                reader.errors.push(error);
             }
+            config.accounts.live = Some(Arc::new(file.clone()));
+            config.account_file = Some(file);
+            Some(parsed)
         }
-    }
-    let rules = accounts::compiled(file.acl, &mut reader.errors);
-    config.acl.extend(rules);
-    for name in file.revoked.keys() {
-        if !config.users.contains_key(name) {
-            let key = format!("revoked.{name}");
-            reader.warn(&key, "there is no such user: nobody's tokens end by it");
+        Err(errors) => {
+            reader.errors.append(errors);
+            None
         }
-    }
-    config.revoked = file.revoked;
-}
-
-/// Such a glob matches nothing, here and in `docker_auth`.
-pub(super) fn warn_of_malformed(reader: &mut Reader<'_>, acl: &[Rule]) {
-    for rule in acl.iter().filter(|rule| rule.is_malformed()) {
-        reader.warnings.push(format!(
-            "{}: acl[]: a pattern of this rule is malformed and matches nothing",
-            rule.text().place
-        ));
-    }
-}
-
-/// No password and no hash are taken as `docker_auth` takes them, and neither is likely to be meant.
-fn check_password(reader: &mut Reader<'_>, name: &str, account: &User) {
-    match &account.password_hash {
-        // The empty name is the anonymous user, who has none.
-        None if !name.is_empty() => reader.warn(
-            &format!("users.{name}"),
-            "has no password: any password lets this user in",
-        ),
-        Some(hash) if !hash.starts_with("$2") => reader.warn(
-            &format!("users.{name}.password"),
-            "is not a bcrypt hash: nobody can log in with it",
-        ),
-        None | Some(_) => {}
-    }
-    if account
-        .bcrypt_cost()
-        .is_some_and(|cost| cost > BCRYPT_COST_MAX)
-    {
-        reader.refuse(
-            &format!("users.{name}.password"),
-            "this bcrypt hash is too dear: every failed login of anybody would cost as much",
-            &format!("hash it again with a cost of at most {BCRYPT_COST_MAX}; 10 is customary"),
-        );
     }
 }
 

@@ -5,6 +5,7 @@
 //! `reader` and the sections give it types. Must not know what the settings do. Invariants: the process's environment is read
 //! by the caller; nothing of a file is ever printed by an error; what `load` returns has been checked as a whole.
 
+mod account_file;
 mod accounts;
 mod authentication;
 mod duration;
@@ -18,7 +19,6 @@ mod pem;
 mod reader;
 mod relative;
 mod sections;
-mod serving_mark;
 mod template;
 mod users_file;
 mod yaml;
@@ -27,11 +27,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+pub use account_file::AccountFile;
 pub use authentication::{AuthConfig, Signing};
 pub use error::{ConfigError, ConfigErrors, Place};
-pub use htpasswd::HtpasswdFile;
 pub use reader::{InForce, Secret};
-pub use serving_mark::{ServingMark, ServingServer};
 pub use template::Template;
 pub use users_file::{UsersFile, UsersFileError};
 
@@ -99,7 +98,7 @@ pub fn load(
     files: &[PathBuf],
     environment: &BTreeMap<String, String>,
 ) -> Result<Loaded, ConfigErrors> {
-    read_and_check(files, environment, true)
+    read_and_check(files, environment, Parts::ALL)
 }
 
 /// The same for a running program. The certificates that the files name are not looked at: a mistake in one must not keep a
@@ -108,20 +107,55 @@ pub fn load_again(
     files: &[PathBuf],
     environment: &BTreeMap<String, String>,
 ) -> Result<Loaded, ConfigErrors> {
-    read_and_check(files, environment, false)
+    let looks_at_certificates = false;
+    read_and_check(
+        files,
+        environment,
+        Parts {
+            looks_at_certificates,
+            ..Parts::ALL
+        },
+    )
+}
+
+/// The same for a command that changes the `users_file`, and reads it itself.
+pub fn load_without_users_file(
+    files: &[PathBuf],
+    environment: &BTreeMap<String, String>,
+) -> Result<Loaded, ConfigErrors> {
+    let parts = Parts {
+        looks_at_certificates: false,
+        reads_users_file: false,
+    };
+    read_and_check(files, environment, parts)
+}
+
+/// Which of the files that the configuration names are read.
+#[derive(Clone, Copy)]
+struct Parts {
+    looks_at_certificates: bool,
+    reads_users_file: bool,
+}
+
+impl Parts {
+    const ALL: Self = Self {
+        looks_at_certificates: true,
+        reads_users_file: true,
+    };
 }
 
 fn read_and_check(
     files: &[PathBuf],
     environment: &BTreeMap<String, String>,
-    looks_at_certificates: bool,
+    parts: Parts,
 ) -> Result<Loaded, ConfigErrors> {
     let mut tree = read_files(files)?;
     let mut errors = ConfigErrors::default();
     let mut warnings = environment::apply(&mut tree, environment, &mut errors);
     expand_short_forms(&mut tree);
     let mut notes = known::check(&tree, keys::CONFIG, &mut errors);
-    let mut reader = Reader::new(&tree, files, looks_at_certificates);
+    let mut reader = Reader::new(&tree, files, parts.looks_at_certificates);
+    reader.reads_users_file = parts.reads_users_file;
     let config = sections(&mut reader);
     errors.append(reader.errors);
     warnings.append(&mut reader.warnings);

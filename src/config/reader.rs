@@ -55,6 +55,8 @@ pub(super) struct Reader<'a> {
     tree: &'a Node,
     /// Whether certificates and keys that the files name are read.
     pub(super) looks_at_certificates: bool,
+    /// Whether the `users_file` is read.
+    pub(super) reads_users_file: bool,
     pub(super) errors: ConfigErrors,
     pub(super) warnings: Vec<String>,
     pub(super) notes: Vec<String>,
@@ -69,6 +71,7 @@ impl<'a> Reader<'a> {
         let mut reader = Self {
             tree,
             looks_at_certificates,
+            reads_users_file: true,
             errors: ConfigErrors::default(),
             warnings: Vec::new(),
             notes: Vec::new(),

@@ -7,17 +7,19 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::account_file::Parsed;
 use super::accounts;
 use super::error::{ConfigError, ConfigErrors, Place};
 use super::node::Node;
-use super::{keys, known, serving_mark, yaml};
-use crate::auth::{RuleText, User};
+use super::{keys, known, yaml};
+use crate::auth::{Accounts, RuleText, User};
 use crate::durable_file;
 
 /// A change takes milliseconds; who waits longer waits for a process that is stuck.
@@ -70,9 +72,16 @@ pub enum UsersFileError {
     },
 }
 
+#[cfg(test)]
+thread_local! {
+    static PARSES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 impl UsersFile {
     /// Reads the text of a `users_file`.
     pub fn parse(text: &str, source: &Place) -> Result<Self, ConfigErrors> {
+        #[cfg(test)]
+        PARSES.with(|count| count.set(count.get() + 1));
         let mut errors = ConfigErrors::default();
         let mut tree = Node::empty_map(source.clone());
         for document in yaml::documents(text, source)? {
@@ -99,6 +108,12 @@ impl UsersFile {
             acl: acl.unwrap_or_default(),
             revoked,
         })
+    }
+
+    /// How often this thread has parsed such a text.
+    #[cfg(test)]
+    pub(crate) fn parses() -> usize {
+        PARSES.with(std::cell::Cell::get)
     }
 
     /// Reads the file; one that is not there is empty.
@@ -166,11 +181,13 @@ impl UsersFile {
     }
 
     /// Reads the file, lets `change` alter it, and writes it: one change at a time, whole or not at all. If `change` refuses,
-    /// the file stays as it is.
+    /// the file stays as it is. Returns what `change` returned, and the new content as it was read back.
+    ///
+    /// A server that follows the file judges every later request by the new content (`account_file`).
     pub fn update<T, E: From<UsersFileError>>(
         path: &Path,
         change: impl FnOnce(&mut Self) -> Result<T, E>,
-    ) -> Result<T, E> {
+    ) -> Result<(T, Self), E> {
         let failed = |action| {
             move |source| UsersFileError::Io {
                 path: path.to_owned(),
@@ -179,18 +196,48 @@ impl UsersFile {
             }
         };
         // A link stays one, and leads to the new content.
-        let real = serving_mark::real(path).map_err(failed("find"))?;
+        let real = real(path).map_err(failed("find"))?;
         let path = real.as_path();
         let _alone = Self::lock(path)?;
         let mut content = Self::read(path).map_err(UsersFileError::from)?;
         let result = change(&mut content)?;
         let text = content.render();
-        if !Self::parse(&text, &Place::file(path)).is_ok_and(|read| read.same_as(&content)) {
+        let parsed = Self::parse(&text, &Place::file(path));
+        let Some(written) = parsed.ok().filter(|parsed| parsed.same_as(&content)) else {
             let path = path.to_owned();
             return Err(UsersFileError::Unwritable { path }.into());
-        }
+        };
         durable_file::replace(path, text.as_bytes(), 0o600).map_err(failed("write"))?;
-        Ok(result)
+        Ok((result, written))
+    }
+
+    /// Whether a server reads the file that was started by a version which does not follow it. Such a server holds the lock of
+    /// a file beside it (`users.yml.serving-…`) for as long as it runs.
+    pub fn is_read_by_an_older_server(path: &Path) -> Result<bool, UsersFileError> {
+        let held = || -> io::Result<bool> {
+            let path = real(path)?;
+            let mut start = path.file_name().unwrap_or_default().to_owned();
+            start.push(".serving-");
+            for entry in fs::read_dir(durable_file::directory_of(&path))? {
+                let entry = entry?;
+                let name = entry.file_name();
+                let is_mark = name.as_bytes().starts_with(start.as_bytes());
+                if is_mark && entry.file_type()?.is_file() {
+                    match File::open(entry.path())?.try_lock_shared() {
+                        // Left by a server that was killed.
+                        Ok(()) => {}
+                        Err(TryLockError::WouldBlock) => return Ok(true),
+                        Err(TryLockError::Error(error)) => return Err(error),
+                    }
+                }
+            }
+            Ok(false)
+        };
+        held().map_err(|source| UsersFileError::Io {
+            path: path.to_owned(),
+            action: "see which servers read",
+            source,
+        })
     }
 
     /// Keeps other changes of the file at `path` out. The lock is a file of its own: the rename replaces the file of users, and a
@@ -231,6 +278,17 @@ impl UsersFile {
     }
 }
 
+/// The file itself, behind every link; one that does not exist yet by its real directory.
+fn real(path: &Path) -> io::Result<PathBuf> {
+    match fs::canonicalize(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let directory = fs::canonicalize(durable_file::directory_of(path))?;
+            Ok(directory.join(path.file_name().unwrap_or_default()))
+        }
+        real => real,
+    }
+}
+
 /// The whole text of a configuration file, bounded.
 pub(super) fn read_text(path: &Path) -> Result<String, ConfigError> {
     let place = Place::file(path);
@@ -251,18 +309,58 @@ pub(super) fn read_text(path: &Path) -> Result<String, ConfigError> {
                 "it must be an ordinary file",
             )
         })?;
-    String::from_utf8(bytes).map_err(|error| {
-        let valid = error.utf8_error().valid_up_to();
-        let lines = error
-            .as_bytes()
-            .iter()
-            .take(valid)
-            .filter(|byte| **byte == b'\n');
-        let line = u64::try_from(lines.count())
-            .unwrap_or(u64::MAX)
-            .saturating_add(1);
+    text(&bytes, &place).map(str::to_owned)
+}
+
+/// The text that `bytes` are.
+pub(super) fn text<'a>(bytes: &'a [u8], place: &Place) -> Result<&'a str, ConfigError> {
+    str::from_utf8(bytes).map_err(|error| {
+        let valid = bytes.iter().take(error.valid_up_to());
+        let lines = valid.filter(|byte| **byte == b'\n').count();
+        let line = u64::try_from(lines).unwrap_or(u64::MAX).saturating_add(1);
         ConfigError::new(Some(&place.at_line(line)), "", "not UTF-8")
             .hint("save the file in the UTF-8 encoding")
+    })
+}
+
+/// What a server takes from the text of a `users_file`, beside the accounts of the configuration at `places`.
+pub(super) fn parse_accounts(
+    text: &str,
+    source: &Place,
+    places: &BTreeMap<String, Place>,
+) -> Result<Parsed, ConfigErrors> {
+    let file = UsersFile::parse(text, source)?;
+    let (mut warnings, mut errors) = (Vec::new(), ConfigErrors::default());
+    for (name, account) in &file.users {
+        if let Some(place) = places.get(name) {
+            errors.push(
+                ConfigError::new(
+                    Some(place),
+                    format!("users.{name}"),
+                    "this user is in the users_file too",
+                )
+                .hint("remove one of the two"),
+            );
+        }
+        accounts::check_password(name, account, Some(source), &mut warnings, &mut errors);
+    }
+    for name in file.revoked.keys() {
+        if !file.users.contains_key(name) && !places.contains_key(name) {
+            warnings.push(format!(
+                "{source}: revoked.{name}: there is no such user, so this has no effect"
+            ));
+        }
+    }
+    let acl = accounts::compiled(file.acl, &mut warnings, &mut errors);
+    errors.or(Parsed {
+        accounts: Accounts {
+            users: file.users,
+            acl,
+            revoked: file.revoked,
+            live: None,
+        },
+        warnings,
+        left_out: Vec::new(),
     })
 }
 

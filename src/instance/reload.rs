@@ -5,14 +5,13 @@
 //! tokens are neither read nor made; of two reloads at once the later one's files are in force afterwards.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail};
 
 use crate::auth::Auth;
-use crate::config::{self, AuthConfig, ConfigErrors, InForce, Loaded, ServingMark};
+use crate::config::{self, AccountFile, AuthConfig, ConfigErrors, InForce, Loaded};
 use crate::tls::Tls;
 
 /// Keys that a reload takes up.
@@ -24,66 +23,30 @@ pub(crate) struct Reload {
     pub(crate) environment: BTreeMap<String, String>,
     /// As the program was started.
     pub(crate) in_force: Vec<InForce>,
-    /// Whether what is in force came from a `users_file` too.
-    pub(crate) had_users_file: AtomicBool,
     pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) auth: Arc<Auth>,
-    /// Where this server listens for commands, and the mark that says so beside the users file.
-    pub(crate) control_socket: PathBuf,
-    pub(crate) mark: Mutex<Option<ServingMark>>,
-    /// Held from the reading of the files until they are in force.
-    pub(crate) one_at_a_time: Mutex<()>,
+    /// The file of accounts that is followed. Locked from the reading of the files until they are in force.
+    pub(crate) followed: Mutex<Option<AccountFile>>,
 }
 
 impl Reload {
     /// Reads the files again. An error says what stays as it was.
     pub(crate) fn run(&self) -> anyhow::Result<()> {
-        self.run_with(|| {
-            let loaded = config::load_again(&self.config_files, &self.environment)?;
-            if self.renew_mark(&loaded.config.auth) {
-                // What was changed before the mark was there is read too.
-                return config::load_again(&self.config_files, &self.environment);
-            }
-            Ok(loaded)
-        })
-    }
-
-    /// The mark by which commands find this server.
-    pub(crate) fn mark_id(&self) -> Option<String> {
-        let mark = self.mark.lock().unwrap_or_else(PoisonError::into_inner);
-        mark.as_ref().map(|mark| mark.id().to_owned())
-    }
-
-    /// The users file may be another one now, or the same behind another link. Tells whether there is a new mark.
-    fn renew_mark(&self, auth: &AuthConfig) -> bool {
-        let mut mark = self.mark.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_there = match (&auth.users_file, mark.as_ref()) {
-            (Some(file), Some(mark)) => mark.is_beside(file),
-            (None, _) => true,
-            (Some(_), None) => false,
-        };
-        if !is_there {
-            *mark = leave_mark(auth, &self.control_socket);
-        }
-        !is_there && mark.is_some()
+        self.run_with(|| config::load_again(&self.config_files, &self.environment))
     }
 
     fn run_with(&self, load: impl FnOnce() -> Result<Loaded, ConfigErrors>) -> anyhow::Result<()> {
-        // Otherwise a slow reload could put what it read back over what a faster one read after it: a revocation that its
-        // command has called done would be gone.
-        let _alone = self
-            .one_at_a_time
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        // Otherwise a slow reload could put what it read back over what a faster one read after it: an account that was
+        // removed from the configuration would be back.
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
         let loaded = load().context("nothing was changed")?;
-        self.refuse_a_users_file_that_has_gone(&loaded.config.auth)
+        refuse_a_missing_users_file(followed.as_ref(), &loaded.config.auth)
             .context("nothing was changed")?;
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        self.auth.reload(loaded.config.auth.accounts());
-        self.had_users_file
-            .store(loaded.config.auth.has_users_file, Ordering::Relaxed);
+        self.auth.reload(loaded.config.auth.accounts.clone());
+        followed.clone_from(&loaded.config.auth.account_file);
         for key in changed(&self.in_force, &loaded.in_force) {
             tracing::warn!(key, "was changed; this needs a restart");
         }
@@ -99,35 +62,20 @@ impl Reload {
         }
         Ok(())
     }
-
-    /// Without its file, who was revoked there would be let in again, and its rules would be forgotten.
-    fn refuse_a_users_file_that_has_gone(&self, now: &AuthConfig) -> anyhow::Result<()> {
-        match &now.users_file {
-            Some(path) if !now.has_users_file && self.had_users_file.load(Ordering::Relaxed) => {
-                bail!(
-                    "{} has gone; restore it, or remove `users_file` from the configuration",
-                    path.display()
-                )
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
 }
 
-/// Leaves the mark by which commands find this server, if it reads a users file.
-pub(crate) fn leave_mark(auth: &AuthConfig, control_socket: &Path) -> Option<ServingMark> {
-    let file = auth.users_file.as_deref()?;
-    match ServingMark::leave(file, control_socket) {
-        Ok(mark) => Some(mark),
-        Err(error) => {
-            tracing::warn!(
-                %error,
-                users_file = %file.display(),
-                "cannot write beside the users file, so commands that change accounts may not find this server; hint: let \
-                 Boathouse's user write in that directory, or send SIGHUP after each change"
-            );
-            None
-        }
+/// Without the file its revocations and rules would be forgotten: tokens that were revoked would count again.
+fn refuse_a_missing_users_file(
+    followed: Option<&AccountFile>,
+    now: &AuthConfig,
+) -> anyhow::Result<()> {
+    let had_one = followed.is_some_and(AccountFile::was_there);
+    match (&now.users_file, &now.account_file) {
+        (Some(path), Some(file)) if had_one && !file.was_there() => bail!(
+            "{} is missing; restore it, or remove `users_file` from the configuration",
+            path.display()
+        ),
+        _ => Ok(()),
     }
 }
 
@@ -212,12 +160,9 @@ mod tests {
                 config_files: files,
                 environment: BTreeMap::new(),
                 in_force: loaded.in_force,
-                had_users_file: AtomicBool::new(loaded.config.auth.has_users_file),
                 tls: tls.map(Arc::new),
                 auth: Arc::new(Auth::new(settings, clock).unwrap()),
-                control_socket: directory.path().join("control.sock"),
-                mark: Mutex::default(),
-                one_at_a_time: Mutex::default(),
+                followed: Mutex::new(loaded.config.auth.account_file),
             };
             Self { directory, reload }
         }
@@ -258,7 +203,7 @@ mod tests {
         for _ in 0..2 {
             let error = format!("{:#}", lab.reload.run().unwrap_err());
             assert!(error.starts_with("nothing was changed: "), "{error}");
-            assert!(error.contains("users.yml has gone"), "{error}");
+            assert!(error.contains("users.yml is missing"), "{error}");
             assert!(lab.is_let_in("amy").await);
         }
         lab.write("users.yml", "users: {}\n");
@@ -314,7 +259,8 @@ mod tests {
             }
         });
         reading.recv().unwrap();
-        lab.write("users.yml", "users: {amy: {}}\n");
+        let text = CONFIG.replace("DIR", lab.directory.path().to_str().unwrap());
+        lab.write("config.yml", &text.replace("{bob: {}}", "{amy: {}}"));
         let (has_ended, ending) = mpsc::channel();
         let later = std::thread::spawn({
             let lab = Arc::clone(&lab);

@@ -38,7 +38,7 @@ impl Core {
             without_room,
             events,
         } = commit;
-        if let Err(refusal) = held.actor().confirm() {
+        if let Err(refusal) = held.actor().confirm().await {
             if let Some((upload, _)) = upload {
                 discard(upload).await;
             }

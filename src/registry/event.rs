@@ -47,9 +47,9 @@ impl<'a> Actor<'a> {
     }
 
     /// Whether it may still change what it was let in for. A task always may.
-    pub(super) fn confirm(&self) -> Result<(), Refusal> {
+    pub(super) async fn confirm(&self) -> Result<(), Refusal> {
         match &self.0 {
-            By::Request(_, permit) => permit.confirm(),
+            By::Request(_, permit) => permit.confirm().await,
             By::Task(_) => Ok(()),
         }
     }

@@ -211,7 +211,7 @@ impl Manifests {
     ) -> Result<PushedManifest, RegistryError> {
         self.core.check_writable()?;
         // Before anything is read too: a caller who may no longer push must not learn what is missing.
-        actor.confirm()?;
+        actor.confirm().await?;
         let (algorithm, tags) = match reference {
             Reference::Tag(tag) => (
                 Algorithm::Sha256,

@@ -120,7 +120,10 @@ impl Uploads {
             .await?;
         let received = receive(&entered, kept.upload.as_mut(), chunk).await;
         // Bytes of an account that was removed meanwhile stay like those of a broken request: no client was told of them.
-        let received = received.and_then(|()| Ok(actor.confirm()?));
+        let received = match received {
+            Ok(()) => actor.confirm().await.map_err(RegistryError::from),
+            failed => failed,
+        };
         if matches!(received, Ok(()) | Err(RegistryError::OutOfOrder { .. })) {
             kept = Kept::told(kept.upload);
         }

@@ -43,7 +43,7 @@ const REQUEST_TIME: Duration = Duration::from_secs(10);
     deny_unknown_fields
 )]
 pub enum Request {
-    /// Reload users, rules and certificates.
+    /// Reload users, rules and certificates, as SIGHUP does. Commands of earlier versions request it.
     Reload,
     /// The number and size of the stored objects, and the state of the index.
     Status,
@@ -67,11 +67,7 @@ pub enum Answer {
     /// Intermediate progress.
     Progress(Progress),
     /// To [`Request::Reload`].
-    Reloaded {
-        /// The id of the mark by which commands find the servers that read a users file; a server may have none.
-        #[serde(skip_serializing_if = "Option::is_none", default)]
-        mark: Option<String>,
-    },
+    Reloaded,
     /// To [`Request::Status`].
     Status(Box<Status>),
     /// To [`Request::Rebuild`].
@@ -93,8 +89,8 @@ pub enum Answer {
     },
 }
 
-/// Reloads the files, and returns the id of this server's mark; an error says what was not reloaded.
-pub type Reload = Box<dyn Fn() -> Result<Option<String>, String> + Send + Sync>;
+/// Reloads the files; an error says what was not reloaded.
+pub type Reload = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// Executes requests.
 pub struct Control {
@@ -123,7 +119,7 @@ impl Control {
         let answer = match request {
             Request::Reload => {
                 return match (self.reload)() {
-                    Ok(mark) => Answer::Reloaded { mark },
+                    Ok(()) => Answer::Reloaded,
                     Err(what) => failed(what, None),
                 };
             }

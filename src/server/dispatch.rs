@@ -300,7 +300,11 @@ impl State {
         };
         let still = readiness.still.iter().map(|what| format!("still: {what}"));
         let degraded = readiness.degraded.iter();
-        let degraded = degraded.map(|what| format!("degraded: {what}"));
+        let accounts = self.services.auth.trouble().await.map(str::to_owned);
+        let degraded = degraded
+            .map(ToString::to_string)
+            .chain(accounts)
+            .map(|what| format!("degraded: {what}"));
         let lines = std::iter::once(first.to_owned())
             .chain(still)
             .chain(degraded);

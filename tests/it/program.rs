@@ -179,9 +179,26 @@ impl Program {
         }
     }
 
+    fn id(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
-        let id = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        kill_process(id, signal).unwrap();
+        kill_process(self.id(), signal).unwrap();
+    }
+
+    /// Lets it open files up to this descriptor; those that are open stay. Returns the limit before.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn limit_descriptors(&self, limit: Option<u64>) -> Option<u64> {
+        use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let new = Rlimit {
+            current: limit,
+            maximum,
+        };
+        prlimit(Some(self.id()), Resource::Nofile, new)
+            .unwrap()
+            .current
     }
 
     /// How it ended, if it has.

@@ -17,11 +17,11 @@ use tokio::sync::OwnedMutexGuard;
 
 use failures::Failures;
 
+use super::accounts::Current;
 use super::bounded::Bounded;
 use super::fair_queue::{FairQueue, address_group};
 use super::keyed_hash::{KeyedHash, Purpose};
 use super::settings::Limits;
-use super::users::Users;
 use crate::clock::Clock;
 
 /// A hash made of nothing, that no password has; its cost is filled in.
@@ -87,7 +87,7 @@ impl Passwords {
     /// Whether `password` is the one of `account`.
     pub(super) async fn check(
         &self,
-        users: &Users,
+        users: &Current,
         account: &str,
         password: &[u8],
         client: IpAddr,

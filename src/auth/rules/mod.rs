@@ -288,12 +288,19 @@ impl Rule {
 }
 
 /// The first rule that matches.
-pub fn decide<'a>(rules: &'a [Rule], question: &Question<'_>) -> Option<&'a Rule> {
-    rules.iter().find(|rule| rule.matches(question))
+pub fn decide<'a>(
+    rules: impl IntoIterator<Item = &'a Rule>,
+    question: &Question<'_>,
+) -> Option<&'a Rule> {
+    rules.into_iter().find(|rule| rule.matches(question))
 }
 
 /// Of the asked actions those that the rules grant.
-pub(super) fn granted(rules: &[Rule], question: &Question<'_>, asked: &[String]) -> Vec<String> {
+pub(super) fn granted<'a>(
+    rules: impl IntoIterator<Item = &'a Rule>,
+    question: &Question<'_>,
+    asked: &[String],
+) -> Vec<String> {
     decide(rules, question).map_or_else(Vec::new, |rule| rule.grant(asked))
 }
 

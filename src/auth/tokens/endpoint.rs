@@ -11,10 +11,10 @@ use super::{
     self as token, Audience, BACKDATED_SECS, Claims, OUR_CLAIM_VERSION, OurClaim, refresh,
 };
 use crate::auth::access::{self, Origin, TokenAnswer, TokenRefusal};
+use crate::auth::accounts::ANONYMOUS;
 use crate::auth::rules::Fields;
 use crate::auth::service::{Auth, LoggedIn};
 use crate::auth::settings::Authentication;
-use crate::auth::users::ANONYMOUS;
 use crate::oci::scope::Scope;
 
 /// Who has shown to be whom.
@@ -98,6 +98,7 @@ impl Auth {
             Credentials::Refresh { token, account } => {
                 return self
                     .by_refresh_token(token, account.as_deref(), service)
+                    .await
                     .ok_or_else(|| self.unauthorized());
             }
         };
@@ -115,7 +116,7 @@ impl Auth {
     }
 
     /// Nothing slows guesses here: a MAC of 256 bits is not guessed, and costs nothing to check.
-    fn by_refresh_token(
+    async fn by_refresh_token(
         &self,
         token: String,
         account: Option<&str>,
@@ -128,7 +129,7 @@ impl Auth {
         let is_for_this = claims.iss == self.token.issuer
             && claims.aud == service
             && account.is_none_or(|account| account == claims.sub);
-        let is_current = self.generation_of(&claims.sub)? == claims.generation;
+        let is_current = self.generation_in(&self.now().await, &claims.sub)? == claims.generation;
         (is_for_this && is_current).then_some(Shown {
             account: claims.sub,
             generation: claims.generation,

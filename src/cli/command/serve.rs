@@ -6,10 +6,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 
 use super::up::first_run::ADMIN;
@@ -22,7 +21,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config, Loaded};
 use crate::instance::keys::{self, derived_secret};
 use crate::instance::missing_parts::{self, Expected};
-use crate::instance::reload::{self, Reload};
+use crate::instance::reload::Reload;
 use crate::instance::signals::Signals;
 use crate::instance::{lock_data_of, open_registry, server_secret};
 use crate::layout::OWN_DIRECTORY;
@@ -140,16 +139,6 @@ async fn serve_until_ended(
     environment: BTreeMap<String, String>,
 ) -> anyhow::Result<()> {
     let control_path = running::socket(&loaded.config);
-    let mark = reload::leave_mark(&loaded.config.auth, &control_path);
-    let loaded = if mark.is_some() {
-        // A command that found no mark a moment ago has changed the file since it was read above.
-        let again = config::load(&start.config_files, &environment);
-        let mut again = again.map_err(|errors| anyhow!("{errors}"))?;
-        again.config.telemetry = loaded.config.telemetry;
-        again
-    } else {
-        loaded
-    };
     let config = &loaded.config;
     let signals = Signals::listen()?;
     if start.greets {
@@ -214,12 +203,9 @@ async fn serve_until_ended(
         config_files: start.config_files.clone(),
         environment,
         in_force: loaded.in_force,
-        had_users_file: AtomicBool::new(loaded.config.auth.has_users_file),
         tls,
         auth,
-        control_socket: control_path.clone(),
-        mark: Mutex::new(mark),
-        one_at_a_time: Mutex::default(),
+        followed: Mutex::new(loaded.config.auth.account_file.clone()),
     });
     let control = hear_commands(&control_path, &registry, &reload, &clock);
     server.run(signals.until_shutdown(|| reload.run())).await;
@@ -268,7 +254,7 @@ fn hear_commands(
             tracing::warn!(
                 %error,
                 path = %path.display(),
-                "commands cannot reach this server; hint: SIGHUP has it read users and rules again"
+                "`status`, `du` and `rebuild` cannot reach this server; accounts and SIGHUP are not affected"
             );
             return None;
         }
@@ -277,7 +263,7 @@ fn hear_commands(
     let reload = move || {
         reload.run().map_err(|error| format!("{error:#}"))?;
         tracing::info!("users, rules and certificates were read again");
-        Ok(reload.mark_id())
+        Ok(())
     };
     registry.health.watch(socket.heartbeat());
     let control = Control::new(Arc::clone(registry), Box::new(reload), Arc::clone(clock));

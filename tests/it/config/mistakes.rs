@@ -22,7 +22,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "auth: {htpasswd: {realm: x, path: /no/such}}\n",
-        "/no/such: cannot be opened",
+        "/no/such: no such file",
     ),
     (
         "auth: {htpasswd: {realm: x}}\n",
@@ -121,7 +121,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ("storage: s3\n", "0.yml:1: storage.s3: not supported yet\n"),
     (
         "users:\n  amy: {password: $2y$17$abcdefghijklmnopqrstuu5nTzPGVsNTFuMqkPVtDFQi7HyyPrHx2}\nacl: []\n",
-        "0.yml:2: users.amy.password: this bcrypt hash is too dear",
+        "0.yml:2: users.amy.password: bcrypt cost 17 exceeds the maximum 16",
     ),
     ("users:\n", "0.yml:1: users: no users are configured\n"),
     ("tls:\n", "0.yml:1: tls: empty; remove the key"),

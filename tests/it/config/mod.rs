@@ -150,9 +150,12 @@ fn any_of_our_keys_turns_authentication_on() {
 fn plain_scalars_keep_their_text() {
     let config = taken("http: {secret: 0123}\nusers: {0x10: {}, yes: {}, 007: {}}\nacl: [{match: {account: 1e3}, actions: []}]\n").config;
     assert_eq!(config.secret.expect("set").expose(), "0123");
-    let names: Vec<&String> = config.auth.users.keys().collect();
+    let names: Vec<&String> = config.auth.accounts.users.keys().collect();
     assert_eq!(names, ["007", "0x10", "yes"]);
-    assert_eq!(config.auth.acl[0].text().account.as_deref(), Some("1e3"));
+    assert_eq!(
+        config.auth.accounts.acl[0].text().account.as_deref(),
+        Some("1e3")
+    );
 }
 
 #[test]
@@ -168,7 +171,7 @@ fn files_and_documents_merge() {
     .expect("taken");
     assert_eq!(loaded.config.server.address, ":1");
     assert_eq!(loaded.config.server.prefix, "/x/");
-    assert_eq!(loaded.config.auth.users.len(), 2);
+    assert_eq!(loaded.config.auth.accounts.users.len(), 2);
     let errors = load_with(&[STORAGE, STORAGE], &[])
         .expect_err("twice")
         .to_string();
@@ -182,6 +185,9 @@ fn files_and_documents_merge() {
 #[test]
 fn anchors_and_merge_keys_are_yamls_own() {
     let config = taken("users:\n  a: &a {labels: {team: [red]}}\n  b:\n    <<: *a\n    password: $2y$x\n  c: *a\nacl: []\n").config;
-    assert_eq!(config.auth.users["b"].labels["team"], ["red"]);
-    assert_eq!(config.auth.users["c"], config.auth.users["a"]);
+    assert_eq!(config.auth.accounts.users["b"].labels["team"], ["red"]);
+    assert_eq!(
+        config.auth.accounts.users["c"],
+        config.auth.accounts.users["a"]
+    );
 }

@@ -12,11 +12,11 @@ fn the_users_file_adds_users_and_rules() {
         .expect("taken")
         .config
         .auth;
-    assert_eq!(auth.users.keys().collect::<Vec<_>>(), ["amy", "bob"]);
-    assert_eq!(auth.acl.len(), 2);
-    assert_eq!(auth.acl[1].text().account.as_deref(), Some("amy"));
-    assert_eq!(auth.revoked["bob"], 1_767_225_600);
-    assert_eq!(auth.users["amy"].expires_unix_secs, Some(1_893_456_000));
+    assert_eq!(auth.users().keys().collect::<Vec<_>>(), ["amy", "bob"]);
+    assert_eq!(auth.rules().len(), 2);
+    assert_eq!(auth.rules()[1].text().account.as_deref(), Some("amy"));
+    assert_eq!(auth.revoked()["bob"], 1_767_225_600);
+    assert_eq!(auth.users()["amy"].expires_unix_secs, Some(1_893_456_000));
     let errors = config("users: {amy: {}}\n").expect_err("both").to_string();
     assert!(
         errors.contains("users.amy: this user is in the users_file too"),
@@ -81,7 +81,7 @@ fn the_users_file_is_replaced_whole_and_private() {
 
     let link = directory.path().join("link.yml");
     std::os::unix::fs::symlink("users.yml", &link).expect("a link");
-    let through_the_link: Result<(), UsersFileError> = UsersFile::update(&link, |file| {
+    let through_the_link: Result<_, UsersFileError> = UsersFile::update(&link, |file| {
         file.revoked.insert("y".to_owned(), 1);
         Ok(())
     });
@@ -113,7 +113,7 @@ fn the_users_file_is_replaced_whole_and_private() {
     })
     .expect_err("no such moment");
     assert_eq!(fs::read(&path).expect("read"), before);
-    let refused: Result<(), UsersFileError> = UsersFile::update(&path, |file| {
+    let refused: Result<((), _), UsersFileError> = UsersFile::update(&path, |file| {
         file.users.clear();
         Err(UsersFileError::Unwritable { path: path.clone() })
     });

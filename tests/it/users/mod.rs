@@ -2,8 +2,6 @@
 
 mod running;
 
-use std::fs;
-
 use http::StatusCode;
 use serde_json::Value;
 

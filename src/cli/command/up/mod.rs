@@ -158,6 +158,7 @@ impl Workshop for RealWorkshop {
             file.acl.push(rule);
             Ok(())
         })
+        .map(|((), _)| ())
     }
 
     fn config_text(&self, first: &FirstConfig<'_>) -> String {

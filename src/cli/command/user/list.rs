@@ -90,11 +90,9 @@ impl Row {
 }
 
 fn rows(auth: &AuthConfig, now_unix_secs: u64) -> Vec<Row> {
-    let users = auth.all_users();
+    let (users, rules, revoked) = (auth.users(), auth.rules(), auth.revoked());
     let row = |(name, user): (&String, &User)| {
-        let valid_after = user
-            .valid_after_unix_secs
-            .max(auth.revoked.get(name).copied());
+        let valid_after = user.valid_after_unix_secs.max(revoked.get(name).copied());
         Row {
             name: name.clone(),
             place: place(auth, name),
@@ -105,17 +103,16 @@ fn rows(auth: &AuthConfig, now_unix_secs: u64) -> Vec<Row> {
                 .is_some_and(|end| now_unix_secs >= end),
             valid_after: valid_after.map(moment::shown),
             labels: user.labels.clone(),
-            rules: rules_of(&auth.acl, name),
+            rules: rules_of(&rules, name),
         }
     };
     users.iter().map(row).collect()
 }
 
 fn place(auth: &AuthConfig, name: &str) -> String {
-    let file = auth.htpasswd.as_ref().map(|file| file.path());
-    match (auth.places.get(name), file.or(auth.users_file.as_deref())) {
+    match (auth.places.get(name), &auth.account_file) {
         (Some(place), _) => place.to_string(),
-        (None, Some(file)) => file.display().to_string(),
+        (None, Some(file)) => file.path().display().to_string(),
         (None, None) => String::new(),
     }
 }

@@ -1,7 +1,7 @@
 //! `boathouse user`: accounts, made and ended without an editor.
 //!
-//! Must not know how a running server is told. Invariants: only the file of users is written; a generated password is on
-//! stdout, alone, and nowhere else; whoever ran the command knows afterwards whether the change is in force.
+//! Must not know servers: they follow the file of users. Invariants: only that file is written; a generated password is on
+//! stdout, alone, and nowhere else; a command that succeeds has made a change that is in force from the next request on.
 
 mod changes;
 mod list;
@@ -20,10 +20,9 @@ use crate::auth::{Grant, MistakeKind};
 use crate::cli::installation::{Installation, Where};
 use crate::cli::moment::{self, Expiry};
 use crate::cli::password::{self, Password};
-use crate::cli::running::{self, Told};
 use crate::cli::talk::{self, Talk};
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::{self, Loaded, UsersFile};
+use crate::config::{Loaded, UsersFile};
 
 /// Longer input is no password: bcrypt reads 72 bytes.
 const PASSWORD_INPUT_BYTES_MAX: u64 = 4_096;
@@ -98,15 +97,16 @@ struct PasswdArguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let installation = Installation::find(&arguments.place)?;
     let now_unix_secs = SystemClock::new().unix_secs();
     let (mut out, mut talk) = (io::stdout().lock(), Talk);
     if let Action::List { json } = arguments.action {
+        let installation = Installation::find(&arguments.place)?;
         let written = list::write(&installation.loaded, now_unix_secs, json, &mut out);
         talk::written(written)?;
         return Ok(ExitCode::SUCCESS);
     }
     let is_terminal = io::stdout().is_terminal();
+    let installation = Installation::find_for_a_change(&arguments.place)?;
     Command {
         loaded: &installation.loaded,
         config_file: installation.config_files.first().map(AsRef::as_ref),
@@ -115,10 +115,6 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         out: &mut out,
         talk: &mut talk,
         is_terminal,
-        load_again: &|| {
-            config::load_again(&installation.config_files, &crate::cli::environment()).ok()
-        },
-        tell: &|| running::reload(&installation),
     }
     .run(&arguments.action)?;
     Ok(ExitCode::SUCCESS)
@@ -133,8 +129,6 @@ struct Command<'a> {
     out: &'a mut dyn Write,
     talk: &'a mut dyn Write,
     is_terminal: bool,
-    load_again: &'a dyn Fn() -> Option<Loaded>,
-    tell: &'a dyn Fn() -> anyhow::Result<Told>,
 }
 
 impl Command<'_> {
@@ -143,7 +137,7 @@ impl Command<'_> {
             Action::Add(arguments) => self.add(arguments),
             Action::Passwd(arguments) => self.passwd(arguments),
             Action::Remove { name } => {
-                let rules = self.change(Some(name), |file| changes::remove(file, name))?;
+                let (rules, _) = self.change(Some(name), |file| changes::remove(file, name))?;
                 self.finish(
                     &format!("{} was removed, with {}", called(name), counted(rules)),
                     None,
@@ -178,7 +172,7 @@ impl Command<'_> {
         };
         let hash = password.as_ref().map(Password::hash).transpose()?;
         let addition = Addition::new(name, hash, ends, &grants)?;
-        let rules = self.change(Some(name), |file| addition.apply(file))?;
+        let (rules, file) = self.change(Some(name), |file| addition.apply(file))?;
         let ends = ends.map(|ends| format!(" until {}", moment::shown(ends)));
         let said = format!(
             "{} was added with {}{}",
@@ -188,7 +182,7 @@ impl Command<'_> {
         );
         let shown = password.filter(|_| !arguments.password_stdin);
         let outcome = self.finish(&said, shown.as_ref());
-        self.warn_of_new_rules(rules)?;
+        self.warn_of_new_rules(file, rules)?;
         outcome
     }
 
@@ -197,7 +191,7 @@ impl Command<'_> {
         let ends = self.end(arguments.expires)?;
         let password = self.password(arguments.password_stdin)?;
         let hash = password.hash()?;
-        let ends = self.change(Some(name), |file| {
+        let (ends, _) = self.change(Some(name), |file| {
             changes::set_password(file, name, hash, ends)
         })?;
         if let Some(ended) = ends.filter(|&ends| ends <= self.now_unix_secs) {
@@ -240,12 +234,12 @@ impl Command<'_> {
         Password::given(text.to_owned()).context("standard input holds no usable password")
     }
 
-    /// Changes the file; `name` must not be one of the configuration.
+    /// Changes the file; `name` must not be one of the configuration. Also returns what the file is now.
     fn change<T>(
         &self,
         name: Option<&String>,
         change: impl FnOnce(&mut UsersFile) -> Result<T, ChangeError>,
-    ) -> anyhow::Result<T> {
+    ) -> anyhow::Result<(T, UsersFile)> {
         let file = self.users_file()?;
         if let Some((name, place)) =
             name.and_then(|name| self.loaded.config.auth.places.get_key_value(name))
@@ -258,8 +252,8 @@ impl Command<'_> {
 
     fn users_file(&self) -> anyhow::Result<&Path> {
         let auth = &self.loaded.config.auth;
-        if let Some(htpasswd) = &auth.htpasswd {
-            let path = htpasswd.path().display();
+        if let Some(htpasswd) = auth.htpasswd() {
+            let path = htpasswd.display();
             bail!(
                 "the accounts are those of {path} (auth.htpasswd), which no command here changes\nhint: `htpasswd -B {path} NAME`; it takes effect at once"
             );
@@ -285,23 +279,23 @@ impl Command<'_> {
         Ok(file)
     }
 
-    /// Shows a generated password, tells the running server, and says how things stand. The file is written by now.
+    /// Shows a generated password, and says what is in force. The file is written by now, and a server looks at it for each
+    /// request, so no server need be reached.
     fn finish(&mut self, said: &str, password: Option<&Password>) -> anyhow::Result<()> {
         let shown = password.map_or(Ok(()), |password| self.show(password));
-        let file = self.users_file()?.display().to_string();
-        match (self.tell)() {
-            Ok(Told::Reloaded) => writeln!(self.talk, "{said}; the running server goes by it now")?,
-            Ok(Told::NotRunning) => writeln!(
-                self.talk,
-                "{said}; no server is running, and the next start goes by it"
-            )?,
-            Err(error) => {
-                return Err(error.context(format!(
-                    "{said}, and {file} says so, BUT THE RUNNING SERVER MAY STILL GO BY WHAT WAS BEFORE\n\
-                     hint: remove the cause, then send the server SIGHUP or restart it; the change itself is made"
-                )));
-            }
+        let file = self.users_file()?.to_owned();
+        if UsersFile::is_read_by_an_older_server(&file)? {
+            bail!(
+                "{said}, and {} is written, but a server of an earlier version is running, which does not follow the file\n\
+                 hint: send it SIGHUP, or restart it as this version",
+                file.display()
+            );
         }
+        writeln!(
+            self.talk,
+            "{said}; in force from the next request on, in every server that reads {}",
+            file.display()
+        )?;
         shown.context("the password could not be printed, and nobody knows it\nhint: `boathouse user passwd` makes another")
     }
 
@@ -315,12 +309,11 @@ impl Command<'_> {
     }
 
     /// What is probably not meant in the rules that were just written: the last ones.
-    fn warn_of_new_rules(&mut self, count: usize) -> anyhow::Result<()> {
-        let Some(loaded) = (self.load_again)().filter(|_| count > 0) else {
+    fn warn_of_new_rules(&mut self, file: UsersFile, count: usize) -> anyhow::Result<()> {
+        if count == 0 {
             return Ok(());
-        };
-        let auth = &loaded.config.auth;
-        for mistake in auth.mistakes(auth.acl.len().saturating_sub(count)) {
+        }
+        for mistake in self.loaded.config.auth.mistakes_in(file, count) {
             match &mistake.kind {
                 // As it is written on the command line.
                 MistakeKind::OneLevel {
