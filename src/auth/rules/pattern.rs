@@ -4,7 +4,7 @@
 //! for placeholders (`placeholder`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use regex::bytes::Regex;
 
@@ -29,8 +29,13 @@ const COMPILED_LENGTH_MAX: usize = 1_024;
 const STAND_IN_FIRST: u32 = 0xF_0000;
 const STAND_IN_LAST: u32 = 0xF_00FF;
 
-/// A pattern, read once. Without a placeholder it is compiled then; with one, what it becomes for a request is compiled when
-/// it is first needed and kept for a while.
+/// An expression up to this length without counts is compiled when it is first needed. It cannot exceed the size limit of the
+/// engine (10 MB): what compiles to most is a class of Unicode like `\pL`, with 20 KB for three letters.
+const LAZY_LENGTH_MAX: usize = 256;
+
+/// A pattern, checked once. An expression without a placeholder is compiled once, when it is first needed or when
+/// [`Pattern::prepare`] is called. With a placeholder, what it becomes for a request is compiled when it is first needed and
+/// kept for a while.
 #[derive(Debug, Clone)]
 pub(super) struct Pattern {
     matcher: Matcher,
@@ -41,8 +46,38 @@ pub(super) struct Pattern {
 enum Matcher {
     Glob(Glob),
     GlobTemplate(Vec<Piece>),
-    Regex(Box<Regex>),
+    Regex(Expression),
     RegexTemplate(Vec<Piece>, Compiled),
+}
+
+/// An expression without placeholders.
+#[derive(Debug, Clone)]
+struct Expression(Arc<(String, OnceLock<Option<Regex>>)>);
+
+impl Expression {
+    /// Checks what `go_regex` has translated.
+    fn new(translated: String) -> Result<Self, RegexError> {
+        // `{` may be a count, which multiplies the size.
+        let compiled = if translated.len() > LAZY_LENGTH_MAX || translated.contains('{') {
+            OnceLock::from(Some(compile(&translated)?))
+        } else {
+            go_regex::check(&translated)?;
+            OnceLock::new()
+        };
+        Ok(Self(Arc::new((translated, compiled))))
+    }
+
+    /// `None` cannot be: what was checked compiles.
+    fn regex(&self) -> Option<&Regex> {
+        let (translated, compiled) = &*self.0;
+        compiled.get_or_init(|| compile(translated).ok()).as_ref()
+    }
+}
+
+fn compile(translated: &str) -> Result<Regex, RegexError> {
+    #[cfg(test)]
+    tests::COMPILATIONS.with(|count| count.set(count.get() + 1));
+    go_regex::compile(translated)
 }
 
 /// Expressions that a template became lately. A catalog asks a rule once for each of thousands of repositories, mostly with
@@ -57,17 +92,12 @@ impl Compiled {
 
     /// Whether `text` matches `expression`; one that cannot be compiled matches nothing.
     fn is_match(&self, expression: String, text: &str) -> bool {
-        let compile = |expression: &str| {
-            #[cfg(test)]
-            tests::COMPILATIONS.with(|count| count.set(count.get() + 1));
-            go_regex::compile(expression).ok()
-        };
         let known = {
             let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             table.get_mut(expression.clone()).map(|known| known.clone())
         };
         let regex = known.unwrap_or_else(|| {
-            let regex = compile(&expression);
+            let regex = compile(&expression).ok();
             if expression.len() <= COMPILED_LENGTH_MAX {
                 let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
                 table.insert(expression, regex.clone());
@@ -93,7 +123,7 @@ impl Pattern {
             let pieces = split(expression, captures);
             if let [] | [Piece::Text(_)] = pieces.as_slice() {
                 let translated = go_regex::translate(expression)?;
-                Matcher::Regex(Box::new(go_regex::compile(&translated)?))
+                Matcher::Regex(Expression::new(translated)?)
             } else {
                 Matcher::RegexTemplate(translate_pieces(&pieces)?, Compiled::new())
             }
@@ -112,6 +142,13 @@ impl Pattern {
         })
     }
 
+    /// Compiles what would else be compiled by the first request that needs it.
+    pub(super) fn prepare(&self) {
+        if let Matcher::Regex(expression) = &self.matcher {
+            expression.regex();
+        }
+    }
+
     /// Whether this is a glob that can never match.
     pub(super) fn is_malformed(&self) -> bool {
         matches!(&self.matcher, Matcher::Glob(glob) if glob.is_malformed())
@@ -127,7 +164,10 @@ impl Pattern {
     ) -> bool {
         let (pieces, compiled) = match &self.matcher {
             Matcher::Glob(glob) => return glob.matches(text),
-            Matcher::Regex(regex) => return regex.is_match(text.as_bytes()),
+            Matcher::Regex(expression) => {
+                let regex = expression.regex();
+                return regex.is_some_and(|regex| regex.is_match(text.as_bytes()));
+            }
             Matcher::GlobTemplate(pieces) => (pieces, None),
             Matcher::RegexTemplate(pieces, compiled) => (pieces, Some(compiled)),
         };
@@ -197,10 +237,10 @@ impl Pattern {
 
     /// The text of group `group` where `text` matches this expression; of a glob or a template, nothing.
     pub(super) fn capture(&self, text: &str, group: usize) -> Option<String> {
-        let Matcher::Regex(regex) = &self.matcher else {
+        let Matcher::Regex(expression) = &self.matcher else {
             return None;
         };
-        let found = regex.captures(text.as_bytes())?;
+        let found = expression.regex()?.captures(text.as_bytes())?;
         if group >= found.len() {
             return None;
         }
@@ -249,8 +289,8 @@ fn translate_pieces(pieces: &[Piece]) -> Result<Vec<Piece>, PatternError> {
         return Err(PatternError::Unsupported);
     }
     let translated = go_regex::translate(&joined)?;
-    // Compiled once with the stand-ins, so that a broken expression is refused when it is read.
-    go_regex::compile(&translated)?;
+    // Checked with the stand-ins, so that a broken expression is refused when it is read.
+    Expression::new(translated.clone())?;
     let mut filled = Vec::new();
     let mut plain = String::new();
     for character in translated.chars() {
@@ -284,6 +324,73 @@ mod tests {
 
     thread_local! {
         pub(super) static COMPILATIONS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    #[test]
+    fn what_is_compiled_later_is_checked_at_once() {
+        let parse = |text: &str| Pattern::parse(text, &BTreeSet::new(), EmptyValue::IsText);
+        let before = COMPILATIONS.with(Cell::get);
+        for broken in [
+            "/(/",
+            "/a**/",
+            "/[z-a]/",
+            "/(?P<a>x)(?P<a>y)/",
+            "/^${account}(/",
+        ] {
+            assert!(parse(broken).is_err(), "{broken}");
+        }
+        let whole = parse("/^team/.*$/").expect("a pattern");
+        assert_eq!(COMPILATIONS.with(Cell::get), before);
+        whole.prepare();
+        whole.clone().prepare();
+        assert_eq!(COMPILATIONS.with(Cell::get), before + 1);
+        // What may be too large is compiled at once.
+        assert!(parse("/(\\pL{999}x)+/").is_err());
+        let long = format!("/{}/", "a".repeat(LAZY_LENGTH_MAX + 1));
+        parse(&long).expect("a pattern");
+        assert_eq!(COMPILATIONS.with(Cell::get), before + 3);
+    }
+
+    /// 5,000 accounts with a rule each were compiled for seconds, at each start, each reload and each command.
+    #[test]
+    fn a_rule_for_one_account_is_compiled_for_requests_of_that_account_only() {
+        use super::super::{Question, Rule, RuleText, decide};
+        const ACCOUNTS: usize = 5_000;
+        let rule = |account: Option<String>, name: String| {
+            let text = RuleText {
+                account,
+                name: Some(name),
+                ..RuleText::default()
+            };
+            Rule::parse(text).expect("a rule")
+        };
+        let of_account = |number| {
+            rule(
+                Some(format!("user-{number}")),
+                format!("/^team-{number}/.*$/"),
+            )
+        };
+        let rules: Vec<Rule> = (0..ACCOUNTS).map(of_account).collect();
+        assert_eq!(COMPILATIONS.with(Cell::get), 0);
+        for _ in 0..2 {
+            let question = Question {
+                fields: Fields {
+                    account: "user-4321",
+                    resource_type: "repository",
+                    name: "team-4321/app",
+                    service: "boathouse",
+                },
+                client: [192, 0, 2, 1].into(),
+                labels: &BTreeMap::new(),
+            };
+            let decisive = decide(&rules, &question).expect("a rule that matches");
+            assert_eq!(decisive.text().account.as_deref(), Some("user-4321"));
+            assert_eq!(COMPILATIONS.with(Cell::get), 1);
+        }
+        // What a request of any account may need is compiled before.
+        rule(None, "/^shared/.*$/".to_owned());
+        rule(Some("/^user-/".to_owned()), "app".to_owned());
+        assert_eq!(COMPILATIONS.with(Cell::get), 3);
     }
 
     #[test]
