@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::client::{Client, Protocol};
 use crate::lab::Lab;
 use crate::program::{Program, Ran, command, free_address, ran};
 
@@ -73,7 +74,7 @@ async fn a_directory_that_was_moved_or_copied_is_what_is_served() {
     let copied = copied.await;
     let removed = ran_in(&lab, "copy", &["user", "remove", "admin"]);
     assert!(
-        removed.talk.contains("the running server goes by it now"),
+        removed.talk.contains("in force from the next request on"),
         "{}",
         removed.talk
     );
@@ -292,15 +293,23 @@ async fn a_relative_path_that_means_two_places_is_refused() {
 }
 
 #[tokio::test]
-async fn a_moved_directory_finds_its_running_server_or_says_that_it_does_not() {
+async fn a_server_whose_directory_was_moved_says_that_it_does_not_see_its_accounts() {
     let lab = installed().await;
     let server = lab.up("old", &[]).await;
+    let client = Client::new(lab.target("old", server.address()), Protocol::Http1);
     fs::rename(lab.path("old"), lab.path("moved")).unwrap();
-    let said = ran_in(&lab, "moved", &["user", "revoke", "admin"]).failed();
+    let revoked = ran_in(&lab, "moved", &["user", "revoke", "admin"]);
+    let users = lab.place("moved/users.yml");
+    let says_which = format!("in every server that reads {users}");
+    assert!(revoked.talk.contains(&says_which), "{}", revoked.talk);
+    revoked.fine();
+    // The one that runs reads a file that is not there any more.
+    let ready = client.get("/readyz").await.unwrap();
+    let ready = String::from_utf8(ready.body.to_vec()).unwrap();
     assert!(
-        said.contains("RUNNING SERVER MAY STILL GO BY WHAT WAS BEFORE")
-            && said.contains("moved/control.sock has not loaded it"),
-        "{said}"
+        ready.contains("degraded") && ready.contains("the file of accounts is missing"),
+        "{ready}"
     );
-    server.end();
+    let log = server.end();
+    assert!(log.contains("the file of accounts is missing"), "{log}");
 }

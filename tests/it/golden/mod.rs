@@ -33,7 +33,7 @@ fn every_text_here_is_compared_somewhere() {
     for entry in fs::read_dir(root.join("tests/it/golden")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         let is_compared = ["mod.rs", "compare.rs"].contains(&&*name)
-            || sources.contains(&format!("golden(\"{name}\""))
+            || sources.contains(&format!("\"{name}\""))
             || sources.contains(&format!("golden/{name}\""));
         assert!(is_compared, "no test compares {name}");
     }
