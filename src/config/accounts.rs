@@ -5,45 +5,136 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_saphyr::{FlowMap, FlowSeq};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::error::{ConfigError, ConfigErrors, Place};
+use super::from_node;
 use super::node::{Node, Value, join};
 use crate::auth::{BCRYPT_COST_MAX, PatternError, RegexError, Rule, RuleError, RuleText, User};
 
-/// The accounts of a `users` map. A null is no account, as in `docker_auth`.
-pub(super) fn accounts(users: &Node, errors: &mut ConfigErrors) -> BTreeMap<String, User> {
-    users
-        .entries()
-        .iter()
-        .filter(|entry| !entry.value.is_null())
-        .map(|entry| {
-            let key = join("users", &entry.key);
-            (entry.key.clone(), account(&entry.value, &key, errors))
-        })
-        .collect()
+/// An account as it stands in a file.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Account {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    password: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<String, Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<Moment>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    valid_after: Option<Moment>,
 }
 
-fn account(node: &Node, key: &str, errors: &mut ConfigErrors) -> User {
-    let mut field = |name: &str| {
-        node.find(name)
-            .and_then(|node| text(node, &join(key, name), errors))
-    };
-    let password_hash = field("password");
-    let labels = node.find("labels").map_or(&[][..], Node::entries);
-    User {
-        password_hash,
-        expires_unix_secs: moment_at(node, key, "expires", errors),
-        valid_after_unix_secs: moment_at(node, key, "valid_after", errors),
-        labels: labels
-            .iter()
-            .map(|entry| {
-                let key = join(&join(key, "labels"), &entry.key);
-                (entry.key.clone(), texts(&entry.value, &key, errors))
-            })
-            .collect(),
+/// A rule as it stands in a file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct RuleEntry {
+    r#match: Option<FlowMap<Conditions>>,
+    actions: Option<FlowSeq<Vec<String>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comment: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Conditions {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip: Option<String>,
+    /// A label without a pattern matches the empty value, as in `docker_auth`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<String, Option<String>>,
+}
+
+/// Seconds since 1970, in a file as RFC 3339 writes them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment(pub(super) u64);
+
+impl<'de> Deserialize<'de> for Moment {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let written = String::deserialize(deserializer)?;
+        let moment = OffsetDateTime::parse(&written, &Rfc3339).ok();
+        let unix_secs = moment.and_then(|moment| u64::try_from(moment.unix_timestamp()).ok());
+        unix_secs.map(Self).ok_or_else(|| {
+            de::Error::custom(
+                "must be a moment after 1970\nhint: written like 2027-01-31T18:00:00Z",
+            )
+        })
     }
+}
+
+impl Serialize for Moment {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let moment = i64::try_from(self.0).ok();
+        let moment = moment.and_then(|secs| OffsetDateTime::from_unix_timestamp(secs).ok());
+        // `None` past the year 9999, which no moment reads back as.
+        let written = moment.and_then(|moment| moment.format(&Rfc3339).ok());
+        written.serialize(serializer)
+    }
+}
+
+impl From<Account> for User {
+    fn from(account: Account) -> Self {
+        Self {
+            password_hash: account.password,
+            labels: account.labels,
+            expires_unix_secs: account.expires.map(|moment| moment.0),
+            valid_after_unix_secs: account.valid_after.map(|moment| moment.0),
+        }
+    }
+}
+
+impl From<&User> for Account {
+    fn from(user: &User) -> Self {
+        Self {
+            password: user.password_hash.clone(),
+            labels: user.labels.clone(),
+            expires: user.expires_unix_secs.map(Moment),
+            valid_after: user.valid_after_unix_secs.map(Moment),
+        }
+    }
+}
+
+impl From<&RuleText> for RuleEntry {
+    fn from(rule: &RuleText) -> Self {
+        let rule = rule.clone();
+        let labels = rule.labels.into_iter();
+        Self {
+            r#match: Some(FlowMap(Conditions {
+                account: rule.account,
+                r#type: rule.r#type,
+                name: rule.name,
+                service: rule.service,
+                ip: rule.ip,
+                labels: labels.map(|(name, text)| (name, Some(text))).collect(),
+            })),
+            actions: Some(FlowSeq(rule.actions)),
+            comment: rule.comment,
+        }
+    }
+}
+
+/// The accounts of a `users` map. A null is no account, as in `docker_auth`.
+pub(super) fn accounts(users: &Node, errors: &mut ConfigErrors) -> BTreeMap<String, User> {
+    let mut accounts = BTreeMap::new();
+    for entry in users.entries() {
+        match from_node::read::<Option<Account>>(&entry.value, &join("users", &entry.key)) {
+            Ok(Some(account)) => {
+                accounts.insert(entry.key.clone(), account.into());
+            }
+            Ok(None) => {}
+            Err(error) => errors.push(error),
+        }
+    }
+    accounts
 }
 
 /// The rules of an `acl` list.
@@ -51,68 +142,45 @@ pub(super) fn rules(acl: &Node, errors: &mut ConfigErrors) -> Vec<RuleText> {
     let Value::List(items) = &acl.value else {
         return Vec::new();
     };
-    items
-        .iter()
-        .enumerate()
-        .filter_map(|(position, item)| rule(item, &format!("acl[{position}]"), errors))
-        .collect()
+    let mut rules = Vec::new();
+    // What is not a map was refused when the keys were looked at.
+    let is_rule = |item: &&Node| matches!(item.value, Value::Map(_));
+    for (position, item) in items.iter().enumerate().filter(|(_, item)| is_rule(item)) {
+        match rule(item, &format!("acl[{position}]")) {
+            Ok(rule) => rules.push(rule),
+            Err(error) => errors.push(error),
+        }
+    }
+    rules
 }
 
-fn rule(node: &Node, key: &str, errors: &mut ConfigErrors) -> Option<RuleText> {
-    let place = Some(&node.place);
-    // What is no map was refused when the keys were looked at.
-    if !matches!(node.value, Value::Map(_)) {
-        return None;
-    }
-    let Some(conditions) = node.find("match") else {
-        errors.push(
-            ConfigError::new(place, key, "a rule without `match`")
-                .hint("`match: {}` is the rule for everything"),
-        );
-        return None;
+fn rule(node: &Node, key: &str) -> Result<RuleText, ConfigError> {
+    let entry: RuleEntry = from_node::read(node, key)?;
+    let missing = |what: &str, hint: &str| {
+        let message = format!("a rule without `{what}`");
+        ConfigError::new(Some(&node.place), key, message).hint(hint)
     };
-    let Some(actions) = node.find("actions") else {
-        errors.push(
-            ConfigError::new(place, key, "a rule without `actions`")
-                .hint("`actions: []` denies, `actions: [\"*\"]` grants everything"),
-        );
-        return None;
-    };
-    let mut condition = |name: &str| {
-        conditions
-            .find(name)
-            .and_then(|node| text(node, &format!("{key}.match.{name}"), errors))
-    };
-    let account = condition("account");
-    let r#type = condition("type");
-    let name = condition("name");
-    let service = condition("service");
-    let ip = condition("ip");
-    let labels = conditions.find("labels").map_or(&[][..], Node::entries);
-    let labels = labels
-        .iter()
-        .map(|entry| {
-            let key = format!("{key}.match.labels.{}", entry.key);
-            // A label without a pattern matches the empty value, as in docker_auth.
-            let pattern = if entry.value.is_null() {
-                String::new()
-            } else {
-                text(&entry.value, &key, errors).unwrap_or_default()
-            };
-            (entry.key.clone(), pattern)
-        })
-        .collect();
-    Some(RuleText {
-        account,
-        r#type,
-        name,
-        service,
-        ip,
-        labels,
-        actions: texts(actions, &format!("{key}.actions"), errors),
-        comment: node
-            .find("comment")
-            .and_then(|node| text(node, &format!("{key}.comment"), errors)),
+    let FlowMap(conditions) = entry
+        .r#match
+        .ok_or_else(|| missing("match", "`match: {}` is the rule for everything"))?;
+    let FlowSeq(actions) = entry.actions.ok_or_else(|| {
+        missing(
+            "actions",
+            "`actions: []` denies, `actions: [\"*\"]` grants everything",
+        )
+    })?;
+    let labels = conditions.labels.into_iter();
+    Ok(RuleText {
+        account: conditions.account,
+        r#type: conditions.r#type,
+        name: conditions.name,
+        service: conditions.service,
+        ip: conditions.ip,
+        labels: labels
+            .map(|(name, pattern)| (name, pattern.unwrap_or_default()))
+            .collect(),
+        actions,
+        comment: entry.comment,
         place: node.place.to_string(),
     })
 }
@@ -205,57 +273,10 @@ fn pattern_message(error: &PatternError) -> String {
     }
 }
 
-/// A single value as text; a number or a truth value is the text that stands there.
-fn text(node: &Node, key: &str, errors: &mut ConfigErrors) -> Option<String> {
-    if let Value::Scalar { text, .. } = &node.value {
-        return Some(text.clone());
-    }
-    errors.push(ConfigError::new(
-        Some(&node.place),
-        key,
-        format!("must be a single value, not {}", node.kind()),
-    ));
-    None
-}
-
-/// A list of single values; a null is the empty list.
+/// A list of texts; a null is the empty list.
 pub(super) fn texts(node: &Node, key: &str, errors: &mut ConfigErrors) -> Vec<String> {
-    match &node.value {
-        Value::Null => Vec::new(),
-        Value::List(items) => items
-            .iter()
-            .filter_map(|item| text(item, key, errors))
-            .collect(),
-        Value::Scalar { .. } | Value::Map(_) => {
-            errors.push(
-                ConfigError::new(
-                    Some(&node.place),
-                    key,
-                    format!("must be a list, not {}", node.kind()),
-                )
-                .hint("a list is written `[one, two]`"),
-            );
-            Vec::new()
-        }
-    }
-}
-
-fn moment_at(node: &Node, key: &str, name: &str, errors: &mut ConfigErrors) -> Option<u64> {
-    let node = node.find(name)?;
-    moment(node, &join(key, name), errors)
-}
-
-/// A moment, as RFC 3339 writes it.
-pub(super) fn moment(node: &Node, key: &str, errors: &mut ConfigErrors) -> Option<u64> {
-    let written = text(node, key, errors)?;
-    let unix_secs = OffsetDateTime::parse(&written, &Rfc3339)
-        .ok()
-        .and_then(|moment| u64::try_from(moment.unix_timestamp()).ok());
-    if unix_secs.is_none() {
-        errors.push(
-            ConfigError::new(Some(&node.place), key, "must be a moment after 1970")
-                .hint("written like 2027-01-31T18:00:00Z"),
-        );
-    }
-    unix_secs
+    from_node::read(node, key).unwrap_or_else(|error| {
+        errors.push(error);
+        Vec::new()
+    })
 }

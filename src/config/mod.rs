@@ -11,6 +11,7 @@ mod authentication;
 mod duration;
 mod environment;
 mod error;
+mod from_node;
 mod htpasswd;
 mod keys;
 mod known;

@@ -11,14 +11,14 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use serde::Serialize;
+use serde_saphyr::FlowMap;
 
 use super::account_file::Parsed;
-use super::accounts;
+use super::accounts::{self, Account, Moment, RuleEntry};
 use super::error::{ConfigError, ConfigErrors, Place};
 use super::node::Node;
-use super::{keys, known, yaml};
+use super::{from_node, keys, known, yaml};
 use crate::auth::{Accounts, RuleText, User};
 use crate::durable_file;
 
@@ -77,6 +77,20 @@ thread_local! {
     static PARSES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
+/// The first line of the file.
+const HEADER: &str = "# Users, rules and revocations beside those of the configuration; rules come after its rules.\n";
+
+/// The file as it is written.
+#[derive(Serialize)]
+struct Written<'a> {
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    users: BTreeMap<&'a str, FlowMap<Account>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    acl: Vec<RuleEntry>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    revoked: BTreeMap<&'a str, Moment>,
+}
+
 impl UsersFile {
     /// Reads the text of a `users_file`.
     pub fn parse(text: &str, source: &Place) -> Result<Self, ConfigErrors> {
@@ -94,15 +108,15 @@ impl UsersFile {
         let acl = tree
             .find("acl")
             .map(|node| accounts::rules(node, &mut errors));
-        let revoked = tree.find("revoked").map_or(&[][..], Node::entries);
-        let revoked = revoked
-            .iter()
-            .filter_map(|entry| {
-                let key = format!("revoked.{}", entry.key);
-                accounts::moment(&entry.value, &key, &mut errors)
-                    .map(|moment| (entry.key.clone(), moment))
-            })
-            .collect();
+        let mut revoked = BTreeMap::new();
+        for entry in tree.find("revoked").map_or(&[][..], Node::entries) {
+            match from_node::read::<Moment>(&entry.value, &format!("revoked.{}", entry.key)) {
+                Ok(moment) => {
+                    revoked.insert(entry.key.clone(), moment.0);
+                }
+                Err(error) => errors.push(error),
+            }
+        }
         errors.or(Self {
             users: users.unwrap_or_default(),
             acl: acl.unwrap_or_default(),
@@ -129,55 +143,27 @@ impl UsersFile {
         Self::parse(&read_text(path)?, &Place::file(path)).map(Some)
     }
 
-    /// The file as YAML; every text is in quotes, so that none is taken for something else.
+    /// The file as YAML. Every text is in quotes, so that none is taken for something else.
     pub fn render(&self) -> String {
-        let mut out = String::from(
-            "# Users, rules and revocations beside those of the configuration; rules come after its rules.\n",
-        );
-        // Writing to a String cannot fail.
-        let _ = self.render_into(&mut out);
-        out
-    }
-
-    fn render_into(&self, out: &mut String) -> std::fmt::Result {
-        if !self.users.is_empty() {
-            writeln!(out, "users:")?;
-        }
-        for (name, account) in &self.users {
-            let mut fields = Vec::new();
-            if let Some(hash) = &account.password_hash {
-                fields.push(format!("password: {}", quoted(hash)));
-            }
-            if !account.labels.is_empty() {
-                let labels = account.labels.iter();
-                let labels = labels.map(|(name, values)| (name, flow_list(values)));
-                fields.push(format!("labels: {}", flow_map(labels)));
-            }
-            if let Some(moment) = account.expires_unix_secs {
-                fields.push(format!("expires: {}", rendered_moment(moment)));
-            }
-            if let Some(moment) = account.valid_after_unix_secs {
-                fields.push(format!("valid_after: {}", rendered_moment(moment)));
-            }
-            writeln!(out, "  {}: {{{}}}", quoted(name), fields.join(", "))?;
-        }
-        if !self.acl.is_empty() {
-            writeln!(out, "acl:")?;
-        }
-        for rule in &self.acl {
-            writeln!(out, "  - match: {}", rendered_conditions(rule))?;
-            writeln!(out, "    actions: {}", flow_list(&rule.actions))?;
-            if let Some(comment) = &rule.comment {
-                writeln!(out, "    comment: {}", quoted(comment))?;
-            }
-        }
-        if !self.revoked.is_empty() {
-            writeln!(out, "revoked:")?;
-        }
-        for (name, moment) in &self.revoked {
-            writeln!(out, "  {}: {}", quoted(name), rendered_moment(*moment))?;
-        }
-        Ok(())
+        let users = self.users.iter();
+        let revoked = self.revoked.iter();
+        let written = Written {
+            users: users
+                .map(|(name, user)| (name.as_str(), FlowMap(Account::from(user))))
+                .collect(),
+            acl: self.acl.iter().map(RuleEntry::from).collect(),
+            revoked: revoked
+                .map(|(name, &moment)| (name.as_str(), Moment(moment)))
+                .collect(),
+        };
+        let options = serde_saphyr::ser_options! {
+            quote_all: true,
+            prefer_block_scalars: false,
+            compact_list_indent: false,
+        };
+        // `update` refuses to write what does not read back.
+        let text = serde_saphyr::to_string_with_options(&written, options).unwrap_or_default();
+        HEADER.to_owned() + &text
     }
 
     /// Reads the file, lets `change` alter it, and writes it: one change at a time, whole or not at all. If `change` refuses,
@@ -362,47 +348,6 @@ pub(super) fn parse_accounts(
         warnings,
         left_out: Vec::new(),
     })
-}
-
-fn rendered_conditions(rule: &RuleText) -> String {
-    let conditions = [
-        ("account", &rule.account),
-        ("type", &rule.r#type),
-        ("name", &rule.name),
-        ("service", &rule.service),
-        ("ip", &rule.ip),
-    ];
-    let mut fields: Vec<String> = conditions
-        .into_iter()
-        .filter_map(|(name, value)| Some(format!("{name}: {}", quoted(value.as_ref()?))))
-        .collect();
-    if !rule.labels.is_empty() {
-        let labels = rule.labels.iter();
-        let labels = labels.map(|(name, pattern)| (name, quoted(pattern)));
-        fields.push(format!("labels: {}", flow_map(labels)));
-    }
-    format!("{{{}}}", fields.join(", "))
-}
-
-fn flow_map<'a>(entries: impl Iterator<Item = (&'a String, String)>) -> String {
-    let entries: Vec<String> = entries
-        .map(|(name, value)| format!("{}: {value}", quoted(name)))
-        .collect();
-    format!("{{{}}}", entries.join(", "))
-}
-
-fn flow_list(texts: &[String]) -> String {
-    let texts: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
-    format!("[{}]", texts.join(", "))
-}
-
-/// A moment past the year 9999 cannot be written; `update` then refuses, as it does not read back.
-fn rendered_moment(unix_secs: u64) -> String {
-    i64::try_from(unix_secs)
-        .ok()
-        .and_then(|secs| OffsetDateTime::from_unix_timestamp(secs).ok())
-        .and_then(|moment| moment.format(&Rfc3339).ok())
-        .map_or_else(|| "~".to_owned(), |moment| quoted(&moment))
 }
 
 /// A double-quoted YAML scalar in which everything but letters, digits and ASCII signs is escaped.
