@@ -82,6 +82,11 @@ impl Heartbeat {
         })
     }
 
+    /// The name, which begins with its article.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// A loop begins. It ends when the result is dropped, also by a panic.
     pub fn begin(self: &Arc<Self>) -> Beating {
         let mut state = self.lock();

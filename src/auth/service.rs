@@ -51,7 +51,7 @@ pub struct Auth {
     pub(super) refresh_tokens: RefreshTokens,
     pub(super) verifier: Verifier,
     pub(super) passwords: Passwords,
-    listening: OnceLock<Listening>,
+    listening: OnceLock<Vec<Listening>>,
     /// What a reload replaces.
     accounts: ArcSwap<Accounts>,
 }
@@ -229,9 +229,9 @@ impl Auth {
         })
     }
 
-    /// Says where this registry listens, once that is known.
-    pub fn listens(&self, listening: Listening) {
-        // A second one would be of another server with the same judge, which there is not.
+    /// Says where this registry listens, once all of that is known.
+    pub fn listens(&self, listening: Vec<Listening>) {
+        // There is no second server with the same judge.
         let _ = self.listening.set(listening);
     }
 
@@ -245,7 +245,7 @@ impl Auth {
                 || self
                     .listening
                     .get()
-                    .is_some_and(|own| own.is_called(service))
+                    .is_some_and(|all| all.iter().any(|own| own.is_called(service)))
         };
         let is_for_us = |service: &String| match service.as_str() {
             "" => token.is_under_our_key && token.claims.access.is_empty(),

@@ -64,11 +64,11 @@ impl Lab {
         };
         change(&mut settings);
         let auth = Auth::new(settings.clone(), Arc::new(clock.clone())).expect("settings");
-        auth.listens(Listening {
+        auth.listens(vec![Listening {
             port: 5443,
             is_https: true,
             names: Box::new(|| vec!["lab.local".to_owned()]),
-        });
+        }]);
         let origin = Origin {
             client: "192.0.2.1".parse().expect("an address"),
             is_https: true,

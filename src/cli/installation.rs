@@ -83,18 +83,28 @@ pub(super) fn listen_address(config: &Config) -> anyhow::Result<HostPort> {
         .map_err(|shape| anyhow!("cannot listen on {address}\nhint: {shape}"))
 }
 
-/// `HOST:PORT` as clients best call the registry.
-pub(super) fn registry_name(config: &Config) -> anyhow::Result<String> {
+/// `HOST:PORT` as clients best call the registry, by its configuration.
+pub(super) fn configured_name(config: &Config) -> anyhow::Result<String> {
+    let address = listen_address(config)?;
+    if address.port == 0 && config.external_host.is_none() {
+        bail!(
+            "`http.addr` is {address}: each start gets another port\nhint: name the registry as HOST:PORT"
+        );
+    }
+    Ok(registry_name(config, &address))
+}
+
+/// `HOST:PORT` as clients best call a registry that listens at `address`.
+pub(super) fn registry_name(config: &Config, address: &HostPort) -> String {
     if let Some(external) = &config.external_host {
         let (_scheme, rest) = external.split_once("://").unwrap_or(("", external));
-        return Ok(rest.trim_end_matches('/').to_owned());
+        return rest.trim_end_matches('/').to_owned();
     }
     let hosts = match &config.tls {
         tls::Settings::Automatic { hosts, .. } => hosts.as_slice(),
         tls::Settings::None | tls::Settings::Files { .. } => &[],
     };
-    let address = listen_address(config)?;
-    Ok(reachable_name(&address, hosts, &tls::best_host_name()))
+    reachable_name(address, hosts, &tls::best_host_name())
 }
 
 /// `HOST:PORT` as clients write it. The port always stands there, 443 too: in `lab/image`, docker takes `lab` for a name on

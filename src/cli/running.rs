@@ -6,18 +6,20 @@
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use futures_util::FutureExt as _;
 
 use super::installation::Installation;
 use super::progress::Meter;
 use super::talk;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::instance::{self, places::Surroundings};
+use crate::instance::places::control_socket;
+use crate::instance::{Expected, Instance, Parts, Plan};
 use crate::layout::OWN_DIRECTORY;
 use crate::platform;
 use crate::server::control::{Answer, Control, Request};
@@ -29,11 +31,6 @@ const RELOAD_SECS: u64 = 15;
 /// Counting reads the index, which may be cold; there is no progress to see meanwhile.
 const COUNT_SECS: u64 = 600;
 
-/// Where the instance with this configuration listens for commands.
-pub(super) fn socket(config: &Config) -> PathBuf {
-    Surroundings::here().control_socket(&config.state_directory)
-}
-
 /// The answer of the running server or, if there is none, our own.
 pub(super) fn ask_or_do(
     installation: &Installation,
@@ -41,7 +38,7 @@ pub(super) fn ask_or_do(
     meter: &Meter,
 ) -> anyhow::Result<Answer> {
     let config = &installation.loaded.config;
-    let path = socket(config);
+    let path = control_socket(config);
     let answer = if let Some(answer) = ask(&path, request, meter)? {
         answer
     } else {
@@ -205,21 +202,26 @@ fn do_it(config: &Config, request: &Request, meter: &Meter) -> anyhow::Result<An
 }
 
 async fn do_here(config: &Config, request: &Request, meter: &Meter) -> anyhow::Result<Answer> {
-    let state = instance::lock_data_of(config)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let secret = instance::server_secret(config, &state);
-    let registry = Arc::new(instance::open_registry(config, &state, &secret, &clock)?);
+    let instance = Instance::open(Plan {
+        config: config.clone(),
+        clock: Arc::clone(&clock),
+        source: None,
+        // The server says what is missing, when it starts.
+        expected: Expected::None,
+        makes_new_authority: false,
+        parts: Parts::default(),
+    })?;
+    let registry = Arc::clone(&instance.registry);
     if *request != Request::Rebuild {
         registry.index_sync.read_everything().await?;
     }
-    let keeper = Arc::clone(&registry);
-    let keeper = tokio::spawn(async move { keeper.index_sync.run().await });
-    let reload = Box::new(|| Ok(()));
-    let control = Control::new(Arc::clone(&registry), reload, clock);
+    instance.keep_index();
+    let reload = Box::new(|| async { Ok(()) }.boxed());
+    let control = Control::new(registry, reload, clock);
     let answer = control
         .carry_out(request, &|progress| meter.tell(progress))
         .await;
-    keeper.abort();
-    registry.index_sync.close().await;
+    instance.close().await;
     Ok(answer)
 }

@@ -42,6 +42,12 @@ pub(super) fn written(result: io::Result<()>) -> anyhow::Result<()> {
     }
 }
 
+/// Writes text to stdout.
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
 /// Writes an answer to stdout: as text or, if `is_json`, as one line of JSON.
 pub(super) fn data(data: &impl Serialize, is_json: bool, text: String) -> anyhow::Result<ExitCode> {
     let text = if is_json {
@@ -49,8 +55,7 @@ pub(super) fn data(data: &impl Serialize, is_json: bool, text: String) -> anyhow
     } else {
         text
     };
-    let result = io::stdout().lock().write_all(text.as_bytes());
-    written(result)?;
+    print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -20,7 +20,7 @@ const RECORD: &str = "parts";
 
 /// Which parts must be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Expected {
+pub enum Expected {
     /// All: `up` writes the config last.
     All,
     /// Those of which there are traces: with `serve`, parts are made when they are first needed.

@@ -1,28 +1,274 @@
-//! One running thing: from a config to an open registry, its keys, its reload.
+//! One running registry: opened from a plan, bound to its addresses, run until it is told to end.
 //!
-//! Must not know arguments, nor who starts it. Invariant: the data are locked before anything in the store is changed.
+//! The server, commands that find no server, and the tests all open it here. Must not know arguments, nor print anything.
+//! Invariants: the data are locked before anything in the store is changed; an authority is set aside only when nothing else
+//! can keep the start from succeeding; each background task is supervised (`tasks`).
 
 pub(crate) mod keys;
 pub(crate) mod missing_parts;
 pub(crate) mod places;
 pub(crate) mod reload;
 pub(crate) mod signals;
+mod tasks;
+#[cfg(test)]
+mod tests;
 
+use std::future::Future;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::Context as _;
 use data_encoding::HEXLOWER;
+use futures_util::FutureExt as _;
+
+pub use self::missing_parts::Expected;
+pub use self::reload::ConfigSource;
 
 use self::keys::derived_secret;
+use self::reload::Reload;
+use self::signals::Hangups;
+use self::tasks::Tasks;
+use crate::auth::{self, Auth};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::heartbeat::Heartbeat;
 use crate::index::{self, Index};
 use crate::layout::OWN_DIRECTORY;
-use crate::registry::Registry;
+use crate::registry::{self, Registry};
+use crate::server::control::{Control, ControlSocket};
+use crate::server::{Listener, Server, Services};
+use crate::store::ObjectStore;
 use crate::store::filesystem::{self, FilesystemStore};
 use crate::store::state_directory::{StateDirectory, StateDirectoryError};
+use crate::tls::Tls;
 use crate::{durable_file, platform};
+
+/// Context of a failure to listen.
+const CANNOT_SERVE: &str = "cannot serve\nhint: if the address is in use, end the other program (or the other installation with the same config), or change `http.addr`";
+
+/// What an instance is opened from.
+pub struct Plan {
+    /// What the files say.
+    pub config: Config,
+    /// All that is about time.
+    pub clock: Arc<dyn Clock>,
+    /// What a reload reads again; without it there is nothing to reload.
+    pub source: Option<ConfigSource>,
+    /// Which parts of the installation must exist.
+    pub expected: Expected,
+    /// Makes a new certificate authority, and sets the old one aside.
+    pub makes_new_authority: bool,
+    /// Parts that are handed in ready, as tests do.
+    pub parts: Parts,
+}
+
+/// Parts that are used instead of those that the config names.
+#[derive(Default)]
+pub struct Parts {
+    /// Instead of the configured storage.
+    pub store: Option<Arc<dyn ObjectStore>>,
+    /// Instead of the index in the state directory.
+    pub index: Option<Arc<Index>>,
+    /// Instead of what the config says about users, rules and tokens.
+    pub auth: Option<auth::Settings>,
+}
+
+/// The data, locked and open for operations. Nothing listens yet.
+pub struct Instance {
+    /// The operations.
+    pub registry: Arc<Registry>,
+    plan: Plan,
+    secret: Vec<u8>,
+    renews_authority: bool,
+    tasks: Tasks,
+    /// Holds the lock of the data.
+    _state: StateDirectory,
+}
+
+/// An instance that is bound to its addresses.
+pub struct BoundInstance {
+    instance: Instance,
+    /// Who calls, and what they may do.
+    pub auth: Arc<Auth>,
+    tls: Option<Arc<Tls>>,
+    server: Server,
+    reload: Arc<Reload>,
+}
+
+impl Instance {
+    /// Locks the data, and opens the store and its index. Nothing runs yet. Needs a running tokio runtime.
+    pub fn open(plan: Plan) -> anyhow::Result<Self> {
+        let config = &plan.config;
+        missing_parts::refuse(config, plan.expected, plan.makes_new_authority)?;
+        let is_half_recreated =
+            plan.expected == Expected::None && missing_parts::is_half_an_authority(config);
+        let renews_authority = plan.makes_new_authority || is_half_recreated;
+        let state = lock_data_of(config)?;
+        let secret = server_secret(config, &state);
+        let registry = Arc::new(open_registry(&plan, &state, &secret)?);
+        Ok(Self {
+            tasks: Tasks::new(Arc::clone(&registry)),
+            registry,
+            plan,
+            secret,
+            renews_authority,
+            _state: state,
+        })
+    }
+
+    /// Keeps the index up to the store from now on.
+    pub fn keep_index(&self) {
+        let heartbeat = self.registry.index_sync.heartbeat();
+        self.tasks
+            .spawn_of(&self.registry, heartbeat, |r| r.index_sync.run().boxed());
+    }
+
+    /// Binds the configured address, and `more` listeners.
+    pub fn bind(mut self, more: Vec<Listener>) -> anyhow::Result<BoundInstance> {
+        let Plan { config, clock, .. } = &self.plan;
+        let auth = Arc::new(Auth::new(self.auth_settings()?, Arc::clone(clock))?);
+        let mut listener = Listener::on(config.server.clone()).context(CANNOT_SERVE)?;
+        if self.renews_authority {
+            // Last of all that can fail: a start that comes to nothing must not cost the authority that clients trust.
+            Tls::set_authority_aside(&config.tls, clock.as_ref())?;
+        }
+        let tls = Tls::open(&config.tls, Arc::clone(clock))?.map(Arc::new);
+        listener.tls.clone_from(&tls);
+        let listeners = std::iter::once(listener).chain(more).collect();
+        let services = Services {
+            registry: Arc::clone(&self.registry),
+            auth: Arc::clone(&auth),
+            clock: Arc::clone(clock),
+        };
+        let server = Server::listen(listeners, &services).context(CANNOT_SERVE)?;
+        missing_parts::remember(config);
+        let source = self.plan.source.take();
+        let reload = Reload::new(source, &self.plan.config, Arc::clone(&auth), tls.clone());
+        Ok(BoundInstance {
+            instance: self,
+            auth,
+            tls,
+            server,
+            reload: Arc::new(reload),
+        })
+    }
+
+    fn auth_settings(&self) -> anyhow::Result<auth::Settings> {
+        let Plan {
+            config,
+            clock,
+            parts,
+            ..
+        } = &self.plan;
+        if let Some(settings) = &parts.auth {
+            return Ok(settings.clone());
+        }
+        let secret = derived_secret(&self.secret, "auth")?;
+        keys::auth_settings(config, secret, clock.as_ref())
+    }
+
+    /// Stops the tasks, and closes the index, unless that was handed in.
+    pub async fn close(self) {
+        self.tasks.close().await;
+        if self.plan.parts.index.is_none() {
+            self.registry.index_sync.close().await;
+        }
+    }
+}
+
+impl BoundInstance {
+    /// The bound addresses: the configured one first.
+    pub fn addresses(&self) -> anyhow::Result<Vec<SocketAddr>> {
+        Ok(self.server.addresses()?)
+    }
+
+    /// What it was opened from.
+    pub(crate) fn config(&self) -> &Config {
+        &self.instance.plan.config
+    }
+
+    /// The operations.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.instance.registry
+    }
+
+    /// The certificates that the configured address shows; `None` for plain HTTP.
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        self.tls.as_deref()
+    }
+
+    /// Reloads on each SIGHUP from now on.
+    pub(crate) fn reload_on(&self, hangups: Hangups) {
+        let clock = Arc::clone(&self.instance.plan.clock);
+        let heartbeat = Heartbeat::new("the reload on SIGHUP", clock);
+        let reload = Arc::clone(&self.reload);
+        self.instance.tasks.spawn(heartbeat, async move {
+            hangups.call(|| reload.run_aside()).await;
+        });
+    }
+
+    /// Serves until `shutdown` resolves, with all background tasks, then closes everything.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
+        self.instance.keep_index();
+        self.spawn_tasks();
+        self.run_without_tasks(shutdown).await;
+    }
+
+    /// Only serves: a test does the work of the background tasks when it chooses.
+    pub async fn run_without_tasks(self, shutdown: impl Future<Output = ()> + Send) {
+        self.server.run(shutdown).await;
+        self.instance.close().await;
+    }
+
+    /// Every background task but the one of the index, which commands need too.
+    fn spawn_tasks(&self) {
+        let tasks = &self.instance.tasks;
+        let registry = &self.instance.registry;
+        let Registry {
+            uploads,
+            blobs,
+            health,
+            ..
+        } = registry.as_ref();
+        tasks.spawn_of(registry, uploads.heartbeat(), |r| {
+            r.uploads.close_idle().boxed()
+        });
+        tasks.spawn_of(registry, blobs.heartbeat(), |r| {
+            r.blobs.keep_tombstones().boxed()
+        });
+        tasks.spawn_of(registry, health.heartbeat(), |r| {
+            r.health.keep_watch().boxed()
+        });
+        if let Some(tls) = &self.tls {
+            tasks.spawn_of(tls, tls.heartbeat(), |tls| tls.keep_fresh().boxed());
+        }
+        if let Some((socket, control)) = self.control() {
+            tasks.spawn(socket.heartbeat(), async move { socket.run(control).await });
+        }
+    }
+
+    /// Where commands reach this instance, and what carries them out. Without the socket, the registry serves all the same.
+    fn control(&self) -> Option<(ControlSocket, Arc<Control>)> {
+        let Plan { config, clock, .. } = &self.instance.plan;
+        let path = places::control_socket(config);
+        let socket = match ControlSocket::bind(&path, Arc::clone(clock)) {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    path = %path.display(),
+                    "`status`, `du` and `rebuild` cannot reach this server; accounts and SIGHUP are not affected"
+                );
+                return None;
+            }
+        };
+        let registry = Arc::clone(&self.instance.registry);
+        let reload = Reload::on_command(&self.reload);
+        let control = Control::new(registry, reload, Arc::clone(clock));
+        Some((socket, Arc::new(control)))
+    }
+}
 
 /// Makes this the only instance on the data: the lock lies beside them, wherever the rest of the state is.
 pub(crate) fn lock_data(root_directory: &Path) -> anyhow::Result<StateDirectory> {
@@ -33,7 +279,7 @@ pub(crate) fn lock_data(root_directory: &Path) -> anyhow::Result<StateDirectory>
 
 /// [`lock_data`]; where the data may only be read, and that is all the config wants, the lock and the secret lie with the
 /// rest of the state.
-pub(crate) fn lock_data_of(config: &Config) -> anyhow::Result<StateDirectory> {
+fn lock_data_of(config: &Config) -> anyhow::Result<StateDirectory> {
     let own = config.root_directory.join(OWN_DIRECTORY);
     if config.registry.readonly && config.state_directory != own {
         let _ = filesystem::make_root(&config.root_directory);
@@ -60,48 +306,69 @@ fn locked(opened: Result<StateDirectory, StateDirectoryError>) -> anyhow::Result
 }
 
 /// `http.secret`, or the one that lies with the data.
-pub(crate) fn server_secret(config: &Config, state: &StateDirectory) -> Vec<u8> {
+fn server_secret(config: &Config, state: &StateDirectory) -> Vec<u8> {
     match &config.secret {
         Some(secret) => secret.expose().as_bytes().to_vec(),
         None => state.secret().to_vec(),
     }
 }
 
-/// The operations over the configured store, with its index.
-pub(crate) fn open_registry(
+/// The operations over the store and its index.
+fn open_registry(plan: &Plan, state: &StateDirectory, secret: &[u8]) -> anyhow::Result<Registry> {
+    let Plan { config, clock, .. } = plan;
+    let mut settings = config.registry.clone();
+    let store = match &plan.parts.store {
+        Some(store) => Arc::clone(store),
+        None => open_store(config, &mut settings, clock)?,
+    };
+    let index = match &plan.parts.index {
+        Some(index) => Arc::clone(index),
+        None => open_index(config, state, clock)?,
+    };
+    let secret = derived_secret(secret, "upload sessions")?;
+    Ok(Registry::new(
+        store,
+        index,
+        settings,
+        &secret,
+        Arc::clone(clock),
+    ))
+}
+
+/// The configured store. What was found out about its volume goes into `settings`.
+fn open_store(
     config: &Config,
-    state: &StateDirectory,
-    secret: &[u8],
+    settings: &mut registry::Settings,
     clock: &Arc<dyn Clock>,
-) -> anyhow::Result<Registry> {
+) -> anyhow::Result<Arc<dyn ObjectStore>> {
     let root = &config.root_directory;
     let place = filesystem::Settings {
         root: root.clone(),
         boot_id: platform::boot_id(),
-        is_readonly: config.registry.readonly,
+        is_readonly: settings.readonly,
     };
-    let store = FilesystemStore::open(place, clock.clone())?;
-    let mut settings = config.registry.clone();
+    let store = FilesystemStore::open(place, Arc::clone(clock))?;
     // Where nothing is written no name can be taken for another, and the probe would be a write.
     if !settings.readonly {
         settings.case_insensitive = filesystem::is_case_insensitive(root)
             .with_context(|| format!("cannot write in {}", root.display()))?;
     }
-    let secret = derived_secret(secret, "upload sessions")?;
-    let index = index::Settings {
+    Ok(Arc::new(store))
+}
+
+/// The index in the state directory. It is opened in the background: until then lists come from the store, and a full disk, on
+/// which it cannot be opened, stops neither pulls nor the deletes that make room.
+fn open_index(
+    config: &Config,
+    state: &StateDirectory,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Arc<Index>> {
+    let settings = index::Settings {
         directory: config.state_directory.join("index"),
-        // The secret lies with the data: an index of other data is recognised, and data may move.
+        // The secret is stored with the data: an index of other data is recognised, and data may be moved.
         store_id: HEXLOWER.encode(&derived_secret(state.secret(), "index")?),
     };
     durable_file::make_private_directory_if_ours(&config.state_directory)
         .with_context(|| format!("cannot make {}", config.state_directory.display()))?;
-    Ok(Registry::new(
-        Arc::new(store),
-        // Beside the start: lists come from the store until it is open, and a full disk, on which it cannot be opened, stops
-        // neither pulls nor the deletes that make room.
-        Arc::new(Index::open_beside(&index, Arc::clone(clock))?),
-        settings,
-        &secret,
-        clock.clone(),
-    ))
+    Ok(Arc::new(Index::open_beside(&settings, Arc::clone(clock))?))
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+use crate::config::Config;
 use crate::oci::{Algorithm, Digest};
 use crate::platform;
 
@@ -93,8 +94,7 @@ impl Surroundings<'_> {
     /// Where an instance with this state directory listens for commands. It is found from the configuration alone, by the
     /// server and by commands: with the state, or, where that path is too long for a socket, in the directory for sockets
     /// under a name made from it.
-    pub(crate) fn control_socket(&self, state_directory: &Path) -> PathBuf {
-        // A mark that names it is read by processes with another working directory.
+    fn control_socket(&self, state_directory: &Path) -> PathBuf {
         let directory = absolute(state_directory).unwrap_or_else(|_| state_directory.to_owned());
         let beside_state = directory.join("control.sock");
         let is_short = beside_state.as_os_str().len() <= SOCKET_PATH_BYTES_MAX;
@@ -145,6 +145,11 @@ impl Surroundings<'_> {
             (false, _) => self.directory("XDG_RUNTIME_DIR"),
         }
     }
+}
+
+/// Where the instance with this configuration listens for commands.
+pub(crate) fn control_socket(config: &Config) -> PathBuf {
+    Surroundings::here().control_socket(&config.state_directory)
 }
 
 /// `path` as it is meant from here, without `.` in it.

@@ -11,31 +11,85 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, bail};
 
 use crate::auth::Auth;
-use crate::config::{self, AccountFile, AuthConfig, ConfigErrors, InForce, Loaded};
+use crate::config::{self, AccountFile, AuthConfig, Config, ConfigErrors, InForce, Loaded};
+use crate::server::control;
 use crate::tls::Tls;
 
 /// Keys that a reload takes up.
 const RELOADED: [&str; 4] = ["users", "acl", "users_file", "revoked"];
 
+/// Where a running instance's configuration came from.
+#[derive(Debug, Default)]
+pub struct ConfigSource {
+    /// The files, in their order.
+    pub files: Vec<PathBuf>,
+    /// The variables that override keys.
+    pub environment: BTreeMap<String, String>,
+    /// Every key in force, as the program was started.
+    pub in_force: Vec<InForce>,
+}
+
 /// All that a reload needs.
 pub(crate) struct Reload {
-    pub(crate) config_files: Vec<PathBuf>,
-    pub(crate) environment: BTreeMap<String, String>,
-    /// As the program was started.
-    pub(crate) in_force: Vec<InForce>,
-    pub(crate) tls: Option<Arc<Tls>>,
-    pub(crate) auth: Arc<Auth>,
+    /// `None` if there are no files to read.
+    source: Option<ConfigSource>,
+    tls: Option<Arc<Tls>>,
+    auth: Arc<Auth>,
     /// The file of accounts that is followed. Locked from the reading of the files until they are in force.
-    pub(crate) followed: Mutex<Option<AccountFile>>,
+    followed: Mutex<Option<AccountFile>>,
 }
 
 impl Reload {
-    /// Reads the files again. An error says what stays as it was.
-    pub(crate) fn run(&self) -> anyhow::Result<()> {
-        self.run_with(|| config::load_again(&self.config_files, &self.environment))
+    pub(super) fn new(
+        source: Option<ConfigSource>,
+        config: &Config,
+        auth: Arc<Auth>,
+        tls: Option<Arc<Tls>>,
+    ) -> Self {
+        Self {
+            source,
+            tls,
+            auth,
+            followed: Mutex::new(config.auth.account_file.clone()),
+        }
     }
 
-    fn run_with(&self, load: impl FnOnce() -> Result<Loaded, ConfigErrors>) -> anyhow::Result<()> {
+    /// [`Reload::run`] in a thread of its own: it reads and parses files, for seconds if there are many accounts.
+    pub(super) async fn run_aside(self: &Arc<Self>) -> anyhow::Result<()> {
+        let reload = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || reload.run());
+        done.await.context("the reload failed")??;
+        tracing::info!("users, rules and certificates were read again");
+        Ok(())
+    }
+
+    /// What the control socket calls.
+    pub(super) fn on_command(reload: &Arc<Self>) -> control::Reload {
+        let reload = Arc::clone(reload);
+        Box::new(move || {
+            let reload = Arc::clone(&reload);
+            Box::pin(async move {
+                let done = reload.run_aside().await;
+                done.map_err(|error| format!("{error:#}"))
+            })
+        })
+    }
+
+    /// Reads the files again. An error says what stays as it was.
+    fn run(&self) -> anyhow::Result<()> {
+        match &self.source {
+            None => Ok(()),
+            Some(source) => self.run_with(source, || {
+                config::load_again(&source.files, &source.environment)
+            }),
+        }
+    }
+
+    fn run_with(
+        &self,
+        source: &ConfigSource,
+        load: impl FnOnce() -> Result<Loaded, ConfigErrors>,
+    ) -> anyhow::Result<()> {
         // Otherwise a slow reload could put what it read back over what a faster one read after it: an account that was
         // removed from the configuration would be back.
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -47,7 +101,7 @@ impl Reload {
         }
         self.auth.reload(loaded.config.auth.accounts.clone());
         followed.clone_from(&loaded.config.auth.account_file);
-        for key in changed(&self.in_force, &loaded.in_force) {
+        for key in changed(&source.in_force, &loaded.in_force) {
             tracing::warn!(key, "was changed; this needs a restart");
         }
         if let Some(tls) = &self.tls {
@@ -156,14 +210,13 @@ mod tests {
             let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
             let settings = loaded.config.auth_settings(Secret([7; 32]), None);
             let tls = Tls::open(&loaded.config.tls, Arc::clone(&clock)).unwrap();
-            let reload = Reload {
-                config_files: files,
-                environment: BTreeMap::new(),
+            let source = ConfigSource {
+                files,
                 in_force: loaded.in_force,
-                tls: tls.map(Arc::new),
-                auth: Arc::new(Auth::new(settings, clock).unwrap()),
-                followed: Mutex::new(loaded.config.auth.account_file),
+                ..ConfigSource::default()
             };
+            let auth = Arc::new(Auth::new(settings, clock).unwrap());
+            let reload = Reload::new(Some(source), &loaded.config, auth, tls.map(Arc::new));
             Self { directory, reload }
         }
 
@@ -182,8 +235,12 @@ mod tests {
             auth.authorise(&caller, &access, &origin).is_ok()
         }
 
+        fn source(&self) -> &ConfigSource {
+            self.reload.source.as_ref().unwrap()
+        }
+
         fn load(&self) -> Result<Loaded, ConfigErrors> {
-            config::load_again(&self.reload.config_files, &self.reload.environment)
+            config::load_again(&self.source().files, &BTreeMap::new())
         }
 
         fn write(&self, name: &str, text: &str) {
@@ -250,7 +307,7 @@ mod tests {
         let slow = std::thread::spawn({
             let lab = Arc::clone(&lab);
             move || {
-                lab.reload.run_with(|| {
+                lab.reload.run_with(lab.source(), || {
                     let loaded = lab.load();
                     has_read.send(()).unwrap();
                     waiting.recv().unwrap();
@@ -265,7 +322,7 @@ mod tests {
         let later = std::thread::spawn({
             let lab = Arc::clone(&lab);
             move || {
-                let result = lab.reload.run_with(|| lab.load());
+                let result = lab.reload.run_with(lab.source(), || lab.load());
                 has_ended.send(()).unwrap();
                 result
             }

@@ -1,50 +1,66 @@
-//! What the system asks of a running program: to end, or to read its files again.
+//! What the system asks of a running program: to end, or to reload its files.
 //!
-//! Must not know what is read again. Invariant: a reload that fails ends nothing, and is said once, in its own words.
+//! Must not know what is reloaded. Invariants: from the moment these are made, no such signal ends the process by itself; a
+//! reload that fails ends nothing, and is logged once, in its own words.
 
 use std::fmt;
+use std::future::Future;
 
-use anyhow::Context;
+use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The signals that we answer, from the moment this is made.
+/// SIGINT and SIGTERM.
 #[derive(Debug)]
-pub(crate) struct Signals {
+pub(crate) struct Endings {
     interrupt: Signal,
     terminate: Signal,
-    hangup: Signal,
 }
 
-impl Signals {
+impl Endings {
     /// Needs a running tokio runtime.
     pub(crate) fn listen() -> anyhow::Result<Self> {
-        let listen = |kind| signal(kind).context("cannot listen for signals");
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
-            hangup: listen(SignalKind::hangup())?,
         })
     }
 
-    /// Resolves when the program is to end; until then calls `reload` on each SIGHUP. What went wrong is said once per
-    /// signal; the error itself says what stays as it was.
-    pub(crate) async fn until_shutdown<E: fmt::Display>(
-        mut self,
-        reload: impl Fn() -> Result<(), E>,
-    ) {
-        loop {
-            tokio::select! {
-                _ = self.interrupt.recv() => return,
-                _ = self.terminate.recv() => return,
-                received = self.hangup.recv() => match received.map(|()| reload()) {
-                    Some(Ok(())) => tracing::info!("users, rules and certificates were read again"),
-                    // `{:#}`: with its causes, on one line.
-                    Some(Err(error)) => tracing::error!("{error:#}"),
-                    None => return,
-                },
+    /// Resolves when the program is asked to end.
+    pub(crate) async fn received(mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// SIGHUP.
+#[derive(Debug)]
+pub(crate) struct Hangups(Signal);
+
+impl Hangups {
+    /// Needs a running tokio runtime.
+    pub(crate) fn listen() -> anyhow::Result<Self> {
+        listen(SignalKind::hangup()).map(Self)
+    }
+
+    /// Calls `reload` on each signal; never returns. An error says what stays as it was.
+    pub(super) async fn call<F, E>(mut self, reload: impl Fn() -> F)
+    where
+        F: Future<Output = Result<(), E>>,
+        E: fmt::Display,
+    {
+        while self.0.recv().await.is_some() {
+            if let Err(error) = reload().await {
+                // `{:#}`: with its causes, on one line.
+                tracing::error!("{error:#}");
             }
         }
     }
+}
+
+fn listen(kind: SignalKind) -> anyhow::Result<Signal> {
+    signal(kind).context("cannot listen for signals")
 }
 
 #[cfg(test)]
@@ -59,12 +75,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_hangup_reloads_and_goes_on_even_after_a_failure_and_terminate_ends() {
-        let signals = Signals::listen().unwrap();
+        let hangups = Hangups::listen().unwrap();
+        let ending = tokio::spawn(Endings::listen().unwrap().received());
         let reloads = Arc::new(AtomicUsize::new(0));
         let counted = reloads.clone();
-        let running = tokio::spawn(signals.until_shutdown(move || {
+        let running = tokio::spawn(hangups.call(move || {
             counted.fetch_add(1, Ordering::SeqCst);
-            Err("a bad file")
+            std::future::ready(Err("a bad file"))
         }));
         for expected in 1..=2 {
             kill_process(getpid(), Signal::HUP).unwrap();
@@ -72,8 +89,9 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
-        assert!(!running.is_finished());
+        assert!(!running.is_finished() && !ending.is_finished());
         kill_process(getpid(), Signal::TERM).unwrap();
-        running.await.unwrap();
+        ending.await.unwrap();
+        running.abort();
     }
 }

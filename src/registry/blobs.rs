@@ -51,7 +51,7 @@ impl Blobs {
     }
 
     /// Of [`Blobs::keep_tombstones`].
-    pub(super) fn heartbeat(&self) -> Arc<Heartbeat> {
+    pub fn heartbeat(&self) -> Arc<Heartbeat> {
         Arc::clone(&self.heartbeat)
     }
 

@@ -87,21 +87,13 @@ impl Registry {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let core = Arc::new(Core::new(store, index, settings, clock));
-        let uploads = Uploads::new(&core, secret);
-        let blobs = Blobs::new(&core);
-        let index_sync = IndexSync::new(&core);
-        let loops = vec![
-            index_sync.heartbeat(),
-            blobs.heartbeat(),
-            uploads.heartbeat(),
-        ];
         Self {
-            uploads,
-            blobs,
+            uploads: Uploads::new(&core, secret),
+            blobs: Blobs::new(&core),
             manifests: Manifests::new(&core),
             listings: Listings::new(&core),
-            index_sync,
-            health: HealthCheck::new(&core, loops),
+            index_sync: IndexSync::new(&core),
+            health: HealthCheck::new(&core),
             core,
         }
     }

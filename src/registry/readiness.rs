@@ -26,8 +26,9 @@ const WATCH_PAUSE: Duration = Duration::from_secs(10);
 /// The room that watches all others.
 pub struct HealthCheck {
     core: Arc<Core>,
-    /// Loops, besides those of the store and the index.
-    loops: Mutex<Vec<Arc<Heartbeat>>>,
+    /// Background tasks; the store and the index have loops of their own.
+    tasks: Mutex<Vec<Arc<Heartbeat>>>,
+    heartbeat: Arc<Heartbeat>,
     probe: Mutex<Option<Probe>>,
 }
 
@@ -116,17 +117,18 @@ impl fmt::Display for Trouble {
 }
 
 impl HealthCheck {
-    /// `loops` are those of the other rooms.
-    pub(super) fn new(core: &Arc<Core>, loops: Vec<Arc<Heartbeat>>) -> Self {
+    pub(super) fn new(core: &Arc<Core>) -> Self {
+        let clock = Arc::clone(&core.clock);
         Self {
             core: Arc::clone(core),
-            loops: Mutex::new(loops),
+            tasks: Mutex::default(),
+            heartbeat: Heartbeat::new("the watch over background tasks", clock),
             probe: Mutex::default(),
         }
     }
 
-    fn loops(&self) -> MutexGuard<'_, Vec<Arc<Heartbeat>>> {
-        self.loops.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tasks(&self) -> MutexGuard<'_, Vec<Arc<Heartbeat>>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The look at the store that is under way, or a new one.
@@ -154,9 +156,14 @@ impl HealthCheck {
         probe
     }
 
-    /// Has a loop of others count in [`HealthCheck::readiness`].
+    /// Counts a background task in [`HealthCheck::readiness`] from now on.
     pub fn watch(&self, heartbeat: Arc<Heartbeat>) {
-        self.loops().push(heartbeat);
+        self.tasks().push(heartbeat);
+    }
+
+    /// Of [`HealthCheck::keep_watch`].
+    pub fn heartbeat(&self) -> Arc<Heartbeat> {
+        Arc::clone(&self.heartbeat)
     }
 
     /// Whether it can serve.
@@ -165,7 +172,7 @@ impl HealthCheck {
         self.look_at_store(&mut readiness).await;
         let mut heartbeats = self.core.store.heartbeats();
         heartbeats.push(self.core.gate.index.heartbeat());
-        heartbeats.extend(self.loops().iter().map(Arc::clone));
+        heartbeats.extend(self.tasks().iter().map(Arc::clone));
         for heartbeat in heartbeats {
             match heartbeat.pulse() {
                 Pulse::Well => {}
@@ -223,10 +230,14 @@ impl HealthCheck {
 
     /// Logs what stands still, when that begins and when it ends; never returns.
     pub async fn keep_watch(&self) {
+        let _beating = self.heartbeat.begin();
         let mut stood = false;
         loop {
+            self.heartbeat.rest_for(WATCH_PAUSE);
             self.core.clock.sleep(WATCH_PAUSE).await;
-            let still = self.readiness().await.still;
+            self.heartbeat.beat();
+            let mut still = self.readiness().await.still;
+            still.retain(|trouble| !self.is_logged(trouble));
             if !still.is_empty() && !stood {
                 let still: Vec<String> = still.iter().map(ToString::to_string).collect();
                 tracing::error!(
@@ -238,6 +249,15 @@ impl HealthCheck {
             }
             stood = !still.is_empty();
         }
+    }
+
+    /// A background task that has ended was logged when that happened.
+    fn is_logged(&self, trouble: &Trouble) -> bool {
+        let Trouble::Standing(standing) = trouble else {
+            return false;
+        };
+        let tasks = self.tasks();
+        standing.has_ended && tasks.iter().any(|task| task.name() == standing.name)
     }
 }
 

@@ -134,6 +134,7 @@ async fn a_keeper_that_has_panicked_is_named_and_nobody_waits_for_it() {
     let lab = Lab::new(false).await;
     lab.mood(PANICS);
     let keeper = Arc::clone(&lab.registry);
+    keeper.health.watch(keeper.index_sync.heartbeat());
     let keeper = tokio::spawn(async move { keeper.index_sync.run().await });
     assert!(keeper.await.unwrap_err().is_panic());
     lab.mood(CALM);

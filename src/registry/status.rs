@@ -30,6 +30,9 @@ pub struct Status {
     /// Log lines of the server that were lost since its start, because they could not be written.
     #[serde(default)]
     pub log_lines_lost: u64,
+    /// What has stalled or ended, as `/readyz` reports it; empty if the registry can serve.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_ready: Vec<String>,
     /// The index.
     pub index: IndexStatus,
 }
@@ -77,6 +80,7 @@ impl Listings {
             stored_bytes: totals.stored_bytes,
             lists_from_index: self.core.gate.is_complete(),
             log_lines_lost: telemetry::lost_lines(),
+            not_ready: Vec::new(),
             index: self.index_status().await,
         })
     }

@@ -65,7 +65,7 @@ impl Uploads {
     }
 
     /// Of [`Uploads::close_idle`].
-    pub(super) fn heartbeat(&self) -> Arc<Heartbeat> {
+    pub fn heartbeat(&self) -> Arc<Heartbeat> {
         Arc::clone(&self.heartbeat)
     }
 

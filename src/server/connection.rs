@@ -7,17 +7,19 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::server::Acceptor;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::LazyConfigAcceptor;
@@ -28,6 +30,7 @@ use tokio_util::task::TaskTracker;
 use super::admission::{Admission, RESERVE, Slot};
 use super::incoming::RequestBody;
 use super::open_requests::OpenRequests;
+use super::route::Route;
 use super::stall::StallGuard;
 use super::state::{Peer, State};
 use super::{ServerError, Services, Settings};
@@ -76,42 +79,120 @@ const CHECKS_PER_REST: u32 = 4;
 /// The first byte of every TLS connection: a handshake record (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// A server that is bound to its address, and does not accept connections yet.
-pub struct Server {
-    listener: TcpListener,
-    state: Arc<State>,
+/// A place where a server listens: a bound socket, and what is served there.
+pub struct Listener {
+    socket: Socket,
+    /// Certificates; `None` for plain HTTP.
+    pub tls: Option<Arc<Tls>>,
+    /// What is answered here.
+    pub routes: Routes,
+    /// The settings, limits among them. Their `address` is only used by [`Listener::on`].
+    pub settings: Settings,
 }
 
-impl Server {
-    /// Binds the configured address.
-    pub fn bind(settings: Settings, services: Services) -> Result<Self, BindError> {
-        let listener = listen(&settings.address).map_err(|source| BindError {
-            address: settings.address.clone(),
-            source,
-        })?;
-        if let Ok(address) = listener.local_addr() {
-            let tls = services.tls.clone();
-            services.auth.listens(Listening {
-                port: address.port(),
-                is_https: tls.is_some(),
-                names: Box::new(move || {
-                    tls.as_ref().map(|tls| tls.own_names()).unwrap_or_default()
-                }),
-            });
+/// What a listener answers.
+#[derive(Debug, Clone, Copy)]
+pub enum Routes {
+    /// Everything.
+    All,
+    /// Only these; everything else is unknown here.
+    Only(fn(&Route) -> bool),
+}
+
+impl Routes {
+    pub(super) fn hold(self, route: &Route) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(hold) => hold(route),
         }
-        let limit = connections_max(settings.limits.connections);
-        let proxies = settings.trusted_proxies.clone();
-        let admission = Admission::new(limit, proxies, Arc::clone(&services.clock));
-        let handshakes = handshake_queue(limit + RESERVE);
-        Ok(Self {
-            listener,
-            state: Arc::new(State::new(services, settings, admission, handshakes)),
-        })
+    }
+}
+
+impl Listener {
+    /// Binds the address of the settings: `HOST:PORT`, or for `:PORT` every address of both families. All routes, no TLS.
+    pub fn on(settings: Settings) -> Result<Self, BindError> {
+        match bind(&settings.address) {
+            Ok(socket) => Ok(Self::new(socket, settings)),
+            Err(source) => Err(BindError {
+                address: settings.address,
+                source,
+            }),
+        }
+    }
+
+    /// Takes a TCP socket that is bound already, as an init system passes it to the services that it starts.
+    pub fn inherited(descriptor: OwnedFd, settings: Settings) -> Self {
+        Self::new(descriptor.into(), settings)
+    }
+
+    fn new(socket: Socket, settings: Settings) -> Self {
+        Self {
+            socket,
+            tls: None,
+            routes: Routes::All,
+            settings,
+        }
     }
 
     /// The bound address.
-    pub fn local_address(&self) -> std::io::Result<SocketAddr> {
-        self.listener.local_addr()
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        let address = self.socket.local_addr()?.as_socket();
+        address.ok_or_else(|| std::io::Error::other("not a TCP socket"))
+    }
+
+    /// From now on the system accepts connections; they wait until the server runs.
+    fn listen(&self) -> std::io::Result<TcpListener> {
+        self.socket.listen(BACKLOG)?;
+        self.socket.set_nonblocking(true)?;
+        TcpListener::from_std(self.socket.try_clone()?.into())
+    }
+
+    /// What `auth` must know of it, to recognise the names of this registry.
+    fn listening(&self) -> Option<Listening> {
+        let tls = self.tls.clone();
+        Some(Listening {
+            port: self.address().ok()?.port(),
+            is_https: tls.is_some(),
+            names: Box::new(move || tls.as_ref().map(|tls| tls.own_names()).unwrap_or_default()),
+        })
+    }
+}
+
+/// A server that is bound to its addresses, and does not accept connections yet.
+pub struct Server {
+    listeners: Vec<(TcpListener, Arc<State>)>,
+}
+
+impl Server {
+    /// Listens on `listeners`. Each has its own connection limit; all take the same turns for TLS handshakes.
+    pub fn listen(listeners: Vec<Listener>, services: &Services) -> Result<Self, BindError> {
+        let listening = listeners.iter().filter_map(Listener::listening);
+        services.auth.listens(listening.collect());
+        let limit = |listener: &Listener| connections_max(listener.settings.limits.connections);
+        let handshakes = handshake_queue(listeners.iter().map(|each| limit(each) + RESERVE).sum());
+        let listen = |listener: Listener| {
+            let socket = listener.listen().map_err(|source| BindError {
+                address: listener.settings.address.clone(),
+                source,
+            })?;
+            let proxies = listener.settings.trusted_proxies.clone();
+            let clock = Arc::clone(&services.clock);
+            let admission = Admission::new(limit(&listener), proxies, clock);
+            let state = State::new(services.clone(), listener, admission, handshakes.clone());
+            Ok((socket, Arc::new(state)))
+        };
+        let listeners: Result<_, BindError> = listeners.into_iter().map(listen).collect();
+        Ok(Self {
+            listeners: listeners?,
+        })
+    }
+
+    /// The bound addresses, in the order of the listeners.
+    pub fn addresses(&self) -> std::io::Result<Vec<SocketAddr>> {
+        self.listeners
+            .iter()
+            .map(|(socket, _)| socket.local_addr())
+            .collect()
     }
 
     /// Serves until `shutdown` resolves. Then it accepts no more connections, waits for open requests within the drain
@@ -119,54 +200,70 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
         let ending = CancellationToken::new();
         let connections = TaskTracker::new();
-        let mut shutdown = std::pin::pin!(shutdown);
-        let clock = Arc::clone(&self.state.services.clock);
-        let admission = self.state.admission.clone();
-        let mut sweep = clock.sleep(SWEEP_PAUSE);
-        let mut accepted_in_a_row = 0;
-        loop {
-            let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
-                () = &mut sweep => {
-                    admission.sweep(&self.state.settings.limits);
-                    sweep = clock.sleep(SWEEP_PAUSE);
-                    continue;
-                }
-                () = &mut shutdown => break,
-            };
-            match accepted {
-                Ok((stream, peer)) => {
-                    // Without a slot, the connection is closed.
-                    if let Some(slot) = admission.admit(peer.ip()) {
-                        let state = Arc::clone(&self.state);
-                        connections.spawn(serve(state, stream, peer, slot, ending.clone()));
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    admission.make_room();
-                    clock.sleep(ACCEPT_PAUSE).await;
-                }
-            }
-            accepted_in_a_row += 1;
-            if accepted_in_a_row >= ACCEPTED_IN_A_ROW_MAX {
-                accepted_in_a_row = 0;
-                tokio::task::yield_now().await;
-            }
+        let accepting = self
+            .listeners
+            .iter()
+            .map(|(socket, state)| accept(socket, state, &connections, &ending));
+        tokio::select! {
+            _ = join_all(accepting) => {}
+            () = shutdown => {}
         }
-        drop(self.listener);
+        let states: Vec<Arc<State>> = self.listeners.into_iter().map(|(_, state)| state).collect();
         ending.cancel();
         connections.close();
-        drain(&connections, &self.state).await;
+        drain(&connections, &states).await;
+    }
+}
+
+/// Accepts connections, each in a task of its own; never returns.
+async fn accept(
+    socket: &TcpListener,
+    state: &Arc<State>,
+    connections: &TaskTracker,
+    ending: &CancellationToken,
+) {
+    let clock = Arc::clone(&state.services.clock);
+    let admission = state.admission.clone();
+    let mut sweep = clock.sleep(SWEEP_PAUSE);
+    let mut accepted_in_a_row = 0;
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            () = &mut sweep => {
+                admission.sweep(&state.settings.limits);
+                sweep = clock.sleep(SWEEP_PAUSE);
+                continue;
+            }
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                // Without a slot, the connection is closed.
+                if let Some(slot) = admission.admit(peer.ip()) {
+                    let state = Arc::clone(state);
+                    connections.spawn(serve(state, stream, peer, slot, ending.clone()));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                admission.make_room();
+                clock.sleep(ACCEPT_PAUSE).await;
+            }
+        }
+        accepted_in_a_row += 1;
+        if accepted_in_a_row >= ACCEPTED_IN_A_ROW_MAX {
+            accepted_in_a_row = 0;
+            tokio::task::yield_now().await;
+        }
     }
 }
 
 /// Waits until all connections have ended, at most for the drain time.
-async fn drain(connections: &TaskTracker, state: &State) {
-    let drain_secs = state.settings.drain_secs;
-    if connections.is_empty() {
+async fn drain(connections: &TaskTracker, states: &[Arc<State>]) {
+    let longest = states.iter().max_by_key(|state| state.settings.drain_secs);
+    let Some(state) = longest.filter(|_| !connections.is_empty()) else {
         return;
-    }
+    };
+    let drain_secs = state.settings.drain_secs;
     tracing::info!(
         connections = connections.len(),
         drain_secs,
@@ -194,7 +291,7 @@ async fn serve(
     if let Err(error) = platform::limit_unsent(&stream, UNSENT_BYTES) {
         tracing::debug!(%error, %peer, "cannot limit the send buffer");
     }
-    let Some(tls) = state.services.tls.clone() else {
+    let Some(tls) = state.tls.clone() else {
         return serve_http(state, stream, peer, slot, HttpOver::Plain, ending).await;
     };
     let time = Duration::from_secs(state.settings.limits.handshake_secs);
@@ -437,7 +534,7 @@ fn plain_http_error(request: &Request<RequestBody>) -> ServerError {
 }
 
 /// Binds `HOST:PORT`, or for `:PORT` every address of both families (`.local` names resolve to IPv6 first).
-fn listen(address: &str) -> std::io::Result<TcpListener> {
+fn bind(address: &str) -> std::io::Result<Socket> {
     let candidates: Vec<SocketAddr> = match address.strip_prefix(':') {
         Some(port) => {
             let port = port
@@ -452,15 +549,15 @@ fn listen(address: &str) -> std::io::Result<TcpListener> {
     };
     let mut failure = std::io::Error::other("the host name has no address");
     for candidate in candidates {
-        match listen_on(candidate) {
-            Ok(listener) => return Ok(listener),
+        match bind_to(candidate) {
+            Ok(socket) => return Ok(socket),
             Err(error) => failure = error,
         }
     }
     Err(failure)
 }
 
-fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
+fn bind_to(address: SocketAddr) -> std::io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -470,11 +567,9 @@ fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
         socket.set_only_v6(false)?;
     }
     // A restarted server can bind its port again while old connections still linger.
-    SockRef::from(&socket).set_reuse_address(true)?;
+    socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket)
 }
 
 /// The address could not be bound.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -90,7 +91,7 @@ pub enum Answer {
 }
 
 /// Reloads the files; an error says what was not reloaded.
-pub type Reload = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+pub type Reload = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// Executes requests.
 pub struct Control {
@@ -118,16 +119,12 @@ impl Control {
         let registry = &self.registry;
         let answer = match request {
             Request::Reload => {
-                return match (self.reload)() {
+                return match (self.reload)().await {
                     Ok(()) => Answer::Reloaded,
                     Err(what) => failed(what, None),
                 };
             }
-            Request::Status => registry
-                .listings
-                .status()
-                .await
-                .map(|status| Answer::Status(Box::new(status))),
+            Request::Status => self.status().await,
             Request::Rebuild => registry.index_sync.rebuild(tell).await.map(Answer::Filled),
             Request::Compare => registry
                 .index_sync
@@ -150,6 +147,13 @@ impl Control {
             };
             failed(error.to_string(), hint)
         })
+    }
+
+    async fn status(&self) -> Result<Answer, IndexedError> {
+        let mut status = self.registry.listings.status().await?;
+        let readiness = self.registry.health.readiness().await;
+        status.not_ready = readiness.still.iter().map(ToString::to_string).collect();
+        Ok(Answer::Status(Box::new(status)))
     }
 }
 

@@ -47,7 +47,9 @@ impl State {
         let (head, body) = request.into_parts();
         let path = RequestPath::decode(head.uri.path()).below(&self.settings.prefix);
         let query = head.uri.query().unwrap_or_default();
-        let route = check_host(&head).and_then(|()| Ok(Route::parse(&head.method, &path, query)?));
+        let route = check_host(&head)
+            .and_then(|()| Ok(Route::parse(&head.method, &path, query)?))
+            .and_then(|route| self.is_answered(route));
         let mut reading = origin::read(
             &self.settings,
             peer.address,
@@ -312,9 +314,17 @@ impl State {
         response::bytes(status, "text/plain", text)
     }
 
+    /// A route that this listener does not have is unknown.
+    fn is_answered(&self, route: Route) -> Result<Route, ServerError> {
+        if self.routes.hold(&route) {
+            Ok(route)
+        } else {
+            Err(super::RouteError::NotFound.into())
+        }
+    }
+
     fn authority_certificate(&self) -> Result<Response<ResponseBody>, ServerError> {
         let pem = self
-            .services
             .tls
             .as_ref()
             .and_then(|tls| tls.authority_pem())

@@ -27,7 +27,7 @@ mod uploads;
 
 use std::sync::Arc;
 
-pub use self::connection::{BindError, Server};
+pub use self::connection::{BindError, Listener, Routes, Server};
 pub use self::origin::token_client;
 pub use self::route::{RequestPath, Route, RouteError, Takes, UploadStart};
 pub use self::token::is_form;
@@ -36,7 +36,6 @@ use self::error::ServerError;
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::registry::Registry;
-use crate::tls::Tls;
 
 /// What the server needs.
 #[derive(Clone)]
@@ -45,8 +44,6 @@ pub struct Services {
     pub registry: Arc<Registry>,
     /// Authentication and authorisation.
     pub auth: Arc<Auth>,
-    /// Certificates; `None` for plain HTTP.
-    pub tls: Option<Arc<Tls>>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
 }

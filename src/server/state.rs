@@ -12,13 +12,17 @@ use http::{HeaderMap, HeaderName};
 use super::access_log::RequestId;
 use super::admission::Admission;
 use super::incoming::BodyLimits;
-use super::{Locations, ServerError, Services, Settings};
+use super::{Listener, Locations, Routes, ServerError, Services, Settings};
 use crate::auth::{Access, Caller, FairQueue, Origin};
 use crate::registry::{ActingRequest, Actor, Holder, Reservation};
+use crate::tls::Tls;
 
-/// What all requests share.
+/// What all requests to one listener share.
 pub(super) struct State {
     pub(super) services: Services,
+    /// Certificates; `None` for plain HTTP.
+    pub(super) tls: Option<Arc<Tls>>,
+    pub(super) routes: Routes,
     pub(super) settings: Settings,
     pub(super) admission: Admission,
     /// Turns for TLS handshakes.
@@ -67,16 +71,24 @@ impl Allowed {
 impl State {
     pub(super) fn new(
         services: Services,
-        settings: Settings,
+        listener: Listener,
         admission: Admission,
         handshakes: FairQueue,
     ) -> Self {
+        let Listener {
+            tls,
+            routes,
+            settings,
+            ..
+        } = listener;
         let header = |(name, value): &(String, String)| {
             Some((name.parse::<HeaderName>().ok()?, value.parse().ok()?))
         };
         let configured_headers = settings.headers.iter().filter_map(header).collect();
         Self {
             services,
+            tls,
+            routes,
             settings,
             admission,
             handshakes,

@@ -54,6 +54,8 @@ mod index;
 mod lab;
 #[path = "../it/late_refusal.rs"]
 mod late_refusal;
+#[path = "../it/listeners.rs"]
+mod listeners;
 #[path = "../it/listings.rs"]
 mod listings;
 #[path = "../it/manifest_kinds.rs"]

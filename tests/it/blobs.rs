@@ -416,7 +416,7 @@ async fn a_pull_looks_its_data_up_once_whichever_part_is_asked_for() {
     let store = HookedStore::around(store, Calls::default());
     let shared = Arc::new(store.clone());
     let options = Options {
-        keeps_index: false,
+        runs_tasks: false,
         ..Options::default()
     };
     let registry = TestRegistry::start_on(shared, data, clock, options);

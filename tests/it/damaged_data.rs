@@ -31,7 +31,7 @@ impl Lab {
     async fn start(&self) -> TestRegistry {
         let options = Options {
             index: Some(Arc::clone(&self.index)),
-            keeps_index: false,
+            runs_tasks: false,
             ..Options::default()
         };
         let registry = TestRegistry::start_in(Arc::clone(&self.data), options);

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 pub(crate) struct Data {
     directory: TempDir,
     bucket: Option<BucketLike>,
+    state: TempDir,
 }
 
 impl Data {
@@ -30,8 +31,7 @@ impl Data {
     /// An empty bucket in any case. `seed` chooses the order of what has none, and which requests find it busy.
     pub(crate) fn in_bucket(seed: u64) -> Arc<Self> {
         let directory = tempfile::tempdir().expect("a directory");
-        let bucket = Some(BucketLike::new(seed));
-        Arc::new(Self { directory, bucket })
+        Self::of(directory, Some(BucketLike::new(seed)))
     }
 
     /// Every change of the bucket in its order, since this was first called.
@@ -49,7 +49,21 @@ impl Data {
     pub(crate) fn within(parent: &Path) -> Arc<Self> {
         let bucket = crate::KEEPS_DATA_IN_A_BUCKET.then(|| BucketLike::new(seed()));
         let directory = tempfile::tempdir_in(parent).expect("a directory");
-        Arc::new(Self { directory, bucket })
+        Self::of(directory, bucket)
+    }
+
+    fn of(directory: TempDir, bucket: Option<BucketLike>) -> Arc<Self> {
+        let state = tempfile::tempdir().expect("a directory");
+        Arc::new(Self {
+            directory,
+            bucket,
+            state,
+        })
+    }
+
+    /// Where an instance keeps its lock, its secret and its control socket. They are not among [`Data::files`].
+    pub(crate) fn state(&self) -> &Path {
+        self.state.path()
     }
 
     /// The store over it, as a process opens it.

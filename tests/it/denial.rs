@@ -13,7 +13,7 @@ use boathouse::server::{RequestPath, Route};
 use http::{Method, StatusCode};
 
 use crate::access::{guarded, lab, token};
-use crate::support::{Options, TestRegistry, with_users};
+use crate::support::{Options, SECRET, TestRegistry, with_users};
 
 const SCOPE: &str = "repository:ann/app:pull,push,delete";
 
@@ -102,7 +102,7 @@ async fn invalid_tokens(registry: &TestRegistry) -> Vec<(&'static str, String)> 
     assert_ne!(widened, bobs_claims);
 
     let shared_secret = with_algorithm(&good, "HS256");
-    let key = hmac::Key::new(hmac::HMAC_SHA256, &Options::default().secret);
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &SECRET);
     let shared_signature = encoded(hmac::sign(&key, shared_secret.as_bytes()).as_ref());
 
     let elsewhere = registry.get(&format!("/token?service=elsewhere&scope={SCOPE}"));

@@ -47,7 +47,7 @@ async fn status(registry: &TestRegistry, path: &str) -> u16 {
 
 fn with_references(references: References) -> Options {
     let mut options = Options {
-        keeps_index: false,
+        runs_tasks: false,
         ..Options::default()
     };
     options.registry.references = references;

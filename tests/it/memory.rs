@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use boathouse::clock::ManualClock;
 use boathouse::oci::{Algorithm, Digest};
 use http::StatusCode;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpSocket;
 
 use crate::client::Raw;
+use crate::data::Data;
 use crate::support::{Call, OCI_INDEX, OCI_MANIFEST, Options, TestRegistry, with_users};
 
 const KIB: usize = 1024;
@@ -184,7 +186,9 @@ async fn a_long_manifest_is_sent_from_the_store_and_a_short_one_too_where_memory
     let short = index(40 * KIB);
     let mut options = with_budget(64 * 1024 * KIB);
     options.registry.limits.manifest_size_bytes = 4 * 1024 * KIB;
-    let roomy = TestRegistry::start_in(Arc::clone(&registry.data), options);
+    let clock = ManualClock::at_unix_secs(1_800_000_000);
+    let store = registry.data.open(Arc::new(clock.clone()));
+    let roomy = TestRegistry::start_on(store, Data::new(), clock, options);
     let long = index(2 * 1024 * KIB);
     for (tag, bytes) in [("short", &short), ("long", &long)] {
         put_index(&roomy, "192.0.2.1", tag, bytes)

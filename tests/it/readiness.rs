@@ -30,7 +30,7 @@ async fn what_only_works_with_less_is_ready_and_says_so() {
 
     let mut options = Options::default();
     options.registry.readonly = true;
-    options.keeps_index = false;
+    options.runs_tasks = false;
     let registry = TestRegistry::start_in(Arc::clone(&data), options);
     let before = data.files();
     let ready = registry.get("/readyz").send().await.expect(StatusCode::OK);
@@ -53,7 +53,7 @@ async fn a_store_that_cannot_be_read_is_not_ready() {
     let data = Data::new();
     let store = FaultyStore::new(data.open(Arc::new(clock.clone())));
     let options = Options {
-        keeps_index: false,
+        runs_tasks: false,
         ..Options::default()
     };
     let registry = TestRegistry::start_on(Arc::new(store.clone()), data, clock, options);

@@ -1,17 +1,21 @@
 //! A registry in this process, on a free port and empty data, and the small client that the tests use.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use boathouse::auth::{self, Auth, Authentication, Secret, User};
 use boathouse::auth::{Rule, RuleText};
 use boathouse::clock::{Clock, ManualClock};
+use boathouse::config::{self, Config};
 use boathouse::index::Index;
+use boathouse::instance::{Expected, Instance, Parts, Plan};
 use boathouse::oci::{Algorithm, Digest};
 use boathouse::registry::{self, References, Registry};
-use boathouse::server::{self, Server, Services};
+use boathouse::server::{self, Listener};
 use boathouse::store::ObjectStore;
-use boathouse::tls::Tls;
+use boathouse::tls;
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -24,18 +28,21 @@ use crate::data::Data;
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
+/// The secret of the issuer of [`with_users`].
+pub(crate) const SECRET: [u8; 32] = [7; 32];
+
 /// What a test decides about its registry.
 pub(crate) struct Options {
     pub(crate) auth: auth::Settings,
     pub(crate) registry: registry::Settings,
     pub(crate) server: server::Settings,
-    pub(crate) secret: [u8; 32],
-    /// Certificates; plain HTTP if not given.
-    pub(crate) tls: Option<Arc<Tls>>,
+    pub(crate) tls: tls::Settings,
     /// What lists come from; a new one in memory if not given.
     pub(crate) index: Option<Arc<Index>>,
-    /// Whether the index is kept up to the store in the background; otherwise the test says when.
-    pub(crate) keeps_index: bool,
+    /// Whether the background tasks run; otherwise the test does their work when it chooses.
+    pub(crate) runs_tasks: bool,
+    /// Where it listens besides.
+    pub(crate) more_listeners: Vec<Listener>,
 }
 
 impl Default for Options {
@@ -61,10 +68,10 @@ impl Default for Options {
                 },
             },
             server: server::Settings::for_tests(),
-            secret: [7; 32],
-            tls: None,
+            tls: tls::Settings::None,
             index: None,
-            keeps_index: true,
+            runs_tasks: true,
+            more_listeners: Vec::new(),
         }
     }
 }
@@ -73,7 +80,7 @@ impl Default for Options {
 pub(crate) fn with_users(options: &mut Options, users: &[&str], rules: &[(&str, &str, &[&str])]) {
     let auth = &mut options.auth;
     auth.authentication = Authentication::Required;
-    auth.secret = Secret(options.secret);
+    auth.secret = Secret(SECRET);
     // The least cost that bcrypt knows: these tests are not about the cost.
     for name in users {
         let password_hash =
@@ -142,33 +149,37 @@ impl TestRegistry {
         options: Options,
     ) -> Self {
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
-        let auth = Arc::new(Auth::new(options.auth, Arc::clone(&shared)).expect("auth"));
         let index = options.index;
         let index = index.unwrap_or_else(|| Arc::new(Index::in_memory(Arc::clone(&shared))));
-        let registry = Arc::new(Registry::new(
-            store,
-            index,
-            options.registry,
-            &options.secret,
-            Arc::clone(&shared),
-        ));
-        let keeper = Arc::clone(&registry);
-        let ending = CancellationToken::new();
-        let end = ending.clone();
-        if options.keeps_index {
-            tokio::spawn(async move {
-                tokio::select! { () = keeper.index_sync.run() => {}, () = end.cancelled() => {} }
-            });
-        }
-        let services = Services {
-            registry: Arc::clone(&registry),
-            auth: Arc::clone(&auth),
+        let config = Config {
+            server: options.server,
             tls: options.tls,
-            clock: shared,
+            registry: options.registry,
+            ..config_of(data.state())
         };
-        let server = Server::bind(options.server, services).expect("a free port");
-        let address = server.local_address().expect("an address");
-        let stopped = Some(tokio::spawn(server.run(ending.clone().cancelled_owned())));
+        let plan = Plan {
+            config,
+            clock: shared,
+            source: None,
+            expected: Expected::None,
+            makes_new_authority: false,
+            parts: Parts {
+                store: Some(store),
+                index: Some(index),
+                auth: Some(options.auth),
+            },
+        };
+        let instance = Instance::open(plan).expect("an instance");
+        let instance = instance.bind(options.more_listeners).expect("a free port");
+        let address = instance.addresses().expect("addresses")[0];
+        let (registry, auth) = (Arc::clone(instance.registry()), Arc::clone(&instance.auth));
+        let ending = CancellationToken::new();
+        let ended = ending.clone().cancelled_owned();
+        let stopped = Some(if options.runs_tasks {
+            tokio::spawn(instance.run(ended))
+        } else {
+            tokio::spawn(instance.run_without_tasks(ended))
+        });
         Self {
             address,
             clock,
@@ -244,6 +255,16 @@ impl TestRegistry {
         let digest = Digest::of(Algorithm::Sha256, manifest.as_bytes());
         (manifest, digest)
     }
+}
+
+/// What an empty config says of an instance in `directory`.
+fn config_of(directory: &Path) -> Config {
+    let file = directory.join("config.yml");
+    let directory = directory.display();
+    let text = format!("storage: {{filesystem: {{rootdirectory: '{directory}'}}}}\n");
+    std::fs::write(&file, text).expect("written");
+    let loaded = config::load(&[file], &BTreeMap::new());
+    loaded.expect("a config").config
 }
 
 /// A manifest of the config `{}` and one layer, with `more` fields (each led by a comma).

@@ -37,7 +37,7 @@ impl Lab {
     fn start_unread(&self) -> TestRegistry {
         let options = Options {
             index: Some(Arc::clone(&self.index)),
-            keeps_index: false,
+            runs_tasks: false,
             ..Options::default()
         };
         TestRegistry::start_in(Arc::clone(&self.data), options)

@@ -38,7 +38,7 @@ fn options() -> Options {
         ("", "base/*", pull),
     ];
     with_users(&mut options, &["ann", "bob", "cid", ""], rules);
-    options.keeps_index = false;
+    options.runs_tasks = false;
     options
 }
 
@@ -263,7 +263,7 @@ async fn who_shows_no_credentials_is_told_of_one_repository_only() {
 
     // Nobody is asked.
     let options = Options {
-        keeps_index: false,
+        runs_tasks: false,
         ..Options::default()
     };
     let lab = Lab::start(options);

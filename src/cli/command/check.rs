@@ -1,10 +1,8 @@
 //! `boathouse check`: reads the configuration as `serve` would, and shows what is in force.
 //!
-//! Must not start or write anything. Invariant: what is in force goes to stdout, talk to stderr, and no secret to either.
+//! Must not start or write anything. Invariant: what is in force goes to stdout, everything else to stderr, and no secret to
+//! either.
 
-use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::cli::installation::{self, Where};
@@ -21,48 +19,30 @@ pub(in crate::cli) struct Arguments {
 /// Exit code 0 if the files are fine, 1 if not.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let files = installation::config_files(&arguments.place)?;
-    let (mut out, environment) = (io::stdout().lock(), crate::cli::environment());
-    let mut code = ExitCode::SUCCESS;
-    let shown = arguments.show(&files, &environment, &mut out, &mut talk::Talk);
-    talk::written(shown.map(|shown| code = shown))?;
-    Ok(code)
-}
-
-impl Arguments {
-    fn show(
-        &self,
-        files: &[PathBuf],
-        environment: &BTreeMap<String, String>,
-        out: &mut dyn Write,
-        talk: &mut dyn Write,
-    ) -> io::Result<ExitCode> {
-        if self.place.config.is_empty() {
-            for file in files {
-                writeln!(talk, "note: this is of {}", file.display())?;
-            }
-        }
-        match config::load(files, environment) {
-            Ok(loaded) => {
-                for key in &loaded.in_force {
-                    writeln!(out, "{key}")?;
-                }
-                for note in &loaded.notes {
-                    writeln!(talk, "note: {note}")?;
-                }
-                for warning in &loaded.warnings {
-                    writeln!(talk, "warning: {warning}")?;
-                }
-                for mistake in loaded.config.auth.mistakes(0) {
-                    writeln!(talk, "warning: {mistake}")?;
-                }
-                Ok(ExitCode::SUCCESS)
-            }
-            Err(errors) => {
-                for error in &errors {
-                    writeln!(talk, "error: {error}")?;
-                }
-                Ok(ExitCode::FAILURE)
-            }
+    if arguments.place.config.is_empty() {
+        for file in &files {
+            talk::line(format_args!("note: this is of {}", file.display()));
         }
     }
+    let loaded = match config::load(&files, &crate::cli::environment()) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            for error in &errors {
+                talk::line(format_args!("error: {error}"));
+            }
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let in_force = loaded.in_force.iter().map(|key| format!("{key}\n"));
+    talk::print(&in_force.collect::<String>())?;
+    for note in &loaded.notes {
+        talk::line(format_args!("note: {note}"));
+    }
+    for warning in &loaded.warnings {
+        talk::line(format_args!("warning: {warning}"));
+    }
+    for mistake in loaded.config.auth.mistakes(0) {
+        talk::line(format_args!("warning: {mistake}"));
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,33 +1,27 @@
 //! `boathouse serve`: from config files to a running registry.
 //!
-//! Invariants: the data are locked before anything in the store is changed; an authority is set aside only when nothing else
-//! can keep the start from succeeding.
+//! Must not know how an instance is put together. Invariant: nothing is opened before the whole config was found to be sound.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 
 use super::up::first_run::ADMIN;
 use super::up::welcome::Welcome;
-use super::up::{foreign_files, port, welcome};
-use crate::auth::Auth;
+use super::up::{foreign_files, welcome};
 use crate::cli::installation::{listen_address, registry_name};
-use crate::cli::{running, talk};
-use crate::clock::{Clock, SystemClock};
+use crate::cli::talk;
+use crate::clock::SystemClock;
 use crate::config::{self, Config, Loaded};
-use crate::instance::keys::{self, derived_secret};
-use crate::instance::missing_parts::{self, Expected};
-use crate::instance::reload::Reload;
-use crate::instance::signals::Signals;
-use crate::instance::{lock_data_of, open_registry, server_secret};
+use crate::host_port::HostPort;
+use crate::instance::signals::{Endings, Hangups};
+use crate::instance::{BoundInstance, ConfigSource, Expected, Instance, Parts, Plan};
 use crate::layout::OWN_DIRECTORY;
-use crate::registry::Registry;
-use crate::server::control::{Control, ControlSocket};
-use crate::server::{Server, Services};
 use crate::tls::{self, Tls};
 use crate::{durable_file, platform, telemetry};
 
@@ -133,95 +127,66 @@ pub(super) fn serve(start: &Start) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The instance, bound to its addresses.
+fn open(
+    start: &Start,
+    loaded: Loaded,
+    environment: BTreeMap<String, String>,
+) -> anyhow::Result<BoundInstance> {
+    let Loaded {
+        config, in_force, ..
+    } = loaded;
+    if start.greets {
+        foreign_files::refuse_as_root(&foreign_files::of_config(&config))?;
+        warn_of_another_place(&config, start);
+    }
+    let source = ConfigSource {
+        files: start.config_files.clone(),
+        environment,
+        in_force,
+    };
+    let instance = Instance::open(Plan {
+        config,
+        clock: Arc::new(SystemClock::new()),
+        source: Some(source),
+        expected: start.expected,
+        makes_new_authority: start.makes_new_authority,
+        parts: Parts::default(),
+    })?;
+    instance.bind(Vec::new())
+}
+
 async fn serve_until_ended(
     start: &Start,
     loaded: Loaded,
     environment: BTreeMap<String, String>,
 ) -> anyhow::Result<()> {
-    let control_path = running::socket(&loaded.config);
-    let config = &loaded.config;
-    let signals = Signals::listen()?;
+    let endings = Endings::listen()?;
+    let hangups = Hangups::listen()?;
+    let instance = open(start, loaded, environment)?;
+    let address = bound_address(&instance)?;
     if start.greets {
-        foreign_files::refuse_as_root(&foreign_files::of_config(config))?;
-    }
-    if start.greets {
-        warn_of_another_place(config, start);
-    }
-    missing_parts::refuse(config, start.expected, start.makes_new_authority)?;
-    let is_half_recreated =
-        start.expected == Expected::None && missing_parts::is_half_an_authority(config);
-    let state = lock_data_of(config)?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let secret = server_secret(config, &state);
-    let auth_secret = derived_secret(&secret, "auth")?;
-    let auth_settings = keys::auth_settings(config, auth_secret, clock.as_ref())?;
-    let auth = Arc::new(Auth::new(auth_settings, clock.clone())?);
-    let registry = Arc::new(open_registry(config, &state, &secret, &clock)?);
-    if start.makes_new_authority || is_half_recreated {
-        // Last of all that can fail: a start that comes to nothing must not cost the authority that clients trust.
-        port::try_bind(&listen_address(config)?)
-            .with_context(|| format!("cannot listen on {}", config.server.address))?;
-        Tls::set_authority_aside(&config.tls, clock.as_ref())?;
-    }
-    let tls = Tls::open(&config.tls, clock.clone())?.map(Arc::new);
-    let server = Server::bind(
-        config.server.clone(),
-        Services {
-            registry: Arc::clone(&registry),
-            auth: auth.clone(),
-            tls: tls.clone(),
-            clock: clock.clone(),
-        },
-    )
-    .context("cannot serve\nhint: if the address is in use, end the other program (or the other installation with the same config), or change `http.addr`")?;
-    missing_parts::remember(config);
-    let index_keeper = Arc::clone(&registry);
-    let index_keeper = tokio::spawn(async move { index_keeper.index_sync.run().await });
-    let closer = Arc::clone(&registry);
-    let closer = tokio::spawn(async move { closer.uploads.close_idle().await });
-    let watcher = Arc::clone(&registry);
-    let watcher = tokio::spawn(async move { watcher.health.keep_watch().await });
-    let sweeper = Arc::clone(&registry);
-    let sweeper = tokio::spawn(async move { sweeper.blobs.keep_tombstones().await });
-    if let Some(tls) = &tls {
-        registry.health.watch(tls.heartbeat());
-    }
-    let keeper = tls
-        .clone()
-        .map(|tls| tokio::spawn(async move { tls.keep_fresh().await }));
-    if start.greets {
-        let welcome = welcome(start, config, tls.as_deref())?;
-        if config.telemetry.json {
+        let welcome = welcome(start, &instance, &address);
+        if instance.config().telemetry.json {
             // Whoever reads these lines is a program: what it may want to know, in its own language.
             welcome.log();
         } else {
             telemetry::say(&welcome.text());
         }
     }
-    tracing::info!(address = %config.server.address, "listening");
-    let reload = Arc::new(Reload {
-        config_files: start.config_files.clone(),
-        environment,
-        in_force: loaded.in_force,
-        tls,
-        auth,
-        followed: Mutex::new(loaded.config.auth.account_file.clone()),
-    });
-    let control = hear_commands(&control_path, &registry, &reload, &clock);
-    server.run(signals.until_shutdown(|| reload.run())).await;
-    if let Some(control) = control {
-        control.abort();
-    }
-    if let Some(keeper) = keeper {
-        keeper.abort();
-    }
-    closer.abort();
-    watcher.abort();
-    sweeper.abort();
-    index_keeper.abort();
-    registry.index_sync.close().await;
+    tracing::info!(%address, "listening");
+    instance.reload_on(hangups);
+    instance.run(endings.received()).await;
     tracing::info!("ended");
     Ok(())
+}
+
+/// The configured address, with the port that it got if any would do.
+fn bound_address(instance: &BoundInstance) -> anyhow::Result<HostPort> {
+    let configured = listen_address(instance.config())?;
+    let bound = instance.addresses()?;
+    let port = bound.first().map_or(configured.port, SocketAddr::port);
+    Ok(HostPort { port, ..configured })
 }
 
 /// Earlier versions wrote full paths: of an installation that was copied since, the config still leads to the old place.
@@ -241,46 +206,15 @@ fn warn_of_another_place(config: &Config, start: &Start) {
     }
 }
 
-/// Answers commands until it is aborted. Without a socket the registry serves all the same.
-fn hear_commands(
-    path: &Path,
-    registry: &Arc<Registry>,
-    reload: &Arc<Reload>,
-    clock: &Arc<dyn Clock>,
-) -> Option<tokio::task::JoinHandle<()>> {
-    let socket = match ControlSocket::bind(path, Arc::clone(clock)) {
-        Ok(socket) => socket,
-        Err(error) => {
-            tracing::warn!(
-                %error,
-                path = %path.display(),
-                "`status`, `du` and `rebuild` cannot reach this server; accounts and SIGHUP are not affected"
-            );
-            return None;
-        }
-    };
-    let reload = Arc::clone(reload);
-    let reload = move || {
-        reload.run().map_err(|error| format!("{error:#}"))?;
-        tracing::info!("users, rules and certificates were read again");
-        Ok(())
-    };
-    registry.health.watch(socket.heartbeat());
-    let control = Control::new(Arc::clone(registry), Box::new(reload), Arc::clone(clock));
-    Some(tokio::spawn(async move {
-        socket.run(Arc::new(control)).await;
-    }))
-}
-
-fn welcome(start: &Start, config: &Config, tls: Option<&Tls>) -> anyhow::Result<Welcome> {
+fn welcome(start: &Start, instance: &BoundInstance, address: &HostPort) -> Welcome {
+    let (config, tls) = (instance.config(), instance.tls());
     let certificate = match &config.tls {
         tls::Settings::Automatic { ca_certificate, .. } => Some(ca_certificate),
         tls::Settings::None | tls::Settings::Files { .. } => None,
     };
-    let registry = registry_name(config)?;
     let fingerprint = tls.and_then(Tls::authority_fingerprint);
-    Ok(Welcome {
-        registry,
+    Welcome {
+        registry: registry_name(config, address),
         is_https: tls.is_some(),
         config: start.config_files.first().cloned().unwrap_or_default(),
         account: config.auth.required.then(|| ADMIN.to_owned()),
@@ -290,7 +224,7 @@ fn welcome(start: &Start, config: &Config, tls: Option<&Tls>) -> anyhow::Result<
                 certificate: certificate.clone(),
                 fingerprint,
             }),
-    })
+    }
 }
 
 #[cfg(test)]

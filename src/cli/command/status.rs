@@ -44,6 +44,7 @@ fn status_text(status: &Status) -> String {
         stored_bytes,
         lists_from_index,
         log_lines_lost,
+        not_ready,
         index,
     } = status;
     let mut text = format!(
@@ -94,6 +95,9 @@ fn status_text(status: &Status) -> String {
             text,
             "log           {log_lines_lost} lines were lost since the start: stderr could not be written"
         );
+    }
+    for trouble in not_ready {
+        let _ = writeln!(text, "not ready     {trouble}");
     }
     text
 }

@@ -63,7 +63,7 @@ impl IndexSync {
     }
 
     /// Of [`IndexSync::run`].
-    pub(super) fn heartbeat(&self) -> Arc<Heartbeat> {
+    pub fn heartbeat(&self) -> Arc<Heartbeat> {
         Arc::clone(&self.heartbeat)
     }
 

@@ -71,7 +71,7 @@ impl Lab {
     fn start_unread(&self) -> TestRegistry {
         let options = Options {
             index: Some(Arc::clone(&self.index)),
-            keeps_index: false,
+            runs_tasks: false,
             ..Options::default()
         };
         let store: Arc<dyn ObjectStore> = Arc::new(self.store.clone());

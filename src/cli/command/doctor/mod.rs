@@ -21,7 +21,7 @@ use self::network::Network;
 use self::report::{Report, Step, Stopped};
 use self::transfer::Transfer;
 use super::trust::machine::Machine;
-use crate::cli::installation::{Installation, Where, registry_name};
+use crate::cli::installation::{Installation, Where, configured_name};
 use crate::cli::talk;
 use crate::client::http::{self as client, Client, Server, Trust};
 use crate::clock::{Clock, SystemClock};
@@ -124,7 +124,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 fn here(place: &Where) -> anyhow::Result<HostPort> {
     const HINT: &str = "hint: name the registry: `boathouse doctor HOST:PORT`";
     let installation = Installation::find(place).context(HINT)?;
-    let name = registry_name(&installation.loaded.config)?;
+    let name = configured_name(&installation.loaded.config)?;
     let address = client::parse_registry(&name);
     address.map_err(|shape| anyhow::anyhow!("cannot examine `{name}`: {shape}\n{HINT}"))
 }

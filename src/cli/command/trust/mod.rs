@@ -24,7 +24,7 @@ use self::fingerprint::Fingerprint;
 use self::install::Installer;
 use self::machine::Machine;
 use self::person::{AtTerminal, Person};
-use crate::cli::installation::{Installation, Where, registry_name};
+use crate::cli::installation::{Installation, Where, configured_name};
 use crate::cli::talk;
 use crate::client::certificates::Authority;
 use crate::client::http::{self as client, Server};
@@ -143,7 +143,7 @@ fn here(arguments: &Arguments) -> anyhow::Result<Subject> {
     })?;
     let mut names: Vec<String> = arguments.name.iter().map(ToString::to_string).collect();
     if names.is_empty() {
-        names.push(registry_name(config)?);
+        names.push(configured_name(config)?);
     }
     let authority = Authority::parse(&pem)
         .with_context(|| format!("{} is damaged", ca_certificate.display()))?;
@@ -274,9 +274,10 @@ fn install(
         } else {
             "trusts it now"
         };
-        writeln!(out, "{}", clients::labelled(way.client.label(), outcome))?;
+        // A reader that has gone does not end the installation half-way.
+        let line = clients::labelled(way.client.label(), outcome);
+        talk::written(writeln!(out, "{line}").and_then(|()| out.flush()))?;
     }
-    out.flush()?;
     if failures.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }

@@ -4,6 +4,7 @@
 //! (keys, authority, users) is kept. Invariant: the admin's password is out before its hash is kept, so there is never an
 //! admin whose password nobody has seen. It never goes to a log.
 
+use std::any::Any;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -13,10 +14,10 @@ use anyhow::Context;
 
 use super::port;
 use crate::cli::password::Password;
+use crate::durable_file;
 use crate::host_port::HostPort;
 use crate::instance::keys::write_private;
 use crate::instance::places::Places;
-use crate::{durable_file, tls};
 
 /// The first account.
 pub(in crate::cli::command) const ADMIN: &str = "admin";
@@ -27,7 +28,7 @@ pub(super) struct Request {
     pub(super) address: Option<HostPort>,
     pub(super) hosts: Vec<String>,
     /// `BOATHOUSE_ADMIN_PASSWORD`
-    pub(super) password: Option<String>,
+    pub(super) password: Option<Password>,
     /// Whether a person watches stderr.
     pub(super) is_terminal: bool,
 }
@@ -44,8 +45,10 @@ pub(super) struct FirstConfig<'a> {
 pub(super) trait Workshop {
     /// Fills a buffer with random bytes.
     fn random(&self, buffer: &mut [u8]) -> anyhow::Result<()>;
-    /// Whether an address can be listened on.
-    fn bind(&self, address: &HostPort) -> io::Result<()>;
+    /// Whether an address can be listened on, and at which port: port 0 is any that is free.
+    fn bind(&self, address: &HostPort) -> io::Result<u16>;
+    /// Locks the data until the result is dropped.
+    fn lock(&self, data: &Path) -> anyhow::Result<Box<dyn Any>>;
     /// Makes `token.crt` and `token.key` in `keys_directory` unless they are there.
     fn make_token_key(&self, keys_directory: &Path) -> anyhow::Result<()>;
     /// Makes the authority and the leaf unless they are there.
@@ -73,15 +76,18 @@ pub(super) fn complete(
         }
         return Ok(());
     }
-    for host in &request.hosts {
-        tls::check_host(host)?;
-    }
+    // Nothing is written before all that was asked for is found to be possible.
     let address = port::choose(request.address.as_ref(), &|address| workshop.bind(address))?;
     let first = FirstConfig {
         places,
         address: &address,
         hosts: &request.hosts,
     };
+    // Two first runs at once would each make an authority; only one of them gets past the lock.
+    let _alone = workshop.lock(&places.data)?;
+    if places.config.exists() {
+        return Ok(());
+    }
     make_directories(places)?;
     workshop.make_token_key(&places.keys_directory)?;
     workshop.make_certificates(&first)?;
@@ -106,8 +112,7 @@ pub(super) fn make_admin(
     workshop: &dyn Workshop,
 ) -> anyhow::Result<()> {
     let password = match &request.password {
-        Some(given) => Password::given(given.clone())
-            .context("BOATHOUSE_ADMIN_PASSWORD is no password for the admin")?,
+        Some(given) => given.clone(),
         None => Password::random(|buffer| workshop.random(buffer))?,
     };
     let hash = password.hash()?;
@@ -164,6 +169,8 @@ mod tests {
         steps: Cell<usize>,
         fails_at: Option<usize>,
         told: RefCell<Vec<String>>,
+        /// What another process did before it let go of the lock.
+        on_lock: Option<Box<dyn Fn()>>,
     }
 
     impl TestWorkshop {
@@ -190,11 +197,15 @@ mod tests {
             buffer.fill(u8::try_from(self.steps.get())?);
             Ok(())
         }
-        fn bind(&self, address: &HostPort) -> io::Result<()> {
+        fn bind(&self, address: &HostPort) -> io::Result<u16> {
             match address.port {
                 443 => Err(io::ErrorKind::PermissionDenied.into()),
-                _ => Ok(()),
+                port => Ok(port),
             }
+        }
+        fn lock(&self, _: &Path) -> anyhow::Result<Box<dyn Any>> {
+            self.on_lock.iter().for_each(|act| act());
+            Ok(Box::new(()))
         }
         fn make_token_key(&self, keys_directory: &Path) -> anyhow::Result<()> {
             self.write(&keys_directory.join("token.key"), "token")
@@ -262,7 +273,10 @@ mod tests {
 
     #[test]
     fn a_password_is_shown_to_a_terminal_and_a_given_one_to_nobody() {
-        for (is_terminal, password) in [(true, None), (false, Some("s3cret".to_owned()))] {
+        for (is_terminal, password) in [
+            (true, None),
+            (false, Some(Password::given("s3cret".to_owned()).unwrap())),
+        ] {
             let directory = tempfile::tempdir().unwrap();
             let places = places_below(directory.path());
             let workshop = TestWorkshop::default();
@@ -296,14 +310,16 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_cannot_be_one_stops_before_anything_is_written() {
+    fn of_two_first_runs_at_once_the_later_one_changes_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let places = places_below(&directory.path().join("new"));
-        let request = Request {
-            hosts: vec!["https://a".into()],
-            ..Request::default()
+        let places = places_below(directory.path());
+        let config = places.config.clone();
+        let workshop = TestWorkshop {
+            on_lock: Some(Box::new(move || fs::write(&config, "mine").unwrap())),
+            ..TestWorkshop::default()
         };
-        complete(&places, &request, &TestWorkshop::default()).unwrap_err();
-        assert!(!directory.path().join("new").exists());
+        complete(&places, &Request::default(), &workshop).unwrap();
+        assert_eq!(fs::read_to_string(&places.config).unwrap(), "mine");
+        assert!(!places.keys_directory.exists());
     }
 }

@@ -5,18 +5,20 @@ pub(super) mod foreign_files;
 pub(super) mod port;
 pub(super) mod welcome;
 
+use std::any::Any;
 use std::env;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 
 use self::first_run::{ADMIN, FirstConfig, Request, Workshop};
 use super::serve::{self, LogArguments, Start};
 use crate::auth::{RuleText, User};
-use crate::cli::{password, talk};
+use crate::cli::password::{self, Password};
+use crate::cli::talk;
 use crate::clock::SystemClock;
 use crate::config::{self, Template, UsersFile};
 use crate::durable_file;
@@ -24,7 +26,7 @@ use crate::host_port::HostPort;
 use crate::instance::missing_parts::Expected;
 use crate::instance::places::{Places, Surroundings};
 use crate::instance::{self, keys};
-use crate::tls::{self, Tls};
+use crate::tls::{self, Tls, TlsError};
 
 /// Sets the first admin's password.
 const PASSWORD_VARIABLE: &str = "BOATHOUSE_ADMIN_PASSWORD";
@@ -39,7 +41,7 @@ pub(in crate::cli) struct Arguments {
     #[arg(long, value_name = "HOST:PORT")]
     addr: Option<HostPort>,
     /// A further name or address of this machine, for its certificates (first run only; may be repeated)
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = host_name)]
     host: Vec<String>,
     /// Make a new certificate authority; every client must then trust it anew
     #[arg(long)]
@@ -53,22 +55,14 @@ pub(in crate::cli) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let places = Places::choose(arguments.dir.as_deref(), &Surroundings::here())?;
-    let password = match env::var(PASSWORD_VARIABLE) {
-        Ok(password) => Some(password),
-        Err(env::VarError::NotPresent) => None,
-        Err(error @ env::VarError::NotUnicode(_)) => {
-            // The error would show the value.
-            drop(error);
-            return Err(anyhow!("{PASSWORD_VARIABLE} is not UTF-8"));
-        }
-    };
+    let is_first = !places.config.exists();
+    let makes_admin = is_first || arguments.recreate_missing;
     let request = Request {
         address: arguments.addr.clone(),
         hosts: arguments.host.clone(),
-        password,
+        password: makes_admin.then(given_password).transpose()?.flatten(),
         is_terminal: io::stderr().is_terminal(),
     };
-    let is_first = !places.config.exists();
     if is_first {
         let paths = [
             places.ca_certificate.clone(),
@@ -80,16 +74,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     } else if arguments.recreate_missing {
         recreate_admin(&places, &request)?;
     }
-    // Two first runs at once would each make an authority; only one of them gets past the lock.
-    let alone = is_first
-        .then(|| instance::lock_data(&places.data))
-        .transpose()?;
     first_run::complete(&places, &request, &RealWorkshop)?;
-    drop(alone);
     serve::serve(&Start {
         config_files: vec![places.config],
         makes_new_authority: arguments.new_ca,
-        expected: if is_first || arguments.recreate_missing {
+        expected: if makes_admin {
             Expected::None
         } else {
             Expected::All
@@ -97,6 +86,26 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         greets: true,
         log_format: arguments.log.format,
     })
+}
+
+/// What the environment says. A password that cannot be one is refused before anything is written.
+fn given_password() -> anyhow::Result<Option<Password>> {
+    match env::var(PASSWORD_VARIABLE) {
+        Ok(password) => {
+            let password = Password::given(password);
+            let context = || format!("{PASSWORD_VARIABLE} is not a password for the admin");
+            password.map(Some).with_context(context)
+        }
+        Err(env::VarError::NotPresent) => Ok(None),
+        // The error would show the value.
+        Err(env::VarError::NotUnicode(_)) => bail!("{PASSWORD_VARIABLE} is not UTF-8"),
+    }
+}
+
+/// `--host`
+fn host_name(text: &str) -> Result<String, TlsError> {
+    tls::check_host(text)?;
+    Ok(text.to_owned())
 }
 
 /// Makes another admin where the configured file of users is missing.
@@ -124,8 +133,12 @@ impl Workshop for RealWorkshop {
         password::random_bytes(buffer)
     }
 
-    fn bind(&self, address: &HostPort) -> io::Result<()> {
+    fn bind(&self, address: &HostPort) -> io::Result<u16> {
         port::try_bind(address)
+    }
+
+    fn lock(&self, data: &Path) -> anyhow::Result<Box<dyn Any>> {
+        Ok(Box::new(instance::lock_data(data)?))
     }
 
     fn make_token_key(&self, keys_directory: &Path) -> anyhow::Result<()> {

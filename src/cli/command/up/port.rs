@@ -15,13 +15,16 @@ const PORTS: [u16; 3] = [443, 5_443, 8_443];
 /// `asked` if it can be bound, else the first of the usual ports on every address.
 pub(super) fn choose(
     asked: Option<&HostPort>,
-    bind: &dyn Fn(&HostPort) -> io::Result<()>,
+    bind: &dyn Fn(&HostPort) -> io::Result<u16>,
 ) -> anyhow::Result<HostPort> {
     if let Some(asked) = asked {
-        bind(asked).with_context(|| {
+        let port = bind(asked).with_context(|| {
             format!("cannot listen on {asked}\nhint: choose another with `boathouse up --addr HOST:PORT`")
         })?;
-        return Ok(asked.clone());
+        return Ok(HostPort {
+            port,
+            ..asked.clone()
+        });
     }
     for port in PORTS {
         let address = HostPort {
@@ -38,17 +41,22 @@ pub(super) fn choose(
     )
 }
 
-/// Binds `address` and lets go of it.
-pub(in crate::cli::command) fn try_bind(address: &HostPort) -> io::Result<()> {
+/// Binds `address` and lets go of it. Returns its port, which the system chooses for port 0.
+pub(super) fn try_bind(address: &HostPort) -> io::Result<u16> {
     if !address.host.is_empty() {
-        return TcpListener::bind((address.host.as_str(), address.port)).map(drop);
+        return bound_port(TcpListener::bind((address.host.as_str(), address.port)));
     }
-    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, address.port)) {
+    match bound_port(TcpListener::bind((Ipv6Addr::UNSPECIFIED, address.port))) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+        Ok(port) if address.port == 0 => return Ok(port),
         // A machine without IPv6 listens on IPv4 alone.
         _ => {}
     }
-    TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port)).map(drop)
+    bound_port(TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port)))
+}
+
+fn bound_port(listener: io::Result<TcpListener>) -> io::Result<u16> {
+    Ok(listener?.local_addr()?.port())
 }
 
 #[cfg(test)]
@@ -60,10 +68,15 @@ mod tests {
         let refused = |address: &HostPort| match address.port {
             443 => Err(io::ErrorKind::PermissionDenied.into()),
             5_443 => Err(io::ErrorKind::AddrInUse.into()),
-            _ => Ok(()),
+            port => Ok(port),
         };
         assert_eq!(choose(None, &refused).unwrap().to_string(), ":8443");
-        assert_eq!(choose(None, &|_| Ok(())).unwrap().to_string(), ":443");
+        assert_eq!(
+            choose(None, &|address| Ok(address.port))
+                .unwrap()
+                .to_string(),
+            ":443"
+        );
         let none = |_: &HostPort| Err(io::ErrorKind::AddrInUse.into());
         assert!(
             choose(None, &none)
@@ -73,7 +86,19 @@ mod tests {
         );
         let asked: HostPort = "[::1]:5443".parse().unwrap();
         assert!(choose(Some(&asked), &refused).is_err());
-        assert_eq!(choose(Some(&asked), &|_| Ok(())).unwrap(), asked);
+        assert_eq!(
+            choose(Some(&asked), &|address| Ok(address.port)).unwrap(),
+            asked
+        );
+    }
+
+    #[test]
+    fn for_port_0_the_port_is_chosen_that_the_system_gives() {
+        let any: HostPort = "127.0.0.1:0".parse().unwrap();
+        let chosen = choose(Some(&any), &|_| Ok(4_321)).unwrap();
+        assert_eq!(chosen.to_string(), "127.0.0.1:4321");
+        assert_ne!(try_bind(&any).unwrap(), 0);
+        assert_ne!(try_bind(&":0".parse().unwrap()).unwrap(), 0);
     }
 
     #[test]

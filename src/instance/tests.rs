@@ -1,0 +1,168 @@
+//! Supervised tasks, and what is left when an instance ends.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::oneshot;
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::config;
+use crate::heartbeat::STILL_AFTER;
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    async fn says(&self, text: &str) {
+        for _ in 0..2_000 {
+            if self.text().contains(text) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("it does not say `{text}`:\n{}", self.text());
+    }
+}
+
+/// An instance on empty data, as the program opens it.
+fn open(directory: &Path, clock: &ManualClock) -> Instance {
+    let file = directory.join("config.yml");
+    let place = directory.display();
+    let text = format!(
+        "{{http: {{addr: '127.0.0.1:0'}}, storage: {{filesystem: {{rootdirectory: '{place}/data'}}}}}}"
+    );
+    std::fs::write(&file, text).unwrap();
+    let loaded = config::load(&[file], &std::collections::BTreeMap::new()).unwrap();
+    Instance::open(Plan {
+        config: loaded.config,
+        clock: Arc::new(clock.clone()),
+        source: None,
+        expected: Expected::Known,
+        makes_new_authority: false,
+        parts: Parts::default(),
+    })
+    .unwrap()
+}
+
+async fn ready(address: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = b"GET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+async fn status(socket: &Path) -> serde_json::Value {
+    let mut stream = UnixStream::connect(socket).await.unwrap();
+    stream
+        .write_all(b"{\"request\":\"status\"}\n")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    serde_json::from_str(&answer).unwrap()
+}
+
+#[tokio::test]
+async fn a_task_that_ends_early_is_logged_once_and_shows_in_readyz_and_status() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(log.clone())
+        .with_ansi(false);
+    let _logging = tracing::subscriber::set_default(subscriber.finish());
+    let directory = tempfile::tempdir().unwrap();
+    let clock = ManualClock::at_unix_secs(1_800_000_000);
+    let instance = open(directory.path(), &clock).bind(Vec::new()).unwrap();
+    let address = instance.addresses().unwrap()[0];
+    let socket = places::control_socket(instance.config());
+    let heartbeat = |name| Heartbeat::new(name, Arc::new(clock.clone()));
+    let tasks = &instance.instance.tasks;
+    tasks.spawn(heartbeat("a task that returns"), async {});
+    tasks.spawn(heartbeat("a task that panics"), async {
+        panic!("on purpose")
+    });
+    tasks.spawn(heartbeat("a task that goes on"), std::future::pending());
+    // Work that stands still shows below that the watch has looked.
+    let slow = heartbeat("slow work");
+    instance.registry().health.watch(Arc::clone(&slow));
+    let _work = slow.enter();
+    let (end, ended) = oneshot::channel::<()>();
+    let running = tokio::spawn(instance.run(async { drop(ended.await) }));
+
+    log.says("on purpose").await;
+    let answer = ready(address).await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    for name in ["a task that returns", "a task that panics"] {
+        let line = format!("still: {name} has ended, 0 s ago\n");
+        assert!(answer.contains(&line), "{answer}");
+    }
+    assert!(!answer.contains("goes on"), "{answer}");
+    let said = status(&socket).await;
+    let not_ready = [
+        "a task that returns has ended, 0 s ago",
+        "a task that panics has ended, 0 s ago",
+    ];
+    assert_eq!(said["not_ready"], serde_json::json!(not_ready), "{said}");
+
+    clock.advance(STILL_AFTER);
+    log.says("slow work has made no progress").await;
+    let text = log.text();
+    for name in ["a task that returns", "a task that panics"] {
+        assert_eq!(text.matches(name).count(), 1, "{text}");
+    }
+    end.send(()).unwrap();
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_of_an_instance_goes_on_after_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = ManualClock::at_unix_secs(1_800_000_000);
+    let instance = open(directory.path(), &clock);
+    let held = Arc::new(());
+    let holds = Arc::clone(&held);
+    let heartbeat = Heartbeat::new("a task", Arc::new(clock.clone()));
+    instance.tasks.spawn(heartbeat, async move {
+        std::future::pending::<()>().await;
+        drop(holds);
+    });
+    let registry = Arc::clone(&instance.registry);
+    instance.keep_index();
+    instance.close().await;
+    assert_eq!(Arc::strong_count(&held), 1, "a task goes on");
+    assert_eq!(
+        Arc::strong_count(&registry),
+        1,
+        "somebody holds the registry"
+    );
+    // The lock is free again.
+    open(directory.path(), &clock).close().await;
+}

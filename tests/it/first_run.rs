@@ -1,0 +1,67 @@
+//! The first `boathouse up`: what it refuses, and which port it says.
+
+use std::net::TcpListener;
+
+use http::StatusCode;
+
+use crate::client::{Client, Protocol};
+use crate::lab::Lab;
+use crate::program::Ran;
+
+#[test]
+fn an_argument_that_cannot_be_is_refused_before_anything_is_written() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let long = "x".repeat(73);
+    let cases: [(&[&str], &str, &str); 6] = [
+        (&["--host", "https://a"], "good", "https://a"),
+        (&["--host", "good", "--host", "a b"], "good", "a b"),
+        (&["--addr", &taken], "good", "cannot listen on"),
+        (&["--addr", "nowhere"], "good", "HOST:PORT"),
+        (&[], &long, "BOATHOUSE_ADMIN_PASSWORD"),
+        (&[], "", "BOATHOUSE_ADMIN_PASSWORD"),
+    ];
+    for (arguments, password, said) in cases {
+        let lab = Lab::empty();
+        let mut command = lab.up_command("home", arguments);
+        let ran = Ran::of(command.env("BOATHOUSE_ADMIN_PASSWORD", password), "");
+        assert!(ran.talk.contains(said), "{arguments:?}: {ran:?}");
+        assert_ne!(ran.code, Some(0), "{ran:?}");
+        assert!(!lab.path("home").exists(), "{arguments:?} left something");
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_the_system_chose_is_the_one_that_is_said_and_kept() {
+    let lab = Lab::empty();
+    let program = lab.up("home", &["--addr", "127.0.0.1:0"]).await;
+    let address = program.address();
+    assert_ne!(address.port(), 0);
+    let log = program.log();
+    let registry = format!("localhost:{}", address.port());
+    for said in [
+        format!("Boathouse serves https://{registry}\n"),
+        format!("docker login --username admin {registry}\n"),
+    ] {
+        assert!(log.contains(&said), "{said}{log}");
+    }
+    let client = Client::new(lab.target("home", address), Protocol::Http1);
+    client
+        .get("/v2/")
+        .await
+        .unwrap()
+        .expect(StatusCode::UNAUTHORIZED);
+    // What other commands say goes by the configuration.
+    let config = lab.read("home/boathouse.yml");
+    assert!(config.contains(&address.to_string()), "{config}");
+}
+
+#[tokio::test]
+async fn serve_logs_the_port_that_the_system_chose() {
+    let lab = Lab::configured(
+        "http: {addr: '127.0.0.1:0'}\nstorage: {filesystem: {rootdirectory: DIR/data}}\n",
+    );
+    let program = lab.serve().await;
+    assert_ne!(program.address().port(), 0);
+    program.get("/v2/").send().await.expect(StatusCode::OK);
+}

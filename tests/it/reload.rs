@@ -1,0 +1,89 @@
+//! A reload that takes long.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use http::StatusCode;
+use rustix::process::Signal;
+
+use crate::lab::Lab;
+use crate::program::Program;
+
+/// More than an answer takes on a busy machine.
+const ANSWER_TIME: Duration = Duration::from_secs(20);
+
+/// Waits until somebody reads the FIFO, and opens it for writing.
+async fn opened_by_a_reader(fifo: &Path) -> File {
+    let mut options = OpenOptions::new();
+    options
+        .write(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+    for _ in 0..4_000 {
+        match options.open(fifo) {
+            Ok(file) => return file,
+            Err(error) => assert_eq!(
+                error.raw_os_error(),
+                Some(rustix::io::Errno::NXIO.raw_os_error())
+            ),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("nobody reads the configuration");
+}
+
+/// Connections are accepted, and requests answered.
+async fn answers(program: &Program) {
+    for _ in 0..4 {
+        let answer = tokio::time::timeout(ANSWER_TIME, program.get("/v2/").send());
+        answer
+            .await
+            .expect("a reload holds up the server")
+            .expect(StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn a_reload_that_is_held_up_holds_up_nothing_else() {
+    let lab = Lab::open();
+    // With one thread for all requests, one that waits for a file would show.
+    let mut command = lab.command(&["serve"]);
+    let mut program = lab.serve_by(command.env("TOKIO_WORKER_THREADS", "1")).await;
+    program.takes_commands(&lab.socket()).await;
+    let config = lab.path("boathouse.yml");
+    let text = fs::read(&config).unwrap();
+    fs::remove_file(&config).unwrap();
+    // Whoever reads it waits until it is written.
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &config,
+        rustix::fs::FileType::Fifo,
+        0o600.into(),
+        0,
+    )
+    .unwrap();
+
+    program.signal(Signal::HUP);
+    let mut fifo = opened_by_a_reader(&config).await;
+    answers(&program).await;
+    fifo.write_all(&text).unwrap();
+    drop(fifo);
+    program.says("were read again").await;
+
+    let mut socket = UnixStream::connect(lab.socket()).unwrap();
+    socket.write_all(b"{\"request\":\"reload\"}\n").unwrap();
+    let mut fifo = opened_by_a_reader(&config).await;
+    answers(&program).await;
+    socket.set_nonblocking(true).unwrap();
+    let early = socket.read(&mut [0; 100]).unwrap_err();
+    assert_eq!(early.kind(), ErrorKind::WouldBlock, "it was not done yet");
+    socket.set_nonblocking(false).unwrap();
+    fifo.write_all(&text).unwrap();
+    drop(fifo);
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "{\"answer\":\"reloaded\"}\n");
+}
