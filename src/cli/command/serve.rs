@@ -262,7 +262,7 @@ mod tests {
         let error = serve_until_ended(&start, loaded, BTreeMap::new())
             .await
             .unwrap_err();
-        assert!(error.to_string().contains("cannot listen"), "{error:#}");
+        assert!(format!("{error:#}").contains("cannot listen"), "{error:#}");
         assert_eq!(fs::read(certificate).unwrap(), before);
     }
 }
