@@ -26,16 +26,6 @@ struct Rule {
 
 const RULES: &[Rule] = &[
     Rule {
-        reason: "a large nested repetition, which only Go's engine refuses",
-        accepted: false,
-        ids: &["regex-repeat-nested-too-big"],
-    },
-    Rule {
-        reason: "the engine here refuses a group name that is used twice",
-        accepted: true,
-        ids: &["regex-duplicate-name"],
-    },
-    Rule {
         reason: "an unknown key opens a door or shuts one by accident, so it is refused",
         accepted: true,
         ids: &[

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::iter::Peekable;
 use std::str::Chars;
 
-/// Go refuses a larger repeat count.
+/// Go refuses a larger repeat count, also as the product of repeats inside each other.
 const REPEAT_MAX: u32 = 1_000;
 
 /// The names in `[[:alpha:]]`; the `regex` crate takes an unknown one for letters.
@@ -15,6 +15,31 @@ const NAMED_CLASSES: [&str; 14] = [
     "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct",
     "space", "upper", "word", "xdigit",
 ];
+
+/// The names in `\p{Greek}`: what Go's package `unicode` has of categories, their long names, and scripts (Unicode 15). The
+/// `regex` crate also takes properties (`Alphabetic`) and short names of scripts (`Grek`), which Go refuses.
+const UNICODE_CLASSES: &str = "\
+    Any Assigned ASCII C Cc Cf Cn Co Cs L LC Ll Lm Lo Lt Lu M Mc Me Mn N Nd Nl No P Pc Pd Pe Pf Pi Po Ps S Sc Sk Sm \
+    So Z Zl Zp Zs Cased_Letter Close_Punctuation Combining_Mark Connector_Punctuation Control Currency_Symbol \
+    Dash_Punctuation Decimal_Number Enclosing_Mark Final_Punctuation Format Initial_Punctuation Letter Letter_Number \
+    Line_Separator Lowercase_Letter Mark Math_Symbol Modifier_Letter Modifier_Symbol Nonspacing_Mark Number \
+    Open_Punctuation Other Other_Letter Other_Number Other_Punctuation Other_Symbol Paragraph_Separator Private_Use \
+    Punctuation Separator Space_Separator Spacing_Mark Surrogate Symbol Titlecase_Letter Unassigned Uppercase_Letter \
+    Adlam Ahom Anatolian_Hieroglyphs Arabic Armenian Avestan Balinese Bamum Bassa_Vah Batak Bengali Bhaiksuki \
+    Bopomofo Brahmi Braille Buginese Buhid Canadian_Aboriginal Carian Caucasian_Albanian Chakma Cham Cherokee \
+    Chorasmian Common Coptic Cuneiform Cypriot Cypro_Minoan Cyrillic Deseret Devanagari Dives_Akuru Dogra Duployan \
+    Egyptian_Hieroglyphs Elbasan Elymaic Ethiopic Georgian Glagolitic Gothic Grantha Greek Gujarati Gunjala_Gondi \
+    Gurmukhi Han Hangul Hanifi_Rohingya Hanunoo Hatran Hebrew Hiragana Imperial_Aramaic Inherited \
+    Inscriptional_Pahlavi Inscriptional_Parthian Javanese Kaithi Kannada Katakana Kawi Kayah_Li Kharoshthi \
+    Khitan_Small_Script Khmer Khojki Khudawadi Lao Latin Lepcha Limbu Linear_A Linear_B Lisu Lycian Lydian Mahajani \
+    Makasar Malayalam Mandaic Manichaean Marchen Masaram_Gondi Medefaidrin Meetei_Mayek Mende_Kikakui \
+    Meroitic_Cursive Meroitic_Hieroglyphs Miao Modi Mongolian Mro Multani Myanmar Nabataean Nag_Mundari Nandinagari \
+    New_Tai_Lue Newa Nko Nushu Nyiakeng_Puachue_Hmong Ogham Ol_Chiki Old_Hungarian Old_Italic Old_North_Arabian \
+    Old_Permic Old_Persian Old_Sogdian Old_South_Arabian Old_Turkic Old_Uyghur Oriya Osage Osmanya Pahawh_Hmong \
+    Palmyrene Pau_Cin_Hau Phags_Pa Phoenician Psalter_Pahlavi Rejang Runic Samaritan Saurashtra Sharada Shavian \
+    Siddham SignWriting Sinhala Sogdian Sora_Sompeng Soyombo Sundanese Syloti_Nagri Syriac Tagalog Tagbanwa Tai_Le \
+    Tai_Tham Tai_Viet Takri Tamil Tangsa Tangut Telugu Thaana Thai Tibetan Tifinagh Tirhuta Toto Ugaritic Vai \
+    Vithkuqi Wancho Warang_Citi Yezidi Yi Zanabazar_Square";
 
 /// Where the private-use planes begin, whose characters may be replaced after translation.
 const PRIVATE_USE_FIRST: char = '\u{F0000}';
@@ -35,6 +60,7 @@ pub(super) fn translate(text: &str) -> Result<String, RegexError> {
     let mut translator = Translator {
         text: text.chars().peekable(),
         output: String::with_capacity(text.len()),
+        groups: vec![Repeats::default()],
     };
     translator.run()?;
     Ok(translator.output)
@@ -57,6 +83,24 @@ pub(super) fn check(translated: &str) -> Result<(), RegexError> {
 struct Translator<'a> {
     text: Peekable<Chars<'a>>,
     output: String,
+    /// The open groups, the whole expression first.
+    groups: Vec<Repeats>,
+}
+
+/// How often a part of a group may be repeated: the largest product of the counts inside each other.
+#[derive(Default)]
+struct Repeats {
+    /// Of all items but the last.
+    before: u32,
+    /// Of the last item, to which a count would apply.
+    last: u32,
+}
+
+impl Repeats {
+    fn item(&mut self, repeats: u32) {
+        self.before = self.before.max(self.last);
+        self.last = repeats;
+    }
 }
 
 impl Translator<'_> {
@@ -75,14 +119,23 @@ impl Translator<'_> {
                 }
                 '[' => {
                     self.class()?;
+                    self.item(1);
                     false
                 }
                 '(' => {
                     self.group()?;
                     false
                 }
-                ')' | '|' | '^' | '$' | '.' => {
+                ')' => {
                     self.output.push(character);
+                    // Too many of them are an error of the engine.
+                    let group = self.groups.pop().unwrap_or_default();
+                    self.item(group.before.max(group.last));
+                    false
+                }
+                '|' | '^' | '$' | '.' => {
+                    self.output.push(character);
+                    self.item(1);
                     false
                 }
                 _ => {
@@ -103,7 +156,19 @@ impl Translator<'_> {
         Ok(())
     }
 
+    /// Something that a repeat behind it would apply to, with the counts inside it.
+    fn item(&mut self, repeats: u32) {
+        if let Some(group) = self.groups.last_mut() {
+            group.item(repeats);
+        }
+    }
+
     fn literal(&mut self, character: char) {
+        self.write_literal(character);
+        self.item(1);
+    }
+
+    fn write_literal(&mut self, character: char) {
         let mut buffer = [0; 4];
         self.output
             .push_str(&regex::escape(character.encode_utf8(&mut buffer)));
@@ -131,12 +196,24 @@ impl Translator<'_> {
         let count = |digits: &str| digits.parse::<u32>().ok().filter(|&n| n <= REPEAT_MAX);
         let too_large = RegexError::Syntax("a repeat count above 1000");
         let least = count(low).ok_or_else(|| too_large.clone())?;
-        if let Some(high) = high
-            && count(high).ok_or(too_large)? < least
-        {
+        let most = match high {
+            Some(high) => count(high).ok_or_else(|| too_large.clone())?,
+            None => least,
+        };
+        if most < least {
             return Err(RegexError::Syntax(
                 "a repeat count that ends before it starts",
             ));
+        }
+        if let Some(group) = self.groups.last_mut() {
+            // What is repeated 0 times has no counts inside; `{0,}` is a star.
+            group.last = match (most, high) {
+                (0, Some(_)) => 1,
+                (most, _) => group.last.saturating_mul(most.max(1)),
+            };
+            if group.last > REPEAT_MAX {
+                return Err(too_large);
+            }
         }
         let _ = write!(self.output, "{{{inside}}}");
         self.text.nth(inside.chars().count());
@@ -145,11 +222,10 @@ impl Translator<'_> {
 
     /// What follows a `(`: a capture, `?P<name>`, `?<name>`, or flags among `imsU`.
     fn group(&mut self) -> Result<(), RegexError> {
-        self.output.push('(');
         if self.text.next_if_eq(&'?').is_none() {
+            self.open_group("(");
             return Ok(());
         }
-        self.output.push('?');
         if self.text.next_if_eq(&'P').is_some() && self.text.peek() != Some(&'<') {
             return Err(RegexError::Syntax("(?P without a name"));
         }
@@ -159,15 +235,22 @@ impl Translator<'_> {
             if name.is_empty() || !name.chars().all(is_word) {
                 return Err(RegexError::Syntax("a group name that is not a word"));
             }
-            // The crate refuses names that start with a digit; nothing here uses names.
-            let _ = write!(self.output, "P<n{name}>");
+            // Nothing here uses names, and the crate refuses some that Go takes: one that is used twice, or starts with a digit.
+            self.open_group("(");
             return Ok(());
         }
+        let mut flags = String::new();
         for flag in self.text.by_ref() {
             match flag {
-                'i' | 'm' | 's' | 'U' | '-' => self.output.push(flag),
-                ':' | ')' => {
-                    self.output.push(flag);
+                'i' | 'm' | 's' | 'U' | '-' => flags.push(flag),
+                ':' => {
+                    self.open_group(&format!("(?{flags}:"));
+                    return Ok(());
+                }
+                // Flags for what follows, or none: no item, and no group that is open.
+                ')' if flags.is_empty() => return Ok(()),
+                ')' => {
+                    let _ = write!(self.output, "(?{flags})");
                     return Ok(());
                 }
                 _ => break,
@@ -176,27 +259,32 @@ impl Translator<'_> {
         Err(RegexError::Syntax("an unknown group flag"))
     }
 
+    fn open_group(&mut self, written: &str) {
+        self.output.push_str(written);
+        self.groups.push(Repeats::default());
+    }
+
     /// What follows a `\` outside a class.
     fn escape(&mut self) -> Result<(), RegexError> {
         match self.text.peek().copied() {
             Some(kind @ ('b' | 'B')) => {
                 self.text.next();
                 let _ = write!(self.output, r"(?-u:\{kind})");
+                self.item(1);
             }
             Some(kind @ ('A' | 'z')) => {
                 self.text.next();
                 let _ = write!(self.output, r"\{kind}");
+                self.item(1);
             }
             Some('Q') => {
                 self.text.next();
                 self.quoted();
             }
-            // An end without a beginning: Go reads over it.
-            Some('E') => {
-                self.text.next();
-            }
             _ => {
-                if !self.perl_class()? {
+                if self.perl_class()? {
+                    self.item(1);
+                } else {
                     let character = self.escaped_character()?;
                     self.literal(character);
                 }
@@ -240,22 +328,29 @@ impl Translator<'_> {
         let name: String = match self.text.next() {
             Some('{') => {
                 negated ^= self.text.next_if_eq(&'^').is_some();
-                self.text.by_ref().take_while(|&next| next != '}').collect()
+                self.until_brace().ok_or_else(|| missing.clone())?
             }
             Some(letter) => letter.to_string(),
             None => return Err(missing),
         };
-        // Go knows categories and scripts by their exact names only; the crate would also take `lu` or `gc=Lu`.
-        if !name.starts_with(|first: char| first.is_ascii_uppercase())
-            || !name
-                .chars()
-                .all(|next| next.is_ascii_alphabetic() || next == '_')
-        {
+        // By their exact names only: since 1.25 Go also takes `lu`, before it did not.
+        if !UNICODE_CLASSES.split(' ').any(|known| known == name) {
             return Err(missing);
         }
         let kind = if negated { 'P' } else { 'p' };
         let _ = write!(self.output, r"\{kind}{{{name}}}");
         Ok(())
+    }
+
+    /// The text up to the next `}`, which must be there.
+    fn until_brace(&mut self) -> Option<String> {
+        let mut inside = String::new();
+        loop {
+            match self.text.next()? {
+                '}' => return Some(inside),
+                character => inside.push(character),
+            }
+        }
     }
 
     /// The one character that an escape stands for.
@@ -271,15 +366,15 @@ impl Translator<'_> {
             't' => Ok('\t'),
             'v' => Ok('\x0b'),
             'x' => {
-                let digits: String = if self.text.next_if_eq(&'{').is_some() {
-                    self.text.by_ref().take_while(|&next| next != '}').collect()
+                let (digits, least) = if self.text.next_if_eq(&'{').is_some() {
+                    (self.until_brace().ok_or_else(|| unknown.clone())?, 1)
                 } else {
-                    self.text.by_ref().take(2).collect()
+                    (self.text.by_ref().take(2).collect(), 2)
                 };
                 u32::from_str_radix(&digits, 16)
                     .ok()
                     .and_then(char::from_u32)
-                    .filter(|_| digits.len() > 1 && !digits.starts_with('+'))
+                    .filter(|_| digits.len() >= least && !digits.starts_with('+'))
                     .ok_or(unknown)
             }
             '0' | '1'..='7' if character == '0' || self.text.peek().is_some_and(is_octal) => {
@@ -345,7 +440,7 @@ impl Translator<'_> {
             // May stand for an empty text later, which must not leave `[]` and with it another expression.
             self.output.push_str(r"\x{10FFFF}");
         }
-        self.literal(low);
+        self.write_literal(low);
         let mut ahead = self.text.clone();
         if ahead.next() == Some('-') && ahead.peek().is_some_and(|&next| next != ']') {
             self.text = ahead;
@@ -354,7 +449,7 @@ impl Translator<'_> {
                 return Err(RegexError::Syntax("a range that ends before it starts"));
             }
             self.output.push('-');
-            self.literal(high);
+            self.write_literal(high);
         }
         Ok(())
     }
@@ -405,9 +500,18 @@ mod tests {
             (r"^\101\x42\x{43}$", "ABC", true),
             ("(?i)^alice$", "ALICE", true),
             ("(?P<x>a)b", "ab", true),
+            ("^(?P<x>a)(?<x>b)(?P<1>c)$", "abc", true),
+            ("^(?)a(?)*$", "aaa", true),
             ("^a#b $", "a#b ", true),
             (r"${account}", "${account}", false),
             (r"^a\_b$", "a_b", true),
+            (r"^\Qa\\Eb$", r"a\b", true),
+            (r"^\x{9}\x{000041}$", "\tA", true),
+            (r"^\p{Old_Italic}\p{L}$", "\u{10300}a", true),
+            ("^((a{10}){10}){10}|b$", "b", true),
+            ("^((a{1000}){0}b){2,}$", "bb", true),
+            ("^(a{1000}){0,1}(?:b{1000})?$", "", true),
+            ("^(a{0,}){1000}$", "aa", true),
         ] {
             assert_eq!(matches(pattern, text), Some(expected), "{pattern} {text}");
         }
@@ -442,6 +546,28 @@ mod tests {
             "[[:foo:]]",
             r"[a-\d]",
             "(?R)a",
+            "(?)*",
+            "(?P<x>a",
+            r"\E",
+            r"a\Eb",
+            r"^team\E/.*$",
+            r"\Qa\E\E",
+            r"[\E]",
+            r"[\Qa\E]",
+            r"\p{Greek",
+            r"\p{Alphabetic}",
+            r"\p{Grek}",
+            r"\p{Emoji}",
+            r"\pX",
+            r"\x{41",
+            r"\x{}",
+            r"\x4",
+            r"(a{500}){3}",
+            r"((a{10}){11}){10}",
+            r"(?:(a{2,}|b){2}c){251}",
+            r"((a{1000}){0}b{2}){501}",
+            r"(a{500})?{3}",
+            r"(a{600}b){2,}",
             r"\é",
             r"[\b]",
         ] {

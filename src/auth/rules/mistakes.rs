@@ -8,8 +8,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::grant::everything_below;
+use super::index::{RuleIndex, Start, is_expression, is_literal, plain_start, starts_of};
 use super::placeholder::Field;
-use super::{Fields, Question, Rule, RuleText, Unmet, decide};
+use super::{Fields, Question, Rule, RuleText, Unmet};
 use crate::auth::User;
 
 /// The type of what is pulled and pushed.
@@ -105,7 +106,11 @@ impl fmt::Display for Mistake {
 /// What is probably not meant, of the rules from position `from` on.
 pub fn mistakes(rules: &[Rule], users: &BTreeMap<String, User>, from: usize) -> Vec<Mistake> {
     let mut found = Vec::new();
-    for (position, rule) in rules.iter().enumerate().skip(from) {
+    let rules = Ordered {
+        rules,
+        index: RuleIndex::new(rules),
+    };
+    for (position, rule) in rules.rules.iter().enumerate().skip(from) {
         let text = rule.text();
         let mut say = |kind| {
             found.push(Mistake {
@@ -124,7 +129,6 @@ pub fn mistakes(rules: &[Rule], users: &BTreeMap<String, User>, from: usize) -> 
         if let Some(kind) = empty_value(rule, users) {
             say(kind);
         }
-        let earlier = rules.iter().take(position);
         if let Some(account) = text
             .account
             .as_deref()
@@ -132,23 +136,47 @@ pub fn mistakes(rules: &[Rule], users: &BTreeMap<String, User>, from: usize) -> 
             && !users.contains_key(account)
         {
             say(MistakeKind::NoSuchAccount(account.to_owned()));
-        } else if let Some(by) = earlier.into_iter().find(|earlier| covers(earlier, rule)) {
+        } else if let Some(by) = rules.first_that_covers(position, rule) {
             let by = by.text().place.clone();
             say(MistakeKind::Shadowed { by });
-        } else if let Some(kind) = one_level(rules, rule, users) {
+        } else if let Some(kind) = one_level(&rules, rule, users) {
             say(kind);
         }
     }
     found
 }
 
-/// Whether a pattern stands for itself: neither an expression, nor a glob with signs, nor with something to fill in.
-fn is_literal(pattern: &str) -> bool {
-    !is_expression(pattern) && !pattern.contains(['*', '?', '[', '\\']) && !pattern.contains("${")
+/// Rules in their order, found without asking each: thousands of rules are compared with all before them.
+struct Ordered<'a> {
+    rules: &'a [Rule],
+    index: RuleIndex<'a>,
 }
 
-fn is_expression(pattern: &str) -> bool {
-    pattern.len() > 2 && pattern.starts_with('/') && pattern.ends_with('/')
+impl<'a> Ordered<'a> {
+    /// The first rule before `position` that surely matches all that `rule` matches.
+    fn first_that_covers(&self, position: usize, rule: &Rule) -> Option<&'a Rule> {
+        self.first(&starts_of(rule), position, |earlier| covers(earlier, rule))
+    }
+
+    /// The rule that decides the question.
+    fn decide(&self, question: &Question<'_>) -> Option<&'a Rule> {
+        let starts = [question.fields.account, question.fields.name].map(Start::of_text);
+        self.first(&starts, self.rules.len(), |rule| rule.matches(question))
+    }
+
+    fn first(
+        &self,
+        starts: &[Start<'_>; 2],
+        end: usize,
+        is_it: impl Fn(&Rule) -> bool,
+    ) -> Option<&'a Rule> {
+        let found = self.index.first(starts, end, |position| {
+            #[cfg(test)]
+            tests::COMPARISONS.with(|count| count.set(count.get() + 1));
+            self.rules.get(position).is_some_and(&is_it)
+        });
+        self.rules.get(found?)
+    }
 }
 
 /// Whether `earlier` surely matches all that `later` matches.
@@ -205,13 +233,7 @@ fn has_capture(pattern: &str) -> bool {
 /// The plain text that a pattern begins with, what follows it, and whether that is anything at all, also with slashes.
 fn prefix(pattern: &str) -> Option<(String, String, bool)> {
     if is_expression(pattern) {
-        let inside = pattern.strip_prefix("/^")?.strip_suffix("$/")?;
-        let text = inside.strip_suffix(".*").or(inside.strip_suffix(".+"))?;
-        let plain = text.replace("\\.", "");
-        let is_plain = plain
-            .chars()
-            .all(|character| character.is_ascii_alphanumeric() || "/_-".contains(character));
-        return is_plain.then(|| (text.replace("\\.", "."), String::new(), true));
+        return plain_start(pattern).map(|text| (text, String::new(), true));
     }
     if pattern.contains(['[', '\\']) {
         return None;
@@ -222,7 +244,11 @@ fn prefix(pattern: &str) -> Option<(String, String, bool)> {
 }
 
 /// `team/*`, where no rule treats `team/a/b` in the same way for somebody whom this rule decides about.
-fn one_level(rules: &[Rule], rule: &Rule, users: &BTreeMap<String, User>) -> Option<MistakeKind> {
+fn one_level(
+    rules: &Ordered<'_>,
+    rule: &Rule,
+    users: &BTreeMap<String, User>,
+) -> Option<MistakeKind> {
     let text = rule.text();
     let pattern = text.name.as_deref()?;
     let last = pattern.rsplit('/').next()?;
@@ -230,30 +256,39 @@ fn one_level(rules: &[Rule], rule: &Rule, users: &BTreeMap<String, User>) -> Opt
     if is_expression(pattern) || pattern.contains(['[', '\\']) || !is_star {
         return None;
     }
-    let no_labels = BTreeMap::new();
-    let decisive = |account: &str, name: &str| {
-        let question = Question {
-            fields: Fields {
-                account,
-                resource_type: REPOSITORY,
-                name,
-                service: text.service.as_deref().unwrap_or_default(),
-            },
-            client: sample_client(text),
-            labels: users.get(account).map_or(&no_labels, |user| &user.labels),
-        };
-        decide(rules, &question)
+    let service = text.service.as_deref().unwrap_or_default();
+    let client = sample_client(text);
+    // Most rules are for one account.
+    let is_about = |account: &&String| {
+        let literal = text.account.as_deref().filter(|text| is_literal(text));
+        literal.is_none_or(|literal| literal == *account)
     };
-    let (missed, found) = users.keys().take(SAMPLES_MAX).find_map(|account| {
-        let name = pattern
-            .replace("${account}", account)
-            .replace("**", "*")
-            .replace(['*', '?'], "a");
-        let is_decided_here =
-            decisive(account, &name).is_some_and(|found| std::ptr::eq(found, rule));
-        let deeper = format!("{name}/b");
-        is_decided_here.then(|| (deeper.clone(), decisive(account, &deeper)))
-    })?;
+    let accounts = users.iter().take(SAMPLES_MAX);
+    let (missed, found) =
+        accounts
+            .filter(|(account, _)| is_about(account))
+            .find_map(|(account, user)| {
+                let name = pattern
+                    .replace("${account}", account)
+                    .replace("**", "*")
+                    .replace(['*', '?'], "a");
+                let question = |name| Question {
+                    fields: Fields {
+                        account,
+                        resource_type: REPOSITORY,
+                        name,
+                        service,
+                    },
+                    client,
+                    labels: &user.labels,
+                };
+                let is_decided_here = rule.matches(&question(&name))
+                    && rules
+                        .decide(&question(&name))
+                        .is_some_and(|found| std::ptr::eq(found, rule));
+                let deeper = format!("{name}/b");
+                is_decided_here.then(|| (deeper.clone(), rules.decide(&question(&deeper))))
+            })?;
     let asked: Vec<String> = match text.actions.as_slice() {
         [all] if all == "*" => ["pull", "push", "delete"].map(str::to_owned).to_vec(),
         [] => vec!["pull".to_owned()],
@@ -275,6 +310,9 @@ fn one_level(rules: &[Rule], rule: &Rule, users: &BTreeMap<String, User>) -> Opt
 
 /// A placeholder that is empty for an account that this rule may be about, or for clients that name no service.
 fn empty_value(rule: &Rule, users: &BTreeMap<String, User>) -> Option<MistakeKind> {
+    if !rule.has_placeholders() {
+        return None;
+    }
     let no_labels = BTreeMap::new();
     let ask = |account: &str, service: &str, labels| {
         let question = Question {
@@ -287,8 +325,8 @@ fn empty_value(rule: &Rule, users: &BTreeMap<String, User>) -> Option<MistakeKin
             client: sample_client(rule.text()),
             labels,
         };
-        let is_about = rule.unmet(&question) != Some(Unmet::Account);
-        rule.empty_placeholder(&question).filter(|_| is_about)
+        let found = rule.empty_placeholder(&question)?;
+        (rule.unmet(&question) != Some(Unmet::Account)).then_some(found)
     };
     let said = |(key, placeholder), caller| MistakeKind::EmptyValue {
         key,
@@ -319,3 +357,7 @@ fn sample_client(text: &RuleText) -> IpAddr {
     let address = address.split('/').next().unwrap_or_default();
     address.parse().unwrap_or(Ipv4Addr::LOCALHOST.into())
 }
+
+#[cfg(test)]
+#[path = "mistakes_tests.rs"]
+mod tests;

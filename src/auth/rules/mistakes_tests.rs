@@ -1,9 +1,12 @@
 //! What is said of rules that are probably not meant, and of no others.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
+use proptest::prelude::*;
+
+use super::super::decide;
 use super::*;
-use crate::auth::User;
 
 const ALL: &[&str] = &["*"];
 const PULL: &[&str] = &["pull"];
@@ -221,5 +224,162 @@ fn a_placeholder_that_is_empty_for_somebody_is_told() {
         ("/^app/", None, PULL, ""),
     ] {
         assert_eq!(told(pattern, account, actions), expected, "{pattern}");
+    }
+}
+
+thread_local! {
+    /// How often a rule was compared with another, or asked whether it matches, to find the one that decides.
+    pub(super) static COMPARISONS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The rules of a large lab: one or two for each account or team.
+fn rules_of_a_lab(kind: &str, count: usize) -> Vec<RuleText> {
+    let text = |number: usize| {
+        let account = format!("user-{number}");
+        let own = format!("user-{number}/*");
+        match kind {
+            "literal names" => rule(Some(&account), Some(&format!("team/app-{number}")), PULL),
+            "a level each" => rule(Some(&account), Some(&own), ALL),
+            "all below each" => rule(Some(&account), Some(&format!("/^user-{number}/.*$/")), ALL),
+            "shared names" => rule(Some(&account), Some("shared/*"), PULL),
+            "one account" => rule(Some("ann"), Some(&own), PULL),
+            "names alone" => rule(None, Some(&own), PULL),
+            "accounts alone" => rule(Some(&account), None, ALL),
+            other => panic!("{other}"),
+        }
+    };
+    let admin = rule(Some("zoe"), None, ALL);
+    let everybody = rule(None, Some("public/*"), PULL);
+    let mut texts = vec![admin];
+    texts.extend((0..count).map(text));
+    texts.push(everybody);
+    texts
+}
+
+#[test]
+fn thousands_of_rules_are_not_compared_with_one_another() {
+    const RULES: usize = 1_000;
+    let users: BTreeMap<String, User> = (0..RULES)
+        .map(|number| (format!("user-{number}"), User::default()))
+        .chain(["ann", "zoe"].map(|name| (name.to_owned(), User::default())))
+        .collect();
+    for kind in [
+        "literal names",
+        "a level each",
+        "all below each",
+        "shared names",
+        "one account",
+        "names alone",
+        "accounts alone",
+    ] {
+        let texts = rules_of_a_lab(kind, RULES);
+        let rules: Vec<Rule> = texts
+            .into_iter()
+            .map(|text| Rule::parse(text).expect("a rule"))
+            .collect();
+        COMPARISONS.with(|count| count.set(0));
+        mistakes(&rules, &users, 0);
+        let comparisons = COMPARISONS.with(Cell::get);
+        assert!(comparisons < 4 * RULES, "{kind}: {comparisons} comparisons");
+    }
+}
+
+/// Patterns that are often related to one another.
+const PATTERNS: &[&str] = &[
+    "",
+    "a",
+    "b",
+    "a/b",
+    "a/b/c",
+    "*",
+    "a*",
+    "a/*",
+    "a/b*",
+    "*/b",
+    "a?",
+    "[ab]",
+    "a\\*",
+    "**",
+    "a/**",
+    "/.*/",
+    "/^.*$/",
+    "/^a.*$/",
+    "/^a/.*$/",
+    "/^a/b.+$/",
+    "/^a\\.b/.*$/",
+    "/a/",
+    "/^a$/",
+    "/^(a|b)/",
+    "${account}",
+    "${account}/*",
+    "a/${account}",
+    "/^${account}/.*$/",
+    "/^a/${account}.*$/",
+    "${account:1}",
+    "/^(.*)$/",
+    "a.b/c",
+];
+
+fn pattern() -> impl Strategy<Value = Option<String>> {
+    proptest::option::weighted(
+        0.8,
+        proptest::sample::select(PATTERNS).prop_map(str::to_owned),
+    )
+}
+
+fn any_rule() -> impl Strategy<Value = RuleText> {
+    let ip = proptest::option::weighted(
+        0.2,
+        proptest::sample::select(&["10.0.0.0/8", "10.1.0.0/16", "::1"][..]),
+    );
+    let label = proptest::option::weighted(
+        0.2,
+        proptest::sample::select(&["red", "*", "${account}"][..]),
+    );
+    (pattern(), pattern(), ip, label, any::<bool>()).prop_map(
+        |(account, name, ip, label, denies)| RuleText {
+            account,
+            name,
+            ip: ip.map(str::to_owned),
+            labels: label
+                .map(|label| ("team".to_owned(), label.to_owned()))
+                .into_iter()
+                .collect(),
+            actions: if denies {
+                Vec::new()
+            } else {
+                vec!["pull".to_owned()]
+            },
+            ..RuleText::default()
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn the_rule_that_covers_or_decides_is_the_one_that_a_search_of_all_finds(
+        texts in proptest::collection::vec(any_rule(), 1..12),
+        account in "[ab./]{0,4}",
+        name in "[abc./*]{0,5}",
+    ) {
+        let rules: Vec<Rule> = texts
+            .into_iter()
+            .filter_map(|text| Rule::parse(text).ok())
+            .collect();
+        let ordered = Ordered { rules: &rules, index: RuleIndex::new(&rules) };
+        for (position, rule) in rules.iter().enumerate() {
+            let expected = rules.iter().take(position).find(|earlier| covers(earlier, rule));
+            let found = ordered.first_that_covers(position, rule);
+            prop_assert_eq!(found.map(std::ptr::from_ref), expected.map(std::ptr::from_ref));
+        }
+        let labels = BTreeMap::from([("team".to_owned(), vec!["red".to_owned()])]);
+        let question = Question {
+            fields: Fields { account: &account, resource_type: "repository", name: &name, service: "boathouse" },
+            client: [10, 1, 2, 3].into(),
+            labels: &labels,
+        };
+        let expected = decide(&rules, &question);
+        let found = ordered.decide(&question);
+        prop_assert_eq!(found.map(std::ptr::from_ref), expected.map(std::ptr::from_ref));
     }
 }

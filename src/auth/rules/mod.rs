@@ -5,9 +5,8 @@
 mod glob;
 mod go_regex;
 mod grant;
+mod index;
 mod mistakes;
-#[cfg(test)]
-mod mistakes_tests;
 mod pattern;
 mod placeholder;
 #[cfg(test)]
@@ -24,6 +23,7 @@ pub use mistakes::{Mistake, MistakeKind, mistakes};
 pub use pattern::PatternError;
 pub use placeholder::Fields;
 
+use index::is_literal;
 use pattern::Pattern;
 use placeholder::{Capture, Captured, EmptyValue, Field};
 
@@ -169,6 +169,14 @@ impl Rule {
             .any(Pattern::is_malformed)
     }
 
+    /// Whether one of its patterns is filled in for each request.
+    fn has_placeholders(&self) -> bool {
+        let patterns = self.patterns.iter().flatten();
+        patterns
+            .chain(self.labels.values())
+            .any(Pattern::has_placeholders)
+    }
+
     /// Whether this rule decides the question.
     pub fn matches(&self, question: &Question<'_>) -> bool {
         self.unmet(question).is_none()
@@ -309,12 +317,6 @@ pub(super) fn granted<'a>(
     asked: &[String],
 ) -> Vec<String> {
     decide(rules, question).map_or_else(Vec::new, |rule| rule.grant(asked))
-}
-
-/// Whether a pattern matches nothing but its own text.
-fn is_literal(pattern: &str) -> bool {
-    let is_expression = pattern.len() > 2 && pattern.starts_with('/') && pattern.ends_with('/');
-    !is_expression && !pattern.contains(['*', '?', '[', '\\', '$'])
 }
 
 /// An address or a network; IPv4 written as IPv6 means IPv4, as to Go.
