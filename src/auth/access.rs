@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::settings::TokenSettings;
+use super::tokens::TokenFault;
 use super::tokens::verifier::Genuine;
 use crate::oci::RepositoryName;
 
@@ -97,8 +98,10 @@ pub(super) enum Identity {
     Open,
     /// No credentials.
     Nobody,
-    /// Credentials that are no good; whether they were a token.
-    Invalid { is_token: bool },
+    /// A password that is wrong, or an `Authorization` that cannot be read.
+    WrongPassword,
+    /// A token that is not believed.
+    InvalidToken(TokenFault),
     /// A right password, or an account without one.
     Basic { account: String, generation: String },
     /// Our own token, whose account and generation are those of now.
@@ -115,7 +118,10 @@ impl Caller {
     /// foreign token.
     pub fn account(&self) -> &str {
         match &self.identity {
-            Identity::Open | Identity::Nobody | Identity::Invalid { .. } => "",
+            Identity::Open
+            | Identity::Nobody
+            | Identity::WrongPassword
+            | Identity::InvalidToken(_) => "",
             Identity::Basic { account, .. } => account,
             Identity::Ours { token, .. } | Identity::Foreign(token) => &token.claims.sub,
         }
@@ -125,9 +131,11 @@ impl Caller {
     pub fn generation(&self) -> &str {
         match &self.identity {
             Identity::Basic { generation, .. } | Identity::Ours { generation, .. } => generation,
-            Identity::Open | Identity::Nobody | Identity::Invalid { .. } | Identity::Foreign(_) => {
-                ""
-            }
+            Identity::Open
+            | Identity::Nobody
+            | Identity::WrongPassword
+            | Identity::InvalidToken(_)
+            | Identity::Foreign(_) => "",
         }
     }
 
@@ -139,7 +147,8 @@ impl Caller {
             }
             Identity::Open
             | Identity::Nobody
-            | Identity::Invalid { .. }
+            | Identity::WrongPassword
+            | Identity::InvalidToken(_)
             | Identity::Basic { .. } => false,
         }
     }
@@ -160,6 +169,8 @@ pub enum Refusal {
         challenge: String,
         /// For the answer's body.
         reason: &'static str,
+        /// What is wrong with the token, for the log: the client is not told.
+        fault: Option<TokenFault>,
     },
     /// 403 DENIED: the password is right, the right is missing.
     #[error("requested access to the resource is denied")]
@@ -173,6 +184,20 @@ pub enum Refusal {
     /// 400: the Host cannot stand in a challenge, or there are several `Authorization` headers.
     #[error("{0}")]
     Malformed(&'static str),
+}
+
+impl Refusal {
+    /// Why the caller is refused, for the log; `None` if nobody was judged.
+    pub fn logged(&self) -> Option<&'static str> {
+        match self {
+            Self::Unauthorized { reason, fault, .. } => {
+                Some(fault.map_or(*reason, TokenFault::as_str))
+            }
+            Self::Denied => Some("not permitted"),
+            Self::TooManyFailures { .. } => Some("slowed: too many failed logins"),
+            Self::Malformed(_) => None,
+        }
+    }
 }
 
 /// A token, given.

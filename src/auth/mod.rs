@@ -41,6 +41,7 @@ pub use settings::{
 pub use tokens::endpoint::TokenRequest;
 pub use tokens::keys::make_token_key;
 pub use tokens::own_names::Listening;
+pub use tokens::{EndingCertificate, TokenFault, ending_certificates};
 
 /// Why authentication cannot be set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use super::access::{self, Access, Caller, Identity, Origin, Refusal};
 use super::accounts::{ANONYMOUS, Current};
 use super::rules::{self, Fields, Question, RuleText, Unmet};
-use super::service::{Auth, SESSION_EXTENSION_SECS};
+use super::service::Auth;
 use super::settings::{Authentication, Scheme};
+use super::tokens::TokenFault;
 use super::tokens::verifier::Genuine;
 use crate::oci::RepositoryName;
 
@@ -123,26 +124,32 @@ impl Auth {
         if *access == Access::Public {
             return Ok(());
         }
-        let unauthorized = |error: Option<&str>, reason| {
+        let unauthorized = |error: Option<&str>, reason, fault| {
             let challenge = match &self.scheme {
                 Scheme::Bearer => access::bearer(&self.token, origin, access, error)?,
                 Scheme::Basic { realm } => access::basic(realm),
             };
-            Err(Refusal::Unauthorized { challenge, reason })
+            Err(Refusal::Unauthorized {
+                challenge,
+                reason,
+                fault,
+            })
         };
         match caller.identity {
             Identity::Open => return Ok(()),
-            Identity::Nobody => return unauthorized(None, "authentication required"),
-            Identity::Invalid { is_token: true } => {
-                return unauthorized(Some("invalid_token"), "invalid token");
+            Identity::Nobody => return unauthorized(None, "authentication required", None),
+            Identity::InvalidToken(fault) => {
+                return unauthorized(Some("invalid_token"), "invalid token", Some(fault));
             }
-            Identity::Invalid { is_token: false } => {
-                return unauthorized(None, "authentication failed");
-            }
+            Identity::WrongPassword => return unauthorized(None, "authentication failed", None),
             Identity::Basic { .. } | Identity::Ours { .. } | Identity::Foreign(_) => {}
         }
         if caller.expired_secs > 0 && !matches!(access, Access::Session(..)) {
-            return unauthorized(Some("invalid_token"), "expired token");
+            return unauthorized(
+                Some("invalid_token"),
+                "expired token",
+                Some(TokenFault::Expired),
+            );
         }
         // Such a token is for no registry: it shows who is calling, and opens nothing.
         let is_shut = caller.is_for_no_service() && *access != Access::Any;
@@ -151,7 +158,7 @@ impl Auth {
         }
         match caller.identity {
             Identity::Basic { .. } => Err(Refusal::Denied),
-            _ => unauthorized(Some("insufficient_scope"), "insufficient scope"),
+            _ => unauthorized(Some("insufficient_scope"), "insufficient scope", None),
         }
     }
 
@@ -171,7 +178,7 @@ impl Auth {
         let by_rules = || self.rules_allow(caller, origin, resource_type, name, actions);
         match (&caller.identity, access) {
             (Identity::Open, _) => true,
-            (Identity::Nobody | Identity::Invalid { .. }, _) => false,
+            (Identity::Nobody | Identity::WrongPassword | Identity::InvalidToken(_), _) => false,
             (Identity::Foreign(token), _) => by_token(token),
             (Identity::Basic { .. } | Identity::Ours { .. }, Access::Catalog) => {
                 caller.account() != ANONYMOUS
@@ -249,7 +256,7 @@ impl Auth {
     ) -> bool {
         match &caller.identity {
             Identity::Open => true,
-            Identity::Nobody | Identity::Invalid { .. } => false,
+            Identity::Nobody | Identity::WrongPassword | Identity::InvalidToken(_) => false,
             Identity::Basic { .. } | Identity::Ours { .. } => {
                 self.rules_allow(caller, origin, "repository", name, &["pull"])
             }
@@ -274,7 +281,10 @@ impl Auth {
         name: &RepositoryName,
     ) -> bool {
         let has_credential = match &caller.identity {
-            Identity::Open | Identity::Nobody | Identity::Invalid { .. } => false,
+            Identity::Open
+            | Identity::Nobody
+            | Identity::WrongPassword
+            | Identity::InvalidToken(_) => false,
             Identity::Basic { .. } | Identity::Ours { .. } => caller.account() != ANONYMOUS,
             Identity::Foreign(_) => true,
         };
@@ -315,38 +325,42 @@ impl Auth {
     ) -> Result<(), Refusal> {
         let current = match caller.identity {
             Identity::Basic { .. } | Identity::Ours { .. } => self.now().await,
-            Identity::Open | Identity::Nobody | Identity::Invalid { .. } | Identity::Foreign(_) => {
-                self.known()
-            }
+            Identity::Open
+            | Identity::Nobody
+            | Identity::WrongPassword
+            | Identity::InvalidToken(_)
+            | Identity::Foreign(_) => self.known(),
         };
         let now = self.clock.unix_secs();
         let is_current = |account, generation: &String| {
             self.generation_in(&current, account).as_ref() == Some(generation)
         };
-        let is_over = |token: &Genuine| {
-            now.saturating_sub(token.claims.exp) > SESSION_EXTENSION_SECS
-                || now > token.vouched_until_unix_secs
-        };
-        let still_holds = match &caller.identity {
-            Identity::Open | Identity::Nobody | Identity::Invalid { .. } => true,
+        let ended = match &caller.identity {
+            Identity::Open
+            | Identity::Nobody
+            | Identity::WrongPassword
+            | Identity::InvalidToken(_) => None,
             Identity::Basic {
                 account,
                 generation,
-            } => is_current(account, generation),
+            } => (!is_current(account, generation)).then_some(Identity::WrongPassword),
             Identity::Ours { token, generation } => {
-                is_current(&token.claims.sub, generation) && !is_over(token)
+                let revoked = !is_current(&token.claims.sub, generation);
+                let revoked = revoked.then_some(TokenFault::Revoked);
+                revoked.or(token.end(now)).map(Identity::InvalidToken)
             }
-            Identity::Foreign(token) => !is_over(token),
+            Identity::Foreign(token) => token.end(now).map(Identity::InvalidToken),
         };
-        if still_holds {
-            return self.authorise(caller, access, origin);
+        match ended {
+            None => self.authorise(caller, access, origin),
+            Some(identity) => {
+                let ended = Caller {
+                    identity,
+                    expired_secs: 0,
+                };
+                self.authorise(&ended, access, origin)
+            }
         }
-        let is_token = !matches!(caller.identity, Identity::Basic { .. });
-        let ended = Caller {
-            identity: Identity::Invalid { is_token },
-            expired_secs: 0,
-        };
-        self.authorise(&ended, access, origin)
     }
 
     /// What a request of `account` that asks for `access` is told, and by which rule.

@@ -4,7 +4,7 @@
 //! account of now, or the bearer of a trusted token that speaks for itself.
 
 use std::pin::pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
@@ -17,17 +17,11 @@ use super::passwords::{Passwords, Verdict};
 use super::settings::{Authentication, Scheme, Settings, TokenSettings};
 use super::tokens::endpoint::{self, Login};
 use super::tokens::keys::SigningKey;
-use super::tokens::own_names::{self, Listening};
+use super::tokens::own_names::Listening;
 use super::tokens::refresh::RefreshTokens;
-use super::tokens::verifier::{Genuine, Verifier};
-use super::tokens::{OUR_CLAIM_VERSION, OurClaim};
+use super::tokens::verifier::{Genuine, JudgedBy, Verifier};
+use super::tokens::{OUR_CLAIM_VERSION, TokenFault};
 use crate::clock::Clock;
-
-/// Clocks differ by so much, as the registries that we stand in for assume too.
-const LEEWAY_SECS: u64 = 60;
-
-/// For so long after a token's end its upload sessions go on: the layer of a VM image takes hours on a slow line.
-pub(super) const SESSION_EXTENSION_SECS: u64 = 24 * 60 * 60;
 
 /// How a login ended.
 pub(super) enum LoggedIn {
@@ -51,7 +45,6 @@ pub struct Auth {
     pub(super) refresh_tokens: RefreshTokens,
     pub(super) verifier: Verifier,
     pub(super) passwords: Passwords,
-    listening: OnceLock<Vec<Listening>>,
     /// What a reload replaces.
     accounts: ArcSwap<Accounts>,
 }
@@ -65,8 +58,7 @@ impl Auth {
             None => None,
         };
         let verifier = Verifier::new(
-            &settings.token.issuer,
-            &settings.token.trusted_certificates_pem,
+            &settings.token,
             signing.as_ref(),
             &settings.limits,
             hash.clone(),
@@ -82,7 +74,6 @@ impl Auth {
             signing,
             verifier,
             clock,
-            listening: OnceLock::new(),
             accounts: ArcSwap::from_pointee(settings.accounts),
         })
     }
@@ -144,14 +135,14 @@ impl Auth {
             .then(|| endpoint::decode_basic(credentials.trim()))
             .flatten();
         let Some(login) = login else {
-            return Ok(caller(Identity::Invalid { is_token: false }));
+            return Ok(caller(Identity::WrongPassword));
         };
         match self.log_in(&login, origin).await {
             LoggedIn::As { generation } => Ok(caller(Identity::Basic {
                 account: login.account,
                 generation,
             })),
-            LoggedIn::No => Ok(caller(Identity::Invalid { is_token: false })),
+            LoggedIn::No => Ok(caller(Identity::WrongPassword)),
             LoggedIn::Later { retry_after_secs } => {
                 Err(Refusal::TooManyFailures { retry_after_secs })
             }
@@ -192,67 +183,36 @@ impl Auth {
     }
 
     async fn bearer(&self, text: &str) -> Caller {
-        let invalid = Caller {
-            identity: Identity::Invalid { is_token: true },
-            expired_secs: 0,
+        let now_unix_secs = self.clock.unix_secs();
+        let judged = match self.verifier.verify(text, now_unix_secs) {
+            Ok(token) => {
+                let expired_secs = token.expired_secs(now_unix_secs);
+                let identity = match token.judged_by() {
+                    JudgedBy::RulesOfNow => self.ours(token).await.ok_or(TokenFault::Revoked),
+                    JudgedBy::TokenAlone => Ok(Identity::Foreign(token)),
+                };
+                identity.map(|identity| (identity, expired_secs))
+            }
+            Err(fault) => Err(fault),
         };
-        let now = self.clock.unix_secs();
-        let Some(token) = self.verifier.verify(text, now) else {
-            return invalid;
-        };
-        let expired_secs = match now.saturating_sub(token.claims.exp) {
-            0..=LEEWAY_SECS => 0,
-            expired_secs => expired_secs,
-        };
-        let is_in_time = token.claims.nbf <= now.saturating_add(LEEWAY_SECS)
-            && expired_secs <= SESSION_EXTENSION_SECS;
-        if !is_in_time || !self.is_for_us(&token) {
-            return invalid;
-        }
-        let identity = match &token.claims.bh {
-            Some(claim) if token.is_under_our_key => self.ours(&token, claim).await,
-            _ => Some(Identity::Foreign(token)),
-        };
-        identity.map_or(invalid, |identity| Caller {
+        let (identity, expired_secs) =
+            judged.unwrap_or_else(|fault| (Identity::InvalidToken(fault), 0));
+        Caller {
             identity,
             expired_secs,
-        })
+        }
     }
 
     /// A token of ours counts while its account's credentials are those that it was issued for.
-    async fn ours(&self, token: &Arc<Genuine>, claim: &OurClaim) -> Option<Identity> {
+    async fn ours(&self, token: Arc<Genuine>) -> Option<Identity> {
+        let claim = token.claims.bh.as_ref()?;
         let generation = self.generation_in(&self.now().await, &token.claims.sub)?;
         let is_current = claim.generation == generation;
-        (claim.v == OUR_CLAIM_VERSION && is_current).then(|| Identity::Ours {
-            token: Arc::clone(token),
-            generation,
-        })
+        (claim.v == OUR_CLAIM_VERSION && is_current).then_some(Identity::Ours { token, generation })
     }
 
     /// Says where this registry listens, once all of that is known.
     pub fn listens(&self, listening: Vec<Listening>) {
-        // There is no second server with the same judge.
-        let _ = self.listening.set(listening);
-    }
-
-    /// Whether a token is for this registry. Some clients ask for its host as service, or for none. Our own issuer signs
-    /// whatever service it is asked for, also that of another registry: so under our key only names count that are known to
-    /// be ours, and a token for no service at all if it grants nothing (see [`Auth::authorise`]).
-    fn is_for_us(&self, token: &Genuine) -> bool {
-        let external = self.token.external_host.as_deref();
-        let is_own_name = |service: &str| {
-            external.is_some_and(|url| own_names::is_host_of(url, service))
-                || self
-                    .listening
-                    .get()
-                    .is_some_and(|all| all.iter().any(|own| own.is_called(service)))
-        };
-        let is_for_us = |service: &String| match service.as_str() {
-            "" => token.is_under_our_key && token.claims.access.is_empty(),
-            service => {
-                service == self.token.service || (token.is_under_our_key && is_own_name(service))
-            }
-        };
-        token.claims.aud.0.iter().any(is_for_us)
+        self.verifier.names.listens(listening);
     }
 }

@@ -16,8 +16,8 @@ use super::reader::Reader;
 use super::users_file::UsersFile;
 use super::{accounts, htpasswd, pem};
 use crate::auth::{
-    AccountSource as _, Accounts, Authentication, Limits, Mistake, Rule, Scheme, Secret, Settings,
-    SigningKeyPem, TokenSettings, User, mistakes,
+    AccountSource as _, Accounts, Authentication, EndingCertificate, Limits, Mistake, Rule, Scheme,
+    Secret, Settings, SigningKeyPem, TokenSettings, User, ending_certificates, mistakes,
 };
 use crate::clock::SystemClock;
 
@@ -119,6 +119,15 @@ impl AuthConfig {
         let mut users = file.users;
         users.extend(self.accounts.users.clone());
         mistakes(&rules, &users, rules.len().saturating_sub(count))
+    }
+
+    /// Certificates of tokens that have expired or soon will. One that was made at first start is not among them.
+    pub fn ending_certificates(&self, now_unix_secs: u64) -> Vec<EndingCertificate> {
+        let own = match &self.signing {
+            Signing::None | Signing::Own => None,
+            Signing::Files(pem) => Some(pem),
+        };
+        ending_certificates(own, &self.trusted_certificates_pem, now_unix_secs)
     }
 
     /// `auth.htpasswd.path`

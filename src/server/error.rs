@@ -162,11 +162,9 @@ impl ServerError {
     /// Why the caller was refused, for the access log; `None` if the request failed for another reason.
     pub(super) fn refusal(&self) -> Option<&'static str> {
         match self {
-            Self::Refusal(Refusal::Unauthorized { reason, .. }) => Some(reason),
-            Self::Refusal(Refusal::Denied) => Some("not permitted"),
+            Self::Refusal(refusal) => refusal.logged(),
             Self::Token(TokenRefusal::Unauthorized { .. }) => Some("authentication failed"),
-            Self::Refusal(Refusal::TooManyFailures { .. })
-            | Self::Token(TokenRefusal::TooManyFailures { .. }) => {
+            Self::Token(TokenRefusal::TooManyFailures { .. }) => {
                 Some("slowed: too many failed logins")
             }
             _ => None,

@@ -270,7 +270,7 @@ async fn a_refused_request_names_the_account_whose_credential_is_good() {
     assert_eq!(of("/token", 200), told("ann", "none"));
     // Nobody has shown to be anybody here.
     let broken = of("/v2/ann/broken/tags/list", 401);
-    assert_eq!(broken, told("", "invalid token"));
+    assert_eq!(broken, told("", "invalid token: malformed"));
     assert_eq!(of("/token", 401), told("", "authentication failed"));
     let slowed = told("", "slowed: too many failed logins");
     assert_eq!(of("/token", 429), slowed);

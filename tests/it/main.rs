@@ -41,6 +41,7 @@ mod first_run;
 mod golden;
 mod htpasswd;
 mod index;
+mod issuer_certificates;
 mod lab;
 mod late_refusal;
 mod layers;

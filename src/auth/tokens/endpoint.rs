@@ -73,7 +73,7 @@ impl Auth {
                 generation: shown.generation,
             }),
         };
-        let token = token::sign(&claims, key).map_err(|()| TokenRefusal::Internal)?;
+        let token = key.sign(&claims).map_err(|()| TokenRefusal::Internal)?;
         Ok(self.answer(shown.account, token, refresh_token))
     }
 

@@ -2,20 +2,24 @@
 //!
 //! Must not know claims. Invariant: a signature is only checked with an algorithm that fits the key.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
-    self, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING,
-    ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair,
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, ECDSA_P521_SHA512_FIXED,
+    ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair, UnparsedPublicKey,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use x509_parser::prelude::{FromDer as _, SubjectPublicKeyInfo, X509Certificate};
 
+use super::TokenFault;
 use crate::auth::SetupError;
 use crate::auth::settings::SigningKeyPem;
 use crate::clock::Clock;
@@ -26,42 +30,21 @@ const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 /// A libtrust key id is made of so many bytes of the hash: 12 groups of 4 letters.
 const LIBTRUST_BYTES: usize = 30;
 
-/// The algorithms of tokens that are believed.
+/// An algorithm of signatures; which of them are accepted depends on the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::auth) enum TokenAlgorithm {
-    /// RSA PKCS#1 v1.5
-    Rsa(jsonwebtoken::Algorithm),
-    /// P-256
-    Es256,
-    /// P-384
-    Es384,
-    /// P-521
+pub(super) enum TokenAlgorithm {
+    /// One that the library has.
+    Library(Algorithm),
+    /// ES512, which the library lacks, and `docker_auth` and registries 2.8 and 3 accept.
     Es512,
 }
 
 impl TokenAlgorithm {
-    /// `none`, HMAC and everything else is no algorithm here.
-    pub(in crate::auth) fn from_name(name: &str) -> Option<Self> {
+    /// By its name in a header.
+    pub(super) fn from_name(name: &str) -> Option<Self> {
         match name {
-            "RS256" => Some(Self::Rsa(jsonwebtoken::Algorithm::RS256)),
-            "RS384" => Some(Self::Rsa(jsonwebtoken::Algorithm::RS384)),
-            "RS512" => Some(Self::Rsa(jsonwebtoken::Algorithm::RS512)),
-            "ES256" => Some(Self::Es256),
-            "ES384" => Some(Self::Es384),
             "ES512" => Some(Self::Es512),
-            _ => None,
-        }
-    }
-
-    /// Its name in a header.
-    pub(in crate::auth) fn name(self) -> &'static str {
-        match self {
-            Self::Rsa(jsonwebtoken::Algorithm::RS384) => "RS384",
-            Self::Rsa(jsonwebtoken::Algorithm::RS512) => "RS512",
-            Self::Rsa(_) => "RS256",
-            Self::Es256 => "ES256",
-            Self::Es384 => "ES384",
-            Self::Es512 => "ES512",
+            name => name.parse().ok().map(Self::Library),
         }
     }
 }
@@ -81,6 +64,25 @@ enum KeyKind {
     P256,
     P384,
     P521,
+}
+
+impl KeyKind {
+    /// The algorithm that such a key signs with here.
+    fn signs_by(self) -> TokenAlgorithm {
+        match self {
+            Self::Rsa => TokenAlgorithm::Library(Algorithm::RS256),
+            Self::P256 => TokenAlgorithm::Library(Algorithm::ES256),
+            Self::P384 => TokenAlgorithm::Library(Algorithm::ES384),
+            Self::P521 => TokenAlgorithm::Es512,
+        }
+    }
+
+    /// Whether a signature of such a key is accepted. A key that could be checked by two families of algorithms would let a
+    /// token choose (RSA-PSS, or HMAC with the public key as secret).
+    fn accepts(self, algorithm: TokenAlgorithm) -> bool {
+        let other_hash = [Algorithm::RS384, Algorithm::RS512].map(TokenAlgorithm::Library);
+        algorithm == self.signs_by() || (self == Self::Rsa && other_hash.contains(&algorithm))
+    }
 }
 
 impl PublicKey {
@@ -122,50 +124,54 @@ impl PublicKey {
         self.key_ids.first().map_or("", String::as_str)
     }
 
-    /// The algorithm with which a token is signed by such a key.
-    pub(in crate::auth) fn algorithm(&self) -> TokenAlgorithm {
-        match self.kind {
-            KeyKind::Rsa => TokenAlgorithm::Rsa(jsonwebtoken::Algorithm::RS256),
-            KeyKind::P256 => TokenAlgorithm::Es256,
-            KeyKind::P384 => TokenAlgorithm::Es384,
-            KeyKind::P521 => TokenAlgorithm::Es512,
+    /// What a token says, if this key signed it. Issuer, audience and times are judged by others: the library would ask the
+    /// system for the time.
+    pub(super) fn decode<C: DeserializeOwned>(
+        &self,
+        token: &str,
+        algorithm: TokenAlgorithm,
+    ) -> Result<C, TokenFault> {
+        match algorithm {
+            _ if !self.kind.accepts(algorithm) => Err(TokenFault::Algorithm),
+            TokenAlgorithm::Library(algorithm) => {
+                let key = match self.kind {
+                    KeyKind::Rsa => DecodingKey::from_rsa_der(&self.bytes),
+                    _ => DecodingKey::from_ec_der(&self.bytes),
+                };
+                decode(token, &key, algorithm)
+            }
+            TokenAlgorithm::Es512 => self.decode_es512(token).ok_or(TokenFault::Malformed)?,
         }
     }
 
-    /// Checks a token's signature (base64url) over `message`.
-    pub(in crate::auth) fn verify_token(
-        &self,
-        algorithm: TokenAlgorithm,
-        message: &[u8],
-        signed: &str,
-    ) -> bool {
-        let check = |key: &DecodingKey, algorithm| {
-            jsonwebtoken::crypto::verify(signed, message, key, algorithm).unwrap_or(false)
-        };
-        match (self.kind, algorithm) {
-            (KeyKind::Rsa, TokenAlgorithm::Rsa(rsa)) => {
-                check(&DecodingKey::from_rsa_der(&self.bytes), rsa)
-            }
-            (KeyKind::P256, TokenAlgorithm::Es256) => check(
-                &DecodingKey::from_ec_der(&self.bytes),
-                jsonwebtoken::Algorithm::ES256,
-            ),
-            (KeyKind::P384, TokenAlgorithm::Es384) => check(
-                &DecodingKey::from_ec_der(&self.bytes),
-                jsonwebtoken::Algorithm::ES384,
-            ),
-            (KeyKind::P521, TokenAlgorithm::Es512) => {
-                URL_SAFE_NO_PAD.decode(signed).is_ok_and(|signed| {
-                    signature::UnparsedPublicKey::new(
-                        &signature::ECDSA_P521_SHA512_FIXED,
-                        &self.bytes,
-                    )
-                    .verify(message, &signed)
-                    .is_ok()
-                })
-            }
-            _ => false,
+    /// `None`: it is malformed.
+    fn decode_es512<C: DeserializeOwned>(&self, token: &str) -> Option<Result<C, TokenFault>> {
+        let (message, signed) = token.rsplit_once('.')?;
+        let (_, claims) = message.split_once('.')?;
+        let signed = URL_SAFE_NO_PAD.decode(signed).ok()?;
+        let key = UnparsedPublicKey::new(&ECDSA_P521_SHA512_FIXED, &self.bytes);
+        if key.verify(message.as_bytes(), &signed).is_err() {
+            return Some(Err(TokenFault::Signature));
         }
+        let claims = URL_SAFE_NO_PAD.decode(claims).ok()?;
+        serde_json::from_slice(&claims).ok().map(Ok)
+    }
+}
+
+/// What a token says, if its signature is right.
+pub(super) fn decode<C: DeserializeOwned>(
+    token: &str,
+    key: &DecodingKey,
+    algorithm: Algorithm,
+) -> Result<C, TokenFault> {
+    let mut only_signature = Validation::new(algorithm);
+    only_signature.required_spec_claims.clear();
+    only_signature.validate_exp = false;
+    only_signature.validate_aud = false;
+    match jsonwebtoken::decode(token, key, &only_signature) {
+        Ok(token) => Ok(token.claims),
+        Err(error) if *error.kind() == ErrorKind::InvalidSignature => Err(TokenFault::Signature),
+        Err(_) => Err(TokenFault::Malformed),
     }
 }
 
@@ -264,8 +270,8 @@ pub(in crate::auth) struct SigningKey {
 }
 
 enum Signer {
-    Jwt(EncodingKey, Algorithm),
-    P521(Arc<EcdsaKeyPair>),
+    Library(EncodingKey, Algorithm),
+    P521(EcdsaKeyPair),
 }
 
 impl SigningKey {
@@ -276,7 +282,7 @@ impl SigningKey {
         let (_, certificate) =
             X509Certificate::from_der(certificate_der).map_err(|_| SetupError::Certificate)?;
         let public_key = PublicKey::of_certificate(&certificate).ok_or(SetupError::KeyKind)?;
-        let signer = read_private_key(&pem.key_pem, public_key.algorithm())?;
+        let signer = read_private_key(&pem.key_pem, public_key.kind)?;
         let key = Self {
             signer,
             x5c: certificates
@@ -286,69 +292,75 @@ impl SigningKey {
             certificate_der: certificate_der.clone(),
             public_key,
         };
-        let trial = key.sign(b"trial").map_err(|()| SetupError::Key)?;
-        if key
+        let trial = key.sign(&json!({})).map_err(|()| SetupError::Key)?;
+        let algorithm = key.public_key.kind.signs_by();
+        match key
             .public_key
-            .verify_token(key.algorithm(), b"trial", &trial)
+            .decode::<serde_json::Value>(&trial, algorithm)
         {
-            Ok(key)
-        } else {
-            Err(SetupError::KeyMismatch)
+            Ok(_) => Ok(key),
+            Err(_) => Err(SetupError::KeyMismatch),
         }
     }
 
-    /// Its algorithm.
-    pub(in crate::auth) fn algorithm(&self) -> TokenAlgorithm {
-        self.public_key.algorithm()
-    }
-
     /// Its public half.
-    pub(in crate::auth) fn public_key(&self) -> &PublicKey {
+    pub(super) fn public_key(&self) -> &PublicKey {
         &self.public_key
     }
 
-    /// The signature of `message`, base64url.
-    pub(in crate::auth) fn sign(&self, message: &[u8]) -> Result<String, ()> {
+    /// A token that says `claims`.
+    pub(super) fn sign(&self, claims: &impl Serialize) -> Result<String, ()> {
+        let kid = self.public_key.libtrust_id().to_owned();
         match &self.signer {
-            Signer::Jwt(key, algorithm) => {
-                jsonwebtoken::crypto::sign(message, key, *algorithm).map_err(|_| ())
+            Signer::Library(key, algorithm) => {
+                let header = Header {
+                    kid: Some(kid),
+                    x5c: Some(self.x5c.clone()),
+                    ..Header::new(*algorithm)
+                };
+                jsonwebtoken::encode(&header, claims, key).map_err(|_| ())
             }
-            Signer::P521(key) => key
-                .sign(&SystemRandom::new(), message)
-                .map(|signed| URL_SAFE_NO_PAD.encode(signed))
-                .map_err(|_| ()),
+            Signer::P521(key) => {
+                let header = json!({"typ": "JWT", "alg": "ES512", "kid": kid, "x5c": self.x5c});
+                let claims = serde_json::to_vec(claims).map_err(|_| ())?;
+                let encoded = [header.to_string().into_bytes(), claims];
+                let message = encoded.map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
+                let signed = key.sign(&SystemRandom::new(), message.as_bytes());
+                let signed = URL_SAFE_NO_PAD.encode(signed.map_err(|_| ())?);
+                Ok(format!("{message}.{signed}"))
+            }
         }
     }
 }
 
-fn read_private_key(pem: &str, algorithm: TokenAlgorithm) -> Result<Signer, SetupError> {
+fn read_private_key(pem: &str, kind: KeyKind) -> Result<Signer, SetupError> {
     let block = x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes())
         .filter_map(Result::ok)
         .find(|block| block.label.ends_with("PRIVATE KEY"))
         .ok_or(SetupError::Key)?;
     let der = block.contents.as_slice();
-    if let TokenAlgorithm::Rsa(rsa) = algorithm {
-        let der = match block.label.as_str() {
-            "RSA PRIVATE KEY" => der.to_vec(),
-            _ => inside_pkcs8(der).ok_or(SetupError::Key)?,
-        };
-        return Ok(Signer::Jwt(EncodingKey::from_rsa_der(&der), rsa));
-    }
-    let (curve, jwt) = match algorithm {
-        TokenAlgorithm::Es384 => (&ECDSA_P384_SHA384_FIXED_SIGNING, Some(Algorithm::ES384)),
-        TokenAlgorithm::Es512 => (&ECDSA_P521_SHA512_FIXED_SIGNING, None),
-        TokenAlgorithm::Es256 | TokenAlgorithm::Rsa(_) => {
-            (&ECDSA_P256_SHA256_FIXED_SIGNING, Some(Algorithm::ES256))
+    let curve = match kind {
+        KeyKind::Rsa => {
+            let der = match block.label.as_str() {
+                "RSA PRIVATE KEY" => der.to_vec(),
+                _ => inside_pkcs8(der).ok_or(SetupError::Key)?,
+            };
+            let key = EncodingKey::from_rsa_der(&der);
+            return Ok(Signer::Library(key, Algorithm::RS256));
         }
+        KeyKind::P256 => &ECDSA_P256_SHA256_FIXED_SIGNING,
+        KeyKind::P384 => &ECDSA_P384_SHA384_FIXED_SIGNING,
+        KeyKind::P521 => &ECDSA_P521_SHA512_FIXED_SIGNING,
     };
-    // Takes PKCS#8 and SEC1 alike; jsonwebtoken wants PKCS#8.
+    // It takes PKCS#8 and SEC1 alike; the library only PKCS#8.
     let key = EcdsaKeyPair::from_private_key_der(curve, der).map_err(|_| SetupError::Key)?;
-    match jwt {
-        Some(jwt) => {
+    match kind.signs_by() {
+        TokenAlgorithm::Library(algorithm) => {
             let pkcs8 = key.to_pkcs8v1().map_err(|_| SetupError::Key)?;
-            Ok(Signer::Jwt(EncodingKey::from_ec_der(pkcs8.as_ref()), jwt))
+            let key = EncodingKey::from_ec_der(pkcs8.as_ref());
+            Ok(Signer::Library(key, algorithm))
         }
-        None => Ok(Signer::P521(Arc::new(key))),
+        TokenAlgorithm::Es512 => Ok(Signer::P521(key)),
     }
 }
 
@@ -434,8 +446,15 @@ mod tests {
                     certificate_pem: certificate.pem(),
                     key_pem,
                 });
-                let algorithm = read.map(|key| key.algorithm().name());
-                assert_eq!(algorithm, Ok(name));
+                let read = read.expect("a key");
+                let token = read.sign(&json!({"sub": "alice"})).expect("a token");
+                let algorithm = read.public_key().kind.signs_by();
+                assert_eq!(TokenAlgorithm::from_name(name), Some(algorithm));
+                let claims: serde_json::Value = read
+                    .public_key()
+                    .decode(&token, algorithm)
+                    .expect("our signature");
+                assert_eq!(claims["sub"], "alice");
             }
         }
     }

@@ -1,7 +1,8 @@
-//! What stands in a token.
+//! Tokens: what is in them, who signs them, which of them are believed, and the endpoint that issues them.
 //!
-//! Must not know keys, users or rules. Invariant: what is written here, a registry 2.8 and 3.x reads.
+//! This file has the claims. Must not know rules. Invariant: registries 2.8 and 3.x read what is written here.
 
+mod certificates;
 pub(super) mod endpoint;
 pub(super) mod keys;
 pub(super) mod own_names;
@@ -14,32 +15,63 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use certificates::{EndingCertificate, ending_certificates};
+
 use crate::oci::scope::Scope;
-use keys::SigningKey;
 
 /// Clocks differ: a token holds from so long before it was issued.
 pub(super) const BACKDATED_SECS: u64 = 10;
 
-/// The first part of a token.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Header {
-    /// `JWT`; not looked at.
-    #[serde(default)]
-    pub typ: Option<String>,
-    /// Name of the algorithm.
-    pub alg: String,
-    /// The key's id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kid: Option<String>,
-    /// Certificates, base64 DER, the key's own first.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub x5c: Option<Vec<String>>,
-    /// Extensions that must be understood: none is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub crit: Option<Vec<String>>,
+/// Why a token is refused, in the order of the checks. For the log: a client is told that its token is invalid, and no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenFault {
+    /// It is not a token, or a part of it cannot be read.
+    Malformed,
+    /// `none`, HMAC, or an algorithm that does not fit the key.
+    Algorithm,
+    /// No key has its `kid`, or its certificate holds a key of a kind that signs no tokens.
+    KeyUnknown,
+    /// Its certificate does not lead to one of the configuration.
+    CertificateUntrusted,
+    /// A certificate that vouches for its key has expired.
+    CertificateExpired,
+    /// The same, before its time.
+    CertificateNotYetValid,
+    /// The key did not sign it.
+    Signature,
+    /// `iss` is another one.
+    Issuer,
+    /// `exp` is past.
+    Expired,
+    /// `nbf` is to come.
+    NotYetValid,
+    /// `aud` is another service.
+    Audience,
+    /// Its account was removed or has ended, its tokens were revoked, or its password was changed.
+    Revoked,
 }
 
-/// The second part of a token.
+impl TokenFault {
+    /// Its text in the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "invalid token: malformed",
+            Self::Algorithm => "invalid token: algorithm not accepted",
+            Self::KeyUnknown => "invalid token: unknown key",
+            Self::CertificateUntrusted => "invalid token: issuer certificate not trusted",
+            Self::CertificateExpired => "invalid token: issuer certificate expired",
+            Self::CertificateNotYetValid => "invalid token: issuer certificate not yet valid",
+            Self::Signature => "invalid token: wrong signature",
+            Self::Issuer => "invalid token: wrong issuer",
+            Self::Expired => "invalid token: expired",
+            Self::NotYetValid => "invalid token: not yet valid",
+            Self::Audience => "invalid token: wrong audience",
+            Self::Revoked => "invalid token: account changed, ended or removed since it was issued",
+        }
+    }
+}
+
+/// What a token says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Claims {
     /// Who issued it.
@@ -121,26 +153,6 @@ fn null_is_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Scope
         actions: entry.actions.unwrap_or_default(),
     };
     Ok(entries.unwrap_or_default().into_iter().map(scope).collect())
-}
-
-/// A signed token.
-pub(super) fn sign(claims: &Claims, key: &SigningKey) -> Result<String, ()> {
-    let header = Header {
-        typ: Some("JWT".to_owned()),
-        alg: key.algorithm().name().to_owned(),
-        kid: Some(key.public_key().libtrust_id().to_owned()),
-        x5c: Some(key.x5c.clone()),
-        crit: None,
-    };
-    let header = serde_json::to_vec(&header).map_err(|_| ())?;
-    let claims = serde_json::to_vec(claims).map_err(|_| ())?;
-    let message = format!(
-        "{}.{}",
-        URL_SAFE_NO_PAD.encode(header),
-        URL_SAFE_NO_PAD.encode(claims)
-    );
-    let signature = key.sign(message.as_bytes())?;
-    Ok(format!("{message}.{signature}"))
 }
 
 /// 16 random bytes as text.

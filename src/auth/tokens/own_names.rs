@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::OnceLock;
 
 /// Where this registry listens, and under which names its certificate makes it known.
 pub struct Listening {
@@ -26,9 +27,46 @@ impl fmt::Debug for Listening {
     }
 }
 
+/// What this registry is called.
+pub(in crate::auth) struct OwnNames {
+    service: String,
+    external_host: Option<String>,
+    listening: OnceLock<Vec<Listening>>,
+}
+
+impl OwnNames {
+    /// The names that the configuration gives.
+    pub(super) fn new(service: &str, external_host: Option<&str>) -> Self {
+        Self {
+            service: service.to_owned(),
+            external_host: external_host.map(str::to_owned),
+            listening: OnceLock::new(),
+        }
+    }
+
+    /// Adds those of where it listens, once all of that is known. A second call would be of another server with the same `Auth`,
+    /// which there is not.
+    pub(in crate::auth) fn listens(&self, listening: Vec<Listening>) {
+        let _ = self.listening.set(listening);
+    }
+
+    /// Whether this is `auth.token.service`.
+    pub(super) fn is_service(&self, service: &str) -> bool {
+        self.service == service
+    }
+
+    /// Whether this registry is reached under this name.
+    pub(super) fn is_own_name(&self, service: &str) -> bool {
+        let external = self.external_host.as_deref();
+        let listening = self.listening.get();
+        external.is_some_and(|url| is_host_of(url, service))
+            || listening.is_some_and(|all| all.iter().any(|own| own.is_called(service)))
+    }
+}
+
 impl Listening {
     /// Whether `service` is `HOST` or `HOST:PORT` of this registry.
-    pub(in crate::auth) fn is_called(&self, service: &str) -> bool {
+    fn is_called(&self, service: &str) -> bool {
         let Some(asked) = Authority::parse(service, self.is_https) else {
             return false;
         };
@@ -38,7 +76,7 @@ impl Listening {
 }
 
 /// Whether `service` is the host of `url` (`http.host`), with its port or, where that is the scheme's own, without.
-pub(in crate::auth) fn is_host_of(url: &str, service: &str) -> bool {
+fn is_host_of(url: &str, service: &str) -> bool {
     let (scheme, authority) = url.split_once("://").unwrap_or(("https", url));
     let is_https = scheme.eq_ignore_ascii_case("https");
     let own = Authority::parse(authority.trim_end_matches('/'), is_https);

@@ -5,10 +5,10 @@
 //! users. Invariant: a refresh token is good for nothing but new tokens, for the service it was asked for, until its end or
 //! its account's next generation.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, crypto};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
 use serde::{Deserialize, Serialize};
+
+use super::keys;
 
 use crate::auth::keyed_hash::{KeyedHash, Purpose};
 
@@ -18,8 +18,8 @@ pub(in crate::auth) const LIFETIME_SECS: u64 = 90 * 24 * 60 * 60;
 /// Ours are a quarter of this; longer ones are refused unread.
 const TOKEN_BYTES_MAX: usize = 4 * 1024;
 
-/// Not read but compared: no token chooses how it is checked.
-const HEADER: &str = r#"{"typ":"JWT","alg":"HS256"}"#;
+/// The one algorithm that is accepted: no token chooses how it is checked.
+const ALGORITHM: Algorithm = Algorithm::HS256;
 
 /// What a refresh token says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,33 +56,25 @@ impl RefreshTokens {
     }
 
     /// The token that says `claims`.
-    pub(in crate::auth) fn issue(&self, claims: &Claims) -> Result<String, ()> {
-        let header = URL_SAFE_NO_PAD.encode(HEADER);
-        let claims = URL_SAFE_NO_PAD.encode(serde_json::to_vec(claims).map_err(|_| ())?);
-        let message = format!("{header}.{claims}");
-        let mac = crypto::sign(message.as_bytes(), &self.encoding, Algorithm::HS256);
-        Ok(format!("{message}.{}", mac.map_err(|_| ())?))
+    pub(super) fn issue(&self, claims: &Claims) -> Result<String, ()> {
+        jsonwebtoken::encode(&Header::new(ALGORITHM), claims, &self.encoding).map_err(|_| ())
     }
 
     /// What a genuine token says, unless it has ended.
-    pub(in crate::auth) fn read(&self, token: &str, now_unix_secs: u64) -> Option<Claims> {
+    pub(super) fn read(&self, token: &str, now_unix_secs: u64) -> Option<Claims> {
         if token.len() > TOKEN_BYTES_MAX {
             return None;
         }
-        let (message, mac) = token.rsplit_once('.')?;
-        let (header, claims) = message.split_once('.')?;
-        if header != URL_SAFE_NO_PAD.encode(HEADER) {
-            return None;
-        }
-        let is_genuine =
-            crypto::verify(mac, message.as_bytes(), &self.decoding, Algorithm::HS256).ok()?;
-        let claims: Claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
-        (is_genuine && now_unix_secs < claims.exp).then_some(claims)
+        let claims: Claims = keys::decode(token, &self.decoding, ALGORITHM).ok()?;
+        (now_unix_secs < claims.exp).then_some(claims)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
     use super::*;
     use crate::auth::Secret;
 
@@ -113,7 +105,7 @@ mod tests {
         let token = tokens(1).issue(&claims()).expect("a token");
         assert_eq!(tokens(2).read(&token, 1_500), None);
         let parts: Vec<&str> = token.split('.').collect();
-        let [_, body, mac] = parts.as_slice() else {
+        let [own, body, mac] = parts.as_slice() else {
             panic!("three parts");
         };
         for header in [r#"{"typ":"JWT","alg":"none"}"#, r#"{"alg":"HS256"}"#] {
@@ -124,7 +116,11 @@ mod tests {
             );
             assert_eq!(tokens(1).read(&format!("{header}.{body}."), 1_500), None);
         }
-        let header = URL_SAFE_NO_PAD.encode(HEADER);
+        let header = URL_SAFE_NO_PAD.encode(r#"{"typ":"JWT","alg":"HS256"}"#);
+        assert_eq!(
+            header, *own,
+            "tokens of earlier versions have the same header"
+        );
         let other = serde_json::to_vec(&Claims {
             sub: "admin".to_owned(),
             ..claims()

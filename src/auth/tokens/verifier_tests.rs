@@ -2,17 +2,27 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::keys::SigningKey;
+use super::keys::{PublicKey, SigningKey};
 use super::verifier::Verifier;
-use super::{self as token, Claims};
+use super::{Claims, TokenFault, ending_certificates};
 use crate::auth::keyed_hash::KeyedHash;
-use crate::auth::settings::{Limits, Secret, SigningKeyPem};
+use crate::auth::settings::{Limits, Secret, SigningKeyPem, TokenSettings};
 
 const NOW: u64 = 1_795_500_000;
 
 fn claims() -> Claims {
-    serde_json::from_value(serde_json::json!({"iss": "lab", "exp": NOW})).expect("claims")
+    serde_json::from_value(with_claims(&serde_json::json!({}))).expect("claims")
+}
+
+/// What a good token says, and these instead.
+fn with_claims(other: &serde_json::Value) -> serde_json::Value {
+    let mut claims = serde_json::json!({"iss": "lab", "aud": "boathouse", "exp": NOW});
+    for (name, value) in other.as_object().expect("an object") {
+        claims[name] = value.clone();
+    }
+    claims
 }
 
 fn issue(certificates: &[&rcgen::Certificate], key: &rcgen::KeyPair) -> String {
@@ -20,14 +30,42 @@ fn issue(certificates: &[&rcgen::Certificate], key: &rcgen::KeyPair) -> String {
         certificate_pem: certificates.iter().map(|one| one.pem()).collect(),
         key_pem: key.serialize_pem(),
     };
-    token::sign(&claims(), &SigningKey::from_pem(&pem).expect("a key")).expect("a token")
+    let signing = SigningKey::from_pem(&pem).expect("a key");
+    signing.sign(&claims()).expect("a token")
+}
+
+/// A token that names its key and brings no certificate.
+fn issue_by_id(
+    certificate: &rcgen::Certificate,
+    key: &rcgen::KeyPair,
+    claims: &impl serde::Serialize,
+) -> String {
+    let (_, parsed) = X509Certificate::from_der(certificate.der()).expect("a certificate");
+    let public_key = PublicKey::of_certificate(&parsed).expect("a key");
+    let header = jsonwebtoken::Header {
+        kid: Some(public_key.libtrust_id().to_owned()),
+        ..jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256)
+    };
+    let key = jsonwebtoken::EncodingKey::from_ec_der(key.serialized_der());
+    jsonwebtoken::encode(&header, claims, &key).expect("a token")
+}
+
+fn verifier(trusted: &[&rcgen::Certificate]) -> Verifier {
+    let settings = TokenSettings {
+        issuer: "lab".to_owned(),
+        trusted_certificates_pem: trusted.iter().map(|one| one.pem()).collect(),
+        ..TokenSettings::default()
+    };
+    let hash = KeyedHash::new(&Secret::default());
+    Verifier::new(&settings, None, &Limits::default(), hash).expect("trusted certificates")
+}
+
+fn judge(trusted: &rcgen::Certificate, token: &str) -> Result<(), TokenFault> {
+    verifier(&[trusted]).verify(token, NOW).map(drop)
 }
 
 fn verifies(trusted: &rcgen::Certificate, token: &str) -> bool {
-    let hash = KeyedHash::new(&Secret::default());
-    let verifier = Verifier::new("lab", &[trusted.pem()], None, &Limits::default(), hash);
-    let verifier = verifier.expect("a trusted certificate");
-    verifier.verify(token, NOW).is_some()
+    judge(trusted, token).is_ok()
 }
 
 fn params(subject: &str, is_ca: bool) -> rcgen::CertificateParams {
@@ -181,34 +219,18 @@ fn a_key_id_counts_while_its_certificate_is_valid() {
     params.not_before = at(NOW - 100);
     params.not_after = at(NOW + 100);
     let certificate = params.self_signed(&key).expect("a certificate");
-    let good = issue(&[&certificate], &key);
-    let (header, rest) = good.split_once('.').expect("three parts");
-    let (claims, _) = rest.split_once('.').expect("three parts");
-    let header = URL_SAFE_NO_PAD.decode(header).expect("base64url");
-    let mut header: serde_json::Value = serde_json::from_slice(&header).expect("JSON");
-    header.as_object_mut().expect("an object").remove("x5c");
-    let message = format!("{}.{claims}", URL_SAFE_NO_PAD.encode(header.to_string()));
-    let pem = SigningKeyPem {
-        certificate_pem: certificate.pem(),
-        key_pem: key.serialize_pem(),
-    };
-    let signing = SigningKey::from_pem(&pem).expect("a key");
-    let signature = signing.sign(message.as_bytes()).expect("a signature");
-    let token = format!("{message}.{signature}");
-    let hash = KeyedHash::new(&Secret::default());
-    let limits = Limits::default();
-    let verifier = Verifier::new("lab", &[certificate.pem()], None, &limits, hash);
-    let verifier = verifier.expect("a trusted certificate");
+    let token = issue_by_id(&certificate, &key, &claims());
+    let verifier = verifier(&[&certificate]);
     // The one before its time comes first: what was genuine once is remembered, and time does not go back.
     for (now, expected) in [
-        (NOW - 101, false),
-        (NOW, true),
-        (NOW + 100, true),
-        (NOW + 101, false),
+        (NOW - 101, Err(TokenFault::CertificateNotYetValid)),
+        (NOW, Ok(())),
+        (NOW + 100, Ok(())),
+        (NOW + 101, Err(TokenFault::CertificateExpired)),
     ] {
-        let is_genuine = verifier.verify(&token, now).is_some();
+        let judged = verifier.verify(&token, now).map(drop);
         assert_eq!(
-            is_genuine, expected,
+            judged, expected,
             "a key of a certificate that is not valid was believed: {now}"
         );
     }
@@ -274,4 +296,127 @@ fn no_signature_another_algorithm_and_an_embedded_key_are_refused() {
     };
     assert!(!verifies(&certificate, &with(&embedded, signature)));
     assert!(!verifies(&certificate, &format!("{message}.")));
+}
+
+#[test]
+fn a_refusal_names_its_reason() {
+    let key = || rcgen::KeyPair::generate().expect("a key");
+    let at = |secs: u64| {
+        let secs = i64::try_from(secs).expect("small");
+        time::OffsetDateTime::from_unix_timestamp(secs).expect("a time")
+    };
+    let (good_key, other_key) = (key(), key());
+    let good = params("lab", false).self_signed(&good_key).expect("one");
+    let other = params("lab", false).self_signed(&other_key).expect("one");
+    let mut expired = params("lab", false);
+    expired.not_after = at(NOW - 1);
+    let expired = expired.self_signed(&good_key).expect("one");
+    let by_id = |claims| issue_by_id(&good, &good_key, &with_claims(&claims));
+    let token = issue(&[&good], &good_key);
+    let (message, _) = token.rsplit_once('.').expect("three parts");
+    let other_token = issue(&[&other], &other_key);
+    let (_, other_signature) = other_token.rsplit_once('.').expect("three parts");
+    let secret = jsonwebtoken::EncodingKey::from_secret(good.der());
+    let mut hmac = jsonwebtoken::decode_header(&token).expect("a header");
+    hmac.alg = jsonwebtoken::Algorithm::HS256;
+    let hmac = jsonwebtoken::encode(&hmac, &claims(), &secret).expect("a token");
+    let at_now = |token: &str| judge(&good, token);
+    for (token, expected) in [
+        (token.clone(), Ok(())),
+        (by_id(serde_json::json!({})), Ok(())),
+        ("no token".to_owned(), Err(TokenFault::Malformed)),
+        (format!("{token}."), Err(TokenFault::Malformed)),
+        ("a".repeat(17 * 1024), Err(TokenFault::Malformed)),
+        (hmac, Err(TokenFault::Algorithm)),
+        (
+            issue_by_id(&other, &other_key, &claims()),
+            Err(TokenFault::KeyUnknown),
+        ),
+        (other_token.clone(), Err(TokenFault::CertificateUntrusted)),
+        (
+            format!("{message}.{other_signature}"),
+            Err(TokenFault::Signature),
+        ),
+        (
+            by_id(serde_json::json!({"iss": "another"})),
+            Err(TokenFault::Issuer),
+        ),
+        (
+            by_id(serde_json::json!({"aud": "another"})),
+            Err(TokenFault::Audience),
+        ),
+        (
+            by_id(serde_json::json!({"aud": ["another", "boathouse"]})),
+            Ok(()),
+        ),
+        (
+            by_id(serde_json::json!({"aud": ""})),
+            Err(TokenFault::Audience),
+        ),
+        (by_id(serde_json::json!({"nbf": NOW + 60})), Ok(())),
+        (
+            by_id(serde_json::json!({"nbf": NOW + 61})),
+            Err(TokenFault::NotYetValid),
+        ),
+        (
+            by_id(serde_json::json!({"exp": NOW - 24 * 60 * 60})),
+            Ok(()),
+        ),
+        (
+            by_id(serde_json::json!({"exp": NOW - 24 * 60 * 60 - 1})),
+            Err(TokenFault::Expired),
+        ),
+    ] {
+        assert_eq!(at_now(&token), expected, "{token}");
+    }
+    let with_expired = issue(&[&expired], &good_key);
+    assert_eq!(
+        judge(&expired, &with_expired),
+        Err(TokenFault::CertificateExpired)
+    );
+    assert_eq!(
+        judge(&expired, &by_id(serde_json::json!({}))),
+        Err(TokenFault::CertificateExpired)
+    );
+    // The token brings a certificate that is valid, and the authority in the bundle is not.
+    let ended = |params: &mut rcgen::CertificateParams| params.not_after = at(NOW - 1);
+    let same = |_: &mut rcgen::CertificateParams| {};
+    for (root, token) in [
+        chained(ended, same, same),
+        chained(same, ended, same),
+        chained(same, same, ended),
+    ] {
+        assert_eq!(judge(&root, &token), Err(TokenFault::CertificateExpired));
+    }
+}
+
+#[test]
+fn certificates_that_end_soon_are_named() {
+    let at = |secs: u64| {
+        let secs = i64::try_from(secs).expect("small");
+        time::OffsetDateTime::from_unix_timestamp(secs).expect("a time")
+    };
+    let certificate = |name: &str, end: u64| {
+        let mut params = params(name, false);
+        params.not_after = at(end);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        params.self_signed(&key).expect("a certificate").pem()
+    };
+    let day = 24 * 60 * 60;
+    let bundle = certificate("over", NOW - 1) + &certificate("next year", NOW + 365 * day);
+    let own = SigningKeyPem {
+        certificate_pem: certificate("ours", NOW + 29 * day),
+        key_pem: String::new(),
+    };
+    let trusted = [bundle, certificate("in time", NOW + 30 * day)];
+    let told = ending_certificates(Some(&own), &trusted, NOW);
+    let told: Vec<String> = told.iter().map(ToString::to_string).collect();
+    let expected = [
+        "token.certificate: the certificate `CN=ours` expires on 2026-12-23: tokens that it vouches for are refused from then on; hint: ",
+        "auth.token.rootcertbundle: the certificate `CN=over` expired on 2026-11-24: tokens that it vouches for are refused; hint: ",
+    ];
+    assert_eq!(told.len(), expected.len(), "{told:?}");
+    for (told, expected) in told.iter().zip(expected) {
+        assert!(told.starts_with(expected), "{told}");
+    }
 }

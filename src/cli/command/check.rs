@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use crate::cli::installation::{self, Where};
 use crate::cli::talk;
+use crate::clock::{Clock as _, SystemClock};
 use crate::config;
 
 /// `boathouse check`
@@ -43,6 +44,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     for mistake in loaded.config.auth.mistakes(0) {
         talk::line(format_args!("warning: {mistake}"));
+    }
+    let now_unix_secs = SystemClock::new().unix_secs();
+    for certificate in loaded.config.auth.ending_certificates(now_unix_secs) {
+        talk::line(format_args!("warning: {certificate}"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -16,7 +16,7 @@ use super::up::welcome::Welcome;
 use super::up::{foreign_files, welcome};
 use crate::cli::installation::{listen_address, registry_name};
 use crate::cli::talk;
-use crate::clock::SystemClock;
+use crate::clock::{Clock as _, SystemClock};
 use crate::config::{self, Config, Loaded};
 use crate::host_port::HostPort;
 use crate::instance::signals::{Endings, Hangups};
@@ -109,6 +109,10 @@ pub(super) fn serve(start: &Start) -> anyhow::Result<ExitCode> {
     }
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
+    }
+    let now_unix_secs = SystemClock::new().unix_secs();
+    for certificate in loaded.config.auth.ending_certificates(now_unix_secs) {
+        tracing::warn!("{certificate}");
     }
     let descriptors = platform::raise_descriptor_limit();
     if descriptors.is_some_and(|limit| limit < DESCRIPTORS_MIN) {
