@@ -107,10 +107,10 @@ async fn every_wrong_password_costs_what_the_dearest_account_costs() {
         broken.password_hash = Some("no hash".to_owned());
     });
     for account in ["alice", "middle", "dear", "broken", "nobody"] {
-        let before = lab.auth.passwords.bcrypt_work.load(Ordering::Relaxed);
+        let before = lab.auth.bcrypt_work.load(Ordering::Relaxed);
         let credentials = format!("{account}:wrong");
         assert!(lab.token("", Some(&credentials)).await.is_err());
-        let work = lab.auth.passwords.bcrypt_work.load(Ordering::Relaxed) - before;
+        let work = lab.auth.bcrypt_work.load(Ordering::Relaxed) - before;
         assert_eq!(work, 1 << 8, "{account}");
     }
 }

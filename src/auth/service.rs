@@ -5,6 +5,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
@@ -13,7 +14,7 @@ use super::SetupError;
 use super::access::{Caller, Identity, Origin, Refusal};
 use super::accounts::{Accounts, Current};
 use super::keyed_hash::KeyedHash;
-use super::passwords::{Passwords, Verdict};
+use super::passwords::{Authenticator, Passwords, StoredHashes, Verdict};
 use super::settings::{Authentication, Scheme, Settings, TokenSettings};
 use super::tokens::endpoint::{self, Login};
 use super::tokens::keys::SigningKey;
@@ -44,7 +45,9 @@ pub struct Auth {
     pub(super) signing: Option<SigningKey>,
     pub(super) refresh_tokens: RefreshTokens,
     pub(super) verifier: Verifier,
-    pub(super) passwords: Passwords,
+    pub(super) passwords: Arc<Passwords>,
+    /// What comparisons of passwords cost in all: 2 to the power of bcrypt's cost, summed.
+    pub(super) bcrypt_work: Arc<AtomicU64>,
     /// What a reload replaces.
     accounts: ArcSwap<Accounts>,
 }
@@ -68,7 +71,12 @@ impl Auth {
             scheme: settings.scheme,
             token: settings.token.clone(),
             scopes_max: settings.limits.scopes_per_token_max,
-            passwords: Passwords::new(&settings.limits, hash.clone(), Arc::clone(&clock)),
+            passwords: Arc::new(Passwords::new(
+                &settings.limits,
+                hash.clone(),
+                Arc::clone(&clock),
+            )),
+            bcrypt_work: Arc::default(),
             refresh_tokens: RefreshTokens::new(&hash),
             hash,
             signing,
@@ -152,12 +160,9 @@ impl Auth {
     /// Checks a password. It is compared with the hash of when it came. If that takes time (a login may wait in the queue) and
     /// the account changes meanwhile, a right password of before is a wrong one.
     pub(super) async fn log_in(&self, login: &Login, origin: &Origin) -> LoggedIn {
-        let Login { account, password } = login;
+        let account = &login.account;
         let before = self.now().await;
-        let verdict = self
-            .passwords
-            .check(&before, account, password, origin.client);
-        let mut verdict = pin!(verdict);
+        let mut verdict = pin!(self.check_password(&before, login, origin));
         // A password that is remembered needs no second look at the accounts.
         let (verdict, now) = match verdict.as_mut().now_or_never() {
             Some(verdict) => (verdict, before.clone()),
@@ -175,6 +180,33 @@ impl Auth {
             Verdict::Wrong => LoggedIn::No,
             Verdict::Later { retry_after_secs } => LoggedIn::Later { retry_after_secs },
         }
+    }
+
+    async fn check_password(&self, accounts: &Current, login: &Login, origin: &Origin) -> Verdict {
+        let Login { account, password } = login;
+        let user = accounts.find(account, self.clock.unix_secs());
+        // `{}` in the configuration: any password is right.
+        if user.is_some_and(|user| user.password_hash.is_none()) {
+            return Verdict::Right;
+        }
+        let generation = self.generation_in(accounts, account).unwrap_or_default();
+        let authenticators = || self.authenticators(accounts);
+        self.passwords
+            .check(
+                authenticators,
+                account,
+                &generation,
+                password,
+                origin.client,
+            )
+            .await
+    }
+
+    /// Who is asked about passwords, in this order.
+    fn authenticators(&self, accounts: &Current) -> Vec<Arc<dyn Authenticator>> {
+        let (accounts, clock) = (accounts.clone(), Arc::clone(&self.clock));
+        let stored = StoredHashes::new(accounts, clock, Arc::clone(&self.bcrypt_work));
+        vec![Arc::new(stored)]
     }
 
     /// The generation of an account's credentials; `None` if there is no such account.

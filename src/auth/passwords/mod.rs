@@ -1,34 +1,30 @@
-//! Checking passwords, without letting them eat the machine.
+//! Checking passwords, without letting them use up the machine.
 //!
-//! Must not know tokens or rules. Invariant: a wrong password and an unknown account cost the same, which is what
-//! the dearest account costs, so that time tells nobody which accounts there are; verified credentials cost one bcrypt,
-//! also where they come many times at once; a password is compared off the async threads, a few at a time and of each client
-//! in turn, and guesses sent at once are slowed like guesses sent one by one.
+//! Must not know tokens, rules, or how a password is compared (`authenticator`). Invariants: a right login is compared once,
+//! also if it comes many times at once; a few logins are compared at a time, of each client in turn; guesses sent at once are
+//! slowed like guesses sent one by one.
 
+mod authenticator;
 mod failures;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::OwnedMutexGuard;
 
+pub(super) use authenticator::{Authenticator, StoredHashes, bcrypt_cost};
+
+use authenticator::{Checked, check_with_each};
 use failures::Failures;
 
-use super::accounts::Current;
 use super::bounded::Bounded;
 use super::fair_queue::{FairQueue, address_group};
 use super::keyed_hash::{KeyedHash, Purpose};
 use super::settings::Limits;
 use crate::clock::Clock;
-
-/// A hash made of nothing, that no password has; its cost is filled in.
-const DUMMY_SALT_AND_HASH: &str = "abcdefghijklmnopqrstuu5nTzPGVsNTFuMqkPVtDFQi7HyyPrHx2";
-
-/// What follows version and cost.
-const SALT_AND_HASH_LENGTH: usize = 53;
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,11 +33,11 @@ pub(super) enum Verdict {
     Right,
     /// No such account, or another password.
     Wrong,
-    /// Not looked at: too many failures, or too many waiting.
+    /// Not known: too many failures, too many waiting, or nobody who could say.
     Later { retry_after_secs: u64 },
 }
 
-/// Too many wait already; a second is many comparisons.
+/// Too many wait already (a second is many comparisons), or the account's authenticator cannot be asked.
 const LATER: Verdict = Verdict::Later {
     retry_after_secs: 1,
 };
@@ -50,15 +46,13 @@ const LATER: Verdict = Verdict::Later {
 pub(super) struct Passwords {
     clock: Arc<dyn Clock>,
     hash: KeyedHash,
-    failures: Arc<Failures>,
+    failures: Failures,
     verified: Mutex<Bounded<[u8; 32], ()>>,
     turns: FairQueue,
     callers: Callers,
     comparing: Comparing,
     /// How many logins were compared.
     compared_logins: AtomicUsize,
-    /// What comparisons cost in all: 2 to the power of bcrypt's cost, summed.
-    pub bcrypt_work: Arc<AtomicU64>,
 }
 
 impl Passwords {
@@ -66,7 +60,7 @@ impl Passwords {
     pub(super) fn new(limits: &Limits, hash: KeyedHash, clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
-            failures: Arc::new(Failures::new(limits, hash.clone())),
+            failures: Failures::new(limits, hash.clone()),
             hash,
             verified: Mutex::new(Bounded::new(limits.verified_passwords_max)),
             turns: FairQueue::new(
@@ -80,30 +74,20 @@ impl Passwords {
             },
             comparing: Comparing::default(),
             compared_logins: AtomicUsize::new(0),
-            bcrypt_work: Arc::default(),
         }
     }
 
-    /// Whether `password` is the one of `account`.
+    /// Whether `password` is the one of `account`, by the authenticator that knows it. What is remembered of a login holds
+    /// for one `generation` of the account's credentials.
     pub(super) async fn check(
-        &self,
-        users: &Current,
+        self: &Arc<Self>,
+        authenticators: impl FnOnce() -> Vec<Arc<dyn Authenticator>>,
         account: &str,
+        generation: &str,
         password: &[u8],
         client: IpAddr,
     ) -> Verdict {
-        let user = users.find(account, self.clock.unix_secs());
-        let stored = match user {
-            // `{}` in the configuration: any password is right.
-            Some(user) if user.password_hash.is_none() => return Verdict::Right,
-            Some(user) => user.password_hash.as_deref(),
-            None => None,
-        };
-        let parts = [
-            account.as_bytes(),
-            stored.unwrap_or_default().as_bytes(),
-            password,
-        ];
+        let parts = [account.as_bytes(), generation.as_bytes(), password];
         let fingerprint = self.hash.hash(Purpose::Password, &parts);
         let known = || self.known(fingerprint, account, client);
         if let Some(verdict) = known() {
@@ -126,49 +110,34 @@ impl Passwords {
         if let Some(verdict) = known() {
             return verdict;
         }
-        let turn = (turn, alone);
-        let real = stored.and_then(|stored| Some((stored.to_owned(), bcrypt_cost(stored)?)));
-        let dearest = users.dearest_cost();
-        let work = Arc::clone(&self.bcrypt_work);
-        let compare = move |password: &[u8], stored: &str, cost: u32| {
-            work.fetch_add(1 << cost, Ordering::Relaxed);
-            let is_equal = bcrypt::verify(password, stored).unwrap_or(false);
-            // bcrypt repeats a password with a NUL behind it: `a`, NUL, `a` is to it what `a` is. Refused after the same work.
-            is_equal && !password.contains(&0)
-        };
-        let failures = Arc::clone(&self.failures);
-        let clock = Arc::clone(&self.clock);
-        let (account, password) = (account.to_owned(), password.to_vec());
         self.compared_logins.fetch_add(1, Ordering::Relaxed);
-        // The turn and the record belong to the comparison, which goes on when a caller hangs up.
-        let judge = move || {
-            let is_right = if let Some((stored, cost)) = real {
-                let is_right = compare(&password, &stored, cost);
-                if !is_right {
-                    // Each cost is twice the one below: with the comparison above these make one of the dearest.
-                    for cost in cost..dearest {
-                        compare(&password, &dummy_hash(cost), cost);
-                    }
-                }
-                is_right
-            } else {
-                compare(&password, &dummy_hash(dearest), dearest);
-                false
-            };
-            if !is_right {
-                failures.record(fingerprint, &account, client, clock.elapsed());
-            }
-            (is_right, turn)
+        let (passwords, authenticators) = (Arc::clone(self), authenticators());
+        let (account, password) = (account.to_owned(), password.to_vec());
+        // A task of its own: the turn and the record belong to the comparison, which goes on when the caller hangs up.
+        let compare = async move {
+            let checked = check_with_each(&authenticators, &account, &password).await;
+            passwords.record(checked, fingerprint, &account, client);
+            drop((turn, alone));
+            checked
         };
-        match tokio::task::spawn_blocking(judge).await {
-            Ok((true, _turn)) => {
-                self.verified
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(fingerprint, ());
-                Verdict::Right
+        match tokio::spawn(compare).await {
+            Ok(Checked::Right) => Verdict::Right,
+            Ok(Checked::Wrong | Checked::Unknown) => Verdict::Wrong,
+            Ok(Checked::Unavailable) | Err(_) => LATER,
+        }
+    }
+
+    fn record(&self, checked: Checked, fingerprint: [u8; 32], account: &str, client: IpAddr) {
+        match checked {
+            Checked::Right => {
+                let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+                verified.insert(fingerprint, ());
             }
-            Ok((false, _)) | Err(_) => Verdict::Wrong,
+            Checked::Wrong | Checked::Unknown => {
+                let now = self.clock.elapsed();
+                self.failures.record(fingerprint, account, client, now);
+            }
+            Checked::Unavailable => {}
         }
     }
 
@@ -261,52 +230,56 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// The cost of a well-formed hash: `$2b$10$` and 53 characters, nothing behind it.
-pub(super) fn bcrypt_cost(stored: &str) -> Option<u32> {
-    let (version, rest) = stored.split_at_checked("$2b$".len())?;
-    let (cost, rest) = rest.split_once('$')?;
-    let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'/');
-    let is_whole = ["$2a$", "$2b$", "$2x$", "$2y$"].contains(&version)
-        && cost.len() == 2
-        && rest.len() == SALT_AND_HASH_LENGTH
-        // The salt's last letter has four bits to spare. Set ones make the comparison fail at once, and so tell that the
-        // account exists.
-        && rest.get(21..22).is_some_and(|last| ".Oeu".contains(last))
-        && rest.bytes().all(is_base64);
-    let cost = cost.parse().ok()?;
-    (is_whole && (4..=31).contains(&cost)).then_some(cost)
-}
-
-/// A hash of this cost.
-fn dummy_hash(cost: u32) -> String {
-    format!("$2b${cost:02}${DUMMY_SALT_AND_HASH}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::Secret;
+    use crate::clock::ManualClock;
 
-    #[test]
-    fn the_dummy_is_compared_in_full() {
-        let dummy = dummy_hash(5);
-        assert_eq!(bcrypt_cost(&dummy), Some(5));
-        // An error would mean that nothing was computed.
-        assert!(matches!(bcrypt::verify("any", &dummy), Ok(false)));
+    /// Says the same of every password, and counts how often it is asked.
+    struct Says(Checked, AtomicUsize);
+
+    #[async_trait::async_trait]
+    impl Authenticator for Says {
+        async fn check(&self, _account: &str, _password: &[u8]) -> Checked {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            self.0
+        }
     }
 
-    #[test]
-    fn only_whole_hashes_count() {
-        let whole = format!("$2b$10${DUMMY_SALT_AND_HASH}");
-        assert_eq!(bcrypt_cost(&whole), Some(10));
-        for broken in [
-            format!("{whole}x"),
-            whole.replace("$2b$", "$2z$"),
-            whole.replace("$10$", "$03$"),
-            whole.replace("uu5", "uv5"),
-            whole.replace("nTz", "n-z"),
-            String::new(),
+    #[tokio::test]
+    async fn the_first_authenticator_that_knows_the_account_decides() {
+        use Checked::{Right, Unavailable, Unknown, Wrong};
+        const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+        for (answers, expected, asked) in [
+            ([Right, Wrong], Verdict::Right, 1),
+            ([Wrong, Right], Verdict::Wrong, 1),
+            ([Unknown, Right], Verdict::Right, 2),
+            ([Unknown, Wrong], Verdict::Wrong, 2),
+            ([Unknown, Unknown], Verdict::Wrong, 2),
+            ([Unavailable, Right], LATER, 1),
+            ([Unknown, Unavailable], LATER, 2),
         ] {
-            assert_eq!(bcrypt_cost(&broken), None, "{broken}");
+            let hash = KeyedHash::new(&Secret::default());
+            let clock = Arc::new(ManualClock::at_unix_secs(1_795_500_000));
+            let passwords = Arc::new(Passwords::new(&Limits::default(), hash, clock));
+            let each = answers.map(|answer| Arc::new(Says(answer, AtomicUsize::new(0))));
+            let [first, second] = &each;
+            let list = || -> Vec<Arc<dyn Authenticator>> {
+                vec![Arc::<Says>::clone(first), Arc::<Says>::clone(second)]
+            };
+            let check = || passwords.check(&list, "alice", "generation", b"password", CLIENT);
+            assert_eq!(check().await, expected, "{answers:?}");
+            let times_asked = || {
+                each.iter()
+                    .map(|one| one.1.load(Ordering::Relaxed))
+                    .sum::<usize>()
+            };
+            assert_eq!(times_asked(), asked, "{answers:?}");
+            // A verdict is remembered; what could not be judged is asked again, and is no failure.
+            assert_eq!(check().await, expected, "{answers:?}");
+            let again = if expected == LATER { 2 * asked } else { asked };
+            assert_eq!(times_asked(), again, "{answers:?}");
         }
     }
 }
