@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use boathouse::oci::{Algorithm, Digest};
 use bytes::{Bytes, BytesMut};
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
@@ -22,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::support::Answer;
+use crate::support::{OCI_MANIFEST, image_manifest};
 
 /// Longest wait for an answer: far more than any takes, so that a server that hangs ends the run.
 const ANSWER_TIME_MAX: Duration = Duration::from_mins(5);
@@ -111,6 +112,16 @@ impl Client {
 
     pub(crate) fn target(&self) -> &Target {
         &self.0.target
+    }
+
+    pub(crate) fn call(&self, method: Method, path: &str) -> Call {
+        Call {
+            client: self.clone(),
+            method,
+            path: path.to_owned(),
+            headers: Vec::new(),
+            body: whole(""),
+        }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<Answer, Broken> {
@@ -266,6 +277,167 @@ impl Flow {
             headers: self.head.headers,
             body: body.freeze(),
         })
+    }
+}
+
+/// A request in the making.
+pub(crate) struct Call {
+    client: Client,
+    method: Method,
+    path: String,
+    headers: Vec<(String, String)>,
+    body: Body,
+}
+
+impl Call {
+    /// On a connection of its own, without TLS.
+    pub(crate) fn to(address: SocketAddr, method: Method, path: &str) -> Self {
+        Client::plain(address).call(method, path)
+    }
+
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(crate) fn basic(self, user: &str, password: &str) -> Self {
+        self.header("authorization", &basic(user, password))
+    }
+
+    pub(crate) fn bearer(self, token: &str) -> Self {
+        self.header("authorization", &format!("Bearer {token}"))
+    }
+
+    pub(crate) fn body(mut self, content: &[u8]) -> Self {
+        self.body = whole(content.to_vec());
+        self
+    }
+
+    /// Without a `Content-Length`, in the pieces given.
+    pub(crate) fn chunks(mut self, pieces: &[&[u8]]) -> Self {
+        let pieces = pieces.iter().map(|piece| Ok(Bytes::copy_from_slice(piece)));
+        self.body = streamed(stream::iter(pieces.collect::<Vec<_>>()));
+        self
+    }
+
+    pub(crate) async fn send(self) -> Answer {
+        let headers = self.headers.iter();
+        let headers: Vec<_> = headers.map(|(name, value)| (&**name, &**value)).collect();
+        let sent = self
+            .client
+            .send(self.method, &self.path, &headers, self.body);
+        sent.await.expect("an answer")
+    }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    #[track_caller]
+    pub(crate) fn expect(self, status: StatusCode) -> Self {
+        assert_eq!(self.status, status, "{self:?}");
+        self
+    }
+
+    /// A refusal with this status and this OCI code.
+    #[track_caller]
+    pub(crate) fn expect_error(self, status: u16, code: &str) -> Self {
+        assert_eq!(self.status.as_u16(), status, "{self:?}");
+        assert_eq!(self.json()["errors"][0]["code"], code, "{self:?}");
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .unwrap_or_else(|| panic!("no {name} in {self:?}"))
+            .to_str()
+            .expect("text")
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The names in a list.
+    #[track_caller]
+    pub(crate) fn names(&self, field: &str) -> Vec<String> {
+        let json = self.json();
+        serde_json::from_value(json[field].clone())
+            .unwrap_or_else(|error| panic!("{error}: {json}"))
+    }
+
+    /// The digests in an index.
+    #[track_caller]
+    pub(crate) fn digests(&self) -> Vec<String> {
+        let json = self.json();
+        let manifests = json["manifests"].as_array();
+        let manifests = manifests.unwrap_or_else(|| panic!("no manifests in {json}"));
+        let digest = |manifest: &serde_json::Value| manifest["digest"].as_str().map(str::to_owned);
+        let digests: Option<Vec<String>> = manifests.iter().map(digest).collect();
+        digests.unwrap_or_else(|| panic!("no digest in {json}"))
+    }
+
+    /// Where a list goes on, if it does.
+    #[track_caller]
+    pub(crate) fn next_page(&self) -> Option<String> {
+        let link = self.headers.get("link")?.to_str().expect("text");
+        let path = link.strip_prefix('<');
+        let path = path.and_then(|rest| rest.strip_suffix(">; rel=\"next\""));
+        Some(path.unwrap_or_else(|| panic!("{link}")).to_owned())
+    }
+}
+
+/// What tests push.
+impl Client {
+    /// In one request.
+    pub(crate) async fn push_blob(&self, name: &str, content: &[u8]) -> Digest {
+        let digest = Digest::of(Algorithm::Sha256, content);
+        let path = format!("/v2/{name}/blobs/uploads/?digest={digest}");
+        let post = self.call(Method::POST, &path).body(content);
+        post.send().await.expect(StatusCode::CREATED);
+        digest
+    }
+
+    /// Without a tag by its digest.
+    pub(crate) async fn push_manifest(
+        &self,
+        name: &str,
+        tag: Option<&str>,
+        media_type: &str,
+        manifest: &str,
+    ) -> Digest {
+        let digest = Digest::of(Algorithm::Sha256, manifest.as_bytes());
+        let reference = tag.map_or_else(|| digest.to_string(), str::to_owned);
+        let path = format!("/v2/{name}/manifests/{reference}");
+        let put = self.call(Method::PUT, &path);
+        let put = put.header("content-type", media_type);
+        let put = put.body(manifest.as_bytes()).send().await;
+        put.expect(StatusCode::CREATED);
+        digest
+    }
+
+    /// An image of one layer: its manifest, and the digest of that. See [`image_manifest`].
+    pub(crate) async fn push_image(
+        &self,
+        name: &str,
+        tag: Option<&str>,
+        layer: &[u8],
+        more: &str,
+    ) -> (String, Digest) {
+        self.push_blob(name, b"{}").await;
+        self.push_blob(name, layer).await;
+        let manifest = image_manifest(layer, more);
+        let digest = self.push_manifest(name, tag, OCI_MANIFEST, &manifest).await;
+        (manifest, digest)
     }
 }
 

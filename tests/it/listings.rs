@@ -4,7 +4,7 @@ use boathouse::oci::{Algorithm, Digest};
 use http::StatusCode;
 use serde_json::json;
 
-use crate::support::{Answer, OCI_INDEX, OCI_MANIFEST, TestRegistry, image_manifest};
+use crate::support::{OCI_INDEX, OCI_MANIFEST, TestRegistry, image_manifest};
 
 /// Follows `Link` from page to page.
 async fn pages(registry: &TestRegistry, path: &str, field: &str) -> Vec<Vec<String>> {
@@ -12,25 +12,10 @@ async fn pages(registry: &TestRegistry, path: &str, field: &str) -> Vec<Vec<Stri
     let mut pages = Vec::new();
     while let Some(path) = next {
         let answer = registry.get(&path).send().await.expect(StatusCode::OK);
-        next = answer.headers.get("link").map(|link| {
-            let link = link.to_str().unwrap();
-            assert!(link.ends_with(">; rel=\"next\""), "{link}");
-            link[1..link.find('>').unwrap()].to_owned()
-        });
-        pages.push(names(&answer, field));
+        next = answer.next_page();
+        pages.push(answer.names(field));
     }
     pages
-}
-
-fn names(answer: &Answer, field: &str) -> Vec<String> {
-    let json = answer.json();
-    let names = json[field]
-        .as_array()
-        .unwrap_or_else(|| panic!("{json}"))
-        .iter();
-    names
-        .map(|name| name.as_str().unwrap().to_owned())
-        .collect()
 }
 
 #[tokio::test]

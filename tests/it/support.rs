@@ -1,4 +1,4 @@
-//! A registry in this process, on a free port and empty data, and the small client that the tests use.
+//! A registry in this process, on a free port and empty data.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,13 +16,11 @@ use boathouse::registry::{self, References, Registry};
 use boathouse::server::{self, Listener};
 use boathouse::store::ObjectStore;
 use boathouse::tls;
-use bytes::Bytes;
-use futures_util::stream;
-use http::{HeaderMap, Method, Request, StatusCode};
-use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
-use hyper_util::rt::TokioIo;
+use http::Method;
 use tokio_util::sync::CancellationToken;
 
+use crate::client::Client;
+pub(crate) use crate::client::{Answer, Call};
 use crate::data::Data;
 
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -230,30 +228,13 @@ impl TestRegistry {
 
     /// Pushes a blob in one request.
     pub(crate) async fn push_blob(&self, name: &str, content: &[u8]) -> Digest {
-        let digest = Digest::of(Algorithm::Sha256, content);
-        let answer = self
-            .post(&format!("/v2/{name}/blobs/uploads/?digest={digest}"))
-            .body(content)
-            .send()
-            .await;
-        answer.expect(StatusCode::CREATED);
-        digest
+        Client::plain(self.address).push_blob(name, content).await
     }
 
     /// Pushes an image of one layer under a tag; returns its bytes and digest.
     pub(crate) async fn push_image(&self, name: &str, tag: &str, layer: &[u8]) -> (String, Digest) {
-        self.push_blob(name, b"{}").await;
-        self.push_blob(name, layer).await;
-        let manifest = image_manifest(layer, "");
-        let put = self
-            .put(&format!("/v2/{name}/manifests/{tag}"))
-            .header("content-type", OCI_MANIFEST);
-        put.body(manifest.as_bytes())
-            .send()
-            .await
-            .expect(StatusCode::CREATED);
-        let digest = Digest::of(Algorithm::Sha256, manifest.as_bytes());
-        (manifest, digest)
+        let client = Client::plain(self.address);
+        client.push_image(name, Some(tag), layer, "").await
     }
 }
 
@@ -275,128 +256,4 @@ pub(crate) fn image_manifest(layer: &[u8], more: &str) -> String {
     format!(
         r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{{"mediaType":"application/vnd.oci.empty.v1+json","digest":"{config}","size":2}},"layers":[{{"mediaType":"application/octet-stream","digest":"{digest}","size":{size}}}]{more}}}"#
     )
-}
-
-type AnyBody = BoxBody<Bytes, std::io::Error>;
-
-trait IntoAnyBody {
-    fn into_any_body(self) -> AnyBody;
-}
-
-impl IntoAnyBody for Full<Bytes> {
-    fn into_any_body(self) -> AnyBody {
-        self.map_err(|never| match never {}).boxed()
-    }
-}
-
-/// A request in the making.
-pub(crate) struct Call {
-    address: SocketAddr,
-    request: http::request::Builder,
-    body: AnyBody,
-}
-
-impl Call {
-    /// To whatever listens there.
-    pub(crate) fn to(address: SocketAddr, method: Method, path: &str) -> Self {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "registry.test:5000");
-        Self {
-            address,
-            request,
-            body: Full::new(Bytes::new()).into_any_body(),
-        }
-    }
-
-    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
-        self.request = self.request.header(name, value);
-        self
-    }
-
-    pub(crate) fn basic(self, user: &str, password: &str) -> Self {
-        use base64::Engine as _;
-        let pair = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
-        self.header("authorization", &format!("Basic {pair}"))
-    }
-
-    pub(crate) fn bearer(self, token: &str) -> Self {
-        self.header("authorization", &format!("Bearer {token}"))
-    }
-
-    pub(crate) fn body(mut self, content: &[u8]) -> Self {
-        self.body = Full::new(Bytes::copy_from_slice(content)).into_any_body();
-        self
-    }
-
-    /// Without a `Content-Length`, in the pieces given.
-    pub(crate) fn chunks(mut self, pieces: &[&[u8]]) -> Self {
-        let frames: Vec<_> = pieces
-            .iter()
-            .map(|piece| Ok(hyper::body::Frame::data(Bytes::copy_from_slice(piece))))
-            .collect();
-        self.body = BodyExt::boxed(StreamBody::new(stream::iter(frames)));
-        self
-    }
-
-    pub(crate) async fn send(self) -> Answer {
-        let stream = tokio::net::TcpStream::connect(self.address)
-            .await
-            .expect("the registry listens");
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .expect("a connection");
-        tokio::spawn(connection);
-        let request = self.request.body(self.body).expect("a request");
-        let (head, body) = sender
-            .send_request(request)
-            .await
-            .expect("an answer")
-            .into_parts();
-        let body = body.collect().await.expect("a whole body").to_bytes();
-        Answer {
-            status: head.status,
-            headers: head.headers,
-            body,
-        }
-    }
-}
-
-/// What came back.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
-}
-
-impl Answer {
-    #[track_caller]
-    pub(crate) fn expect(self, status: StatusCode) -> Self {
-        assert_eq!(self.status, status, "{self:?}");
-        self
-    }
-
-    /// A refusal with this status and this OCI code.
-    #[track_caller]
-    pub(crate) fn expect_error(self, status: u16, code: &str) -> Self {
-        assert_eq!(self.status.as_u16(), status, "{self:?}");
-        assert_eq!(self.json()["errors"][0]["code"], code, "{self:?}");
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .unwrap_or_else(|| panic!("no {name} in {self:?}"))
-            .to_str()
-            .expect("text")
-    }
-
-    #[track_caller]
-    pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
 }

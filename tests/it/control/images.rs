@@ -6,12 +6,12 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use boathouse::oci::{Algorithm, Digest};
-use http::{Method, StatusCode};
 use serde_json::Value;
 
+use crate::client::Client;
 use crate::lab::Lab;
 use crate::program::Program;
-use crate::support::{OCI_INDEX, OCI_MANIFEST, image_manifest};
+use crate::support::{OCI_INDEX, OCI_MANIFEST};
 
 /// A manifest that was pushed.
 pub(super) struct Pushed {
@@ -68,13 +68,6 @@ impl Lab {
 }
 
 impl Program {
-    pub(super) async fn push_blob(&self, name: &str, content: &[u8]) {
-        let digest = Digest::of(Algorithm::Sha256, content);
-        let path = format!("/v2/{name}/blobs/uploads/?digest={digest}");
-        let call = self.call(Method::POST, &path).body(content);
-        call.send().await.expect(StatusCode::CREATED);
-    }
-
     /// Pushes an image of one layer; without a tag by its digest.
     pub(super) async fn push(
         &self,
@@ -83,26 +76,8 @@ impl Program {
         layer: &[u8],
         more: &str,
     ) -> Pushed {
-        self.push_blob(name, b"{}").await;
-        self.push_blob(name, layer).await;
-        let manifest = image_manifest(layer, more);
-        self.push_manifest(name, tag, OCI_MANIFEST, &manifest).await
-    }
-
-    async fn push_manifest(
-        &self,
-        name: &str,
-        tag: Option<&str>,
-        media_type: &str,
-        manifest: &str,
-    ) -> Pushed {
-        let digest = Digest::of(Algorithm::Sha256, manifest.as_bytes());
-        let reference = tag.map_or_else(|| digest.to_string(), str::to_owned);
-        let path = format!("/v2/{name}/manifests/{reference}");
-        let call = self.call(Method::PUT, &path);
-        let call = call.header("content-type", media_type);
-        let call = call.body(manifest.as_bytes());
-        call.send().await.expect(StatusCode::CREATED);
+        let client = Client::plain(self.address());
+        let (manifest, digest) = client.push_image(name, tag, layer, more).await;
         let size_bytes = manifest.len() as u64;
         Pushed { digest, size_bytes }
     }
@@ -124,8 +99,12 @@ impl Program {
             r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{}]}}"#,
             listed.join(",")
         );
-        let index = self.push_manifest("a", Some("multi"), OCI_INDEX, &index);
-        let index = index.await;
+        let client = Client::plain(self.address());
+        let multi = client.push_manifest("a", Some("multi"), OCI_INDEX, &index);
+        let index = Pushed {
+            digest: multi.await,
+            size_bytes: index.len() as u64,
+        };
         let untagged = self.push("a", None, &[5; 500], "").await;
         let subject = format!(
             r#","subject":{{"mediaType":"{OCI_MANIFEST}","digest":"{}","size":{}}}"#,

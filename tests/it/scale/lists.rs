@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::requests::{Outcome, Requests, digests_of, names_of, next_page};
+use super::requests::{Outcome, Requests};
 use super::server::Server;
 use super::table::Figure;
 use super::tree::{REFERRERS, SIGNED, TAGGED, Tree};
@@ -68,10 +68,10 @@ pub(super) async fn measure(server: &Server, tree: &Tree, api: Api) -> Vec<(Stri
             }
             Api::WithoutTagPagesAndReferrers => {
                 let check = |answer: &Answer| {
-                    let mut tags = names_of(answer, "tags");
+                    let mut tags = answer.names("tags");
                     tags.sort_unstable();
                     assert!(tags == tree.tags, "{path}: other tags than were written");
-                    assert_eq!(next_page(answer), None, "{path} has pages");
+                    assert_eq!(answer.next_page(), None, "{path} has pages");
                 };
                 with_all_tags(requests.repeat(&path, check).await, tree)
             }
@@ -125,10 +125,10 @@ async fn last_tags(requests: &mut Requests, tree: &Tree, n: Option<usize>) -> Fi
     let path = format!("/v2/{TAGGED}/tags/list?{query}");
     let check = |answer: &Answer| {
         assert!(
-            names_of(answer, "tags") == tree.tags[first..],
+            answer.names("tags") == tree.tags[first..],
             "{path}: not the last tags"
         );
-        assert_eq!(next_page(answer), None, "{path} is the last page");
+        assert_eq!(answer.next_page(), None, "{path} is the last page");
     };
     list_figure(requests.repeat(&path, check).await)
 }
@@ -136,7 +136,7 @@ async fn last_tags(requests: &mut Requests, tree: &Tree, n: Option<usize>) -> Fi
 async fn referrers(requests: &mut Requests, tree: &Tree, api: Api) -> Figure {
     let path = format!("/v2/{SIGNED}/referrers/{}", tree.subject);
     let check = |answer: &Answer| {
-        let digests = digests_of(answer);
+        let digests = answer.digests();
         let is_known = |digest| tree.referrers.contains(digest);
         assert!(
             digests.len() == REFERRERS && digests.iter().all(is_known) && is_ascending(&digests),
@@ -186,12 +186,12 @@ fn is_front<'a>(all: &'a [String], count: usize, field: &'a str) -> impl Fn(&Ans
     let expected = &all[..count.min(all.len())];
     move |answer| {
         assert!(
-            names_of(answer, field) == expected,
+            answer.names(field) == expected,
             "other {field} than were written"
         );
         let has_more = expected.len() < all.len();
         assert_eq!(
-            next_page(answer).is_some(),
+            answer.next_page().is_some(),
             has_more,
             "{:?}",
             answer.headers

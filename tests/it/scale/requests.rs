@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use serde_json::Value;
 use tokio::time::Instant;
 
 use super::server::Server;
@@ -69,8 +68,8 @@ impl Requests {
         let mut next = Some(path.to_owned());
         while let Some(path) = next {
             let answer = self.get(&path).await?.expect(StatusCode::OK);
-            names.extend(names_of(&answer, field));
-            next = next_page(&answer);
+            names.extend(answer.names(field));
+            next = answer.next_page();
         }
         Some(names)
     }
@@ -80,40 +79,4 @@ impl Requests {
         let answer = answer.ok()?;
         Some(answer.unwrap_or_else(|broken| panic!("{path}: {broken:?}")))
     }
-}
-
-/// Where the list goes on, if it does.
-pub(super) fn next_page(answer: &Answer) -> Option<String> {
-    let link = answer.headers.get("link")?.to_str().expect("text");
-    let (path, rest) = link
-        .strip_prefix('<')
-        .and_then(|rest| rest.split_once('>'))
-        .expect(link);
-    assert_eq!(rest, "; rel=\"next\"");
-    Some(path.to_owned())
-}
-
-/// The names in a list.
-pub(super) fn names_of(answer: &Answer, field: &str) -> Vec<String> {
-    let json = answer.json();
-    let names = json[field].as_array();
-    let names = names.unwrap_or_else(|| panic!("no list {field} in {json}"));
-    names.iter().map(|name| text(name).to_owned()).collect()
-}
-
-/// The digests in an index.
-pub(super) fn digests_of(answer: &Answer) -> Vec<String> {
-    let json = answer.json();
-    let manifests = json["manifests"].as_array();
-    let manifests = manifests.unwrap_or_else(|| panic!("no manifests in {json}"));
-    let digests = manifests
-        .iter()
-        .map(|manifest| text(&manifest["digest"]).to_owned());
-    digests.collect()
-}
-
-fn text(value: &Value) -> &str {
-    value
-        .as_str()
-        .unwrap_or_else(|| panic!("{value} is no text"))
 }
