@@ -12,13 +12,15 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::client::{Target, trust};
-use crate::program::{Program, Ran, command, free_address};
+use crate::program::{Program, Ran, command};
 
 /// The configuration that is served, and that commands are given.
 const CONFIG: &str = "boathouse.yml";
 /// Open to everybody.
 const OPEN: &str = "http: {addr: 'ADDRESS'}\n\
     storage: {filesystem: {rootdirectory: DIR/data}, delete: {enabled: true}}\n";
+/// The system chooses the port, so no other program can take it first.
+pub(crate) const ANY_ADDRESS: &str = "127.0.0.1:0";
 /// Of the admin that `up` makes.
 pub(crate) const PASSWORD: &str = "a-password-for-tests";
 
@@ -45,13 +47,11 @@ impl Lab {
         lab
     }
 
-    /// Writes a configuration in which `DIR/` stands for the lab's directory, and `ADDRESS` for a free one.
+    /// Writes a configuration in which `DIR/` stands for the lab's directory, and `ADDRESS` for any free address: the program
+    /// says which.
     pub(crate) fn configure(&self, name: &str, text: &str) {
-        let mut text = text.replace("DIR/", &self.place("/"));
-        if text.contains("ADDRESS") {
-            text = text.replace("ADDRESS", &free_address().to_string());
-        }
-        self.write(name, text);
+        let text = text.replace("DIR/", &self.place("/"));
+        self.write(name, text.replace("ADDRESS", ANY_ADDRESS));
     }
 
     /// Writes a file, and the directories above it.
@@ -132,7 +132,8 @@ impl Lab {
         self.started("log", command).await
     }
 
-    /// The first run in the directory `name`, or a later one, as in `serve`; the log is `NAME.log`.
+    /// The first run in the directory `name`, or a later one, as in `serve`; the log is `NAME.log`. A later run listens where
+    /// the first one did.
     pub(crate) async fn up(&self, name: &str, more: &[&str]) -> Program {
         let mut command = self.up_command(name, more);
         self.started(&format!("{name}.log"), &mut command).await
@@ -140,7 +141,11 @@ impl Lab {
 
     pub(crate) fn up_command(&self, name: &str, more: &[&str]) -> Command {
         let place = self.place(name);
-        let line = [&["up", "--dir", &place], more].concat();
+        let mut line = vec!["up", "--dir", &place];
+        if !self.path(name).join(CONFIG).exists() && !more.contains(&"--addr") {
+            line.extend(["--addr", ANY_ADDRESS]);
+        }
+        line.extend(more);
         command(&line, &[("BOATHOUSE_ADMIN_PASSWORD", PASSWORD)])
     }
 

@@ -8,7 +8,6 @@ use http::{Method, StatusCode};
 
 use crate::client::{Raw, basic};
 use crate::lab::{Lab, account};
-use crate::program::free_address;
 use crate::support::{Call, Options, TestRegistry};
 
 #[tokio::test]
@@ -68,12 +67,12 @@ async fn the_command_line_makes_every_line_json_whatever_the_config_says() {
 #[tokio::test]
 async fn a_program_that_reads_the_log_is_told_what_a_person_would_be() {
     let lab = Lab::empty();
-    let address = free_address().to_string();
-    let addr = ["--addr", &address];
-    let text = lab.up("home", &addr).await.end();
+    let first = lab.up("home", &[]).await;
+    let address = first.address().to_string();
+    let text = first.end();
     assert!(text.contains("\nTrust its certificates"), "{text}");
 
-    let json = [&addr[..], &["--log-format", "json"]].concat();
+    let json = ["--addr", &address, "--log-format", "json"];
     let log = lab.up("home", &json).await.end();
     // That `--addr` counts on the first run only is said before anything is served.
     let lines = log.lines().filter(|line| !line.starts_with("note: "));

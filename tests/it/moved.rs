@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::client::{Client, Protocol};
-use crate::lab::Lab;
-use crate::program::{Program, Ran, command, free_address, ran};
+use crate::lab::{ANY_ADDRESS, Lab};
+use crate::program::{Program, Ran, command, ran};
 
 /// An installation in `old`, with one repository, whose server has ended.
 async fn installed() -> Lab {
     let lab = Lab::empty();
-    let address = free_address().to_string();
-    lab.up("old", &["--addr", &address]).await.end();
+    lab.up("old", &[]).await.end();
     let tag = "old/data/docker/registry/v2/repositories/kept/_manifests/tags/v1/current";
     lab.write(&format!("{tag}/link"), format!("sha256:{}", "0".repeat(64)));
     lab
@@ -68,9 +67,8 @@ async fn a_directory_that_was_moved_or_copied_is_what_is_served() {
         said.contains("cannot listen") && said.contains("hint: "),
         "{said}"
     );
-    let other = free_address().to_string();
     let mut command = lab.up_command("copy", &[]);
-    let copied = lab.serve_by(command.env("REGISTRY_HTTP_ADDR", other));
+    let copied = lab.serve_by(command.env("REGISTRY_HTTP_ADDR", ANY_ADDRESS));
     let copied = copied.await;
     let removed = ran_in(&lab, "copy", &["user", "remove", "admin"]);
     assert!(

@@ -13,7 +13,7 @@ use http::{Method, StatusCode};
 
 use crate::client::{Client, Protocol, Target, basic, whole};
 use crate::lab::Lab;
-use crate::program::{Program, command, free_address};
+use crate::program::{Program, command};
 use crate::support::{OCI_MANIFEST, image_manifest};
 
 const PASSWORD: &str = "right-password-of-admin";
@@ -173,8 +173,6 @@ fn lines_of(path: &Path) -> Vec<String> {
 #[tokio::test]
 async fn no_log_holds_a_secret_even_at_trace() {
     let lab = Lab::empty();
-    // Both runs serve the same address, which the client knows.
-    let address = free_address();
     let start = async |log: &str, command: &mut Command| {
         let command = command
             .env("BOATHOUSE_ADMIN_PASSWORD", PASSWORD)
@@ -191,9 +189,10 @@ async fn no_log_holds_a_secret_even_at_trace() {
     secrets.add("a query's credential", IN_QUERY);
     secrets.add("http.secret", HTTP_SECRET);
 
-    let address_text = address.to_string();
-    let more = ["--log-format", "json", "--addr", &address_text];
+    let more = ["--log-format", "json"];
     let first = start("first.log", &mut lab.up_command("home", &more)).await;
+    // Both runs serve the same address.
+    let address = first.address();
     let target = Target {
         host: format!("localhost:{}", address.port()),
         ..lab.target("home", address)

@@ -1,7 +1,6 @@
 //! `boathouse trust` as people and scripts run it, on a disk below a directory.
 
 use std::fs;
-use std::net::SocketAddr;
 
 use crate::data::tree;
 use crate::lab::Lab;
@@ -11,30 +10,23 @@ use crate::support::TestRegistry;
 /// A registry that `up` serves from `home`, and the disk of a client.
 pub(crate) struct Served {
     pub(crate) lab: Lab,
-    address: SocketAddr,
-    _server: Program,
+    server: Program,
 }
 
 impl Served {
     /// The client has docker and skopeo.
     pub(crate) async fn start() -> Self {
         let lab = Lab::empty();
-        // Commands read the port from the configuration.
-        let address = free_address();
-        let server = lab.up("home", &["--addr", &address.to_string()]).await;
+        let server = lab.up("home", &[]).await;
         for program in ["docker", "skopeo"] {
             lab.write(&format!("client/usr/bin/{program}"), "");
         }
-        Self {
-            lab,
-            address,
-            _server: server,
-        }
+        Self { lab, server }
     }
 
     /// `localhost:PORT`
     pub(crate) fn registry(&self) -> String {
-        format!("localhost:{}", self.address.port())
+        format!("localhost:{}", self.server.address().port())
     }
 
     /// Runs the program as the client's user `ann`.

@@ -7,8 +7,8 @@ use std::os::unix::net::UnixListener;
 
 use rustix::process::Signal;
 
-use crate::lab::Lab;
-use crate::program::{Program, Ran, command, free_address, ran};
+use crate::lab::{ANY_ADDRESS, Lab};
+use crate::program::{Program, Ran, command, ran};
 
 /// The configuration in a directory of its own, and another one for the server to run in.
 fn lab(storage: &str) -> Lab {
@@ -89,10 +89,9 @@ async fn links_lead_to_the_same_file_of_users() {
 async fn a_change_is_in_force_in_every_server_that_reads_the_file() {
     let lab = lab(ABSOLUTE);
     let first = serve(&lab, &[]).await;
-    let second = free_address().to_string();
     let root = lab.place("other");
     let root = ("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", &*root);
-    let environment = [("REGISTRY_HTTP_ADDR", &*second), root];
+    let environment = [("REGISTRY_HTTP_ADDR", ANY_ADDRESS), root];
     let other = serve(&lab, &environment).await;
     changes_count(&lab, &first, CONFIG).await;
     changes_count(&lab, &other, CONFIG).await;

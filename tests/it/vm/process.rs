@@ -1,42 +1,33 @@
 //! A registry as people run it: `boathouse up`, which can be killed and measured.
 
-use std::net::SocketAddr;
-
 use super::wire::Site;
 use crate::lab::{Lab, PASSWORD};
-use crate::program::{Program, free_address};
+use crate::program::Program;
 
 /// Far more than eight uploads at once hold in their buffers, and far less than a segment each.
 const MEMORY_MAX_MIB: u64 = 256;
 
 pub(super) struct Process {
     lab: Lab,
-    /// The same for every start, as clients know it.
-    address: SocketAddr,
     program: Program,
 }
 
 impl Process {
     pub(super) async fn start() -> Self {
         let lab = Lab::empty();
-        let address = free_address();
-        let program = up(&lab, address).await;
-        Self {
-            lab,
-            address,
-            program,
-        }
+        let program = up(&lab).await;
+        Self { lab, program }
     }
 
     /// SIGKILL: nothing in it gets to run any more. Then it is started again where it was.
     pub(super) async fn kill_and_start(&mut self) {
         self.program.kill();
-        self.program = up(&self.lab, self.address).await;
+        self.program = up(&self.lab).await;
     }
 
     pub(super) fn site(&self) -> Site {
         Site {
-            target: self.lab.target("home", self.address),
+            target: self.lab.target("home", self.program.address()),
             user: "admin",
             password: PASSWORD,
         }
@@ -54,8 +45,8 @@ impl Process {
     }
 }
 
-async fn up(lab: &Lab, address: SocketAddr) -> Program {
-    let mut command = lab.up_command("home", &["--addr", &address.to_string()]);
+async fn up(lab: &Lab) -> Program {
+    let mut command = lab.up_command("home", &[]);
     command.env("REGISTRY_HTTP_HTTP2_DISABLED", "false");
     let mut program = Program::start(&lab.path("log"), &mut command);
     program.listens().await;
