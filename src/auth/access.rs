@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::settings::TokenSettings;
 use super::tokens::TokenFault;
 use super::tokens::verifier::Genuine;
+use crate::host_port::is_authority;
 use crate::oci::RepositoryName;
 
 /// Where a request comes from, as the server established it.
@@ -25,16 +26,9 @@ impl Origin {
     /// The address that the client used, `scheme://host[:port]`; `None` if its Host is none.
     pub fn base_url(&self) -> Option<String> {
         let scheme = if self.is_https { "https" } else { "http" };
-        let is_usable = !self.host.is_empty() && is_host(&self.host);
+        let is_usable = !self.host.is_empty() && is_authority(&self.host);
         is_usable.then(|| format!("{scheme}://{}", self.host))
     }
-}
-
-/// Whether a text can stand as a host, with or without a port, in an address that we give. RFC 3986 allows more; container
-/// names with `_` are in use as hosts.
-pub fn is_host(text: &str) -> bool {
-    let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || b".:[]-_".contains(&byte);
-    text.bytes().all(is_safe)
 }
 
 /// What a route asks for.
@@ -249,7 +243,7 @@ pub enum TokenRefusal {
 }
 
 /// Where the token endpoint is, below this registry's own address.
-const TOKEN_PATH: &str = "/token";
+const TOKEN_PATH: &str = "token";
 
 /// `Bearer realm="…",service="…"[,scope="…"][,error="…"]`
 pub(super) fn bearer(
@@ -284,13 +278,13 @@ fn realm(settings: &TokenSettings, origin: &Origin) -> Result<String, Refusal> {
     if let Some(realm) = &settings.realm {
         return Ok(realm.clone());
     }
-    if let Some(host) = &settings.external_host {
-        return Ok(format!("{}{TOKEN_PATH}", host.trim_end_matches('/')));
-    }
-    let base = origin
-        .base_url()
-        .ok_or(Refusal::Malformed("the Host header is no host"))?;
-    Ok(format!("{base}{TOKEN_PATH}"))
+    let base = match &settings.external_host {
+        Some(url) => url.to_string(),
+        None => origin
+            .base_url()
+            .ok_or(Refusal::Malformed("the Host header is no host"))?,
+    };
+    Ok(format!("{base}{}{TOKEN_PATH}", settings.prefix))
 }
 
 /// A quoted string; control characters, which no header may hold, become spaces.

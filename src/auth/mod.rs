@@ -26,7 +26,7 @@ mod settings;
 mod tests;
 mod tokens;
 
-pub use access::{Access, Caller, Origin, Refusal, SessionUse, TokenAnswer, TokenRefusal, is_host};
+pub use access::{Access, Caller, Origin, Refusal, SessionUse, TokenAnswer, TokenRefusal};
 pub use accounts::{AccountSource, Accounts, BCRYPT_COST_MAX, User};
 pub use fair_queue::{Crowded, FairQueue, Turn, address_group};
 pub use rights::{CallerView, Explanation, Permit, Standing, Viewer};

@@ -5,6 +5,7 @@
 use std::fmt;
 
 use super::accounts::Accounts;
+use crate::host_port::BaseUrl;
 
 /// Everything that decides who may do what; fixed at start but for the accounts.
 #[derive(Debug, Clone, Default)]
@@ -56,7 +57,9 @@ pub struct TokenSettings {
     /// The address of the token endpoint, verbatim.
     pub realm: Option<String>,
     /// `http.host`: this registry's own address, from which the realm follows when none is given.
-    pub external_host: Option<String>,
+    pub external_host: Option<BaseUrl>,
+    /// `http.prefix`, with a slash at both ends: the token endpoint is below it.
+    pub prefix: String,
     /// How long a token lives.
     pub lifetime_secs: u64,
     /// Whether a client that asks for a refresh token gets one: it keeps that instead of the password.
@@ -67,15 +70,22 @@ pub struct TokenSettings {
     pub trusted_certificates_pem: Vec<String>,
 }
 
+impl TokenSettings {
+    /// The issuer and the service if no key names them.
+    pub const NAME: &str = "boathouse";
+    /// Four hours: the push of a large VM image lasts hours, and not every client renews; tokens end with their account anyway.
+    pub const LIFETIME_SECS: u64 = 4 * 60 * 60;
+}
+
 impl Default for TokenSettings {
     fn default() -> Self {
         Self {
-            issuer: "boathouse".to_owned(),
-            service: "boathouse".to_owned(),
+            issuer: Self::NAME.to_owned(),
+            service: Self::NAME.to_owned(),
             realm: None,
             external_host: None,
-            // The push of a large VM image lasts hours, and not every client renews; tokens end with their account anyway.
-            lifetime_secs: 4 * 60 * 60,
+            prefix: "/".to_owned(),
+            lifetime_secs: Self::LIFETIME_SECS,
             // docker would store one in place of the password, and Tart cannot use it.
             refresh_tokens: false,
             signing: None,
@@ -135,18 +145,31 @@ pub struct Limits {
     pub scopes_per_token_max: usize,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
+impl Limits {
+    /// Failed logins a minute for one account and address, if no key says otherwise.
+    pub const FAILED_LOGINS: u32 = 10;
+    /// Several people share an address behind a router.
+    const FAILED_LOGINS_PER_ADDRESS_FACTOR: u32 = 10;
+
+    /// The defaults, with this many failed logins a minute for one account and address; 0 = any number.
+    pub fn with_failed_logins(per_minute: u32) -> Self {
         Self {
+            failed_logins_per_minute: per_minute,
+            failed_logins_per_minute_per_address: per_minute
+                .saturating_mul(Self::FAILED_LOGINS_PER_ADDRESS_FACTOR),
             bcrypt_concurrency: 2,
             bcrypt_waiting_max: 1_024,
             bcrypt_waiting_per_client_max: 32,
             verified_passwords_max: 4_096,
             verified_tokens_max: 1_024,
-            failed_logins_per_minute: 10,
-            failed_logins_per_minute_per_address: 100,
             failed_logins_tracked_max: 16_384,
             scopes_per_token_max: 100,
         }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::with_failed_logins(Self::FAILED_LOGINS)
     }
 }

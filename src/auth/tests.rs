@@ -198,7 +198,7 @@ async fn the_service_that_a_token_was_asked_for_chooses_no_rules() {
 #[tokio::test]
 async fn a_token_for_another_service_opens_nothing_whatever_host_says() {
     let mut lab = Lab::with(|settings| {
-        settings.token.external_host = Some("https://registry.example".to_owned());
+        settings.token.external_host = Some("https://registry.example".parse().unwrap());
     });
     let judged = async |lab: &Lab, query: &str, access: Access| {
         let answer = lab.token(query, Some("alice:right")).await;

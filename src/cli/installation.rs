@@ -75,30 +75,21 @@ pub(super) fn config_files(place: &Where) -> anyhow::Result<Vec<PathBuf>> {
     )
 }
 
-/// Where it listens.
-pub(super) fn listen_address(config: &Config) -> anyhow::Result<HostPort> {
-    let address = &config.server.address;
-    address
-        .parse()
-        .map_err(|shape| anyhow!("cannot listen on {address}\nhint: {shape}"))
-}
-
 /// `HOST:PORT` as clients best call the registry, by its configuration.
 pub(super) fn configured_name(config: &Config) -> anyhow::Result<String> {
-    let address = listen_address(config)?;
-    if address.port == 0 && config.external_host.is_none() {
+    let address = &config.server.address;
+    if address.port() == 0 && config.external_host.is_none() {
         bail!(
             "`http.addr` is {address}: each start gets another port\nhint: name the registry as HOST:PORT"
         );
     }
-    Ok(registry_name(config, &address))
+    Ok(registry_name(config, address))
 }
 
 /// `HOST:PORT` as clients best call a registry that listens at `address`.
 pub(super) fn registry_name(config: &Config, address: &HostPort) -> String {
     if let Some(external) = &config.external_host {
-        let (_scheme, rest) = external.split_once("://").unwrap_or(("", external));
-        return rest.trim_end_matches('/').to_owned();
+        return external.authority().to_owned();
     }
     let hosts = match &config.tls {
         tls::Settings::Automatic { hosts, .. } => hosts.as_slice(),
@@ -110,18 +101,17 @@ pub(super) fn registry_name(config: &Config, address: &HostPort) -> String {
 /// `HOST:PORT` as clients write it. The port always stands there, 443 too: in `lab/image`, docker takes `lab` for a name on
 /// Docker Hub.
 fn reachable_name(address: &HostPort, hosts: &[String], best_name: &str) -> String {
-    let is_every_address = matches!(address.host.as_str(), "" | "0.0.0.0" | "::");
-    let host = match (hosts.first(), address.host.as_str()) {
-        (Some(host), _) => host.trim_start_matches('[').trim_end_matches(']'),
-        (None, _) if is_every_address => best_name,
+    let host = match (hosts.first(), address.host()) {
+        (Some(host), _) => host,
+        (None, _) if address.is_every_address() => best_name,
         (None, "127.0.0.1" | "::1") => "localhost",
         (None, host) => host,
     };
-    let named = HostPort {
-        host: host.to_owned(),
-        port: address.port,
-    };
-    named.to_string()
+    match HostPort::new(host, address.port()) {
+        Ok(named) => named.to_string(),
+        // No certificate can have this name, and the start fails for that reason.
+        Err(_) => format!("{host}:{}", address.port()),
+    }
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ pub(super) fn ask_or_do(
         answer
     } else {
         refuse_other_data(installation, &path)?;
-        let root = config.root_directory.display();
+        let root = config.storage.root_directory().display();
         talk::line(format_args!(
             "note: no server listens at {}; using the data in {root}",
             path.display()
@@ -73,7 +73,7 @@ pub(super) fn unexpected(answer: Answer) -> anyhow::Error {
 fn refuse_other_data(installation: &Installation, path: &Path) -> anyhow::Result<()> {
     const ROOT: &str = "storage.filesystem.rootdirectory";
     let Installation { loaded, .. } = installation;
-    let root = &loaded.config.root_directory;
+    let root = loaded.config.storage.root_directory();
     let is_relative = loaded.by_working_directory.iter().any(|key| key == ROOT);
     if is_relative && !root.join(OWN_DIRECTORY).join("lock").exists() {
         bail!(
@@ -182,7 +182,7 @@ fn is_nobody(error: &io::Error) -> bool {
 }
 
 fn do_it(config: &Config, request: &Request, meter: &Meter) -> anyhow::Result<Answer> {
-    let root = &config.root_directory;
+    let root = config.storage.root_directory();
     let owner = std::fs::metadata(root)
         .with_context(|| format!("cannot look at {}", root.display()))?
         .uid();

@@ -161,7 +161,7 @@ pub(crate) fn complaint(
         Some(Err(error)) => return error,
         None => return anyhow!("the server shows no certificate"),
     };
-    let host = &registry.host;
+    let host = registry.host();
     if leaf.version != 3 {
         return anyhow!(
             "the certificate is of X.509 version {}, which clients of today refuse\nhint: on the registry's machine, make it again with extensions (`openssl x509 -req … -extfile FILE`, FILE holding `subjectAltName=DNS:{host}`), or use `tls: auto`",

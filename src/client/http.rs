@@ -97,7 +97,7 @@ pub(crate) enum ClientError {
 /// `HOST:PORT`, as it stands in the names of images.
 pub(crate) fn parse_registry(text: &str) -> Result<HostPort, &'static str> {
     match text.parse::<HostPort>() {
-        Ok(address) if !address.host.is_empty() => Ok(address),
+        Ok(address) if !address.host().is_empty() => Ok(address),
         Ok(_) | Err(_) => Err("write it as in an image's name: HOST:PORT"),
     }
 }
@@ -166,14 +166,14 @@ impl Client {
             }
         }
         Err(failure.unwrap_or_else(|| ClientError::Name {
-            host: server.address.host.clone(),
+            host: server.address.host().to_owned(),
             source: io::Error::other("it has no address"),
         }))
     }
 
     /// The addresses that the name leads to.
     pub(crate) async fn resolve(&self, address: &HostPort) -> Result<Vec<SocketAddr>, ClientError> {
-        let looking_up = tokio::net::lookup_host((address.host.as_str(), address.port));
+        let looking_up = tokio::net::lookup_host((address.host(), address.port()));
         let found = tokio::select! {
             found = looking_up => found,
             () = self.clock.sleep(Duration::from_secs(ANSWER_SECS)) => {
@@ -181,7 +181,7 @@ impl Client {
             }
         };
         let found = found.map_err(|source| ClientError::Name {
-            host: address.host.clone(),
+            host: address.host().to_owned(),
             source,
         })?;
         let mut addresses: Vec<SocketAddr> = Vec::new();
@@ -230,7 +230,7 @@ impl Client {
                 source,
             },
         };
-        let name = ServerName::try_from(address.host.clone())
+        let name = ServerName::try_from(address.host().to_owned())
             .map_err(|_| tls_error(rustls::Error::General("the name cannot be one".into())))?;
         let handshake = tokio::select! {
             stream = self.tls.connect(name, stream) => stream,

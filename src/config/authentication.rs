@@ -14,23 +14,12 @@ use super::error::{ConfigErrors, Place};
 use super::node::Node;
 use super::reader::Reader;
 use super::users_file::UsersFile;
-use super::{accounts, htpasswd, pem};
+use super::{accounts, htpasswd, limits, pem, tokens};
 use crate::auth::{
     AccountSource as _, Accounts, Authentication, EndingCertificate, Limits, Mistake, Rule, Scheme,
     Secret, Settings, SigningKeyPem, TokenSettings, User, ending_certificates, mistakes,
 };
 use crate::clock::SystemClock;
-
-/// The issuer and the service when no key names them.
-pub(super) const NAME_DEFAULT: &str = "boathouse";
-/// Four hours: a push of hundreds of GB ends within it; `passwd`, `remove` and `revoke` end a token at once anyhow.
-pub(super) const LIFETIME_SECS_DEFAULT: u64 = 14_400;
-/// A year; clients and verifiers cannot be relied upon beyond.
-const LIFETIME_SECS_MAX: u64 = 366 * 86_400;
-/// Failed logins a minute for one account and address before the next are slowed.
-const FAILED_LOGINS_DEFAULT: u64 = 10;
-/// Several people share an address behind a router.
-const FAILED_LOGINS_PER_ADDRESS_FACTOR: u32 = 10;
 
 /// All that the files say about authentication; secrets and keys made at start are added by the cli.
 #[derive(Debug, Clone)]
@@ -146,12 +135,7 @@ impl AuthConfig {
     }
 
     /// `auth`'s own form of all this.
-    pub(super) fn settings(
-        &self,
-        external_host: Option<String>,
-        secret: Secret,
-        own_key: Option<SigningKeyPem>,
-    ) -> Settings {
+    pub(super) fn settings(&self, secret: Secret, own_key: Option<SigningKeyPem>) -> Settings {
         let signing = match &self.signing {
             Signing::None => None,
             Signing::Own => own_key,
@@ -169,20 +153,14 @@ impl AuthConfig {
                 issuer: self.issuer.clone(),
                 service: self.service.clone(),
                 realm: self.realm.clone(),
-                external_host,
                 lifetime_secs: self.lifetime_secs,
                 refresh_tokens: self.refresh_tokens,
                 signing,
                 trusted_certificates_pem: self.trusted_certificates_pem.clone(),
+                ..TokenSettings::default()
             },
             secret,
-            limits: Limits {
-                failed_logins_per_minute: self.failed_logins,
-                failed_logins_per_minute_per_address: self
-                    .failed_logins
-                    .saturating_mul(FAILED_LOGINS_PER_ADDRESS_FACTOR),
-                ..Limits::default()
-            },
+            limits: Limits::with_failed_logins(self.failed_logins),
         }
     }
 }
@@ -198,12 +176,10 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
         .node("auth")
         .is_some_and(|auth| auth.entries().iter().any(|entry| entry.key != "none"));
     let is_htpasswd = reader.is_given("auth.htpasswd");
-    let users_file = reader.path_if_set("users_file");
+    let users_file = reader.get(&tokens::USERS_FILE);
     let issuer = issuer(reader);
-    let service = reader.text("auth.token.service", NAME_DEFAULT);
-    let realm = reader
-        .text_if_set("auth.token.realm")
-        .filter(|realm| !realm.is_empty());
+    let service = reader.get(&tokens::SERVICE);
+    let realm = realm(reader);
     let mut config = AuthConfig {
         required: ours || foreign,
         is_foreign_only: foreign && !ours && !is_htpasswd,
@@ -214,12 +190,8 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
         realm,
         service,
         issuer,
-        lifetime_secs: reader.number(
-            "token.expiration",
-            LIFETIME_SECS_DEFAULT,
-            1..=LIFETIME_SECS_MAX,
-        ),
-        refresh_tokens: reader.flag("token.refresh_tokens", false),
+        lifetime_secs: reader.get(&tokens::EXPIRATION),
+        refresh_tokens: reader.get(&tokens::REFRESH_TOKENS),
         signing: if ours && !is_htpasswd {
             signing(reader)
         } else {
@@ -227,7 +199,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
         },
         trusted_certificates_pem: trusted_certificates(reader),
         users_file,
-        failed_logins: failed_logins(reader),
+        failed_logins: limits::failed_logins(reader),
     };
     if is_htpasswd {
         htpasswd::read(reader, &mut config);
@@ -251,9 +223,20 @@ fn refuse_empty_scheme(reader: &mut Reader<'_>) {
     }
 }
 
-fn failed_logins(reader: &mut Reader<'_>) -> u32 {
-    let number = reader.number("limits.failed_logins", FAILED_LOGINS_DEFAULT, 0..=1_000_000);
-    u32::try_from(number).unwrap_or(u32::MAX)
+/// Clients open it, so it needs a scheme.
+fn realm(reader: &mut Reader<'_>) -> Option<String> {
+    let realm = reader.get(&tokens::REALM)?;
+    if !["http://", "https://"]
+        .iter()
+        .any(|scheme| realm.starts_with(scheme))
+    {
+        reader.refuse(
+            tokens::REALM.path,
+            "must be a URL",
+            "written like `https://registry.example/token`; without the key, it follows from http.host or the request",
+        );
+    }
+    Some(realm)
 }
 
 /// Both files may name the issuer; they must agree, or the one would refuse what the other signs.
@@ -265,33 +248,33 @@ fn issuer(reader: &mut Reader<'_>) -> String {
         }
         issuer
     };
-    let ours = named(reader, "token.issuer");
-    let theirs = named(reader, "auth.token.issuer");
+    let ours = named(reader, tokens::ISSUER.path);
+    let theirs = named(reader, tokens::REGISTRY_ISSUER.path);
     if let (Some(ours), Some(theirs)) = (&ours, &theirs)
         && ours != theirs
     {
         reader.refuse(
-            "auth.token.issuer",
+            tokens::REGISTRY_ISSUER.path,
             "differs from token.issuer",
             "give both the same name, or remove one",
         );
     }
-    let key = if ours.is_none() && theirs.is_some() {
-        "auth.token.issuer"
+    let is_theirs = ours.is_none() && theirs.is_some();
+    reader.get(if is_theirs {
+        &tokens::REGISTRY_ISSUER
     } else {
-        "token.issuer"
-    };
-    reader.text(key, NAME_DEFAULT)
+        &tokens::ISSUER
+    })
 }
 
 fn signing(reader: &mut Reader<'_>) -> Signing {
-    let own = ["token.certificate", "token.key"];
-    let shared = ["server.certificate", "server.key"];
+    let own = [&tokens::CERTIFICATE, &tokens::KEY];
+    let shared = [&tokens::SERVER_CERTIFICATE, &tokens::SERVER_KEY];
     let mut used = None;
     // docker_auth takes the token's pair, and its listener's where there is none; it insists on whole pairs in both.
-    for [certificate_key, key_key] in [shared, own] {
-        let certificate = reader.path_if_set(certificate_key);
-        let key = reader.path_if_set(key_key);
+    for [certificate, key] in [shared, own] {
+        let (certificate_key, key_key) = (certificate.path, key.path);
+        let (certificate, key) = (reader.get(certificate), reader.get(key));
         match (certificate, key) {
             (None, None) => {}
             (Some(certificate), Some(key)) => {
@@ -337,10 +320,9 @@ fn signing(reader: &mut Reader<'_>) -> Signing {
 }
 
 fn trusted_certificates(reader: &mut Reader<'_>) -> Vec<String> {
-    const KEY: &str = "auth.token.rootcertbundle";
-    let path = reader.path_if_set(KEY);
+    let path = reader.get(&tokens::ROOT_CERTIFICATES);
     path.filter(|_| reader.looks_at_certificates)
-        .and_then(|path| pem::certificates(reader, KEY, &path))
+        .and_then(|path| pem::certificates(reader, tokens::ROOT_CERTIFICATES.path, &path))
         .map(|(text, _)| text)
         .into_iter()
         .collect()
@@ -364,7 +346,7 @@ fn accounts_and_rules(reader: &mut Reader<'_>, config: &mut AuthConfig) {
             .map(|entry| (entry.key.clone(), entry.place.clone()))
             .collect();
         let count = config.accounts.users.len();
-        reader.remember("users", format_args!("{count} (set)"));
+        reader.summarise("users", format_args!("{count} (set)"));
     }
     read_rules(reader, config);
     for (name, account) in &config.accounts.users {
@@ -404,7 +386,7 @@ pub(super) fn read_rules(reader: &mut Reader<'_>, config: &mut AuthConfig) {
         let rules = accounts::compiled(rules, &mut reader.warnings, &mut reader.errors);
         config.accounts.acl = rules;
         let count = config.accounts.acl.len();
-        reader.remember("acl", format_args!("{count} rules"));
+        reader.summarise("acl", format_args!("{count} rules"));
     }
 }
 

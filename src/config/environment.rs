@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::error::{ConfigErrors, Place};
-use super::keys::{self, Known};
+use super::keys::{self, Known, Scope};
 use super::node::{Entry, Node, Value};
 use super::yaml;
 
@@ -31,7 +31,7 @@ pub(super) fn apply(
         }
         let path = keys.to_lowercase();
         let path: Vec<&str> = path.split('_').collect();
-        if keys::look_up(&[keys::DISTRIBUTION], &path) == Known::Unknown {
+        if matches!(keys::look_up(Scope::Environment, &path), Known::Unknown) {
             warnings.push(format!("{name}: has no effect: it matches no key"));
             continue;
         }

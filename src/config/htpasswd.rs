@@ -7,6 +7,7 @@ use super::account_file::{Format, Parsed};
 use super::authentication::{AuthConfig, follow, read_rules};
 use super::error::{ConfigError, Place};
 use super::reader::Reader;
+use super::tokens;
 use super::yaml::TEXT_BYTES_MAX;
 use crate::auth::{BCRYPT_COST_MAX, Rule, RuleText, Scheme, User};
 
@@ -25,24 +26,24 @@ pub(super) fn read(reader: &mut Reader<'_>, config: &mut AuthConfig) {
             );
         }
     }
-    let realm = reader.text_if_set("auth.htpasswd.realm");
-    let path = reader.path_if_set("auth.htpasswd.path");
+    let realm = reader.get(&tokens::HTPASSWD_REALM);
+    let path = reader.get(&tokens::HTPASSWD_PATH);
+    let realm_key = tokens::HTPASSWD_REALM.path;
+    // An empty realm is one.
     for (key, is_missing) in [
-        ("auth.htpasswd.realm", realm.is_none()),
-        ("auth.htpasswd.path", path.is_none()),
+        (realm_key, reader.node(realm_key).is_none()),
+        (tokens::HTPASSWD_PATH.path, path.is_none()),
     ] {
         if is_missing {
             reader.refuse(key, "missing", "`auth.htpasswd` needs realm and path");
         }
     }
-    if let Some(realm) = realm {
-        config.scheme = Scheme::Basic { realm };
-    }
+    config.scheme = Scheme::Basic { realm };
     if let Some(path) = path
         && let Some(parsed) = follow(reader, config, &path, Format::Htpasswd)
     {
         let users = parsed.accounts.users.len();
-        reader.remember("auth.htpasswd", format_args!("{users} users"));
+        reader.summarise("auth.htpasswd", format_args!("{users} users"));
     }
     if reader.is_given("acl") {
         if reader.node("acl").is_none() {

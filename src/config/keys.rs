@@ -1,265 +1,96 @@
-//! Every key that Boathouse knows, in one table: distribution's (2.8 and 3.1), `docker_auth`'s and ours.
+//! Every key that Boathouse knows, and the questions that are asked of the table.
 //!
-//! Must not know what the keys do. Invariant: a key is read by a section only if it is `Built` here, and a key that could open
-//! a door when ignored is never `Harmless`. Leaving a key out must change nothing that a client can see to be harmless.
+//! Each section declares its own keys (`key` says how); here are those that no section reads. Must not know what the keys do.
+//! Invariant: a key that could open a door when it is ignored is never `Harmless`.
 
-/// What becomes of a key.
+use super::key::{
+    Family, Fate, Files, Key, OFF, Row, Source, TakesEffect, Unread, distribution, ours,
+};
+use super::reader::{InForce, Value};
+use super::{certificates, http, limits, logs, storage, tokens};
+
+/// All keys, in the order of the documentation and of the file that `up` writes.
+pub(super) const FAMILIES: &[Family] = &[
+    storage::FAMILY,
+    http::FAMILY,
+    certificates::FAMILY,
+    tokens::ACCOUNTS,
+    tokens::TOKENS,
+    logs::FAMILY,
+    limits::FAMILY,
+    OTHERS,
+];
+
+const UNREAD: &[Key<Unread>] = &[
+    distribution("middleware").not_yet(OFF),
+    distribution("notifications.events").harmless("only notifications.endpoints uses it"),
+    distribution("notifications.endpoints").not_yet(OFF),
+    distribution("health.storagedriver").harmless("the store is asked at every request"),
+    distribution("health.file").not_yet(OFF),
+    distribution("health.http").not_yet(OFF),
+    distribution("health.tcp").not_yet(OFF),
+    distribution("proxy").not_yet(&[]),
+    distribution("policy").not_yet(&[]),
+    ours("mirrors").not_yet(OFF),
+    ours("trust").not_yet(&[]),
+];
+
+const OTHERS: Family = Family {
+    heading: "Other keys",
+    intro: "",
+    keys: &[],
+    unread: UNREAD,
+};
+
+/// Whose keys are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// A section reads it.
-    Built,
-    /// Accepted, with all below it, and this note.
-    Harmless(&'static str),
-    /// An error, with all below it, unless the value is one of these, which change nothing. (`[]` is the empty list.)
-    NotYet(&'static [&'static str]),
+pub(super) enum Scope {
+    /// A configuration file.
+    Config,
+    /// The `REGISTRY_…` variables.
+    Environment,
+    /// A `users_file`.
+    UsersFile,
 }
 
-/// One row: the path with dots (`*` is any name, `[]` an item of a list) and its fate.
-pub(super) type Key = (&'static str, Fate);
+impl Scope {
+    fn rows(self) -> impl Iterator<Item = &'static Row> {
+        let rows = FAMILIES.iter().flat_map(|family| {
+            let read = family.keys.iter().map(|key| key.row());
+            read.chain(family.unread.iter().map(|key| &key.row))
+        });
+        rows.filter(move |row| match self {
+            Self::Config => row.files != Files::UsersFile,
+            Self::Environment => row.source == Source::Distribution,
+            Self::UsersFile => row.files != Files::Config,
+        })
+    }
+}
 
-use Fate::{Built, Harmless, NotYet};
-
-const OFF: &[&str] = &["false", "False", "FALSE", "no", "off", "[]"];
-const OWN_INDEX: &str = "not needed: the index here needs no cache";
-const NO_DRIVER_TUNING: &str =
-    "not needed: reads and writes are bounded here by limits.connections";
-const NO_LISTENER: &str = "no debug listener is opened";
-const ONE_LISTENER: &str =
-    "tokens are served by the registry's own listener, whose certificate and versions hold";
-
-/// distribution's `config.yml`; the keys that `REGISTRY_…` variables reach.
-pub(super) const DISTRIBUTION: &[Key] = &[
-    ("version", Built),
-    ("loglevel", Built),
-    ("log.level", Built),
-    ("log.formatter", Built),
-    ("log.accesslog.disabled", Built),
-    ("log.fields", Harmless("log lines carry no extra fields")),
-    ("log.hooks", Harmless("log lines are not mailed")),
-    ("log.reportcaller", Harmless("log lines name their module")),
-    ("storage.filesystem.rootdirectory", Built),
-    ("storage.filesystem.maxthreads", Harmless(NO_DRIVER_TUNING)),
-    ("storage.delete.enabled", Built),
-    ("storage.maintenance.readonly.enabled", Built),
-    (
-        "storage.maintenance.uploadpurging",
-        Harmless("abandoned uploads are not purged yet"),
-    ),
-    (
-        "storage.redirect.disable",
-        Harmless("a directory never redirects"),
-    ),
-    ("storage.cache", Harmless(OWN_INDEX)),
-    ("storage.tag", Harmless(OWN_INDEX)),
-    ("storage.s3", NotYet(&[])),
-    ("storage.s3aws", NotYet(&[])),
-    ("storage.azure", NotYet(&[])),
-    ("storage.gcs", NotYet(&[])),
-    ("storage.inmemory", NotYet(&[])),
-    ("storage.swift", NotYet(&[])),
-    ("storage.oss", NotYet(&[])),
-    ("auth.token.realm", Built),
-    ("auth.token.service", Built),
-    ("auth.token.issuer", Built),
-    ("auth.token.rootcertbundle", Built),
-    ("auth.token.jwks", NotYet(&[])),
-    ("auth.token.signingalgorithms", NotYet(OFF)),
-    ("auth.token.autoredirect", NotYet(OFF)),
-    (
-        "auth.token.autoredirectpath",
-        Harmless("only auth.token.autoredirect uses it"),
-    ),
-    ("auth.htpasswd.realm", Built),
-    ("auth.htpasswd.path", Built),
-    ("auth.silly", NotYet(&[])),
-    (
-        "auth.none",
-        Harmless("it asks for no authentication, as leaving `auth` out does"),
-    ),
-    ("middleware", NotYet(OFF)),
-    ("http.addr", Built),
-    ("http.net", NotYet(&["tcp", ""])),
-    ("http.host", Built),
-    ("http.prefix", Built),
-    ("http.secret", Built),
-    ("http.headers.*", Built),
-    ("http.relativeurls", Built),
-    ("http.draintimeout", Built),
-    ("http.http2.disabled", Built),
-    ("http.h2c.enabled", NotYet(OFF)),
-    ("http.tls.certificate", Built),
-    ("http.tls.key", Built),
-    ("http.tls.minimumtls", Built),
-    ("http.tls.clientcas", NotYet(OFF)),
-    ("http.tls.clientauth", NotYet(&[""])),
-    (
-        "http.tls.ciphersuites",
-        Harmless("only suites that are held to be strong are offered"),
-    ),
-    ("http.tls.letsencrypt", NotYet(&[])),
-    ("http.debug", Harmless(NO_LISTENER)),
-    (
-        "notifications.events",
-        Harmless("only notifications.endpoints uses it"),
-    ),
-    ("notifications.endpoints", NotYet(OFF)),
-    ("redis", Harmless(OWN_INDEX)),
-    (
-        "health.storagedriver",
-        Harmless("the store is asked at every request"),
-    ),
-    ("health.file", NotYet(OFF)),
-    ("health.http", NotYet(OFF)),
-    ("health.tcp", NotYet(OFF)),
-    ("catalog.maxentries", Built),
-    (
-        "tags.maxtags",
-        Harmless("limits.list_page bounds every list"),
-    ),
-    ("proxy", NotYet(&[])),
-    ("validation.enabled", NotYet(&["true", "yes", "on"])),
-    ("validation.disabled", NotYet(OFF)),
-    ("validation.manifests.urls", NotYet(&[])),
-    ("validation.manifests.indexes", NotYet(&[])),
-    ("policy", NotYet(&[])),
-    (
-        "reporting",
-        Harmless("nothing is reported to other services"),
-    ),
-    ("compatibility.schema1.enabled", NotYet(OFF)),
-    (
-        "compatibility.schema1.trustkey",
-        Harmless("only schema 1 images use it"),
-    ),
-    (
-        "compatibility.schema1.signingkeyfile",
-        Harmless("only schema 1 images use it"),
-    ),
-];
-
-/// `docker_auth`'s `auth_config.yml`.
-pub(super) const DOCKER_AUTH: &[Key] = &[
-    ("server.addr", NotYet(&[])),
-    ("server.net", NotYet(&["tcp", ""])),
-    ("server.path_prefix", NotYet(&[""])),
-    ("server.certificate", Built),
-    ("server.key", Built),
-    ("server.real_ip_header", Built),
-    ("server.real_ip_pos", Built),
-    ("server.hsts", NotYet(OFF)),
-    ("server.tls_min_version", Harmless(ONE_LISTENER)),
-    ("server.tls_curve_preferences", Harmless(ONE_LISTENER)),
-    ("server.tls_cipher_suites", Harmless(ONE_LISTENER)),
-    ("server.letsencrypt", NotYet(&[])),
-    ("token.issuer", Built),
-    ("token.expiration", Built),
-    ("token.certificate", Built),
-    ("token.key", Built),
-    (
-        "token.disable_legacy_key_id",
-        Harmless("tokens carry their certificate, so that old and new registries accept them"),
-    ),
-    ("users.*.password", Built),
-    ("users.*.labels.*", Built),
-    ("acl.[].match.account", Built),
-    ("acl.[].match.type", Built),
-    ("acl.[].match.name", Built),
-    ("acl.[].match.service", Built),
-    ("acl.[].match.ip", Built),
-    ("acl.[].match.labels.*", Built),
-    ("acl.[].actions", Built),
-    ("acl.[].comment", Built),
-    ("ext_auth", NotYet(&[])),
-    ("ext_authz", NotYet(&[])),
-    ("ldap_auth", NotYet(&[])),
-    ("oidc_auth", NotYet(&[])),
-    ("google_auth", NotYet(&[])),
-    ("github_auth", NotYet(&[])),
-    ("gitlab_auth", NotYet(&[])),
-    ("mongo_auth", NotYet(&[])),
-    ("xorm_auth", NotYet(&[])),
-    ("plugin_authn", NotYet(&[])),
-    ("acl_mongo", NotYet(&[])),
-    ("acl_xorm", NotYet(&[])),
-    ("plugin_authz", NotYet(&[])),
-    ("casbin_authz", NotYet(&[])),
-];
-
-/// Ours.
-pub(super) const OURS: &[Key] = &[
-    ("tls", Built),
-    ("tls.hosts", Built),
-    ("tls.ca_certificate", Built),
-    ("tls.keys_directory", Built),
-    ("users_file", Built),
-    ("state_directory", Built),
-    ("relative_paths", Built),
-    ("http.trusted_proxies", Built),
-    ("validation.manifests.references", Built),
-    ("token.refresh_tokens", Built),
-    ("retention", NotYet(&[])),
-    ("mirrors", NotYet(OFF)),
-    ("trust", NotYet(&[])),
-    ("limits.connections", Built),
-    ("limits.stall_secs", Built),
-    ("limits.header_secs", Built),
-    ("limits.handshake_secs", Built),
-    ("limits.token_body_bytes", Built),
-    ("limits.floor_bytes_per_sec", Built),
-    ("limits.manifest_size_bytes", Built),
-    ("limits.whole_bodies_bytes", Built),
-    ("limits.whole_body_secs", Built),
-    ("limits.mount_probes", Built),
-    ("limits.list_page", Built),
-    ("limits.open_uploads", Built),
-    ("limits.grace_period_secs", Built),
-    ("limits.failed_logins", Built),
-];
-
-/// What a `users_file` may hold, beside `docker_auth`'s `users` and `acl`.
-pub(super) const USERS_FILE: &[Key] = &[
-    ("users.*.password", Built),
-    ("users.*.labels.*", Built),
-    ("users.*.expires", Built),
-    ("users.*.valid_after", Built),
-    ("acl.[].match.account", Built),
-    ("acl.[].match.type", Built),
-    ("acl.[].match.name", Built),
-    ("acl.[].match.service", Built),
-    ("acl.[].match.ip", Built),
-    ("acl.[].match.labels.*", Built),
-    ("acl.[].actions", Built),
-    ("acl.[].comment", Built),
-    ("revoked.*", Built),
-];
-
-/// The tables of a configuration file.
-pub(super) const CONFIG: &[&[Key]] = &[DISTRIBUTION, DOCKER_AUTH, OURS];
-
-/// What the tables say about a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the table says about a path.
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Known {
-    /// The path is a row, or lies below one whose fate covers all below it.
-    Key(Fate),
+    /// The path is a row, or is below one whose fate covers all below it.
+    Key(&'static Row),
     /// Rows begin with this path; `list` if they go on with items of a list.
     Prefix {
         /// Whether a list is expected here rather than a map.
         list: bool,
     },
-    /// Nothing of the kind.
+    /// No row.
     Unknown,
 }
 
 /// Looks a path up; a row that also has rows below it is a `Key`.
-pub(super) fn look_up(tables: &[&[Key]], path: &[&str]) -> Known {
+pub(super) fn look_up(scope: Scope, path: &[&str]) -> Known {
     let mut prefix = None;
-    for (row, fate) in tables.iter().copied().flatten() {
-        let mut wanted = row.split('.');
+    for row in scope.rows() {
+        let mut wanted = row.path.split('.');
         let mut given = path.iter().copied();
         loop {
             match (wanted.next(), given.next()) {
-                (None, None) => return Known::Key(*fate),
-                (None, Some(_)) if *fate != Built => return Known::Key(*fate),
+                (None, None) => return Known::Key(row),
+                (None, Some(_)) if row.fate != Fate::Built => return Known::Key(row),
                 (Some(next), None) => {
                     prefix = Some(next == "[]");
                     break;
@@ -272,26 +103,51 @@ pub(super) fn look_up(tables: &[&[Key]], path: &[&str]) -> Known {
     prefix.map_or(Known::Unknown, |list| Known::Prefix { list })
 }
 
-/// Whether rows lie below this path.
-pub(super) fn has_children(tables: &[&[Key]], path: &str) -> bool {
+/// Whether rows are below this path.
+pub(super) fn has_children(scope: Scope, path: &str) -> bool {
     let path = format!("{path}.");
-    tables
-        .iter()
-        .copied()
-        .flatten()
-        .any(|(row, _)| row.starts_with(&path))
+    scope.rows().any(|row| row.path.starts_with(&path))
+}
+
+/// The keys whose value differs between `before` and `now`, and that only a restart takes up. A key that only one of the two
+/// asked for counts if it was written there.
+pub fn needs_restart<'a>(before: &'a [InForce], now: &'a [InForce]) -> Vec<&'a str> {
+    fn of<'a>(keys: &'a [InForce], name: &str) -> Option<&'a InForce> {
+        keys.iter().find(|key| key.key == name)
+    }
+    let differs = |key: &InForce| match (of(before, &key.key), of(now, &key.key)) {
+        (Some(before), Some(now)) => before.value != now.value,
+        (Some(one), None) | (None, Some(one)) => one.place.is_some(),
+        (None, None) => false,
+    };
+    let gone = before.iter().filter(|key| of(now, &key.key).is_none());
+    // What a summary tells of is read again, or changes by itself.
+    let is_fixed =
+        |key: &InForce| !matches!(key.value, Value::Summary(_)) && !is_taken_up_by_reload(&key.key);
+    let changed = now.iter().chain(gone);
+    let changed = changed.filter(|key| differs(key) && is_fixed(key));
+    changed.map(|key| key.key.as_str()).collect()
+}
+
+/// Whether a running server takes up a change of this key at a reload.
+fn is_taken_up_by_reload(path: &str) -> bool {
+    let path: Vec<&str> = path.split('.').collect();
+    match look_up(Scope::Config, &path) {
+        Known::Key(row) => row.takes_effect == TakesEffect::AtReload,
+        Known::Prefix { .. } | Known::Unknown => false,
+    }
 }
 
 /// The known key that was probably meant: a sibling spelt alike, else the same name elsewhere.
-pub(super) fn nearest(tables: &[&[Key]], path: &[&str]) -> Option<String> {
+pub(super) fn nearest(scope: Scope, path: &[&str]) -> Option<String> {
     let (key, parents) = path.split_last()?;
     let key = key.to_lowercase();
     // Two slips, or one for a short word; more would suggest nonsense.
     let distance_max = if key.len() < 4 { 1 } else { 2 };
-    let rows = || tables.iter().copied().flatten().map(|(row, _)| *row);
-    let sibling = rows()
+    let sibling = scope
+        .rows()
         .filter_map(|row| {
-            let mut segments = row.split('.');
+            let mut segments = row.path.split('.');
             let below = parents.iter().all(|parent| {
                 segments
                     .next()
@@ -301,45 +157,95 @@ pub(super) fn nearest(tables: &[&[Key]], path: &[&str]) -> Option<String> {
                 .next()
                 .filter(|next| below && !["*", "[]"].contains(next))
         })
-        .map(|name| (strsim::levenshtein(&key, name), name))
+        .map(|name| (distance(&key, name), name))
         .filter(|(distance, _)| *distance <= distance_max)
         .min()
         .map(|(_, name)| super::node::join(&parents.join("."), name));
     sibling.or_else(|| {
-        rows()
-            .find(|row| row.rsplit('.').next() == Some(&key))
-            .map(str::to_owned)
+        let elsewhere = scope
+            .rows()
+            .find(|row| row.path.rsplit('.').next() == Some(&key));
+        elsewhere.map(|row| row.path.to_owned())
     })
 }
 
+/// How many slips lead from one word to the other; a word that was cut short (`rootdir`) is one.
+fn distance(key: &str, name: &str) -> usize {
+    if key.len() >= ABBREVIATION_LENGTH_MIN && name.starts_with(key) {
+        return 1;
+    }
+    strsim::levenshtein(key, name)
+}
+
+/// Shorter beginnings are those of many words.
+const ABBREVIATION_LENGTH_MIN: usize = 4;
+
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
 
     #[test]
     fn the_nearest_key_is_a_sibling_or_the_same_name_elsewhere() {
-        assert_eq!(
-            nearest(CONFIG, &["http", "adr"]).as_deref(),
-            Some("http.addr")
-        );
-        assert_eq!(nearest(CONFIG, &["ACL"]).as_deref(), Some("acl"));
-        assert_eq!(
-            nearest(CONFIG, &["rootdirectory"]).as_deref(),
-            Some("storage.filesystem.rootdirectory")
-        );
-        assert_eq!(nearest(CONFIG, &["zzzzzzzz"]), None);
-        assert_eq!(
-            nearest(CONFIG, &["acl", "[]", "match", "acount"]).as_deref(),
-            Some("acl.[].match.account")
-        );
+        let nearest = |path: &[&str]| nearest(Scope::Config, path);
+        for (path, expected) in [
+            (&["http", "adr"][..], Some("http.addr")),
+            (&["ACL"], Some("acl")),
+            (&["rootdirectory"], Some("storage.filesystem.rootdirectory")),
+            (
+                &["storage", "filesystem", "rootdir"],
+                Some("storage.filesystem.rootdirectory"),
+            ),
+            (&["zzzzzzzz"], None),
+            (
+                &["acl", "[]", "match", "acount"],
+                Some("acl.[].match.account"),
+            ),
+        ] {
+            assert_eq!(nearest(path).as_deref(), expected, "{path:?}");
+        }
     }
 
     #[test]
-    fn no_key_stands_in_the_table_twice() {
-        let mut rows: Vec<&str> = CONFIG.iter().copied().flatten().map(|row| row.0).collect();
+    fn no_key_is_in_the_table_twice() {
+        let mut rows: Vec<&str> = Scope::Config.rows().map(|row| row.path).collect();
         rows.sort_unstable();
         let before = rows.len();
         rows.dedup();
         assert_eq!(rows.len(), before);
+    }
+
+    /// A key that no section reads would be accepted, and do nothing.
+    #[test]
+    fn every_key_is_read_by_a_section() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.yml");
+        let mut read = BTreeSet::new();
+        for text in [
+            "storage: filesystem\nloglevel: info\ntls: auto\nusers: {}\nacl: []\n",
+            "storage: filesystem\nauth: {token: {issuer: lab}}\nusers: {}\nacl: []\n",
+            "storage: filesystem\nauth: {htpasswd: {realm: lab, path: /dev/null}}\n",
+        ] {
+            std::fs::write(&file, text).unwrap();
+            let loaded = crate::config::load(std::slice::from_ref(&file), &BTreeMap::new());
+            read.extend(loaded.unwrap().in_force.into_iter().map(|key| key.key));
+        }
+        let keys = FAMILIES.iter().flat_map(|family| family.keys);
+        for path in keys.map(|key| key.row().path) {
+            let has_any_name = path.contains(['*', '[']);
+            assert!(has_any_name || read.contains(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn every_key_is_documented() {
+        for row in FAMILIES
+            .iter()
+            .flat_map(|family| family.keys)
+            .map(|key| key.row())
+        {
+            assert!(!row.doc.trim().is_empty(), "{}", row.path);
+        }
     }
 }

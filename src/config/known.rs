@@ -1,16 +1,17 @@
-//! Holds a tree against the table of known keys.
+//! Compares a tree with the table of known keys.
 //!
-//! Must not know what a key means. Invariant: after this, every entry of the tree is either read by a section or was spoken of
-//! in an error or a note.
+//! Must not know what a key means. Invariant: every entry of the tree is then read by a section, or named in an error or a
+//! note.
 
 use super::error::{ConfigError, ConfigErrors};
-use super::keys::{self, Fate, Key, Known};
+use super::key::{Fate, Row};
+use super::keys::{self, Known, Scope};
 use super::node::{Node, Value};
 
 /// Finds unknown keys, keys not built yet and wrong kinds of values; returns the notes about harmless keys.
-pub(super) fn check(tree: &Node, tables: &[&[Key]], errors: &mut ConfigErrors) -> Vec<String> {
+pub(super) fn check(tree: &Node, scope: Scope, errors: &mut ConfigErrors) -> Vec<String> {
     let mut walk = Walk {
-        tables,
+        scope,
         errors,
         notes: Vec::new(),
     };
@@ -30,7 +31,7 @@ pub(super) fn check(tree: &Node, tables: &[&[Key]], errors: &mut ConfigErrors) -
 }
 
 struct Walk<'a> {
-    tables: &'a [&'a [Key]],
+    scope: Scope,
     errors: &'a mut ConfigErrors,
     notes: Vec<String>,
 }
@@ -39,22 +40,22 @@ impl Walk<'_> {
     fn map<'tree>(&mut self, node: &'tree Node, path: &mut Vec<&'tree str>) {
         for entry in node.entries() {
             path.push(&entry.key);
-            match keys::look_up(self.tables, path) {
+            match keys::look_up(self.scope, path) {
                 Known::Unknown => self.unknown(path, entry),
                 _ if entry.value.is_null() => {}
-                Known::Key(fate) => self.key(fate, &entry.value, path),
+                Known::Key(row) => self.key(row, &entry.value, path),
                 Known::Prefix { list } => self.prefix(list, &entry.value, path),
             }
             path.pop();
         }
     }
 
-    fn key<'tree>(&mut self, fate: Fate, node: &'tree Node, path: &mut Vec<&'tree str>) {
+    fn key<'tree>(&mut self, row: &Row, node: &'tree Node, path: &mut Vec<&'tree str>) {
         let dotted = path.join(".");
-        match fate {
+        match row.fate {
             // A row with rows below it may be a map.
             Fate::Built => {
-                if keys::has_children(self.tables, &dotted) {
+                if keys::has_children(self.scope, &dotted) {
                     self.map(node, path);
                 }
             }
@@ -70,7 +71,7 @@ impl Walk<'_> {
                 if !unless.contains(&written.as_str()) {
                     self.errors.push(
                         ConfigError::new(Some(&node.place), &*dotted, "not supported yet")
-                            .hint(not_yet_hint(&dotted)),
+                            .hint(row.hint),
                     );
                 }
             }
@@ -107,7 +108,7 @@ impl Walk<'_> {
 
     fn unknown(&mut self, path: &[&str], entry: &super::node::Entry) {
         let error = ConfigError::new(Some(&entry.place), shown(path), "unknown key");
-        let hint = keys::nearest(self.tables, path).map_or_else(
+        let hint = keys::nearest(self.scope, path).map_or_else(
             || "remove it, or look for its name in the documentation".to_owned(),
             |key| format!("did you mean `{}`?", key.replace(".[]", "[]")),
         );
@@ -118,14 +119,4 @@ impl Walk<'_> {
 /// A path as people write it: `acl[].match`.
 fn shown(path: &[&str]) -> String {
     path.join(".").replace(".[]", "[]")
-}
-
-fn not_yet_hint(key: &str) -> &'static str {
-    match key {
-        "server.addr" => {
-            "remove it: tokens are served on http.addr, at /token, /auth and /auth/token"
-        }
-        "storage.s3" => "use storage.filesystem",
-        _ => "remove the key if you can do without it",
-    }
 }

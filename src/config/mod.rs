@@ -1,47 +1,56 @@
 //! Configuration files into each module's own `Settings`.
 //!
-//! The files are the union of distribution's `config.yml` and `docker_auth`'s `auth_config.yml`, with a few keys of ours. From
-//! left to right: `yaml` reads trees, `node` merges them, `environment` overrides, `keys` and `known` say what may stand there,
-//! `reader` and the sections give it types. Must not know what the settings do. Invariants: the process's environment is read
-//! by the caller; nothing of a file is ever printed by an error; what `load` returns has been checked as a whole.
+//! The files are the union of distribution's `config.yml` and `docker_auth`'s `auth_config.yml`, with a few keys of ours. The
+//! order: `yaml` reads trees, `node` merges them, `environment` overrides, `known` refuses keys that are not in the table
+//! (`keys`), `reader` gives values their types, and the sections (`http`, `storage`, …) make settings of them. A section
+//! declares its own keys (`key`); the file that `up` writes (`template`) and `docs/configuration.md` (`documentation`) follow
+//! from these rows. Must not know what the settings do. Invariants: the process's environment is read by the caller; no error
+//! shows a value of a file; what `load` returns has been checked as a whole.
 
 mod account_file;
 mod accounts;
 mod authentication;
+mod certificates;
+mod documentation;
 mod duration;
 mod environment;
 mod error;
 mod from_node;
 mod htpasswd;
+mod http;
+mod key;
 mod keys;
 mod known;
+mod limits;
+mod logs;
 mod node;
 mod pem;
 mod reader;
 mod relative;
-mod sections;
+mod storage;
 mod template;
+mod tokens;
 mod users_file;
 mod yaml;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 pub use account_file::AccountFile;
 pub use authentication::{AuthConfig, Signing};
+pub use documentation::documentation;
 pub use error::{ConfigError, ConfigErrors, Place};
-pub use reader::{InForce, Secret};
+pub use keys::needs_restart;
+pub use reader::{InForce, Secret, Value};
 pub use template::Template;
 pub use users_file::{UsersFile, UsersFileError};
 
+use keys::Scope;
 use node::Node;
 use reader::Reader;
 
-use crate::{auth, registry, server, telemetry, tls};
-
-/// What is signed with a shorter secret can be tried against all secrets of that length.
-const SECRET_BYTES_MIN: usize = 16;
+use crate::host_port::BaseUrl;
+use crate::{auth, registry, server, store, telemetry, tls};
 
 /// Everything that the files decide.
 #[derive(Debug, Clone)]
@@ -51,15 +60,15 @@ pub struct Config {
     /// HTTP.
     pub server: server::Settings,
     /// `http.host`: `scheme://host[:port]`, what clients see.
-    pub external_host: Option<String>,
+    pub external_host: Option<BaseUrl>,
     /// Certificates.
     pub tls: tls::Settings,
     /// The operations.
     pub registry: registry::Settings,
     /// Users, rules, tokens.
     pub auth: AuthConfig,
-    /// `storage.filesystem.rootdirectory`
-    pub root_directory: PathBuf,
+    /// `storage`
+    pub storage: store::Settings,
     /// `state_directory`: index, control socket, keys that were made here.
     pub state_directory: PathBuf,
     /// `http.secret`; without one the cli keeps its own in the state directory.
@@ -74,8 +83,10 @@ impl Config {
         secret: auth::Secret,
         own_key: Option<auth::SigningKeyPem>,
     ) -> auth::Settings {
-        let external_host = self.external_host.clone();
-        self.auth.settings(external_host, secret, own_key)
+        let mut settings = self.auth.settings(secret, own_key);
+        settings.token.external_host.clone_from(&self.external_host);
+        settings.token.prefix.clone_from(&self.server.prefix);
+        settings
     }
 }
 
@@ -154,7 +165,7 @@ fn read_and_check(
     let mut errors = ConfigErrors::default();
     let mut warnings = environment::apply(&mut tree, environment, &mut errors);
     expand_short_forms(&mut tree);
-    let mut notes = known::check(&tree, keys::CONFIG, &mut errors);
+    let mut notes = known::check(&tree, Scope::Config, &mut errors);
     let mut reader = Reader::new(&tree, files, parts.looks_at_certificates);
     reader.reads_users_file = parts.reads_users_file;
     let config = sections(&mut reader);
@@ -202,7 +213,7 @@ fn read_files(files: &[PathBuf]) -> Result<Node, ConfigErrors> {
 
 fn merge_document(tree: &mut Node, mut document: Node, errors: &mut ConfigErrors) {
     if !matches!(document.value, node::Value::Map(_)) {
-        known::check(&document, keys::CONFIG, errors);
+        known::check(&document, Scope::Config, errors);
         return;
     }
     expand_short_forms(&mut document);
@@ -219,72 +230,26 @@ fn expand_short_forms(tree: &mut Node) {
 }
 
 fn sections(reader: &mut Reader<'_>) -> Config {
-    version(reader);
-    let telemetry = sections::telemetry(reader);
-    let (root_directory, state_directory) = sections::directories(reader);
-    let external_host = sections::external_host(reader);
-    let server = sections::server(reader, external_host.as_deref());
-    let tls = sections::tls(reader, &state_directory);
-    let secret = reader.secret("http.secret");
-    if secret
-        .as_ref()
-        .is_some_and(|secret| secret.expose().len() < SECRET_BYTES_MIN)
-    {
-        reader.warn(
-            "http.secret",
-            "is short enough to be guessed: 32 random characters are safe, and without the key one is made",
-        );
-    }
+    storage::relative_paths(reader);
+    let telemetry = logs::telemetry(reader);
+    let (storage, state_directory) = storage::storage(reader);
+    let external_host = http::external_host(reader);
+    let server = http::server(reader, external_host.as_ref());
+    let tls = certificates::tls(reader, &state_directory);
+    let secret = http::secret(reader);
     let auth = authentication::read(reader);
-    let registry = sections::registry(reader);
-    let config = Config {
+    let registry = storage::registry(reader);
+    let is_plain = tls == tls::Settings::None;
+    http::warn_of_openness(reader, &server.address, is_plain, !auth.required);
+    Config {
         telemetry,
         server,
         external_host,
         tls,
         registry,
         auth,
-        root_directory,
+        storage,
         state_directory,
         secret,
-    };
-    warn_of_openness(reader, &config);
-    config
-}
-
-fn version(reader: &mut Reader<'_>) {
-    if reader.text("version", "0.1") != "0.1" {
-        reader.refuse(
-            "version",
-            "must be 0.1",
-            "distribution knows no other version",
-        );
     }
-}
-
-/// What is fine on one machine and seldom elsewhere.
-fn warn_of_openness(reader: &mut Reader<'_>, config: &Config) {
-    if is_loopback(&config.server.address) {
-        return;
-    }
-    if config.tls == tls::Settings::None {
-        reader.warn(
-            "http.addr",
-            "plain HTTP to other machines: passwords and tokens can be read on the way; `tls: auto` makes certificates",
-        );
-    }
-    if !config.auth.required {
-        reader.warn(
-            "http.addr",
-            "open to everybody who can reach it: neither `auth` nor `users` is configured",
-        );
-    }
-}
-
-fn is_loopback(address: &str) -> bool {
-    if let Ok(address) = address.parse::<SocketAddr>() {
-        return address.ip().is_loopback();
-    }
-    let host = address.rsplit_once(':').map_or("", |(host, _)| host);
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }

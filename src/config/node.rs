@@ -53,6 +53,10 @@ impl Node {
         self.value == Value::Null
     }
 
+    pub(super) fn is_map(&self) -> bool {
+        matches!(self.value, Value::Map(_))
+    }
+
     /// The word for what this is, for messages.
     pub(super) fn kind(&self) -> &'static str {
         match self.value {

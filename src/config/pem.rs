@@ -2,6 +2,8 @@
 //!
 //! Must not keep keys, nor say anything of what they hold.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -138,9 +140,24 @@ fn signing_key(
     Some((text, signing_key?))
 }
 
+/// Whether a file begins as every certificate and key in DER does: with an ASN.1 sequence.
+fn is_der(path: &Path) -> bool {
+    let mut first = [0];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut first));
+    read.is_ok() && first == [0x30]
+}
+
 fn readable(reader: &mut Reader<'_>, key: &str, path: &Path) -> Option<String> {
     match read_text(path) {
         Ok(text) => Some(text),
+        Err(_) if is_der(path) => {
+            reader.refuse(
+                key,
+                &format!("{}: a DER file, not a PEM file", path.display()),
+                "convert it: `openssl x509 -inform der -in FILE -out FILE.pem` for a certificate, `openssl pkey` for a key",
+            );
+            None
+        }
         Err(error) => {
             reader.refuse(
                 key,

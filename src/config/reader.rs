@@ -1,22 +1,30 @@
 //! Typed access to the merged tree.
 //!
-//! Must not know the sections. Invariants: a key that is absent gets its default; every key that is asked for is remembered
-//! with its value and place, secrets as `(set)`; a value that does not fit is an error that names the key and what was
-//! expected, never the value.
+//! Must not know the sections. Invariants: a key that is absent gets its default; every key that is read is remembered with
+//! its value and place; a value that does not fit is an error that names the key and what was expected, never the value.
 
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use super::duration;
 use super::error::{ConfigError, ConfigErrors, Place};
-use super::node::{Node, Value};
+use super::key::{
+    FilePath, Flag, Key, Listen, Number, OptionalPath, OptionalSecret, OptionalText, OptionalUrl,
+    Seconds, Signed, Text, Texts, Words,
+};
+use super::node::{self, Node};
 use super::relative::{Chosen, RelativePaths, choose};
+use crate::host_port::{BaseUrl, HostPort};
 
 /// A value that is never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
+    pub(super) fn new(text: String) -> Self {
+        Self(text)
+    }
+
     /// The value itself.
     pub fn expose(&self) -> &str {
         &self.0
@@ -29,13 +37,55 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A key in force: what it is and where that was decided.
+/// A value in force, in the type in which two of them are compared. `Display` and `Debug` show no secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    /// The key has no value.
+    None,
+    /// `true` or `false`
+    Flag(bool),
+    /// A whole number.
+    Number(i64),
+    /// A duration.
+    Seconds(u64),
+    /// A text, a word, a URL or an address.
+    Text(String),
+    /// A path.
+    Path(PathBuf),
+    /// A list.
+    List(Vec<String>),
+    /// A value that is not shown.
+    Secret(Secret),
+    /// What is in a file or a section, in words.
+    Summary(String),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => out.write_str("(none)"),
+            Self::Flag(value) => value.fmt(out),
+            Self::Number(value) => value.fmt(out),
+            Self::Seconds(value) => write!(out, "{value}s"),
+            Self::Text(value) => out.write_str(&shown(value)),
+            Self::Path(value) => out.write_str(&shown(&value.display().to_string())),
+            Self::List(values) => {
+                let values: Vec<String> = values.iter().map(|value| shown(value)).collect();
+                write!(out, "[{}]", values.join(", "))
+            }
+            Self::Secret(value) => write!(out, "{value:?}"),
+            Self::Summary(value) => out.write_str(value),
+        }
+    }
+}
+
+/// A key in force: its value, and where that was decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InForce {
     /// The key with dots.
     pub key: String,
-    /// Its value as text; `(set)` for secrets.
-    pub value: String,
+    /// Its value.
+    pub value: Value,
     /// Where it was written; `None` is the default.
     pub place: Option<Place>,
 }
@@ -63,12 +113,13 @@ pub(super) struct Reader<'a> {
     pub(super) in_force: Vec<InForce>,
     pub(super) by_working_directory: Vec<String>,
     files: &'a [PathBuf],
-    relative_paths: RelativePaths,
+    /// Where relative paths start; it must be read before any path.
+    pub(super) relative_paths: RelativePaths,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(tree: &'a Node, files: &'a [PathBuf], looks_at_certificates: bool) -> Self {
-        let mut reader = Self {
+        Self {
             tree,
             looks_at_certificates,
             reads_users_file: true,
@@ -79,17 +130,21 @@ impl<'a> Reader<'a> {
             by_working_directory: Vec::new(),
             files,
             relative_paths: RelativePaths::Unclear,
-        };
-        // Before any path is read.
-        reader.relative_paths = reader.choice(
-            "relative_paths",
-            RelativePaths::Unclear,
-            &[
-                ("config_directory", RelativePaths::ConfigDirectory),
-                ("working_directory", RelativePaths::WorkingDirectory),
-            ],
-        );
-        reader
+        }
+    }
+
+    /// The value of `key`, or its default.
+    pub(super) fn get<K: Readable>(&mut self, key: &Key<K>) -> K::Value {
+        let (value, typed) = key.kind.read(self, key.path);
+        self.record(key.path, typed);
+        value
+    }
+
+    /// The path at `key`, absolute; `default` if there is none.
+    pub(super) fn path(&mut self, key: &Key<FilePath>, default: PathBuf) -> PathBuf {
+        let value = self.path_at(key.path).unwrap_or(default);
+        self.record(key.path, Value::Path(value.clone()));
+        value
     }
 
     /// The node at `key`; a null counts as absent.
@@ -97,7 +152,7 @@ impl<'a> Reader<'a> {
         self.tree.find(key)
     }
 
-    /// Whether `key` stands there, be it with nothing behind it.
+    /// Whether `key` is present, even without a value.
     pub(super) fn is_given(&self, key: &str) -> bool {
         self.tree.find_even_null(key).is_some()
     }
@@ -121,63 +176,22 @@ impl<'a> Reader<'a> {
         self.warnings.push(text);
     }
 
-    pub(super) fn remember(&mut self, key: &str, value: impl fmt::Display) {
+    /// Something about a section, in words.
+    pub(super) fn summarise(&mut self, key: &str, summary: impl fmt::Display) {
+        self.record(key, Value::Summary(summary.to_string()));
+    }
+
+    pub(super) fn record(&mut self, key: &str, value: Value) {
         self.in_force.push(InForce {
             key: key.to_owned(),
-            value: value.to_string(),
+            value,
             place: self.place(key).cloned(),
         });
     }
 
-    pub(super) fn text(&mut self, key: &str, default: &str) -> String {
-        let value = self
-            .scalar(key)
-            .map_or(default, |(text, _)| text)
-            .to_owned();
-        self.remember(key, shown(&value));
-        value
-    }
-
-    pub(super) fn text_if_set(&mut self, key: &str) -> Option<String> {
-        let value = self.scalar(key).map(|(text, _)| text.to_owned());
-        self.remember(
-            key,
-            value.as_deref().map_or_else(|| "(none)".to_owned(), shown),
-        );
-        value
-    }
-
-    pub(super) fn secret(&mut self, key: &str) -> Option<Secret> {
-        let value = self
-            .scalar(key)
-            .filter(|(text, _)| !text.is_empty())
-            .map(|(text, _)| Secret(text.to_owned()));
-        self.remember(key, if value.is_some() { "(set)" } else { "(none)" });
-        value
-    }
-
-    /// The path at `key`, absolute.
-    pub(super) fn path_if_set(&mut self, key: &str) -> Option<PathBuf> {
-        let text = self.scalar(key).map(|(text, _)| text);
-        let path = text
-            .filter(|text| !text.is_empty())
-            .map(|text| self.absolute(key, Path::new(text)));
-        let told = path.as_ref().map_or_else(
-            || "(none)".to_owned(),
-            |path| shown(&path.display().to_string()),
-        );
-        self.remember(key, told);
-        path
-    }
-
-    /// The path at `key`, absolute.
-    pub(super) fn path(&mut self, key: &str, default: PathBuf) -> PathBuf {
-        let value = match self.scalar(key) {
-            Some((text, _)) if !text.is_empty() => self.absolute(key, Path::new(text)),
-            _ => default,
-        };
-        self.remember(key, shown(&value.display().to_string()));
-        value
+    fn path_at(&mut self, key: &str) -> Option<PathBuf> {
+        let (text, _) = self.scalar(key)?;
+        (!text.is_empty()).then(|| self.absolute(key, Path::new(text)))
     }
 
     /// Where a path leads that may be relative.
@@ -232,112 +246,220 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
-        let value = match self.scalar(key) {
-            None => default,
-            Some((text, plain)) => match text.to_ascii_lowercase().as_str() {
-                "true" | "yes" | "on" if plain => true,
-                "false" | "no" | "off" if plain => false,
-                _ => {
-                    self.refuse(key, "must be true or false", "write it without quotes");
-                    default
-                }
-            },
-        };
-        self.remember(key, value);
-        value
-    }
-
-    /// A whole number: plain decimal digits only. YAML would read `0755`, `1e3` and `1_000` in ways that few people expect.
-    pub(super) fn number(&mut self, key: &str, default: u64, range: RangeInclusive<u64>) -> u64 {
-        let value = match self.scalar(key) {
-            None => default,
-            Some((text, plain)) => match whole_number(text).filter(|_| plain) {
-                Some(number) if range.contains(&number) => number,
-                _ => {
-                    let expected = format!(
-                        "must be a whole number from {} to {}",
-                        range.start(),
-                        range.end()
-                    );
-                    self.refuse(
-                        key,
-                        &expected,
-                        "decimal digits only: no unit, quotes, sign or leading zero",
-                    );
-                    default
-                }
-            },
-        };
-        self.remember(key, value);
-        value
-    }
-
-    /// The same for sizes and counts in memory.
-    pub(super) fn count(&mut self, key: &str, default: usize, range: RangeInclusive<u64>) -> usize {
-        let number = self.number(key, u64::try_from(default).unwrap_or(u64::MAX), range);
-        usize::try_from(number).unwrap_or(usize::MAX)
-    }
-
-    /// One of these words.
-    pub(super) fn choice<T: Copy + PartialEq>(
-        &mut self,
-        key: &str,
-        default: T,
-        words: &[(&str, T)],
-    ) -> T {
-        let value = match self.scalar(key) {
-            None => default,
-            Some((text, _)) => {
-                let known = words
-                    .iter()
-                    .find(|(word, _)| word.eq_ignore_ascii_case(text));
-                known.map_or_else(
-                    || {
-                        let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-                        let hint = format!("one of {}", names.join(", "));
-                        self.refuse(key, "not a word that is known here", &hint);
-                        default
-                    },
-                    |(_, value)| *value,
-                )
-            }
-        };
-        let word = words.iter().find(|(_, known)| *known == value);
-        self.remember(key, word.map_or("", |(word, _)| word));
-        value
-    }
-
-    /// A list of texts.
-    pub(super) fn texts(&mut self, key: &str) -> Vec<String> {
-        let texts = match self.node(key) {
-            None => Vec::new(),
-            Some(node) => super::accounts::texts(node, key, &mut self.errors),
-        };
-        self.remember(
-            key,
-            format!(
-                "[{}]",
-                texts
-                    .iter()
-                    .map(|text| shown(text))
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            ),
-        );
-        texts
-    }
-
-    /// The text at `key`, and whether it stands there without quotes.
+    /// The text at `key`, and whether it is written without quotes.
     pub(super) fn scalar(&mut self, key: &str) -> Option<(&'a str, bool)> {
         let node = self.node(key)?;
-        if let Value::Scalar { text, plain } = &node.value {
+        if let node::Value::Scalar { text, plain } = &node.value {
             return Some((text, *plain));
         }
         let message = format!("must be a single value, not {}", node.kind());
         self.errors
             .push(ConfigError::new(Some(&node.place), key, message));
         None
+    }
+}
+
+/// A kind of values that can be read.
+pub(super) trait Readable {
+    /// What the section gets.
+    type Value;
+
+    /// The value at `key`, in both forms. A value that does not fit is an error in `reader`, and the default counts.
+    fn read(&self, reader: &mut Reader<'_>, key: &str) -> (Self::Value, Value);
+}
+
+impl Readable for Flag {
+    type Value = bool;
+
+    fn read(&self, reader: &mut Reader<'_>, key: &str) -> (bool, Value) {
+        let value = match reader.scalar(key) {
+            None => self.0,
+            Some((text, plain)) => match text.to_ascii_lowercase().as_str() {
+                "true" | "yes" | "on" if plain => true,
+                "false" | "no" | "off" if plain => false,
+                _ => {
+                    reader.refuse(key, "must be true or false", "write it without quotes");
+                    self.0
+                }
+            },
+        };
+        (value, Value::Flag(value))
+    }
+}
+
+/// Plain decimal digits only. YAML would read `0755`, `1e3` and `1_000` in ways that few people expect.
+impl<N: Copy + TryFrom<u64> + TryInto<i64>> Readable for Number<N> {
+    type Value = N;
+
+    fn read(&self, reader: &mut Reader<'_>, key: &str) -> (N, Value) {
+        let number = |text| {
+            let number = whole_number(text)?;
+            N::try_from(number)
+                .ok()
+                .filter(|_| (self.min..=self.max).contains(&number))
+        };
+        let value = match reader.scalar(key) {
+            None => self.default,
+            Some((text, plain)) => number(text).filter(|_| plain).unwrap_or_else(|| {
+                let expected = format!("must be a whole number from {} to {}", self.min, self.max);
+                let hint = "decimal digits only: no unit, quotes, sign or leading zero";
+                reader.refuse(key, &expected, hint);
+                self.default
+            }),
+        };
+        (value, Value::Number(value.try_into().unwrap_or(i64::MAX)))
+    }
+}
+
+impl Readable for Signed {
+    type Value = i32;
+
+    fn read(&self, reader: &mut Reader<'_>, key: &str) -> (i32, Value) {
+        let value = match reader.scalar(key) {
+            None => self.0,
+            Some((text, plain)) => text.parse().ok().filter(|_| plain).unwrap_or_else(|| {
+                reader.refuse(
+                    key,
+                    "must be a whole number",
+                    "decimal digits, with `-` before a negative one",
+                );
+                self.0
+            }),
+        };
+        (value, Value::Number(value.into()))
+    }
+}
+
+impl Readable for Seconds {
+    type Value = u64;
+
+    fn read(&self, reader: &mut Reader<'_>, key: &str) -> (u64, Value) {
+        let secs = match reader.scalar(key) {
+            None => self.default,
+            Some((text, _)) => {
+                let secs = duration::whole_secs(text).filter(|secs| *secs <= self.max);
+                secs.unwrap_or_else(|| {
+                    let expected = format!("must be a duration of at most {} s", self.max);
+                    reader.refuse(key, &expected, "written like `30s` or `1m30s`");
+                    self.default
+                })
+            }
+        };
+        (secs, Value::Seconds(secs))
+    }
+}
+
+impl<T: Copy + PartialEq> Readable for Words<T> {
+    type Value = T;
+
+    fn read(&self, reader: &mut Reader<'_>, key: &str) -> (T, Value) {
+        let value = match reader.scalar(key) {
+            None => self.default,
+            Some((text, _)) => {
+                let mut words = self.words.iter();
+                let known = words.find(|(word, _)| word.eq_ignore_ascii_case(text));
+                known.map_or_else(
+                    || {
+                        let words: Vec<&str> = self.words.iter().map(|(word, _)| *word).collect();
+                        let hint = format!("one of {}", words.join(", "));
+                        reader.refuse(key, "not a word that is known here", &hint);
+                        self.default
+                    },
+                    |(_, value)| *value,
+                )
+            }
+        };
+        (value, Value::Text(self.word(&value).to_owned()))
+    }
+}
+
+impl Readable for Text {
+    type Value = String;
+
+    fn read(&self, reader: &mut Reader<'_>, key: &str) -> (String, Value) {
+        let text = reader.scalar(key).map_or(self.0, |(text, _)| text);
+        (text.to_owned(), Value::Text(text.to_owned()))
+    }
+}
+
+impl Readable for OptionalText {
+    type Value = Option<String>;
+
+    fn read(&self, reader: &mut Reader<'_>, key: &str) -> (Option<String>, Value) {
+        let text = reader.scalar(key).filter(|(text, _)| !text.is_empty());
+        let text = text.map(|(text, _)| text.to_owned());
+        (text.clone(), text.map_or(Value::None, Value::Text))
+    }
+}
+
+impl Readable for OptionalUrl {
+    type Value = Option<BaseUrl>;
+
+    fn read(&self, reader: &mut Reader<'_>, key: &str) -> (Option<BaseUrl>, Value) {
+        let (text, value) = OptionalText.read(reader, key);
+        let url = text.and_then(|text| {
+            let url = text.parse().ok();
+            if url.is_none() {
+                reader.refuse(
+                    key,
+                    "must be a URL without a path",
+                    "written like `https://registry.example:5000`",
+                );
+            }
+            url
+        });
+        (url, value)
+    }
+}
+
+impl Readable for Listen {
+    type Value = HostPort;
+
+    fn read(&self, reader: &mut Reader<'_>, key: &str) -> (HostPort, Value) {
+        let address = match reader.scalar(key) {
+            None => HostPort::every_address(self.0),
+            Some((text, _)) => text.parse().unwrap_or_else(|_| {
+                reader.refuse(
+                    key,
+                    "must be an address and a port",
+                    "written like `:5000`, `127.0.0.1:5000` or `[::1]:5000`",
+                );
+                HostPort::every_address(self.0)
+            }),
+        };
+        let value = Value::Text(address.to_string());
+        (address, value)
+    }
+}
+
+impl Readable for OptionalSecret {
+    type Value = Option<Secret>;
+
+    fn read(&self, reader: &mut Reader<'_>, key: &str) -> (Option<Secret>, Value) {
+        let (text, _) = OptionalText.read(reader, key);
+        let secret = text.map(Secret::new);
+        (secret.clone(), secret.map_or(Value::None, Value::Secret))
+    }
+}
+
+impl Readable for OptionalPath {
+    type Value = Option<PathBuf>;
+
+    fn read(&self, reader: &mut Reader<'_>, key: &str) -> (Option<PathBuf>, Value) {
+        let path = reader.path_at(key);
+        (path.clone(), path.map_or(Value::None, Value::Path))
+    }
+}
+
+impl Readable for Texts {
+    type Value = Vec<String>;
+
+    fn read(&self, reader: &mut Reader<'_>, key: &str) -> (Vec<String>, Value) {
+        let texts = match reader.node(key) {
+            None => Vec::new(),
+            Some(node) => super::accounts::texts(node, key, &mut reader.errors),
+        };
+        (texts.clone(), Value::List(texts))
     }
 }
 

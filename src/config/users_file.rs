@@ -101,7 +101,7 @@ impl UsersFile {
         for document in yaml::documents(text, source)? {
             tree.merge(document, "", &mut errors);
         }
-        known::check(&tree, &[keys::USERS_FILE], &mut errors);
+        known::check(&tree, keys::Scope::UsersFile, &mut errors);
         let users = tree
             .find("users")
             .map(|node| accounts::accounts(node, &mut errors));

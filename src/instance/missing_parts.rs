@@ -84,7 +84,7 @@ pub(crate) fn refuse(
     let mut lines = vec!["this installation is not complete".to_owned()];
     for (part, paths) in missing {
         let paths: Vec<String> = match part {
-            Part::Data => vec![config.root_directory.display().to_string()],
+            Part::Data => vec![config.storage.root_directory().display().to_string()],
             Part::Authority | Part::TokenKey | Part::Users => {
                 let gone = paths.iter().filter(|path| !exists(path));
                 gone.map(|path| path.display().to_string()).collect()
@@ -146,7 +146,7 @@ fn parts(config: &Config) -> Vec<(Part, Vec<PathBuf>)> {
     if let Some(file) = &config.auth.users_file {
         parts.push((Part::Users, vec![file.clone()]));
     }
-    let data = ["docker", OWN_DIRECTORY].map(|name| config.root_directory.join(name));
+    let data = ["docker", OWN_DIRECTORY].map(|name| config.storage.root_directory().join(name));
     parts.push((Part::Data, data.to_vec()));
     parts
 }
@@ -159,12 +159,16 @@ fn has_traces_of_data(config: &Config) -> bool {
         keys.join("ca.key"),
         keys.join("token.key"),
     ];
-    let elsewhere = |path: &&PathBuf| !path.starts_with(&config.root_directory);
+    let elsewhere = |path: &&PathBuf| !path.starts_with(config.storage.root_directory());
     traces.iter().filter(elsewhere).any(|path| exists(path))
 }
 
 fn record_path(config: &Config) -> PathBuf {
-    config.root_directory.join(OWN_DIRECTORY).join(RECORD)
+    config
+        .storage
+        .root_directory()
+        .join(OWN_DIRECTORY)
+        .join(RECORD)
 }
 
 /// What cannot be looked at may be there; the start says why.

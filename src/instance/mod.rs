@@ -32,6 +32,7 @@ use self::tasks::Tasks;
 use crate::auth::{self, Auth};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::durable_file;
 use crate::heartbeat::Heartbeat;
 use crate::index::{self, Index};
 use crate::layout::OWN_DIRECTORY;
@@ -39,10 +40,9 @@ use crate::registry::{self, Registry};
 use crate::server::control::{Control, ControlSocket};
 use crate::server::{Listener, Server, Services};
 use crate::store::ObjectStore;
-use crate::store::filesystem::{self, FilesystemStore};
+use crate::store::filesystem;
 use crate::store::state_directory::{StateDirectory, StateDirectoryError};
 use crate::tls::Tls;
-use crate::{durable_file, platform};
 
 /// Context of a failure to listen.
 const CANNOT_SERVE: &str = "cannot serve\nhint: if the address is in use, end the other program (or the other installation with the same config), or change `http.addr`";
@@ -280,9 +280,9 @@ pub(crate) fn lock_data(root_directory: &Path) -> anyhow::Result<StateDirectory>
 /// [`lock_data`]; where the data may only be read, and that is all the config wants, the lock and the secret lie with the
 /// rest of the state.
 fn lock_data_of(config: &Config) -> anyhow::Result<StateDirectory> {
-    let own = config.root_directory.join(OWN_DIRECTORY);
+    let own = config.storage.root_directory().join(OWN_DIRECTORY);
     if config.registry.readonly && config.state_directory != own {
-        let _ = filesystem::make_root(&config.root_directory);
+        let _ = filesystem::make_root(config.storage.root_directory());
         match StateDirectory::open(&own) {
             Err(error) if error.is_unwritable() => {
                 tracing::info!(
@@ -294,7 +294,7 @@ fn lock_data_of(config: &Config) -> anyhow::Result<StateDirectory> {
             opened => return locked(opened),
         }
     }
-    lock_data(&config.root_directory)
+    lock_data(config.storage.root_directory())
 }
 
 fn locked(opened: Result<StateDirectory, StateDirectoryError>) -> anyhow::Result<StateDirectory> {
@@ -341,19 +341,15 @@ fn open_store(
     settings: &mut registry::Settings,
     clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<Arc<dyn ObjectStore>> {
-    let root = &config.root_directory;
-    let place = filesystem::Settings {
-        root: root.clone(),
-        boot_id: platform::boot_id(),
-        is_readonly: settings.readonly,
-    };
-    let store = FilesystemStore::open(place, Arc::clone(clock))?;
+    let store = config.storage.open(settings.readonly, Arc::clone(clock))?;
     // Where nothing is written no name can be taken for another, and the probe would be a write.
     if !settings.readonly {
-        settings.case_insensitive = filesystem::is_case_insensitive(root)
-            .with_context(|| format!("cannot write in {}", root.display()))?;
+        settings.case_insensitive = config.storage.is_case_insensitive().with_context(|| {
+            let root = config.storage.root_directory().display();
+            format!("cannot write in {root}")
+        })?;
     }
-    Ok(Arc::new(store))
+    Ok(store)
 }
 
 /// The index in the state directory. It is opened in the background: until then lists come from the store, and a full disk, on

@@ -15,9 +15,6 @@ use crate::config::{self, AccountFile, AuthConfig, Config, ConfigErrors, InForce
 use crate::server::control;
 use crate::tls::Tls;
 
-/// Keys that a reload takes up.
-const RELOADED: [&str; 4] = ["users", "acl", "users_file", "revoked"];
-
 /// Where a running instance's configuration came from.
 #[derive(Debug, Default)]
 pub struct ConfigSource {
@@ -101,8 +98,8 @@ impl Reload {
         }
         self.auth.reload(loaded.config.auth.accounts.clone());
         followed.clone_from(&loaded.config.auth.account_file);
-        for key in changed(&source.in_force, &loaded.in_force) {
-            tracing::warn!(key, "was changed; this needs a restart");
+        for key in config::needs_restart(&source.in_force, &loaded.in_force) {
+            tracing::warn!(key, "config key changed; restart to apply it");
         }
         if let Some(tls) = &self.tls {
             tls.reload().context(
@@ -133,21 +130,6 @@ fn refuse_a_missing_users_file(
     }
 }
 
-/// The keys that have another value now and that a reload does not take up.
-fn changed<'a>(before: &'a [InForce], now: &'a [InForce]) -> Vec<&'a str> {
-    let stays = |key: &InForce| {
-        before
-            .iter()
-            .any(|old| old.key == key.key && old.value == key.value)
-    };
-    let is_reloaded = |key: &InForce| {
-        let top = key.key.split('.').next().unwrap_or_default();
-        RELOADED.contains(&top)
-    };
-    let changed = now.iter().filter(|key| !stays(key) && !is_reloaded(key));
-    changed.map(|key| key.key.as_str()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -160,26 +142,6 @@ mod tests {
     use super::*;
     use crate::auth::{Access, Origin, Secret};
     use crate::clock::{Clock, SystemClock};
-
-    #[test]
-    fn only_what_needs_a_restart_is_named() {
-        let key = |key: &str, value: &str| InForce {
-            key: key.into(),
-            value: value.into(),
-            place: None,
-        };
-        let before = [
-            key("http.addr", ":443"),
-            key("users", "1"),
-            key("log.level", "info"),
-        ];
-        let now = [
-            key("http.addr", ":80"),
-            key("users", "2"),
-            key("log.level", "info"),
-        ];
-        assert_eq!(changed(&before, &now), ["http.addr"]);
-    }
 
     /// A running program's files, and how its `bob` fares.
     struct Lab {

@@ -18,22 +18,14 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The defaults, with deletes enabled.
+    /// The default limits, with deletes enabled.
     pub fn for_tests() -> Self {
         Self {
             deletes_enabled: true,
             readonly: false,
             references: References::Strict,
             case_insensitive: false,
-            limits: Limits {
-                manifest_size_bytes: 4 * 1024 * 1024,
-                whole_bodies_bytes: 64 * 1024 * 1024,
-                mount_probes: 1_000,
-                list_page: 1_000,
-                catalog_page: 1_000,
-                open_uploads: 1_024,
-                grace_period_secs: 86_400,
-            },
+            limits: Limits::DEFAULT,
         }
     }
 }
@@ -50,22 +42,35 @@ pub enum References {
 /// The limits of the operations.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Longest manifest taken (`limits.manifest_size_bytes`, 4 MiB by default as the specification asks, at most 16 MiB:
-    /// 4 MiB hold a Geranos disk of 1 TiB).
+    /// Longest manifest taken (`limits.manifest_size_bytes`). The default is what the specification asks for, and holds the
+    /// manifest of a Geranos disk of 1 TiB.
     pub manifest_size_bytes: usize,
-    /// Memory for bodies that are held whole, of all requests and answers together (`limits.whole_bodies_bytes`, 64 MiB: a
-    /// dozen of the longest manifests at once, or thousands of usual ones).
+    /// Memory for bodies that are held whole, of all requests and answers together (`limits.whole_bodies_bytes`). The
+    /// default is for a dozen of the longest manifests at once, or thousands of usual ones.
     pub whole_bodies_bytes: usize,
-    /// Repositories looked through for a blob to mount (`limits.mount_probes`, 1,000): each costs two look-ups.
+    /// Repositories looked through for a blob to mount (`limits.mount_probes`): each costs two look-ups.
     pub mount_probes: usize,
-    /// Entries in one page of a list (`limits.list_page`, 1,000).
+    /// Entries in one page of a list (`limits.list_page`).
     pub list_page: usize,
-    /// Entries in one page of the catalog (`catalog.maxentries`, 1,000).
+    /// Entries in one page of the catalog (`catalog.maxentries`).
     pub catalog_page: usize,
-    /// Idle upload sessions kept open in memory (`limits.open_uploads`, 1,024: each holds a file descriptor); the others
-    /// are taken up again from the store.
+    /// Idle upload sessions kept open in memory (`limits.open_uploads`); each holds a file descriptor. The others are
+    /// taken up again from the store.
     pub open_uploads: usize,
-    /// For how long a deletion counts as recent (`limits.grace_period_secs`, 24 hours: as long as the longest push that an
-    /// upload session allows).
+    /// For how long a deletion counts as recent (`limits.grace_period_secs`). The default is as long as the longest push
+    /// that an upload session allows.
     pub grace_period_secs: u64,
+}
+
+impl Limits {
+    /// The defaults.
+    pub const DEFAULT: Self = Self {
+        manifest_size_bytes: 4 * 1024 * 1024,
+        whole_bodies_bytes: 64 * 1024 * 1024,
+        mount_probes: 1_000,
+        list_page: 1_000,
+        catalog_page: 1_000,
+        open_uploads: 1_024,
+        grace_period_secs: 24 * 60 * 60,
+    };
 }

@@ -36,6 +36,7 @@ use super::state::{Peer, State};
 use super::{ServerError, Services, Settings};
 use crate::auth::{FairQueue, Listening};
 use crate::clock::Clock;
+use crate::host_port::HostPort;
 use crate::platform;
 use crate::tls::Tls;
 
@@ -534,18 +535,15 @@ fn plain_http_error(request: &Request<RequestBody>) -> ServerError {
 }
 
 /// Binds `HOST:PORT`, or for `:PORT` every address of both families (`.local` names resolve to IPv6 first).
-fn bind(address: &str) -> std::io::Result<Socket> {
-    let candidates: Vec<SocketAddr> = match address.strip_prefix(':') {
-        Some(port) => {
-            let port = port
-                .parse()
-                .map_err(|_| std::io::Error::other("the port is not a number"))?;
-            vec![
-                (std::net::Ipv6Addr::UNSPECIFIED, port).into(),
-                (std::net::Ipv4Addr::UNSPECIFIED, port).into(),
-            ]
-        }
-        None => std::net::ToSocketAddrs::to_socket_addrs(address)?.collect(),
+fn bind(address: &HostPort) -> std::io::Result<Socket> {
+    let port = address.port();
+    let candidates: Vec<SocketAddr> = if address.host().is_empty() {
+        vec![
+            (std::net::Ipv6Addr::UNSPECIFIED, port).into(),
+            (std::net::Ipv4Addr::UNSPECIFIED, port).into(),
+        ]
+    } else {
+        std::net::ToSocketAddrs::to_socket_addrs(&(address.host(), port))?.collect()
     };
     let mut failure = std::io::Error::other("the host name has no address");
     for candidate in candidates {
@@ -577,7 +575,7 @@ fn bind_to(address: SocketAddr) -> std::io::Result<Socket> {
 #[error("cannot listen on {address}")]
 pub struct BindError {
     /// The configured address.
-    pub address: String,
+    pub address: HostPort,
     /// The error of the system.
     pub source: std::io::Error,
 }

@@ -23,7 +23,8 @@ use super::response::ResponseBody;
 use super::route::{RequestPath, Route, Takes};
 use super::state::{Allowed, Peer, State, authorization};
 use super::{ServerError, blobs, listings, manifests, origin, response, token, uploads};
-use crate::auth::{Access, Caller, Origin, is_host};
+use crate::auth::{Access, Caller, Origin};
+use crate::host_port::is_authority;
 use crate::registry::Holder;
 use crate::telemetry::field;
 
@@ -349,7 +350,7 @@ fn check_host(head: &Parts) -> Result<(), ServerError> {
     let is_missing = match (hosts.next(), hosts.next()) {
         (None, _) => head.version == Version::HTTP_11,
         (Some(_), Some(_)) => return Err(ServerError::BadHeader("more than one Host header")),
-        (Some(host), None) => !host.to_str().is_ok_and(is_host),
+        (Some(host), None) => !host.to_str().is_ok_and(is_authority),
     };
     if is_missing {
         return Err(ServerError::BadHeader("no usable Host header"));

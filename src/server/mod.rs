@@ -25,6 +25,7 @@ mod state;
 mod token;
 mod uploads;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub use self::connection::{BindError, Listener, Routes, Server};
@@ -35,6 +36,7 @@ pub use self::token::is_form;
 use self::error::ServerError;
 use crate::auth::Auth;
 use crate::clock::Clock;
+use crate::host_port::HostPort;
 use crate::registry::Registry;
 
 /// What the server needs.
@@ -51,8 +53,8 @@ pub struct Services {
 /// The configuration of the server.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// `http.addr`: `HOST:PORT`, `:PORT` (every address, both families).
-    pub address: String,
+    /// `http.addr`
+    pub address: HostPort,
     /// `http.prefix`: `/` or `/…/`.
     pub prefix: String,
     /// `http.headers`: added to every answer.
@@ -94,44 +96,52 @@ pub struct RealIp {
 /// The limits of connections and requests (each a key of `limits:`).
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// `connections` (1,024): each holds a few buffers, and one or two file descriptors.
+    /// `connections`: each holds a few buffers, and one or two file descriptors.
     pub connections: usize,
-    /// `stall_secs` (120): a body without progress for this time is ended, in either direction.
+    /// `stall_secs`: a body without progress for this time is ended, in either direction.
     pub stall_secs: u64,
-    /// `header_secs` (30): the time for the head of a request, and for an idle connection until the next request.
+    /// `header_secs`: the time for the head of a request, and for an idle connection until the next request.
     pub header_secs: u64,
-    /// `handshake_secs` (10): time for the TLS handshake.
+    /// `handshake_secs`: time for the TLS handshake.
     pub handshake_secs: u64,
-    /// `token_body_bytes` (64 KiB): the form posted to the token endpoint.
+    /// `token_body_bytes`: the form posted to the token endpoint.
     pub token_body_bytes: usize,
-    /// `whole_body_secs` (120): the time for a body that is held in memory, a manifest or a form; a quarter of it while
+    /// `whole_body_secs`: the time for a body that is held in memory, a manifest or a form; a quarter of it while
     /// memory for these bodies is scarce.
     pub whole_body_secs: u64,
-    /// `floor_bytes_per_sec` (1,024): the minimum rate of a body while more than 80 % of the connections are taken.
+    /// `floor_bytes_per_sec`: the minimum rate of a body while more than 80 % of the connections are taken.
     pub floor_bytes_per_sec: u64,
 }
 
+/// How long a stop waits for open requests, if no key says otherwise. distribution's own default is 0, which breaks them all.
+pub const DRAIN_SECS_DEFAULT: u64 = 10;
+
+impl Limits {
+    /// The defaults.
+    pub const DEFAULT: Self = Self {
+        connections: 1_024,
+        stall_secs: 120,
+        header_secs: 30,
+        handshake_secs: 10,
+        token_body_bytes: 64 * 1024,
+        floor_bytes_per_sec: 1_024,
+        whole_body_secs: 120,
+    };
+}
+
 impl Settings {
-    /// The defaults, on a free port of the loopback interface.
+    /// The default limits, on a free port of the loopback interface.
     pub fn for_tests() -> Self {
         Self {
-            address: "127.0.0.1:0".into(),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)).into(),
             prefix: "/".into(),
             headers: Vec::new(),
             locations: Locations::Relative,
             trusted_proxies: Vec::new(),
             real_ip: None,
             http2_disabled: false,
-            drain_secs: 10,
-            limits: Limits {
-                connections: 1_024,
-                stall_secs: 120,
-                header_secs: 30,
-                handshake_secs: 10,
-                token_body_bytes: 64 * 1024,
-                floor_bytes_per_sec: 1_024,
-                whole_body_secs: 120,
-            },
+            drain_secs: DRAIN_SECS_DEFAULT,
+            limits: Limits::DEFAULT,
         }
     }
 }

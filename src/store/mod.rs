@@ -17,6 +17,7 @@ pub mod state_directory;
 
 use std::io;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,10 +26,54 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
+use self::filesystem::FilesystemStore;
+use crate::clock::Clock;
 use crate::heartbeat::Heartbeat;
 use crate::layout::{Key, Prefix};
 use crate::oci::range::ByteRange;
 use crate::oci::{Algorithm, Digest};
+
+/// `storage`: where the data are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settings {
+    /// In a directory.
+    Filesystem {
+        /// `storage.filesystem.rootdirectory`, absolute.
+        root_directory: PathBuf,
+    },
+}
+
+impl Settings {
+    /// The directory of the data.
+    pub fn root_directory(&self) -> &Path {
+        let Self::Filesystem { root_directory } = self;
+        root_directory
+    }
+
+    /// Opens the store. With `is_readonly` nothing in it is made or removed, also not now.
+    pub fn open(
+        &self,
+        is_readonly: bool,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<dyn ObjectStore>, StoreError> {
+        match self {
+            Self::Filesystem { root_directory } => {
+                let settings = filesystem::Settings {
+                    is_readonly,
+                    ..filesystem::Settings::at(root_directory)
+                };
+                Ok(Arc::new(FilesystemStore::open(settings, clock)?))
+            }
+        }
+    }
+
+    /// Whether the store takes `Foo` and `foo` for the same name. This writes in the store.
+    pub fn is_case_insensitive(&self) -> io::Result<bool> {
+        match self {
+            Self::Filesystem { root_directory } => filesystem::is_case_insensitive(root_directory),
+        }
+    }
+}
 
 /// Content as it is read, in pieces of the store's choice.
 pub type ByteStream = BoxStream<'static, Result<Bytes, StoreError>>;

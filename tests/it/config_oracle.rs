@@ -122,6 +122,11 @@ const RULES: &[Rule] = &[
         ids: &["real-ip-header-odd"],
     },
     Rule {
+        reason: "a realm without a scheme, which no client can open (docker_auth does not read the registry's keys)",
+        accepted: true,
+        ids: &["registry-config-keys-beside"],
+    },
+    Rule {
         reason: "no listener of docker_auth's own is needed, so no address either",
         accepted: false,
         ids: &["addr-null", "server-empty", "server-missing", "server-null"],

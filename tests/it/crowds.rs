@@ -23,7 +23,7 @@ fn options() -> Options {
     let mut options = Options::default();
     options.server.limits.connections = CONNECTIONS;
     // Both families.
-    ":0".clone_into(&mut options.server.address);
+    options.server.address = ":0".parse().unwrap();
     options.server.http2_disabled = false;
     options
 }

@@ -249,7 +249,7 @@ async fn lab() -> (TestRegistry, String) {
     with_users(&mut options, &["ann", "bob", ""], rules);
     options.auth.token.refresh_tokens = true;
     // lume asks for a token of the host.
-    options.auth.token.external_host = Some("http://registry.test:5000".to_owned());
+    options.auth.token.external_host = Some("http://registry.test:5000".parse().unwrap());
     let registry = TestRegistry::start(options);
     for name in ["ann/app", "shared/base", "public/app"] {
         push(&registry, name).await;

@@ -4,8 +4,9 @@
 //! it to this registry; never because a request was sent to it.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::OnceLock;
+
+use crate::host_port::{BaseUrl, HostPort, default_port};
 
 /// Where this registry listens, and under which names its certificate makes it known.
 pub struct Listening {
@@ -30,16 +31,16 @@ impl fmt::Debug for Listening {
 /// What this registry is called.
 pub(in crate::auth) struct OwnNames {
     service: String,
-    external_host: Option<String>,
+    external_host: Option<BaseUrl>,
     listening: OnceLock<Vec<Listening>>,
 }
 
 impl OwnNames {
     /// The names that the configuration gives.
-    pub(super) fn new(service: &str, external_host: Option<&str>) -> Self {
+    pub(super) fn new(service: &str, external_host: Option<&BaseUrl>) -> Self {
         Self {
             service: service.to_owned(),
-            external_host: external_host.map(str::to_owned),
+            external_host: external_host.cloned(),
             listening: OnceLock::new(),
         }
     }
@@ -57,7 +58,7 @@ impl OwnNames {
 
     /// Whether this registry is reached under this name.
     pub(super) fn is_own_name(&self, service: &str) -> bool {
-        let external = self.external_host.as_deref();
+        let external = self.external_host.as_ref();
         let listening = self.listening.get();
         external.is_some_and(|url| is_host_of(url, service))
             || listening.is_some_and(|all| all.iter().any(|own| own.is_called(service)))
@@ -67,56 +68,25 @@ impl OwnNames {
 impl Listening {
     /// Whether `service` is `HOST` or `HOST:PORT` of this registry.
     fn is_called(&self, service: &str) -> bool {
-        let Some(asked) = Authority::parse(service, self.is_https) else {
+        let Some(asked) = called(service, default_port(self.is_https)) else {
             return false;
         };
-        asked.port == self.port
-            && (asked.is_loopback() || (self.names)().iter().any(|name| asked.host == host(name)))
+        let is_own = |name: &String| {
+            HostPort::new(name, self.port).is_ok_and(|own| own.canonical() == asked)
+        };
+        asked.port() == self.port && (asked.is_loopback() || (self.names)().iter().any(is_own))
     }
 }
 
 /// Whether `service` is the host of `url` (`http.host`), with its port or, where that is the scheme's own, without.
-fn is_host_of(url: &str, service: &str) -> bool {
-    let (scheme, authority) = url.split_once("://").unwrap_or(("https", url));
-    let is_https = scheme.eq_ignore_ascii_case("https");
-    let own = Authority::parse(authority.trim_end_matches('/'), is_https);
-    own.is_some() && own == Authority::parse(service, is_https)
+fn is_host_of(url: &BaseUrl, service: &str) -> bool {
+    called(service, default_port(url.is_https())) == Some(url.address().canonical())
 }
 
-/// A host and a port.
-#[derive(PartialEq, Eq)]
-struct Authority {
-    host: String,
-    port: u16,
-}
-
-impl Authority {
-    fn parse(text: &str, is_https: bool) -> Option<Self> {
-        let (name, port) = match text.rsplit_once(':') {
-            // The colons of an address without a port are inside its brackets.
-            Some((name, port)) if !port.ends_with(']') => (name, port.parse().ok()?),
-            _ => (text, if is_https { 443 } else { 80 }),
-        };
-        let host = host(name);
-        (!host.is_empty()).then_some(Self { host, port })
-    }
-
-    fn is_loopback(&self) -> bool {
-        let address = self.host.parse::<IpAddr>();
-        self.host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-    }
-}
-
-/// A host in one form: names in lower case, addresses without brackets and in their shortest form.
-fn host(text: &str) -> String {
-    let bare = text
-        .strip_prefix('[')
-        .and_then(|text| text.strip_suffix(']'))
-        .unwrap_or(text);
-    match bare.parse::<IpAddr>() {
-        Ok(address) => address.to_canonical().to_string(),
-        Err(_) => text.to_ascii_lowercase(),
-    }
+/// What `service` names, if it is a host.
+fn called(service: &str, default_port: u16) -> Option<HostPort> {
+    let called = HostPort::parse_or_port(service, default_port).ok()?;
+    Some(called.canonical())
 }
 
 #[cfg(test)]
@@ -179,7 +149,11 @@ mod tests {
             ("http://registry.example", "registry.example:443", false),
             ("https://registry.example", "", false),
         ] {
-            assert_eq!(is_host_of(url, service), expected, "{url} {service}");
+            assert_eq!(
+                is_host_of(&url.parse().unwrap(), service),
+                expected,
+                "{url} {service}"
+            );
         }
     }
 }

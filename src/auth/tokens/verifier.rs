@@ -188,7 +188,7 @@ impl Verifier {
         Ok(Self {
             issuers,
             certificates: TrustedCertificates::new(ders)?,
-            names: OwnNames::new(&settings.service, settings.external_host.as_deref()),
+            names: OwnNames::new(&settings.service, settings.external_host.as_ref()),
             hash,
             genuine: Mutex::new(Bounded::new(limits.verified_tokens_max)),
             #[cfg(test)]

@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 use super::up::first_run::ADMIN;
 use super::up::welcome::Welcome;
 use super::up::{foreign_files, welcome};
-use crate::cli::installation::{listen_address, registry_name};
+use crate::cli::installation::registry_name;
 use crate::cli::talk;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{self, Config, Loaded};
@@ -187,15 +187,15 @@ async fn serve_until_ended(
 
 /// The configured address, with the port that it got if any would do.
 fn bound_address(instance: &BoundInstance) -> anyhow::Result<HostPort> {
-    let configured = listen_address(instance.config())?;
+    let configured = &instance.config().server.address;
     let bound = instance.addresses()?;
-    let port = bound.first().map_or(configured.port, SocketAddr::port);
-    Ok(HostPort { port, ..configured })
+    let port = bound.first().map_or(configured.port(), SocketAddr::port);
+    Ok(configured.with_port(port))
 }
 
 /// Earlier versions wrote full paths: of an installation that was copied since, the config still leads to the old place.
 fn warn_of_another_place(config: &Config, start: &Start) {
-    let root = &config.root_directory;
+    let root = config.storage.root_directory();
     for file in &start.config_files {
         let directory = durable_file::directory_of(file);
         let beside = directory.join("data");

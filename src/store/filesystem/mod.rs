@@ -46,6 +46,7 @@ use crate::heartbeat::Heartbeat;
 use crate::layout::{Key, Prefix};
 use crate::oci::Algorithm;
 use crate::oci::range::ByteRange;
+use crate::platform;
 use crate::store::{
     Constraint, Content, Depth, Fingerprint, Gathered, Listing, Meta, ObjectStore, Small, Step,
     StoreError, Upload,
@@ -70,12 +71,11 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The store at `root`, in the present life of this machine (which only Linux tells).
+    /// The store at `root`, since this machine was last started.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
         Self {
             root: root.into(),
-            boot_id: boot_id.map(|text| text.trim().to_owned()),
+            boot_id: platform::boot_id(),
             is_readonly: false,
         }
     }

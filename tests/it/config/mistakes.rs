@@ -77,7 +77,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "http: {draintimeout: 5x}\n",
-        "0.yml:1: http.draintimeout: must be a duration of at most an hour\n",
+        "0.yml:1: http.draintimeout: must be a duration of at most 3600 s\n",
     ),
     (
         "tls: maybe\n",
@@ -97,8 +97,16 @@ const MISTAKES: &[(&str, &str)] = &[
         "0.yml:2: auth.token.issuer: differs from token.issuer\n",
     ),
     (
-        "auth: {token: {realm: x, service: y, issuer: z}}\n",
+        "auth: {token: {realm: 'https://x/token', service: y, issuer: z}}\n",
         "auth.token.rootcertbundle: missing",
+    ),
+    (
+        "auth: {token: {realm: lab.example/token}}\n",
+        "0.yml:1: auth.token.realm: must be a URL\n",
+    ),
+    (
+        "storage: {filesystem: {rootdir: /srv}}\n",
+        "0.yml:1: storage.filesystem.rootdir: unknown key\nhint: did you mean `storage.filesystem.rootdirectory`?",
     ),
     (
         "loglevel: info\nloglevel: debug\n",

@@ -6,7 +6,10 @@
     reason = "the helpers of tests are tests too"
 )]
 
+mod documentation;
 mod mistakes;
+mod prefix;
+mod reload;
 mod template;
 mod users_file;
 mod variables;
@@ -100,12 +103,15 @@ fn every_value_of_a_header_is_kept() {
 fn the_config_of_the_registry_image_is_taken_with_notes() {
     let loaded = load_with(&[include_str!("../golden/registry-image.yml")], &[]).expect("taken");
     let config = loaded.config;
-    assert_eq!(config.server.address, ":5000");
+    assert_eq!(config.server.address.to_string(), ":5000");
     assert_eq!(
         config.server.headers,
         [("X-Content-Type-Options".to_owned(), "nosniff".to_owned())]
     );
-    assert_eq!(config.root_directory, Path::new("/var/lib/registry"));
+    assert_eq!(
+        config.storage.root_directory(),
+        Path::new("/var/lib/registry")
+    );
     assert_eq!(config.tls, tls::Settings::None);
     assert!(!config.auth.required);
     assert_eq!(loaded.notes.len(), 3, "{:?}", loaded.notes);
@@ -169,7 +175,7 @@ fn files_and_documents_merge() {
         &[],
     )
     .expect("taken");
-    assert_eq!(loaded.config.server.address, ":1");
+    assert_eq!(loaded.config.server.address.to_string(), ":1");
     assert_eq!(loaded.config.server.prefix, "/x/");
     assert_eq!(loaded.config.auth.accounts.users.len(), 2);
     let errors = load_with(&[STORAGE, STORAGE], &[])

@@ -24,9 +24,9 @@ fn the_template_reads_back() {
     let config = load_with(&[&text], &[])
         .unwrap_or_else(|errors| panic!("{errors}"))
         .config;
-    assert_eq!(config.server.address, "[::]:5443");
+    assert_eq!(config.server.address.to_string(), "[::]:5443");
     assert_eq!(
-        config.root_directory,
+        config.storage.root_directory(),
         Path::new("/nonexistent/a b/\"data\"")
     );
     assert_eq!(config.state_directory, Path::new("/nonexistent/state"));

@@ -21,12 +21,12 @@ fn variables_override_as_in_distribution() {
         ],
     )
     .expect("taken");
-    assert_eq!(loaded.config.server.address, ":2");
+    assert_eq!(loaded.config.server.address.to_string(), ":2");
     assert_eq!(
         loaded.config.server.headers,
         [("X-One".to_owned(), "b".to_owned())]
     );
-    assert_eq!(loaded.config.root_directory, Path::new("/b"));
+    assert_eq!(loaded.config.storage.root_directory(), Path::new("/b"));
     assert!(loaded.config.registry.deletes_enabled);
     assert_eq!(loaded.config.secret.expect("set").expose(), "0123");
     let about = |name: &str| {
@@ -75,7 +75,8 @@ fn variables_override_as_in_distribution() {
 
 #[test]
 fn a_variable_that_empties_auth_does_not_open_the_door() {
-    let file = "auth: {token: {realm: x, service: y, issuer: z, rootcertbundle: /no}}\n";
+    let file =
+        "auth: {token: {realm: 'https://x/token', service: y, issuer: z, rootcertbundle: /no}}\n";
     for (name, value, expected) in [
         ("REGISTRY_AUTH", "", "REGISTRY_AUTH: auth: empty"),
         ("REGISTRY_AUTH", "{}", "REGISTRY_AUTH: auth: empty"),

@@ -52,6 +52,9 @@ fn named_certificates_and_keys_are_looked_at() {
         write(&format!("{name}.key"), &key.serialize_pem());
     }
     write("empty", "");
+    fs::create_dir(directory.path().join("folder")).expect("made");
+    // The beginning of a certificate in DER.
+    fs::write(directory.path().join("der"), [0x30, 0x82, 0x01, 0xff]).expect("written");
     let load = |text: &str| load(&text.replace('@', &format!("{}/", directory.path().display())));
     let refused = |text: &str| load(text).expect_err("refused").to_string();
 
@@ -72,7 +75,7 @@ fn named_certificates_and_keys_are_looked_at() {
             .contains("PRIVATE KEY")
     );
     assert!(!format!("{config:?}").contains("PRIVATE KEY"));
-    let foreign = "auth: {token: {realm: x, service: y, issuer: z, rootcertbundle: @a.crt}}\n";
+    let foreign = "auth: {token: {realm: 'https://x/token', service: y, issuer: z, rootcertbundle: @a.crt}}\n";
     let config = load(foreign).expect("taken").config;
     assert_eq!(config.auth.signing, Signing::None);
     assert_eq!(
@@ -91,6 +94,17 @@ fn named_certificates_and_keys_are_looked_at() {
     assert!(
         refused("http: {tls: {certificate: @no.crt, key: @a.key}}\n").contains("cannot be opened")
     );
+    for (file, expected) in [
+        ("der", "der: a DER file, not a PEM file\nhint: convert it"),
+        ("folder", "folder: cannot be read: is a directory"),
+    ] {
+        let message = refused(&foreign.replace("a.crt", file));
+        let place = "0.yml:1: auth.token.rootcertbundle: ";
+        assert!(
+            message.contains(place) && message.contains(expected),
+            "{message}"
+        );
+    }
     assert!(
         refused(&foreign.replace("a.crt", "empty"))
             .contains("auth.token.rootcertbundle: the file holds no certificate")

@@ -163,7 +163,7 @@ fn where_no_rule_is_asked_that_is_explained() {
     );
     assert_eq!(standing, "open");
     let (shown, standing) = explained(
-        "auth: {token: {realm: x, service: y, issuer: z, rootcertbundle: DIR/token.crt}}\n",
+        "auth: {token: {realm: 'https://x/token', service: y, issuer: z, rootcertbundle: DIR/token.crt}}\n",
     );
     assert!(
         shown.starts_with("no ") && shown.contains("Tokens come from another server"),

@@ -68,7 +68,7 @@ impl Lab {
         }
         meanwhile(&data);
         let mut options = options(&self.keys);
-        self.site.host().clone_into(&mut options.server.address);
+        options.server.address = self.site.host().parse().unwrap();
         options.auth = self.auth.clone();
         Self {
             registry: TestRegistry::start_in(data, options),

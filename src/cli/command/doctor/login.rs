@@ -10,7 +10,7 @@ use http::{HeaderMap, Request, StatusCode, Uri};
 use super::credentials::Credentials;
 use super::report::Finding;
 use crate::client::http::{self as client, Answer, Client, Connection, Server};
-use crate::host_port::HostPort;
+use crate::host_port::{HostPort, default_port};
 use crate::oci::RepositoryName;
 
 /// What opens the registry.
@@ -206,11 +206,8 @@ fn parse_realm(realm: &str) -> Option<(Server, String)> {
         "http" => false,
         _ => return None,
     };
-    let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
-    let address = HostPort {
-        host: host.to_owned(),
-        port: uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 }),
-    };
+    let port = uri.port_u16().unwrap_or(default_port(is_tls));
+    let address = HostPort::new(uri.host()?, port).ok()?;
     let path = uri.path_and_query()?.as_str().to_owned();
     Some((Server { address, is_tls }, path))
 }
@@ -249,7 +246,7 @@ mod tests {
         assert_eq!(server.address.to_string(), "[::1]:5443");
         assert!(server.is_tls && path == "/token?x=1");
         let (server, path) = parse_realm("http://lab/auth").unwrap();
-        assert_eq!((server.address.port, path.as_str()), (80, "/auth"));
+        assert_eq!((server.address.port(), path.as_str()), (80, "/auth"));
         assert!(parse_realm("/token").is_none() && parse_realm("ftp://lab/").is_none());
     }
 }

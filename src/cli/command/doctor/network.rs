@@ -48,7 +48,7 @@ impl Network {
     /// The addresses that the name leads to.
     pub(super) async fn name(&self) -> anyhow::Result<Finding<Vec<SocketAddr>>> {
         let addresses = self.unsafe_client()?.resolve(self.registry()).await?;
-        let host = &self.registry().host;
+        let host = self.registry().host();
         let shown: Vec<String> = addresses
             .iter()
             .map(|address| address.ip().to_string())
@@ -124,7 +124,7 @@ impl Network {
         for store in Store::ALL {
             let roots = store.roots(&self.machine, &registry.to_string());
             all.extend(roots.roots.iter().cloned());
-            match certificates::verify(&chain, roots, &registry.host, self.clock.as_ref()) {
+            match certificates::verify(&chain, roots, registry.host(), self.clock.as_ref()) {
                 Ok(()) => trusting.push(store),
                 Err(error) => {
                     others.push(store);

@@ -42,7 +42,8 @@ pub(super) async fn prove(
     let client = Client::new(Trust::Nobody, Arc::clone(clock))?;
     let chain = client.connect(server).await?.certificates;
     let registry = &server.address;
-    let verified = certificates::verify(&chain, authority.roots()?, &registry.host, clock.as_ref());
+    let verified =
+        certificates::verify(&chain, authority.roots()?, registry.host(), clock.as_ref());
     match verified {
         Ok(()) => Ok(()),
         Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => bail!(

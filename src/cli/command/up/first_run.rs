@@ -198,7 +198,7 @@ mod tests {
             Ok(())
         }
         fn bind(&self, address: &HostPort) -> io::Result<u16> {
-            match address.port {
+            match address.port() {
                 443 => Err(io::ErrorKind::PermissionDenied.into()),
                 port => Ok(port),
             }

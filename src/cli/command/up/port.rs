@@ -21,16 +21,10 @@ pub(super) fn choose(
         let port = bind(asked).with_context(|| {
             format!("cannot listen on {asked}\nhint: choose another with `boathouse up --addr HOST:PORT`")
         })?;
-        return Ok(HostPort {
-            port,
-            ..asked.clone()
-        });
+        return Ok(asked.with_port(port));
     }
     for port in PORTS {
-        let address = HostPort {
-            host: String::new(),
-            port,
-        };
+        let address = HostPort::every_address(port);
         // A port that we may not bind is as good as taken.
         if bind(&address).is_ok() {
             return Ok(address);
@@ -43,16 +37,16 @@ pub(super) fn choose(
 
 /// Binds `address` and lets go of it. Returns its port, which the system chooses for port 0.
 pub(super) fn try_bind(address: &HostPort) -> io::Result<u16> {
-    if !address.host.is_empty() {
-        return bound_port(TcpListener::bind((address.host.as_str(), address.port)));
+    if !address.host().is_empty() {
+        return bound_port(TcpListener::bind((address.host(), address.port())));
     }
-    match bound_port(TcpListener::bind((Ipv6Addr::UNSPECIFIED, address.port))) {
+    match bound_port(TcpListener::bind((Ipv6Addr::UNSPECIFIED, address.port()))) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
-        Ok(port) if address.port == 0 => return Ok(port),
+        Ok(port) if address.port() == 0 => return Ok(port),
         // A machine without IPv6 listens on IPv4 alone.
         _ => {}
     }
-    bound_port(TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port)))
+    bound_port(TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())))
 }
 
 fn bound_port(listener: io::Result<TcpListener>) -> io::Result<u16> {
@@ -65,14 +59,14 @@ mod tests {
 
     #[test]
     fn the_first_free_port_is_chosen() {
-        let refused = |address: &HostPort| match address.port {
+        let refused = |address: &HostPort| match address.port() {
             443 => Err(io::ErrorKind::PermissionDenied.into()),
             5_443 => Err(io::ErrorKind::AddrInUse.into()),
             port => Ok(port),
         };
         assert_eq!(choose(None, &refused).unwrap().to_string(), ":8443");
         assert_eq!(
-            choose(None, &|address| Ok(address.port))
+            choose(None, &|address| Ok(address.port()))
                 .unwrap()
                 .to_string(),
             ":443"
@@ -87,7 +81,7 @@ mod tests {
         let asked: HostPort = "[::1]:5443".parse().unwrap();
         assert!(choose(Some(&asked), &refused).is_err());
         assert_eq!(
-            choose(Some(&asked), &|address| Ok(address.port)).unwrap(),
+            choose(Some(&asked), &|address| Ok(address.port())).unwrap(),
             asked
         );
     }
@@ -104,11 +98,7 @@ mod tests {
     #[test]
     fn a_port_in_use_is_seen() {
         let held = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = held.local_addr().unwrap().port();
-        let address = HostPort {
-            host: "127.0.0.1".into(),
-            port,
-        };
+        let address = held.local_addr().unwrap().into();
         assert!(try_bind(&address).is_err());
         drop(held);
         assert!(try_bind(&address).is_ok());

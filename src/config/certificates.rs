@@ -1,0 +1,130 @@
+//! `tls` and `http.tls`: certificates of our own authority, or the user's.
+//!
+//! Must not know how certificates are made or served. Invariant: exactly one source of certificates is in force.
+
+use std::path::{Path, PathBuf};
+
+use super::key::{
+    Family, FilePath, FirstRunValue, InTemplate, Key, OFF, OptionalPath, Texts, Unread, Words,
+    distribution, keys, ours,
+};
+use super::node::Node;
+use super::pem;
+use super::reader::Reader;
+use crate::tls::{MinimumVersion, Settings};
+
+keys! {
+    table KEYS;
+
+    /// Certificates of our own authority: `auto`, or the keys below. For your own certificate: `http.tls` instead.
+    ///
+    /// Without both, the registry serves plain HTTP.
+    TLS: Words<()> = ours("tls").words((), &[("auto", ())]).in_template(InTemplate::Heading);
+
+    /// Names and addresses of this machine for its certificate, beside those that are found.
+    HOSTS: Texts = ours("tls.hosts").texts().in_template(InTemplate::FirstRun(FirstRunValue::Hosts));
+
+    /// The certificate of the authority, which clients trust.
+    CA_CERTIFICATE: FilePath = ours("tls.ca_certificate").path("`ca.crt` in `state_directory`").in_template(InTemplate::FirstRun(FirstRunValue::CaCertificate));
+
+    /// The directory of all private keys that are made here.
+    KEYS_DIRECTORY: FilePath = ours("tls.keys_directory").path("`keys` in `state_directory`").in_template(InTemplate::FirstRun(FirstRunValue::KeysDirectory));
+
+    /// Your own certificate, with its chain, as PEM.
+    ///
+    /// SIGHUP reads the file again; another path needs a restart.
+    CERTIFICATE: OptionalPath = distribution("http.tls.certificate").optional_path();
+
+    /// The private key of your own certificate, as PEM.
+    ///
+    /// SIGHUP reads the file again; another path needs a restart.
+    KEY: OptionalPath = distribution("http.tls.key").optional_path();
+
+    /// The lowest version of TLS.
+    ///
+    /// 1.0 and 1.1 are accepted and mean 1.2.
+    MINIMUM_VERSION: Words<MinimumVersion> = distribution("http.tls.minimumtls").words(MinimumVersion::Tls12, VERSIONS);
+}
+
+const VERSIONS: &[(&str, MinimumVersion)] = &[
+    ("tls1.2", MinimumVersion::Tls12),
+    ("tls1.3", MinimumVersion::Tls13),
+    // Older ones are raised: no client of the last decade needs them.
+    ("tls1.0", MinimumVersion::Tls12),
+    ("tls1.1", MinimumVersion::Tls12),
+];
+
+const UNREAD: &[Key<Unread>] = &[
+    distribution("http.tls.clientcas").not_yet(OFF),
+    distribution("http.tls.clientauth").not_yet(&[""]),
+    distribution("http.tls.ciphersuites")
+        .harmless("only suites that are held to be strong are offered"),
+    distribution("http.tls.letsencrypt").not_yet(&[]),
+];
+
+pub(super) const FAMILY: Family = Family {
+    heading: "Certificates",
+    intro: "",
+    keys: KEYS,
+    unread: UNREAD,
+};
+
+/// `state` is where the authority's files are unless a key names another place.
+pub(super) fn tls(reader: &mut Reader<'_>, state: &Path) -> Settings {
+    let certificate = reader.get(&CERTIFICATE);
+    let key = reader.get(&KEY);
+    let minimum = reader.get(&MINIMUM_VERSION);
+    let is_automatic = reader.node(TLS.path).is_some();
+    if reader.is_given(TLS.path) && !is_automatic {
+        reader.refuse(
+            TLS.path,
+            "empty; remove the key for plain HTTP, or write `auto`",
+            "`tls: auto` makes certificates",
+        );
+    }
+    match (certificate, key) {
+        (Some(_), Some(_)) if is_automatic => {
+            reader.refuse(TLS.path, "excludes http.tls", "keep one of the two");
+            Settings::None
+        }
+        (Some(certificate), Some(key)) => own_files(reader, certificate, key, minimum),
+        (None, None) if is_automatic => automatic(reader, state),
+        (None, None) => Settings::None,
+        (Some(_), None) => {
+            let message = format!("given without {}", KEY.path);
+            reader.refuse(CERTIFICATE.path, &message, "give both");
+            Settings::None
+        }
+        (None, Some(_)) => {
+            let message = format!("given without {}", CERTIFICATE.path);
+            reader.refuse(KEY.path, &message, "give both");
+            Settings::None
+        }
+    }
+}
+
+fn own_files(
+    reader: &mut Reader<'_>,
+    certificate: PathBuf,
+    key: PathBuf,
+    minimum: MinimumVersion,
+) -> Settings {
+    pem::check_pair(reader, (CERTIFICATE.path, &certificate), (KEY.path, &key));
+    pem::check_server_certificate(reader, CERTIFICATE.path, &certificate);
+    Settings::Files {
+        certificate,
+        key,
+        minimum,
+    }
+}
+
+fn automatic(reader: &mut Reader<'_>, state: &Path) -> Settings {
+    if !reader.node(TLS.path).is_some_and(Node::is_map) {
+        reader.get(&TLS);
+    }
+    Settings::Automatic {
+        hosts: reader.get(&HOSTS),
+        ca_certificate: reader.path(&CA_CERTIFICATE, state.join("ca.crt")),
+        keys_directory: reader.path(&KEYS_DIRECTORY, state.join("keys")),
+    }
+}

@@ -1,0 +1,298 @@
+//! `http` and `server`: where the registry listens, under which address it is known, and what it takes from proxies.
+//!
+//! Must not know users, tokens or certificates. Invariant: an absent key means what it means to distribution.
+
+use ipnet::IpNet;
+
+use super::key::{
+    Family, FirstRunValue, Flag, InTemplate, Key, Listen, OFF, OptionalSecret, OptionalText,
+    OptionalUrl, Seconds, Signed, Special, Text, Texts, Unread, distribution, docker_auth, keys,
+    ours,
+};
+use super::limits;
+use super::reader::{Reader, Secret, Value};
+use crate::host_port::{BaseUrl, HostPort};
+use crate::server;
+
+keys! {
+    table KEYS;
+
+    /// Where to listen: `HOST:PORT`, or `:PORT` for every address of this machine, IPv4 and IPv6.
+    ///
+    /// distribution's own default is a random port; 5000 is the port of its images.
+    ADDR: Listen = distribution("http.addr").listen(5_000).in_template(InTemplate::FirstRun(FirstRunValue::Address));
+
+    /// The URL that clients use, if their requests do not show it: `https://registry.example`.
+    ///
+    /// The realm of challenges and `Location` begin with it.
+    HOST: OptionalUrl = distribution("http.host").optional_url().commented();
+
+    /// The path before `/v2/`, with a slash at both ends.
+    ///
+    /// The token endpoint is below it too. Paths outside of it are served as if there were no prefix.
+    PREFIX: Text = distribution("http.prefix").text("").commented();
+
+    /// Headers that are added to every answer: `{Name: [value]}`.
+    HEADERS: Special = distribution("http.headers.*").special("list of texts", "{}").commented();
+
+    /// Proxies whose `Forwarded` and `X-Forwarded-*` headers are used: `[192.0.2.7, 10.0.0.0/8]`.
+    TRUSTED_PROXIES: Texts = ours("http.trusted_proxies").texts().commented();
+
+    /// How long a stop waits for open requests.
+    ///
+    /// distribution's own default is 0, which breaks all transfers.
+    DRAIN_TIMEOUT: Seconds = distribution("http.draintimeout").seconds(server::DRAIN_SECS_DEFAULT, DRAIN_SECS_MAX).commented();
+
+    /// Whether HTTP/2 is off. It puts all transfers of a client on one connection: with large layers that is slower.
+    ///
+    /// distribution's own default is `false`.
+    HTTP2_DISABLED: Flag = distribution("http.http2.disabled").flag(true).commented();
+
+    /// Whether `Location` is relative. With `false` it begins with the scheme and the host of the request.
+    ///
+    /// A relative one is right behind every proxy; some clients (ollama, Harbor's replication) cannot use it. With `http.host`
+    /// it begins with that, and this key has no effect. distribution's own default is `false`.
+    RELATIVE_URLS: Flag = distribution("http.relativeurls").flag(true);
+
+    /// The secret that protects upload sessions and what is remembered of passwords and tokens.
+    ///
+    /// At least 16 random characters. Without it, one is made and kept with the data. Several registries over the same data
+    /// need the same one.
+    SECRET: OptionalSecret = distribution("http.secret").optional_secret();
+
+    /// The header from which the client's address is taken, for rules with `ip`, limits and logs.
+    ///
+    /// With `http.trusted_proxies` it counts from those addresses only. Without, every client can send it.
+    REAL_IP_HEADER: OptionalText = docker_auth("server.real_ip_header").optional_text();
+
+    /// Which of the header's comma-separated values counts: 0 is the first, -1 the last.
+    ///
+    /// Of `X-Forwarded-For` from `http.trusted_proxies`, the last address that is not one of them counts, whatever the position.
+    REAL_IP_POSITION: Signed = docker_auth("server.real_ip_pos").signed(0);
+}
+
+const UNREAD: &[Key<Unread>] = &[
+    distribution("http.net").not_yet(&["tcp", ""]),
+    distribution("http.h2c.enabled").not_yet(OFF),
+    distribution("http.debug").harmless("no debug listener is opened"),
+    docker_auth("server.addr")
+        .not_yet(&[])
+        .hint("remove it: tokens are served on http.addr, at /token, /auth and /auth/token"),
+    docker_auth("server.net").not_yet(&["tcp", ""]),
+    docker_auth("server.path_prefix").not_yet(&[""]),
+    docker_auth("server.hsts").not_yet(OFF),
+    docker_auth("server.tls_min_version").harmless(ONE_LISTENER),
+    docker_auth("server.tls_curve_preferences").harmless(ONE_LISTENER),
+    docker_auth("server.tls_cipher_suites").harmless(ONE_LISTENER),
+    docker_auth("server.letsencrypt").not_yet(&[]),
+];
+
+const ONE_LISTENER: &str =
+    "tokens are served by the registry's own listener, whose certificate and versions count";
+
+pub(super) const FAMILY: Family = Family {
+    heading: "HTTP and proxies",
+    intro: "",
+    keys: KEYS,
+    unread: UNREAD,
+};
+
+/// An hour: no stop should take longer.
+const DRAIN_SECS_MAX: u64 = 3_600;
+
+/// What is signed with a shorter secret can be tried against all secrets of that length.
+const SECRET_BYTES_MIN: usize = 16;
+
+/// Headers that frame a message or belong to its connection: a configured one would break every answer.
+const FRAMING_HEADERS: [&str; 8] = [
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// `http.host`: this registry's own address.
+pub(super) fn external_host(reader: &mut Reader<'_>) -> Option<BaseUrl> {
+    reader.get(&HOST)
+}
+
+/// `external_host` is `http.host`.
+pub(super) fn server(reader: &mut Reader<'_>, external_host: Option<&BaseUrl>) -> server::Settings {
+    let address = reader.get(&ADDR);
+    let (prefix, headers) = (prefix(reader), headers(reader));
+    let trusted_proxies = trusted_proxies(reader);
+    server::Settings {
+        address,
+        prefix,
+        headers,
+        locations: locations(reader, external_host),
+        real_ip: real_ip(reader, trusted_proxies.is_empty()),
+        trusted_proxies,
+        http2_disabled: reader.get(&HTTP2_DISABLED),
+        drain_secs: reader.get(&DRAIN_TIMEOUT),
+        limits: limits::server(reader),
+    }
+}
+
+/// Warns of what is fine on one machine and seldom elsewhere.
+pub(super) fn warn_of_openness(
+    reader: &mut Reader<'_>,
+    address: &HostPort,
+    is_plain: bool,
+    is_open: bool,
+) {
+    if address.is_loopback() {
+        return;
+    }
+    if is_plain {
+        reader.warn(
+            ADDR.path,
+            "plain HTTP to other machines: passwords and tokens can be read on the way; `tls: auto` makes certificates",
+        );
+    }
+    if is_open {
+        reader.warn(
+            ADDR.path,
+            "open to everybody who can reach it: neither `auth` nor `users` is configured",
+        );
+    }
+}
+
+pub(super) fn secret(reader: &mut Reader<'_>) -> Option<Secret> {
+    let secret = reader.get(&SECRET);
+    let is_short = |secret: &Secret| secret.expose().len() < SECRET_BYTES_MIN;
+    if secret.as_ref().is_some_and(is_short) {
+        reader.warn(
+            SECRET.path,
+            "is short enough to be guessed: 32 random characters are safe, and without the key one is made",
+        );
+    }
+    secret
+}
+
+/// distribution reads `http.relativeurls` where there is no `http.host`, and its default is false. Here only a false that is
+/// written makes `Location` absolute.
+fn locations(reader: &mut Reader<'_>, external_host: Option<&BaseUrl>) -> server::Locations {
+    let key = Key {
+        kind: Flag(external_host.is_none()),
+        ..RELATIVE_URLS
+    };
+    let is_relative = reader.get(&key);
+    match external_host {
+        Some(host) => {
+            if is_relative {
+                reader.warn(
+                    key.path,
+                    "has no effect beside http.host, with which `Location` begins",
+                );
+            }
+            server::Locations::Host(host.to_string())
+        }
+        None if is_relative => server::Locations::Relative,
+        None => server::Locations::Requested,
+    }
+}
+
+fn prefix(reader: &mut Reader<'_>) -> String {
+    let mut prefix = reader.get(&PREFIX);
+    if !prefix.is_empty() && !prefix.starts_with('/') {
+        reader.refuse(
+            PREFIX.path,
+            "must begin with a slash",
+            "written like `/registry/`",
+        );
+    }
+    // distribution takes it with and without the last slash; an empty one is the root.
+    if !prefix.ends_with('/') {
+        prefix.push('/');
+    }
+    prefix
+}
+
+fn headers(reader: &mut Reader<'_>) -> Vec<(String, String)> {
+    let mut headers = Vec::new();
+    let entries = reader
+        .node("http.headers")
+        .map_or(&[][..], |node| node.entries());
+    for entry in entries {
+        let key = format!("http.headers.{}", entry.key);
+        let values = super::accounts::texts(&entry.value, &key, &mut reader.errors);
+        reader.record(&key, Value::Secret(Secret::new(values.join("\n"))));
+        if FRAMING_HEADERS.contains(&entry.key.to_ascii_lowercase().as_str()) {
+            reader.refuse(
+                &key,
+                "cannot be configured: it is part of how each answer is sent",
+                "remove it",
+            );
+            continue;
+        }
+        for value in values {
+            let is_header = http::HeaderName::try_from(entry.key.as_str()).is_ok()
+                && http::HeaderValue::try_from(value.as_str()).is_ok();
+            if is_header {
+                headers.push((entry.key.clone(), value));
+            } else {
+                reader.refuse(
+                    &key,
+                    "not a header",
+                    "a name is letters, digits and `-`; a value is one line of text",
+                );
+            }
+        }
+    }
+    headers
+}
+
+fn trusted_proxies(reader: &mut Reader<'_>) -> Vec<IpNet> {
+    let mut networks = Vec::new();
+    for text in reader.get(&TRUSTED_PROXIES) {
+        let network = text
+            .parse::<IpNet>()
+            .ok()
+            .or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from));
+        match network {
+            Some(network) => networks.push(network),
+            None => reader.refuse(
+                TRUSTED_PROXIES.path,
+                "must be addresses or networks",
+                "written like `[10.0.0.0/8, 192.0.2.7]`",
+            ),
+        }
+    }
+    networks
+}
+
+fn real_ip(reader: &mut Reader<'_>, is_believed_from_anybody: bool) -> Option<server::RealIp> {
+    let header = reader.get(&REAL_IP_HEADER);
+    let position = reader.get(&REAL_IP_POSITION);
+    let header = header?;
+    if http::HeaderName::try_from(header.as_str()).is_err() {
+        reader.refuse(
+            REAL_IP_HEADER.path,
+            "not the name of a header",
+            "letters, digits and `-`, like `X-Forwarded-For`",
+        );
+    }
+    let is_list_of_proxies = header.eq_ignore_ascii_case("x-forwarded-for");
+    if is_believed_from_anybody && is_list_of_proxies && position >= 0 {
+        reader.warn(
+            REAL_IP_HEADER.path,
+            "proxies append to X-Forwarded-For, so this position is what the client wrote: it chooses the address that rules with `ip` judge it by; name your proxies in http.trusted_proxies, then the last address that is none of theirs counts",
+        );
+    } else if is_believed_from_anybody {
+        reader.warn(
+            REAL_IP_HEADER.path,
+            "anybody can send this header, and no http.trusted_proxies says who may",
+        );
+    } else if is_list_of_proxies && position != 0 {
+        reader.warn(
+            REAL_IP_POSITION.path,
+            "has no effect: of X-Forwarded-For from http.trusted_proxies, the last address that is none of theirs counts",
+        );
+    }
+    Some(server::RealIp { header, position })
+}

@@ -1,0 +1,158 @@
+//! The keys of `auth`, `token`, `users`, `acl` and `users_file`, which `authentication` reads.
+
+use super::key::{
+    Family, Files, FirstRunValue, Flag, InTemplate, Number, OFF, OptionalPath, OptionalText,
+    Special, Text, distribution, docker_auth, keys, ours,
+};
+use crate::auth::TokenSettings;
+
+/// A year; clients and verifiers cannot be relied upon beyond.
+const LIFETIME_SECS_MAX: u64 = 366 * 86_400;
+
+keys! {
+    table ACCOUNT_KEYS;
+
+    /// The file that `boathouse user` writes; a change of it takes effect at once. More users and rules may be here as `users:` and `acl:`.
+    ///
+    /// SIGHUP reads those again, and takes up another path.
+    USERS_FILE: OptionalPath = ours("users_file").optional_path().at_reload().in_template(InTemplate::FirstRun(FirstRunValue::UsersFile));
+
+    /// The hash of the user's password.
+    ///
+    /// `{}` without a password lets the user in with any password, as in docker_auth. The user `""` is everybody who gives no
+    /// name.
+    PASSWORD: Special = docker_auth("users.*.password").special("bcrypt hash of cost 16 at most", "").at_reload().in_files(Files::Both);
+
+    /// Labels of the user, for rules.
+    LABELS: Special = docker_auth("users.*.labels.*").special("list of texts", "").at_reload().in_files(Files::Both);
+
+    /// When the account ends.
+    EXPIRES: Special = ours("users.*.expires").special("time as in RFC 3339", "").at_reload().in_files(Files::UsersFile);
+
+    /// Tokens from before this time are void.
+    VALID_AFTER: Special = ours("users.*.valid_after").special("time as in RFC 3339", "").at_reload().in_files(Files::UsersFile);
+
+    /// The account that the rule is for. `""` is everybody who gives no name.
+    ///
+    /// All patterns of a rule are globs, or with slashes (`/text/`) regular expressions as Go reads them. A condition that is
+    /// left out matches everything. The first rule that matches decides. [security.md](security.md) has more.
+    ACCOUNT: Special = docker_auth("acl.[].match.account").special("pattern", "").at_reload().in_files(Files::Both);
+
+    /// `repository` or `registry`.
+    TYPE: Special = docker_auth("acl.[].match.type").special("pattern", "").at_reload().in_files(Files::Both);
+
+    /// The repository.
+    NAME: Special = docker_auth("acl.[].match.name").special("pattern", "").at_reload().in_files(Files::Both);
+
+    /// The service that a token is asked for.
+    MATCH_SERVICE: Special = docker_auth("acl.[].match.service").special("pattern", "").at_reload().in_files(Files::Both);
+
+    /// The client's address.
+    IP: Special = docker_auth("acl.[].match.ip").special("address or network", "").at_reload().in_files(Files::Both);
+
+    /// A label of the account.
+    MATCH_LABELS: Special = docker_auth("acl.[].match.labels.*").special("pattern", "").at_reload().in_files(Files::Both);
+
+    /// What the rule allows: `pull`, `push`, `delete`, or `*` for all. An empty list denies.
+    ACTIONS: Special = docker_auth("acl.[].actions").special("list of texts", "").at_reload().in_files(Files::Both);
+
+    /// What `acl explain` shows of the rule.
+    COMMENT: Special = docker_auth("acl.[].comment").special("text", "").at_reload().in_files(Files::Both);
+
+    /// Tokens of this account from before this time are void.
+    REVOKED: Special = ours("revoked.*").special("time as in RFC 3339", "").at_reload().in_files(Files::UsersFile);
+
+    /// The file of users in Apache's format. A change of the file takes effect at once.
+    ///
+    /// Excludes `users`, `users_file`, `token` and `auth.token`. Without `acl`, every user in it may do everything.
+    HTPASSWD_PATH: OptionalPath = distribution("auth.htpasswd.path").optional_path();
+
+    /// The realm of the challenge, which clients show to people.
+    HTPASSWD_REALM: Text = distribution("auth.htpasswd.realm").text("");
+}
+
+pub(super) const ACCOUNTS: Family = Family {
+    heading: "Accounts and rules",
+    intro: "",
+    keys: ACCOUNT_KEYS,
+    unread: &[
+        distribution("auth.silly").not_yet(&[]),
+        distribution("auth.none")
+            .harmless("it asks for no authentication, as leaving `auth` out does"),
+        docker_auth("ext_auth").not_yet(&[]),
+        docker_auth("ext_authz").not_yet(&[]),
+        docker_auth("ldap_auth").not_yet(&[]),
+        docker_auth("oidc_auth").not_yet(&[]),
+        docker_auth("google_auth").not_yet(&[]),
+        docker_auth("github_auth").not_yet(&[]),
+        docker_auth("gitlab_auth").not_yet(&[]),
+        docker_auth("mongo_auth").not_yet(&[]),
+        docker_auth("xorm_auth").not_yet(&[]),
+        docker_auth("plugin_authn").not_yet(&[]),
+        docker_auth("acl_mongo").not_yet(&[]),
+        docker_auth("acl_xorm").not_yet(&[]),
+        docker_auth("plugin_authz").not_yet(&[]),
+        docker_auth("casbin_authz").not_yet(&[]),
+    ],
+};
+keys! {
+    table TOKEN_KEYS;
+
+    /// The issuer of tokens.
+    ///
+    /// Where `auth.token.issuer` is given too, both must be the same.
+    ISSUER: Text = docker_auth("token.issuer").text(TokenSettings::NAME).commented();
+
+    /// Seconds for which a token is valid.
+    ///
+    /// A push of hundreds of GB ends within the default; `user passwd`, `user remove` and `user revoke` end tokens earlier.
+    EXPIRATION: Number<u64> = docker_auth("token.expiration").number(TokenSettings::LIFETIME_SECS, 1..=LIFETIME_SECS_MAX, "seconds").in_template(InTemplate::Default);
+
+    /// Whether clients that ask for it may keep a token for 90 days instead of the password (Tart cannot).
+    REFRESH_TOKENS: Flag = ours("token.refresh_tokens").flag(false).commented();
+
+    /// The certificate whose key signs tokens.
+    ///
+    /// By default that of `server.certificate`, else one that is made at first start.
+    CERTIFICATE: OptionalPath = docker_auth("token.certificate").optional_path();
+
+    /// The private key that signs tokens: RSA, or EC on P-256, P-384 or P-521.
+    KEY: OptionalPath = docker_auth("token.key").optional_path();
+
+    /// The certificate of docker_auth's listener, whose key signs tokens where `token.certificate` is not given.
+    SERVER_CERTIFICATE: OptionalPath = docker_auth("server.certificate").optional_path();
+
+    /// The private key of `server.certificate`.
+    SERVER_KEY: OptionalPath = docker_auth("server.key").optional_path();
+
+    /// The full address of the token endpoint, as challenges give it.
+    ///
+    /// By default `/token` below `http.prefix` at `http.host`, else at the scheme and host of the request. It is used as it is.
+    REALM: OptionalText = distribution("auth.token.realm").optional_text();
+
+    /// The service for which tokens are valid.
+    SERVICE: Text = distribution("auth.token.service").text(TokenSettings::NAME).commented();
+
+    /// The issuer of the tokens that are accepted.
+    REGISTRY_ISSUER: Text = distribution("auth.token.issuer").text(TokenSettings::NAME);
+
+    /// Certificates as PEM, whose keys may sign tokens that are accepted.
+    ///
+    /// Needed, with realm, service and issuer, where another server issues the tokens.
+    ROOT_CERTIFICATES: OptionalPath = distribution("auth.token.rootcertbundle").optional_path();
+}
+
+pub(super) const TOKENS: Family = Family {
+    heading: "Tokens",
+    intro: "",
+    keys: TOKEN_KEYS,
+    unread: &[
+        distribution("auth.token.jwks").not_yet(&[]),
+        distribution("auth.token.signingalgorithms").not_yet(OFF),
+        distribution("auth.token.autoredirect").not_yet(OFF),
+        distribution("auth.token.autoredirectpath")
+            .harmless("only auth.token.autoredirect uses it"),
+        docker_auth("token.disable_legacy_key_id")
+            .harmless("tokens carry their certificate, so that old and new registries accept them"),
+    ],
+};
