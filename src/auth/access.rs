@@ -88,7 +88,7 @@ pub struct Caller {
 
 #[derive(Debug, Clone)]
 pub(super) enum Identity {
-    /// Nobody is asked.
+    /// Authentication is off.
     Open,
     /// No credentials.
     Nobody,
@@ -181,7 +181,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Why the caller is refused, for the log; `None` if nobody was judged.
+    /// Why the caller is refused, for the log; `None` if the caller gave no credential.
     pub fn logged(&self) -> Option<&'static str> {
         match self {
             Self::Unauthorized { reason, fault, .. } => {

@@ -89,7 +89,7 @@ pub trait AccountSource: fmt::Debug + Send + Sync {
     /// The accounts as [`Self::now`] last found them.
     fn known(&self) -> Arc<Accounts>;
 
-    /// Why a later change may be missing in them; for everybody to read.
+    /// Why a later change may be missing; shown without a login.
     fn trouble(&self) -> Option<&'static str>;
 }
 

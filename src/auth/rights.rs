@@ -88,7 +88,7 @@ impl<'a> Permit<'a> {
 /// What an account is here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// Nobody is asked who they are.
+    /// Authentication is off.
     Open,
     /// It may log in.
     Known,

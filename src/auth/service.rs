@@ -86,7 +86,7 @@ impl Auth {
         })
     }
 
-    /// Whether nobody is asked who they are.
+    /// Whether authentication is off.
     pub fn is_open(&self) -> bool {
         self.authentication == Authentication::Open
     }
@@ -107,7 +107,7 @@ impl Auth {
         Current::known(self.accounts.load_full())
     }
 
-    /// Why changes of accounts may not be in force; for everybody to read.
+    /// Why changes of accounts may not be in force; shown without a login.
     pub async fn trouble(&self) -> Option<&'static str> {
         self.now().await;
         self.accounts.load().live.as_ref()?.trouble()

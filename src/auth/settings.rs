@@ -27,7 +27,7 @@ pub struct Settings {
 /// Whether callers are asked who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Authentication {
-    /// Everybody may do everything.
+    /// Every client may do everything.
     Open,
     /// Only what the rules, or a trusted token, allow.
     #[default]
@@ -109,7 +109,7 @@ impl fmt::Debug for SigningKeyPem {
     }
 }
 
-/// 32 bytes that nobody else knows.
+/// 32 secret random bytes.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(pub [u8; 32]);
 
@@ -129,7 +129,7 @@ pub struct Limits {
     /// turned away. One second of patience per 20.
     pub bcrypt_waiting_max: usize,
     /// Of these, from one client (an IPv6 /64): more parallel first logins than any tool makes, and at most a second or two
-    /// of everybody's patience.
+    /// of waiting for all others.
     pub bcrypt_waiting_per_client_max: usize,
     /// Verified passwords remembered (32 bytes each).
     pub verified_passwords_max: usize,

@@ -8,7 +8,7 @@ use anyhow::bail;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// Ten years: whoever writes more means that there is no end.
+/// Ten years: a longer time means that there is no end.
 const SECS_MAX: u64 = 3_660 * 86_400;
 
 /// `--expires`: after so long, or at a moment.

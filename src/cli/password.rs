@@ -10,7 +10,7 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 /// No `0O1lI`, which people confuse, and no `:`, which Tart cannot take from a docker config.
 const ALPHABET: &[u8] = b"23456789abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ";
 
-/// 24 of 57 characters are 139 bits: nobody guesses them, whatever the hash costs.
+/// 24 of 57 characters are 139 bits, which cannot be guessed, whatever the hash costs.
 const LENGTH: usize = 24;
 
 /// bcrypt reads no more than this.

@@ -1,4 +1,4 @@
-//! How far long work is, for whoever waits: a bar on a terminal, a line now and then elsewhere.
+//! The progress of long work: a bar on a terminal, elsewhere a line now and then.
 //!
 //! Must not know what is done. Invariant: it is talk, on stderr; data stay alone on stdout.
 
@@ -69,7 +69,7 @@ impl Meter {
             }
             Shows::Lines { label, clock, last } => {
                 let now = clock.elapsed();
-                // Nobody panics while holding it.
+                // No code panics while it holds this lock.
                 let Ok(mut last) = last.lock() else { return };
                 if now.saturating_sub(*last) < LINE_PAUSE {
                     return;

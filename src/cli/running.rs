@@ -86,7 +86,7 @@ fn refuse_other_data(installation: &Installation, path: &Path) -> anyhow::Result
     Ok(())
 }
 
-/// `None` if nobody listens at `path`. Waits for nobody for ever.
+/// `None` if no server listens at `path`. Every wait has a limit.
 fn ask(path: &Path, request: &Request, meter: &Meter) -> anyhow::Result<Option<Answer>> {
     let mut stream = match connect(path) {
         Ok(stream) => stream,
@@ -158,7 +158,7 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
     let (sender, receiver) = mpsc::channel();
     let path = path.to_owned();
     std::thread::spawn(move || {
-        // Nobody listens after the time limit.
+        // After the time limit, nothing receives this.
         let _ = sender.send(UnixStream::connect(path));
     });
     receiver

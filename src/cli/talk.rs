@@ -1,6 +1,6 @@
 //! What a command says: talk on stderr, data on stdout.
 //!
-//! Must not know what is said. Invariants: talk that nobody can hear changes nothing (a full disk behind stderr, a reader that
+//! Must not know what is said. Invariants: messages that cannot be written change nothing (a full disk behind stderr, a reader that
 //! has gone); a reader of data that has seen enough ends the command without a word, any other failure to write data is an
 //! error.
 

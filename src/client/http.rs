@@ -51,7 +51,7 @@ pub(crate) struct Server {
 
 /// Whose certificates are good.
 pub(crate) enum Trust {
-    /// Any certificate is: the peer may be anybody. Nothing secret may be sent.
+    /// Any certificate is accepted, so the peer is not known. Nothing secret may be sent.
     Nobody,
     /// Those that these authorities signed.
     Authorities(RootCertStore),
@@ -65,7 +65,7 @@ pub(crate) enum ClientError {
         "the name {host} is not known on this machine\nhint: is it spelt right? a name in .local needs mDNS here (on Linux avahi-daemon and libnss-mdns); any other must be in DNS or in /etc/hosts"
     )]
     Name { host: String, source: io::Error },
-    /// Nobody takes the connection.
+    /// The connection is refused.
     #[error(
         "cannot connect to {address}\nhint: does the registry run, and on this port? `boathouse up` prints its address"
     )]

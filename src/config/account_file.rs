@@ -125,7 +125,7 @@ enum Trouble {
 }
 
 impl Trouble {
-    /// For `/readyz`, which everybody may read.
+    /// For `/readyz`, which needs no login.
     fn shown(self) -> &'static str {
         match self {
             Self::UsersFileMissing => {

@@ -24,7 +24,7 @@ use crate::clock::SystemClock;
 /// All that the files say about authentication; secrets and keys made at start are added by the cli.
 #[derive(Debug, Clone)]
 pub struct AuthConfig {
-    /// False: open to everybody.
+    /// If false, every client may do everything.
     pub required: bool,
     /// Whether another server's tokens alone decide: there are no accounts here, and no rules.
     pub is_foreign_only: bool,
@@ -59,7 +59,7 @@ pub struct AuthConfig {
 /// Whose key signs tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signing {
-    /// Nobody's: only foreign tokens are accepted, or none are needed.
+    /// No key: only tokens of other issuers are accepted, or no tokens are needed.
     None,
     /// A key made at first start.
     Own,
@@ -166,7 +166,7 @@ impl AuthConfig {
 }
 
 pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
-    // By the key alone: whoever emptied a list by commenting out its lines did not ask for an open door.
+    // The key alone counts: a list whose lines are commented out is not a request for open access.
     let ours = ["users", "users_file", "acl", "token"]
         .into_iter()
         .any(|key| reader.is_given(key));

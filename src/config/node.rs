@@ -89,7 +89,7 @@ impl Node {
         Some(node)
     }
 
-    /// Makes the whole node stand at one place: lines inside a variable help nobody.
+    /// Makes the whole node stand at one place: line numbers inside a variable are of no use.
     pub(super) fn stand_at(&mut self, place: &Place) {
         self.place = place.clone();
         match &mut self.value {

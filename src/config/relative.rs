@@ -1,6 +1,6 @@
 //! Where a relative path in a config file starts.
 //!
-//! distribution and `docker_auth` start at the working directory; whoever writes a path beside a config file often means the
+//! distribution and `docker_auth` start at the working directory; a path in a config file often means the
 //! directory of that file. Must not know any key. Invariant: a path that means two existing places is never decided silently:
 //! serving the wrong one would look like an empty registry.
 

@@ -1,6 +1,6 @@
 //! `storage`, `state_directory`, `relative_paths`, `validation`: where the data are, and what the operations may do with them.
 //!
-//! Must not know how data are stored. Invariant: data are never served from a directory that nobody named.
+//! Must not know how data are stored. Invariant: data are served only from a directory that the config names.
 
 use std::path::PathBuf;
 

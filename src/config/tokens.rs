@@ -19,7 +19,7 @@ keys! {
 
     /// The hash of the user's password.
     ///
-    /// `{}` without a password lets the user in with any password, as in docker_auth. The user `""` is everybody who gives no
+    /// `{}` without a password lets the user in with any password, as in docker_auth. The user `""` is every client that gives no
     /// name.
     PASSWORD: Special = docker_auth("users.*.password").special("bcrypt hash of cost 16 at most", "").at_reload().in_files(Files::Both);
 
@@ -32,7 +32,7 @@ keys! {
     /// Tokens from before this time are void.
     VALID_AFTER: Special = ours("users.*.valid_after").special("time as in RFC 3339", "").at_reload().in_files(Files::UsersFile);
 
-    /// The account that the rule is for. `""` is everybody who gives no name.
+    /// The account that the rule is for. `""` is every client that gives no name.
     ///
     /// All patterns of a rule are globs, or with slashes (`/text/`) regular expressions as Go reads them. A condition that is
     /// left out matches everything. The first rule that matches decides. [security.md](security.md) has more.

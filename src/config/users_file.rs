@@ -227,7 +227,7 @@ impl UsersFile {
     }
 
     /// Keeps other changes of the file at `path` out. The lock is a file of its own: the rename replaces the file of users, and a
-    /// lock would stay with the old one; a lock on the directory could be held by whoever may read it.
+    /// lock would stay with the old one; any user who may read the directory could lock it.
     fn lock(path: &Path) -> Result<File, UsersFileError> {
         let failed = |source| UsersFileError::Io {
             path: path.to_owned(),

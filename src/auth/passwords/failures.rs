@@ -50,7 +50,7 @@ struct Tables {
 }
 
 impl Failures {
-    /// Nobody yet.
+    /// No failures yet.
     pub(super) fn new(limits: &Limits, hash: KeyedHash) -> Self {
         Self {
             hash,

@@ -33,7 +33,7 @@ pub(super) enum Verdict {
     Right,
     /// No such account, or another password.
     Wrong,
-    /// Not known: too many failures, too many waiting, or nobody who could say.
+    /// Not known: too many failures, too many waiting requests, or no authenticator that can be reached.
     Later { retry_after_secs: u64 },
 }
 
@@ -169,7 +169,7 @@ impl Passwords {
 struct Comparing(Mutex<HashMap<[u8; 32], Weak<tokio::sync::Mutex<()>>>>);
 
 impl Comparing {
-    /// Waits until nobody else compares this login.
+    /// Waits until no other request compares this login.
     async fn enter(&self, fingerprint: [u8; 32]) -> OwnedMutexGuard<()> {
         let same = {
             let mut comparing = self.0.lock().unwrap_or_else(PoisonError::into_inner);

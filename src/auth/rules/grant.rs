@@ -280,7 +280,7 @@ mod tests {
         for grant in grants {
             let rule = grant.rule("ann").expect("a grant");
             let told = match &grant {
-                // Which of two ways of writing the same was taken, nobody can tell.
+                // If two spellings mean the same, either may have been used.
                 Grant::Pull(pattern) if pattern == "/^a.*$/" => Grant::Pull("a**".to_owned()),
                 other => other.clone(),
             };

@@ -47,7 +47,7 @@ pub enum MistakeKind {
     },
     /// The rule is for an account that there is not.
     NoSuchAccount(String),
-    /// Nobody can push without pulling.
+    /// A push needs the right to pull too.
     PushWithoutPull,
     /// `*` beside other actions.
     StarAmongOthers,

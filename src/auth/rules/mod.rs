@@ -263,7 +263,7 @@ impl Rule {
             })
     }
 
-    /// Whether whoever is in the other rule's network is in this rule's.
+    /// Whether every address of the other rule's network is in this rule's.
     fn covers_network_of(&self, other: &Self) -> bool {
         self.ip.is_none_or(|network| {
             other

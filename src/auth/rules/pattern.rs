@@ -15,7 +15,7 @@ use super::placeholder::{
 };
 use crate::auth::bounded::Bounded;
 
-/// More combinations of label values than this are not tried: nobody's rule needs them, and each costs a compilation.
+/// The most combinations of label values that are tried: no real rule needs more, and each costs a compilation.
 const LABEL_COMBINATIONS_MAX: usize = 1_000;
 
 /// Filled expressions remembered per pattern (at most twice as many): the accounts that are at work at a time. An ordinary

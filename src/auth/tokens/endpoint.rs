@@ -206,7 +206,7 @@ struct Asked {
 /// Who the client says it is.
 #[derive(PartialEq, Eq)]
 enum Credentials {
-    /// Nobody.
+    /// No account.
     Anonymous,
     /// An account with its password.
     Login(Login),

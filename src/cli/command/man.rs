@@ -11,7 +11,7 @@ use clap::CommandFactory as _;
 
 use crate::cli;
 
-/// `boathouse man DIR`, for whoever makes packages
+/// `boathouse man DIR`, for packagers
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Arguments {
     /// Where the pages go; made if it is not there

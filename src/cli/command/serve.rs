@@ -172,7 +172,7 @@ async fn serve_until_ended(
     if start.greets {
         let welcome = welcome(start, &instance, &address);
         if instance.config().telemetry.json {
-            // Whoever reads these lines is a program: what it may want to know, in its own language.
+            // These lines are read by programs: the values as fields.
             welcome.log();
         } else {
             telemetry::say(&welcome.text());

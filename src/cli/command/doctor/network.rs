@@ -26,7 +26,7 @@ const AIRPLAY_PORTS: [u16; 2] = [5_000, 7_000];
 /// Clocks may differ by as much as a token's times may (docs/security.md).
 const SKEW_SECS_MAX: u64 = 60;
 
-/// More of a certificate's names than this are more than anybody reads.
+/// How many names of a certificate are shown: more are not read.
 const NAMES_SHOWN_MAX: usize = 8;
 
 /// Where the registry is, and the machine that asks.

@@ -25,7 +25,7 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// `size_mib` MiB that nobody has had before.
+    /// `size_mib` MiB of new random content.
     fn random(size_mib: usize) -> anyhow::Result<Self> {
         let mut piece = vec![0; PIECE_BYTES];
         aws_lc_rs::rand::fill(&mut piece)

@@ -28,7 +28,7 @@ pub(in crate::cli) enum Client {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::cli) enum Place {
     System(PathBuf),
-    /// Below the home of whoever runs it.
+    /// Below the home directory of the user who runs it.
     Home(PathBuf),
 }
 

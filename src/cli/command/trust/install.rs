@@ -1,6 +1,6 @@
 //! Makes a machine's clients trust an authority: what is missing, and nothing twice.
 //!
-//! Must not know where the certificate came from, nor ask anybody. Invariant: a client whose way could not be gone to its end
+//! Must not know where the certificate came from, nor ask the user. Invariant: a client whose way could not be gone to its end
 //! is never called done.
 
 use std::fs;
@@ -16,7 +16,7 @@ use super::machine::Machine;
 use crate::client::certificates::Authority;
 use crate::durable_file;
 
-/// An authority's certificate is for everybody to read.
+/// All users may read an authority's certificate.
 const MODE: u32 = 0o644;
 
 /// What is installed, and where.

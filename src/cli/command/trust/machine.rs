@@ -1,7 +1,7 @@
 //! The machine that is to trust: where its programs and directories are.
 //!
 //! Must not know what is put there. Invariant: every path that is read or changed for trust's sake goes through here, so that
-//! a test (or whoever prepares the disk of another machine) can put all of it below another root.
+//! a test (or a script that prepares the disk of another machine) can put all of it below another root.
 
 use std::env;
 use std::ffi::OsStr;

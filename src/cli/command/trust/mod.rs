@@ -323,7 +323,7 @@ mod tests {
 
     use super::*;
 
-    /// A person with one answer to every question; nobody without one.
+    /// A person with one answer to every question; `None` is no person.
     struct Answers(Option<bool>, RefCell<Vec<String>>);
 
     impl Answers {

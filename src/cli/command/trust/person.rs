@@ -6,7 +6,7 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 /// Who is asked before something is changed.
 pub(super) trait Person {
-    /// Whether anybody can answer.
+    /// Whether a person can answer.
     fn is_there(&self) -> bool;
     /// Whether they say yes.
     fn agrees(&self, question: &str) -> io::Result<bool>;

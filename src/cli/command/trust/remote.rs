@@ -1,7 +1,7 @@
 //! The authority of a registry on another machine: fetched, and proved to be the one that the registry's certificate is from.
 //!
-//! Must not ask anybody anything. Invariant: what was fetched over a connection that nobody vouched for is no more than a
-//! claim; only the fingerprint, compared by whoever called this, makes it more.
+//! Must not ask the user. Invariant: a certificate that was fetched over an unverified connection is only a claim; the caller
+//! must compare its fingerprint.
 
 use std::sync::Arc;
 

@@ -2,7 +2,7 @@
 //!
 //! The config is written last, by rename: as long as it is absent, this is the first run, and what an earlier attempt made
 //! (keys, authority, users) is kept. Invariant: the admin's password is out before its hash is kept, so there is never an
-//! admin whose password nobody has seen. It never goes to a log.
+//! admin whose password was never shown. It never goes to a log.
 
 use std::any::Any;
 use std::fs::DirBuilder;
@@ -105,7 +105,7 @@ pub(super) fn complete(
     Ok(())
 }
 
-/// Makes the first account, whose password is told or kept for whoever runs this.
+/// Makes the first account. Its password is printed, or kept for the user who runs this.
 pub(super) fn make_admin(
     places: &Places,
     request: &Request,

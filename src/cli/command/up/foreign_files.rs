@@ -15,7 +15,7 @@ use crate::durable_file;
 use crate::instance::keys;
 use crate::{platform, tls};
 
-/// Nobody but the owner removes or renames another user's files in such a directory.
+/// In such a directory, only the owner of a file can remove or rename it.
 const STICKY: u32 = 0o1000;
 const GROUP_WRITES: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;

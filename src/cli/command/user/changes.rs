@@ -6,7 +6,7 @@
 use crate::auth::{Grant, GrantError, RuleText, User, exactly};
 use crate::config::{UsersFile, UsersFileError};
 
-/// Longer names help nobody, and clients put them into headers.
+/// The longest name: clients put names into headers.
 const NAME_BYTES_MAX: usize = 128;
 
 /// A new account.

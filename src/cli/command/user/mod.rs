@@ -334,7 +334,7 @@ impl Command<'_> {
     }
 }
 
-/// An account as it is spoken of.
+/// How messages name an account.
 fn called(name: &str) -> String {
     if name.is_empty() {
         "the account of anonymous callers".to_owned()
