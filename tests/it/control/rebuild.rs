@@ -187,5 +187,5 @@ async fn a_filling_goes_on_when_its_client_goes_away() {
     assert_eq!(server.log().matches(told).count(), 2, "{}", server.log());
     let status = lab.json(&["status"]);
     assert_eq!(status["repositories"], MANY);
-    assert_eq!(status["lists_from_index"], true, "{status}");
+    assert_eq!(status["lists_from_index"], true, "{status}\n{}", server.log());
 }
