@@ -218,7 +218,7 @@ async fn do_here(config: &Config, request: &Request, meter: &Meter) -> anyhow::R
     }
     instance.keep_index();
     let reload = Box::new(|| async { Ok(()) }.boxed());
-    let control = Control::new(registry, reload, clock);
+    let control = Control::new(registry, None, reload, clock);
     let answer = control
         .carry_out(request, &|progress| meter.tell(progress))
         .await;

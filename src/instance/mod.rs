@@ -265,7 +265,8 @@ impl BoundInstance {
         };
         let registry = Arc::clone(&self.instance.registry);
         let reload = Reload::on_command(&self.reload);
-        let control = Control::new(registry, reload, Arc::clone(clock));
+        let auth = Some(Arc::clone(&self.auth));
+        let control = Control::new(registry, auth, reload, Arc::clone(clock));
         Some((socket, Arc::new(control)))
     }
 }

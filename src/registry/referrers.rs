@@ -50,7 +50,8 @@ pub struct Referrer {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// One page of referrers. It counts among the [`REFERRER_PAGES_AT_ONCE`](super::listings) pages in memory until it is dropped.
+/// One page of referrers. It counts among the few pages that may be in memory until it is
+/// dropped.
 #[derive(Debug)]
 pub struct ReferrersPage {
     /// The referrers, ordered by digest.

@@ -33,6 +33,9 @@ pub struct Status {
     /// What has stalled or ended, as `/readyz` reports it; empty if the registry can serve.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_ready: Vec<String>,
+    /// What works only in part, as `/readyz` reports it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub degraded: Vec<String>,
     /// The index.
     pub index: IndexStatus,
 }
@@ -81,6 +84,7 @@ impl Listings {
             lists_from_index: self.core.gate.is_complete(),
             log_lines_lost: telemetry::lost_lines(),
             not_ready: Vec::new(),
+            degraded: Vec::new(),
             index: self.index_status().await,
         })
     }

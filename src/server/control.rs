@@ -17,6 +17,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
+use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::heartbeat::Heartbeat;
 use crate::oci::{RepositoryName, Tag};
@@ -96,15 +97,23 @@ pub type Reload = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send 
 /// Executes requests.
 pub struct Control {
     registry: Arc<Registry>,
+    /// None where a command works without a server.
+    auth: Option<Arc<Auth>>,
     reload: Reload,
     clock: Arc<dyn Clock>,
 }
 
 impl Control {
     /// Executes requests with `registry`. Its `index_sync` must run in parallel.
-    pub fn new(registry: Arc<Registry>, reload: Reload, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        registry: Arc<Registry>,
+        auth: Option<Arc<Auth>>,
+        reload: Reload,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         Self {
             registry,
+            auth,
             reload,
             clock,
         }
@@ -153,6 +162,12 @@ impl Control {
         let mut status = self.registry.listings.status().await?;
         let readiness = self.registry.health.readiness().await;
         status.not_ready = readiness.still.iter().map(ToString::to_string).collect();
+        let degraded = readiness.degraded.iter().map(ToString::to_string);
+        let accounts = match &self.auth {
+            Some(auth) => auth.trouble().await.map(str::to_owned),
+            None => None,
+        };
+        status.degraded = degraded.chain(accounts).collect();
         Ok(Answer::Status(Box::new(status)))
     }
 }

@@ -60,25 +60,6 @@ impl StateDirectory {
         })
     }
 
-    /// Whether an instance holds the lock in the directory at `path`. Nothing is made there.
-    pub fn is_in_use(path: &Path) -> Result<bool, StateDirectoryError> {
-        let failed = |source| {
-            let doing = format!("look at the lock in {}", path.display());
-            StateDirectoryError::Store(StoreError::from_io(doing, source))
-        };
-        let lock = match File::open(path.join("lock")) {
-            Ok(lock) => lock,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(failed(error)),
-        };
-        // Shared, so that two who look at once do not take each other for an instance.
-        match lock.try_lock_shared() {
-            Ok(()) => Ok(false),
-            Err(TryLockError::WouldBlock) => Ok(true),
-            Err(TryLockError::Error(error)) => Err(failed(error)),
-        }
-    }
-
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -202,18 +183,6 @@ mod tests {
         assert!(error.hint().is_some());
         drop(first);
         StateDirectory::open(directory.path()).unwrap();
-    }
-
-    #[test]
-    fn a_look_tells_whether_there_is_an_instance_and_makes_nothing() {
-        let directory = tempfile::tempdir().unwrap();
-        let is_in_use = || StateDirectory::is_in_use(directory.path()).unwrap();
-        assert!(!is_in_use());
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
-        let instance = StateDirectory::open(directory.path()).unwrap();
-        assert!(is_in_use() && is_in_use());
-        drop(instance);
-        assert!(!is_in_use());
     }
 
     #[test]

@@ -45,6 +45,7 @@ fn status_text(status: &Status) -> String {
         lists_from_index,
         log_lines_lost,
         not_ready,
+        degraded,
         index,
     } = status;
     let mut text = format!(
@@ -98,6 +99,9 @@ fn status_text(status: &Status) -> String {
     }
     for trouble in not_ready {
         let _ = writeln!(text, "not ready     {trouble}");
+    }
+    for trouble in degraded {
+        let _ = writeln!(text, "degraded      {trouble}");
     }
     text
 }

@@ -59,6 +59,15 @@ async fn a_change_is_in_force_whatever_else_is_broken() {
     );
     let said = user(&["remove", "ann"], "").failed();
     assert!(said.contains("users.yml:"), "{said}");
+
+    // The file has gone: `status` says so too.
+    std::fs::remove_file(lab.path("users.yml")).unwrap();
+    assert_eq!(server.look(&token).await, 404);
+    let trouble = "the file of accounts is missing, and what was read last is in force";
+    assert_eq!(
+        lab.json(&["status"])["degraded"],
+        serde_json::json!([trouble])
+    );
     lab.write("users.yml", users);
     user(&["remove", "ann"], "").fine();
     assert_eq!(
@@ -68,5 +77,5 @@ async fn a_change_is_in_force_whatever_else_is_broken() {
     );
     let log = server.log();
     let told = log.matches("the accounts that were read before stay in force");
-    assert_eq!(told.count(), 1, "{log}");
+    assert_eq!(told.count(), 2, "once for each trouble: {log}");
 }
