@@ -25,7 +25,7 @@ const BCRYPT_COST: u32 = 10;
 pub(super) fn random_bytes(buffer: &mut [u8]) -> anyhow::Result<()> {
     SystemRandom::new()
         .fill(buffer)
-        .map_err(|_| anyhow!("the system gives no random bytes"))
+        .map_err(|_| anyhow!("the system has no random numbers"))
 }
 
 /// A password in clear; shows nothing of itself in logs.

@@ -218,7 +218,7 @@ fn refuse_empty_scheme(reader: &mut Reader<'_>) {
         reader.refuse(
             "auth",
             "empty; remove the key, or write which scheme it is",
-            "`auth: none` is the word for open to everybody",
+            "`auth: none` switches authentication off",
         );
     }
 }

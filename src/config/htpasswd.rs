@@ -13,7 +13,7 @@ use crate::auth::{BCRYPT_COST_MAX, Rule, RuleText, Scheme, User};
 
 /// The comment of the rule that holds where there are none.
 const NO_RULES: &str =
-    "Without `acl`, whoever is in the file may do everything, as in distribution.";
+    "Without `acl`, every user of the file may do everything, as in distribution.";
 
 /// Reads the section, and with `acl` the rules that then govern.
 pub(super) fn read(reader: &mut Reader<'_>, config: &mut AuthConfig) {
@@ -50,7 +50,7 @@ pub(super) fn read(reader: &mut Reader<'_>, config: &mut AuthConfig) {
             reader.refuse(
                 "acl",
                 "no rules are configured",
-                "an empty list is written `[]`; without the key, whoever logs in may do everything",
+                "an empty list is written `[]`; without the key, every user may do everything",
             );
         }
         read_rules(reader, config);

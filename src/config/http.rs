@@ -157,7 +157,7 @@ pub(super) fn warn_of_openness(
     if is_open {
         reader.warn(
             ADDR.path,
-            "open to everybody who can reach it: neither `auth` nor `users` is configured",
+            "every client that can reach it may do everything: neither `auth` nor `users` is configured",
         );
     }
 }
@@ -286,7 +286,7 @@ fn real_ip(reader: &mut Reader<'_>, is_believed_from_anybody: bool) -> Option<se
     } else if is_believed_from_anybody {
         reader.warn(
             REAL_IP_HEADER.path,
-            "anybody can send this header, and no http.trusted_proxies says who may",
+            "any client can send this header: http.trusted_proxies names no proxies",
         );
     } else if is_list_of_proxies && position != 0 {
         reader.warn(

@@ -108,7 +108,7 @@ impl Reload {
         }
         if self.auth.is_open() && loaded.config.auth.required {
             bail!(
-                "users and rules were read again, but this server was started open to everybody, and stays so until it is restarted"
+                "users and rules were read again, but this server was started without authentication, and stays so until it is restarted"
             );
         }
         Ok(())
@@ -258,7 +258,7 @@ mod tests {
         let text = CONFIG.replace("DIR", lab.directory.path().to_str().unwrap());
         lab.write("config.yml", &text);
         let error = lab.reload.run().unwrap_err().to_string();
-        assert!(error.contains("started open to everybody"), "{error}");
+        assert!(error.contains("started without authentication"), "{error}");
     }
 
     #[tokio::test]

@@ -21,7 +21,7 @@ async fn an_expired_issuer_certificate_is_named_by_check_by_the_start_and_by_eac
     );
     lab.write("old.pem", certificate.pem());
     let warning = "auth.token.rootcertbundle: the certificate `CN=old issuer` expired on 2021-02-03: \
-                   tokens that it vouches for are refused; hint: ";
+                   its tokens are refused; hint: ";
     let checked = lab.run(&["check"]).talk;
     assert!(
         checked.contains(&format!("warning: {warning}")),

@@ -242,7 +242,7 @@ async fn an_authority_without_constraints_is_installed_only_on_demand() {
         let arguments = [&["trust", "--dir", home, "--install"], more].concat();
         let said = served.client(&arguments, "y\ny\n").failed();
         assert!(
-            said.contains("can stand in for any site") && said.contains("--unlimited-authority"),
+            said.contains("can impersonate any site") && said.contains("--unlimited-authority"),
             "{said}"
         );
         assert_eq!(served.trusted(&served.registry()), []);

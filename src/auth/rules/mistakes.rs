@@ -86,7 +86,7 @@ impl fmt::Display for Mistake {
                 "this rule never decides: there is no account `{account}`"
             ),
             MistakeKind::PushWithoutPull => {
-                out.write_str("`push` without `pull` is of no use: whoever pushes must be allowed to pull too")
+                out.write_str("`push` without `pull` is of no use: a push needs the right to pull too")
             }
             MistakeKind::StarAmongOthers => out.write_str(
                 "`*` beside other actions is not a wildcard; `[\"*\"]` alone grants everything",

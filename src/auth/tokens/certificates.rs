@@ -267,12 +267,12 @@ impl fmt::Display for EndingCertificate {
         if self.has_expired {
             write!(
                 out,
-                "{key}: the certificate `{subject}` expired on {end}: tokens that it vouches for are refused; hint: {hint}"
+                "{key}: the certificate `{subject}` expired on {end}: its tokens are refused; hint: {hint}"
             )
         } else {
             write!(
                 out,
-                "{key}: the certificate `{subject}` expires on {end}: tokens that it vouches for are refused from then on; hint: {hint}"
+                "{key}: the certificate `{subject}` expires on {end}: its tokens are refused from then on; hint: {hint}"
             )
         }
     }

@@ -412,8 +412,8 @@ fn certificates_that_end_soon_are_named() {
     let told = ending_certificates(Some(&own), &trusted, NOW);
     let told: Vec<String> = told.iter().map(ToString::to_string).collect();
     let expected = [
-        "token.certificate: the certificate `CN=ours` expires on 2026-12-23: tokens that it vouches for are refused from then on; hint: ",
-        "auth.token.rootcertbundle: the certificate `CN=over` expired on 2026-11-24: tokens that it vouches for are refused; hint: ",
+        "token.certificate: the certificate `CN=ours` expires on 2026-12-23: its tokens are refused from then on; hint: ",
+        "auth.token.rootcertbundle: the certificate `CN=over` expired on 2026-11-24: its tokens are refused; hint: ",
     ];
     assert_eq!(told.len(), expected.len(), "{told:?}");
     for (told, expected) in told.iter().zip(expected) {

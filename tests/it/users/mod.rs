@@ -158,7 +158,7 @@ fn where_no_rule_is_asked_that_is_explained() {
     };
     let (shown, standing) = explained("");
     assert!(
-        shown.starts_with("yes ") && shown.contains("everybody may do everything"),
+        shown.starts_with("yes ") && shown.contains("every client may do everything"),
         "{shown}"
     );
     assert_eq!(standing, "open");
@@ -176,7 +176,7 @@ fn where_no_rule_is_asked_that_is_explained() {
         "{shown}"
     );
     assert!(
-        shown.contains("Without `acl`, whoever is in the file"),
+        shown.contains("Without `acl`, every user of the file"),
         "{shown}"
     );
     assert_eq!(standing, "known");

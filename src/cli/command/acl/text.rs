@@ -39,7 +39,7 @@ impl Report<'_> {
             Standing::Open => {
                 return writeln!(
                     out,
-                    "Nobody is asked who they are: neither `auth` nor `users` is configured, so everybody may do everything."
+                    "Authentication is off: neither `auth` nor `users` is configured, so every client may do everything."
                 );
             }
             Standing::Known => {}

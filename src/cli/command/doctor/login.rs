@@ -105,7 +105,7 @@ async fn token(
         .with_context(|| format!("the registry sends to {realm} for tokens, which is no address\nhint: correct `auth.token.realm` in its config"))?;
     if server.is_tls && !issuer.is_tls {
         bail!(
-            "the registry speaks https and sends to {realm} for tokens: the password would travel in the clear\nhint: correct `auth.token.realm` or `http.host` in its config; behind a proxy, `http.trusted_proxies`"
+            "the registry speaks https and sends to {realm} for tokens: the password would be sent unencrypted\nhint: correct `auth.token.realm` or `http.host` in its config; behind a proxy, `http.trusted_proxies`"
         );
     }
     let query = form_urlencoded::Serializer::new(String::new())

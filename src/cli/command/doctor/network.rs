@@ -113,7 +113,7 @@ impl Network {
     /// Who vouches for the certificate; gives on all authorities of this machine's clients.
     pub(super) async fn tls(&self, address: SocketAddr) -> anyhow::Result<Finding<RootCertStore>> {
         if !self.server.is_tls {
-            let found = "not asked for: passwords and images travel in the clear";
+            let found = "not asked for: passwords and images are sent unencrypted";
             return Ok(Finding::new(found, RootCertStore::empty()));
         }
         let chain = self.chain(address).await?;
@@ -142,7 +142,7 @@ impl Network {
             // A store that knows the authority and still refuses says more than one that does not know it.
             let telling = complaints.iter().find(|error| !is_unknown(error));
             let error = telling.or(complaints.first());
-            let error = error.context("nobody vouches for the certificate")?;
+            let error = error.context("the certificate is not trusted")?;
             return Err(certificates::complaint(
                 error,
                 &chain,

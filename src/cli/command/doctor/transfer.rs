@@ -29,7 +29,7 @@ impl Scratch {
     fn random(size_mib: usize) -> anyhow::Result<Self> {
         let mut piece = vec![0; PIECE_BYTES];
         aws_lc_rs::rand::fill(&mut piece)
-            .map_err(|_| anyhow!("the system gives no random bytes"))?;
+            .map_err(|_| anyhow!("the system has no random numbers"))?;
         let mut hasher = Hasher::new(Algorithm::Sha256);
         for _ in 0..size_mib {
             hasher.update(&piece);
@@ -65,7 +65,7 @@ impl Transfer<'_> {
         let location = location
             .as_ref()
             .and_then(|location| location.to_str().ok());
-        let location = location.context("the registry does not say where to push to")?;
+        let location = location.context("the registry's answer has no Location to push to")?;
         let path = relative(location)?;
         let separator = if path.contains('?') { '&' } else { '?' };
         let digest = &scratch.digest;
@@ -191,7 +191,7 @@ impl Transfer<'_> {
 fn relative(location: &str) -> anyhow::Result<String> {
     let uri: http::Uri = location
         .parse()
-        .context("the registry sends nowhere with the upload")?;
+        .context("the registry's answer to the upload has no Location")?;
     let path = uri.path_and_query();
     Ok(path.map_or("/", |path| path.as_str()).to_owned())
 }

@@ -103,7 +103,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// What it means to trust such an authority.
-const UNLIMITED: &str = "this authority has no name constraints for names or for addresses: whoever has its key can stand in for any site, towards every program on this machine that trusts it";
+const UNLIMITED: &str = "this authority has no name constraints for names or for addresses: with its key, anyone can impersonate any site to every program on this machine that trusts it";
 
 /// An authority that may sign for anything is installed only if somebody said so who knows that.
 fn agree_to_scope(
@@ -134,7 +134,7 @@ fn here(arguments: &Arguments) -> anyhow::Result<Subject> {
     let config = &installation.loaded.config;
     let tls::Settings::Automatic { ca_certificate, .. } = &config.tls else {
         bail!(
-            "this registry has no authority of its own to trust\nhint: set `tls: auto` in its config, or trust whoever signed its certificate"
+            "this registry has no authority of its own to trust\nhint: set `tls: auto` in its config, or trust the issuer of its certificate"
         );
     };
     let pem = std::fs::read(ca_certificate).with_context(|| {
@@ -188,7 +188,7 @@ fn compare(
     match expected {
         Some(expected) if expected.to_string() == shown => Ok(()),
         Some(expected) => bail!(
-            "the authority of {registry} is not the one that is expected\n  expected {expected}\n  found    {shown}\nhint: nothing was changed; ask whoever runs the registry what `boathouse trust` prints there"
+            "the authority of {registry} is not the one that is expected\n  expected {expected}\n  found    {shown}\nhint: nothing was changed; ask the registry's administrator what `boathouse trust` prints there"
         ),
         None if person.is_there() => {
             talk::line(format_args!(
@@ -202,7 +202,7 @@ fn compare(
             bail!("nothing was changed")
         }
         None => bail!(
-            "nobody is here to compare the fingerprint, which is\n  {shown}\nhint: give the one that `boathouse up` printed there, with --fingerprint"
+            "there is no terminal to confirm the fingerprint on, which is\n  {shown}\nhint: give the one that `boathouse up` printed there, with --fingerprint"
         ),
     }
 }
@@ -300,7 +300,7 @@ fn agree(
 ) -> anyhow::Result<()> {
     if !person.is_there() {
         bail!(
-            "nobody is here to agree that this machine is changed\nhint: --yes agrees beforehand; without --install nothing is changed, only printed"
+            "there is no terminal to confirm the change on\nhint: --yes agrees beforehand; without --install nothing is changed, only printed"
         );
     }
     talk::line("To be done on this machine:");

@@ -296,7 +296,7 @@ impl Command<'_> {
             "{said}; in force from the next request on, in every server that reads {}",
             file.display()
         )?;
-        shown.context("the password could not be printed, and nobody knows it\nhint: `boathouse user passwd` makes another")
+        shown.context("the password could not be printed, and it is lost\nhint: `boathouse user passwd` makes another")
     }
 
     /// stdout is data: a script gets the password and nothing else.
