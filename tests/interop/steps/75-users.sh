@@ -20,7 +20,7 @@ make_image "$W/image"
 chown nobody "$DIR/users.yml"
 
 ann=$(user add ann --push 'team/**' --pull 'base/**')
-check "the running server goes by a new user at once" said 'goes by it now'
+check "a new user is said to be in force at once" said 'in force from the next request on'
 check "a generated password is one word without a colon" grep -Eqx '[A-Za-z0-9]{24}' <<<"$ann"
 refused "… and is not said twice" 'no match' bash -c 'grep -F -- "$1" "$2" || { echo no match; false; }' - "$ann" "$W/talk"
 bob=bobs-own-password
@@ -78,7 +78,7 @@ check "the others go on" push_as ann team/app:4
 
 stop_server
 user revoke ann
-check "without a server that is said, and not held against the command" said 'no server is running'
+check "without a server the command does the same" said 'in force from the next request on'
 
 # docker's way to keep a token instead of the password, where it is switched on.
 sed -i 's/^  #refresh_tokens: false/  refresh_tokens: true/' "$DIR/boathouse.yml"

@@ -49,8 +49,8 @@ run_suite() {
   mkdir "$results"
   start_server "$W/home-$references"
   stop_server
-  sed -Ei "s/^( *)references: .*/\1references: $references/" "$DIR/boathouse.yml"
-  check "$references: so it is configured" grep -q "^ *references: $references\$" "$DIR/boathouse.yml"
+  sed -Ei "s/^(validation:.*)references: [a-z]+/\1references: $references/" "$DIR/boathouse.yml"
+  check "$references: so it is configured" grep -q "^validation:.*references: $references}" "$DIR/boathouse.yml"
   start_server "$DIR"
   check "$references: the suite passes" conformance_suite "$2" "$results"
   stop_server
