@@ -3,6 +3,8 @@
 //! Must not know what is logged. Invariants: stdout contains data only; a log that cannot be written neither stops nor
 //! slows the code that logs.
 
+#[cfg(test)]
+pub(crate) mod kept;
 mod lines;
 mod writer;
 

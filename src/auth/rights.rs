@@ -1,8 +1,8 @@
-//! What a caller may do: asked when its request comes, asked again when it counts, and explained.
+//! What a caller may do: checked when its request arrives, checked again before a change, and explained.
 //!
 //! Must not know how callers show who they are, nor what a request does. Invariants: every right is judged by the users and
-//! rules of now, but for foreign tokens, whose own list it is; nobody keeps a right that these do not give; an explanation is
-//! the verdict of the same functions.
+//! rules of now, except with foreign tokens, whose own list decides; no right outlives the rule or token that gave it; an
+//! explanation comes from the same functions as the verdict.
 
 use std::collections::BTreeMap;
 
@@ -73,7 +73,7 @@ impl<'a> Permit<'a> {
         &self.viewer
     }
 
-    /// Whether the caller may do now what it was let in for. A token that has expired meanwhile is no reason to refuse: its
+    /// Checks again that the caller has the rights that its request was accepted with. A token may have expired since: the
     /// request may have been long.
     pub async fn confirm(&self) -> Result<(), Refusal> {
         let CallerView {
@@ -363,7 +363,7 @@ impl Auth {
         }
     }
 
-    /// What a request of `account` that asks for `access` is told, and by which rule.
+    /// The verdict on a request of `account` for `access`, and the rule that decides.
     pub fn explain(&self, account: &str, access: &Access, origin: &Origin) -> Explanation {
         let standing = self.standing(account);
         let identity = match standing {

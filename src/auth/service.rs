@@ -162,19 +162,22 @@ impl Auth {
     pub(super) async fn log_in(&self, login: &Login, origin: &Origin) -> LoggedIn {
         let account = &login.account;
         let before = self.now().await;
-        let mut verdict = pin!(self.check_password(&before, login, origin));
-        // A password that is remembered needs no second look at the accounts.
-        let (verdict, now) = match verdict.as_mut().now_or_never() {
-            Some(verdict) => (verdict, before.clone()),
-            None => (verdict.await, self.now().await),
+        let generation = self.generation_in(&before, account);
+        let (verdict, is_current) = {
+            let checked = self.check_password(&before, generation.as_deref(), login, origin);
+            let mut checked = pin!(checked);
+            if let Some(verdict) = checked.as_mut().now_or_never() {
+                // A password that is remembered needs no second look at the accounts.
+                (verdict, true)
+            } else {
+                let verdict = checked.await;
+                let now = self.generation_in(&self.now().await, account);
+                (verdict, now == generation)
+            }
         };
         match verdict {
-            Verdict::Right => match self.generation_in(&now, account) {
-                Some(generation)
-                    if self.generation_in(&before, account).as_ref() == Some(&generation) =>
-                {
-                    LoggedIn::As { generation }
-                }
+            Verdict::Right => match generation {
+                Some(generation) if is_current => LoggedIn::As { generation },
                 _ => LoggedIn::No,
             },
             Verdict::Wrong => LoggedIn::No,
@@ -182,20 +185,25 @@ impl Auth {
         }
     }
 
-    async fn check_password(&self, accounts: &Current, login: &Login, origin: &Origin) -> Verdict {
+    async fn check_password(
+        &self,
+        accounts: &Current,
+        generation: Option<&str>,
+        login: &Login,
+        origin: &Origin,
+    ) -> Verdict {
         let Login { account, password } = login;
         let user = accounts.find(account, self.clock.unix_secs());
         // `{}` in the configuration: any password is right.
         if user.is_some_and(|user| user.password_hash.is_none()) {
             return Verdict::Right;
         }
-        let generation = self.generation_in(accounts, account).unwrap_or_default();
         let authenticators = || self.authenticators(accounts);
         self.passwords
             .check(
                 authenticators,
                 account,
-                &generation,
+                generation.unwrap_or_default(),
                 password,
                 origin.client,
             )

@@ -50,6 +50,15 @@ pub(crate) struct Leaf {
 }
 
 impl Authority {
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new([]).unwrap();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let certificate = parameters.self_signed(&key).unwrap();
+        Self::parse(certificate.pem().as_bytes()).unwrap()
+    }
+
     /// Reads a PEM file of exactly one certificate that may sign others.
     pub(crate) fn parse(pem: &[u8]) -> anyhow::Result<Self> {
         let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
@@ -225,11 +234,7 @@ pub(crate) fn names_in(certificate: &CertificateDer<'_>) -> Vec<String> {
     let names = names.map_or(&[][..], |extension| &extension.value.general_names);
     let shown = |name: &GeneralName<'_>| match name {
         GeneralName::DNSName(name) => Some((*name).to_owned()),
-        GeneralName::IPAddress(bytes) => {
-            let four = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
-            let sixteen = || <[u8; 16]>::try_from(*bytes).map(IpAddr::from);
-            four.or_else(|_| sixteen()).ok().map(|ip| ip.to_string())
-        }
+        GeneralName::IPAddress(bytes) => address_of(bytes).map(|address| address.to_string()),
         _ => None,
     };
     names.iter().filter_map(shown).collect()
@@ -245,13 +250,14 @@ pub(crate) fn fingerprint(certificate: &[u8]) -> String {
 /// An address and a mask, as RFC 5280 §4.2.1.10 writes a network.
 pub(crate) fn network_of(bytes: &[u8]) -> Option<IpNet> {
     let (address, mask) = bytes.split_at_checked(bytes.len() / 2)?;
-    let read = |bytes: &[u8]| -> Option<IpAddr> {
-        <[u8; 4]>::try_from(bytes)
-            .map(IpAddr::from)
-            .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
-            .ok()
-    };
-    IpNet::with_netmask(read(address)?, read(mask)?).ok()
+    IpNet::with_netmask(address_of(address)?, address_of(mask)?).ok()
+}
+
+/// An address as certificates write it: four or sixteen bytes.
+fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+    let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .ok()
 }
 
 /// Our clock, as rustls asks for one.

@@ -6,10 +6,8 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
-
-use tracing_subscriber::fmt::MakeWriter;
 
 use super::engine::{Engine as _, Op, Tree};
 use super::recorder::RecordingDisk;
@@ -17,35 +15,14 @@ use super::sled_engine::SledEngine;
 use super::tests::{digest, name, tag, tag_names, until};
 use super::*;
 use crate::clock::ManualClock;
+use crate::telemetry::kept::KeptLog;
 
 const TAGS: u64 = 300;
 
 struct World {
     directory: tempfile::TempDir,
     clock: Arc<ManualClock>,
-    log: Log,
-}
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
+    log: KeptLog,
 }
 
 impl World {
@@ -54,7 +31,7 @@ impl World {
         let world = Self {
             directory: tempfile::tempdir().unwrap(),
             clock: Arc::new(ManualClock::at_unix_secs(1_000)),
-            log: Log::default(),
+            log: KeptLog::default(),
         };
         let index = world.open();
         assert_eq!(index.statistics().quarantines, 0);
@@ -129,7 +106,7 @@ impl World {
     async fn expect_healed(&self, why: &str) {
         let index = self.open();
         assert_eq!(index.statistics().quarantines, 1, "{why}");
-        let log = String::from_utf8(self.log.0.lock().unwrap().clone()).unwrap();
+        let log = self.log.text();
         for expected in [
             why,
             "set aside",

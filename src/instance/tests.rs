@@ -1,54 +1,25 @@
 //! Supervised tasks, and what is left when an instance ends.
 
-use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::oneshot;
-use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
 use crate::clock::ManualClock;
 use crate::config;
 use crate::heartbeat::STILL_AFTER;
+use crate::telemetry::kept::KeptLog;
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-
-    async fn says(&self, text: &str) {
-        for _ in 0..2_000 {
-            if self.text().contains(text) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+async fn says(log: &KeptLog, text: &str) {
+    for _ in 0..2_000 {
+        if log.text().contains(text) {
+            return;
         }
-        panic!("it does not say `{text}`:\n{}", self.text());
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    panic!("it does not say `{text}`:\n{}", log.text());
 }
 
 /// An instance on empty data, as the program opens it.
@@ -93,7 +64,7 @@ async fn status(socket: &Path) -> serde_json::Value {
 
 #[tokio::test]
 async fn a_task_that_ends_early_is_logged_once_and_shows_in_readyz_and_status() {
-    let log = Log::default();
+    let log = KeptLog::default();
     let subscriber = tracing_subscriber::fmt()
         .with_writer(log.clone())
         .with_ansi(false);
@@ -117,7 +88,7 @@ async fn a_task_that_ends_early_is_logged_once_and_shows_in_readyz_and_status() 
     let (end, ended) = oneshot::channel::<()>();
     let running = tokio::spawn(instance.run(async { drop(ended.await) }));
 
-    log.says("on purpose").await;
+    says(&log, "on purpose").await;
     let answer = ready(address).await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     for name in ["a task that returns", "a task that panics"] {
@@ -133,7 +104,7 @@ async fn a_task_that_ends_early_is_logged_once_and_shows_in_readyz_and_status() 
     assert_eq!(said["not_ready"], serde_json::json!(not_ready), "{said}");
 
     clock.advance(STILL_AFTER);
-    log.says("slow work has made no progress").await;
+    says(&log, "slow work has made no progress").await;
     let text = log.text();
     for name in ["a task that returns", "a task that panics"] {
         assert_eq!(text.matches(name).count(), 1, "{text}");

@@ -276,7 +276,7 @@ mod tests {
                     .sum::<usize>()
             };
             assert_eq!(times_asked(), asked, "{answers:?}");
-            // A verdict is remembered; what could not be judged is asked again, and is no failure.
+            // A verdict is remembered. If there was none, the next login asks again, and no failure is counted.
             assert_eq!(check().await, expected, "{answers:?}");
             let again = if expected == LATER { 2 * asked } else { asked };
             assert_eq!(times_asked(), again, "{answers:?}");

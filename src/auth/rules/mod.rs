@@ -50,6 +50,15 @@ pub struct RuleText {
     pub place: String,
 }
 
+impl RuleText {
+    /// The conditions that it has, but for those on labels: the key in the file, and the pattern.
+    pub fn conditions(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let fields = Field::ALL.into_iter();
+        let fields = fields.filter_map(|field| Some((field.key(), field.of_rule(self)?)));
+        fields.chain(self.ip.as_deref().map(|ip| ("ip", ip)))
+    }
+}
+
 /// A rule, ready to match.
 #[derive(Debug, Clone)]
 pub struct Rule {

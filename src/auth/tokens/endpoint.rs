@@ -1,6 +1,6 @@
 //! The token endpoint: who asks, and the token that says what they may do.
 //!
-//! Must not know HTTP. Invariant: nobody gets a token for an account without its password or a refresh token of its present
+//! Must not know HTTP. Invariant: a token for an account is issued only for its password or a refresh token of its present
 //! generation, and no token says more than the rules of now.
 
 use base64::Engine as _;

@@ -22,7 +22,8 @@ use crate::oci::scope::Scope;
 /// Clocks differ: a token holds from so long before it was issued.
 pub(super) const BACKDATED_SECS: u64 = 10;
 
-/// Why a token is refused, in the order of the checks. For the log: a client is told that its token is invalid, and no more.
+/// Why a token is refused, in the order of the checks. Only for the log: the client's answer says just that the token is
+/// invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenFault {
     /// It is not a token, or a part of it cannot be read.

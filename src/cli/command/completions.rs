@@ -19,7 +19,7 @@ pub(in crate::cli) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    // The generator panics where it cannot write, and a reader that has seen enough is no reason to.
+    // The generator panics if it cannot write, and a closed reader (`| head`) must not cause a panic.
     let mut script = Vec::new();
     clap_complete::generate(
         arguments.shell,

@@ -104,16 +104,9 @@ struct JsonPassedOver<'a> {
 
 impl<'a> From<&'a RuleText> for JsonRule<'a> {
     fn from(rule: &'a RuleText) -> Self {
-        let fields = [
-            ("account", &rule.account),
-            ("type", &rule.r#type),
-            ("name", &rule.name),
-            ("service", &rule.service),
-            ("ip", &rule.ip),
-        ];
-        let mut conditions: serde_json::Map<_, _> = fields
-            .into_iter()
-            .filter_map(|(key, value)| Some((key.to_owned(), value.clone()?.into())))
+        let mut conditions: serde_json::Map<_, _> = rule
+            .conditions()
+            .map(|(key, pattern)| (key.to_owned(), pattern.into()))
             .collect();
         if !rule.labels.is_empty() {
             let labels = rule.labels.iter();

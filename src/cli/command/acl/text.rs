@@ -149,16 +149,9 @@ impl Report<'_> {
 
 /// The conditions of a rule, as its file has them.
 fn conditions(rule: &RuleText) -> String {
-    let fields = [
-        ("account", &rule.account),
-        ("type", &rule.r#type),
-        ("name", &rule.name),
-        ("service", &rule.service),
-        ("ip", &rule.ip),
-    ];
-    let fields = fields
-        .into_iter()
-        .filter_map(|(key, value)| Some(format!("{key} `{}`", value.as_ref()?)));
+    let fields = rule
+        .conditions()
+        .map(|(key, pattern)| format!("{key} `{pattern}`"));
     let labels = rule.labels.iter();
     let labels = labels.map(|(label, pattern)| format!("label {label} `{pattern}`"));
     let all: Vec<String> = fields.chain(labels).collect();

@@ -152,14 +152,6 @@ mod tests {
         }
     }
 
-    fn authority() -> Authority {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut parameters = rcgen::CertificateParams::new([]).unwrap();
-        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let certificate = parameters.self_signed(&key).unwrap();
-        Authority::parse(certificate.pem().as_bytes()).unwrap()
-    }
-
     /// Goes every way that the disk has, and tells each with whether it was gone.
     fn install(disk: &Disk, is_macos: bool, authority: &Authority) -> Vec<(String, bool)> {
         let certificate = disk.path("ca.crt");
@@ -184,7 +176,7 @@ mod tests {
     #[test]
     fn directories_are_made_for_docker_and_podman() {
         let disk = Disk::new(&[("usr/bin/docker", ""), ("usr/bin/podman", "")]);
-        let authority = authority();
+        let authority = Authority::for_tests();
         let done = install(&disk, false, &authority);
         assert_eq!(
             done,
@@ -212,9 +204,9 @@ mod tests {
         let script = collect(anchors, bundle);
         let disk = Disk::new(&[("usr/sbin/update-ca-certificates", &script)]);
         fs::create_dir_all(disk.path(anchors)).unwrap();
-        let other = authority();
+        let other = Authority::for_tests();
         fs::write(disk.path(anchors).join("other.crt"), &other.pem).unwrap();
-        let authority = authority();
+        let authority = Authority::for_tests();
         let done = install(&disk, false, &authority);
         assert_eq!(done, [("Debian".into(), true)]);
 
@@ -231,7 +223,7 @@ mod tests {
         for script in ["echo no >&2; exit 1", "exit 0"] {
             let disk = Disk::new(&[("usr/sbin/update-ca-certificates", script)]);
             fs::create_dir_all(disk.path("usr/local/share/ca-certificates")).unwrap();
-            let done = install(&disk, false, &authority());
+            let done = install(&disk, false, &Authority::for_tests());
             assert_eq!(done, [("Debian".into(), false)], "{script}");
         }
     }
@@ -244,6 +236,9 @@ mod tests {
             verify-cert) [ \"$2 $3\" = '-q -c' ] && cmp -s \"$4\" chain ;;\n\
             esac";
         let disk = Disk::new(&[("usr/bin/security", script)]);
-        assert_eq!(install(&disk, true, &authority()), [("macOS".into(), true)]);
+        assert_eq!(
+            install(&disk, true, &Authority::for_tests()),
+            [("macOS".into(), true)]
+        );
     }
 }

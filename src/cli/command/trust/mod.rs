@@ -343,17 +343,9 @@ mod tests {
         }
     }
 
-    fn authority() -> Authority {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut parameters = rcgen::CertificateParams::new([]).unwrap();
-        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let certificate = parameters.self_signed(&key).unwrap();
-        Authority::parse(certificate.pem().as_bytes()).unwrap()
-    }
-
     #[test]
     fn a_fingerprint_is_compared_by_a_script_or_a_person() {
-        let authority = authority();
+        let authority = Authority::for_tests();
         let registry: HostPort = "lab:5443".parse().unwrap();
         let right: Fingerprint = authority.fingerprint().parse().unwrap();
         let wrong: Fingerprint = "00".repeat(32).parse().unwrap();
@@ -376,7 +368,7 @@ mod tests {
         fs::create_dir_all(disk.path().join("usr/bin")).unwrap();
         fs::write(disk.path().join("usr/bin/docker"), "").unwrap();
         let machine = Machine::for_tests(disk.path(), false, false);
-        let authority = authority();
+        let authority = Authority::for_tests();
         let certificate = disk.path().join("ca.crt");
         let installer = Installer {
             machine: &machine,
@@ -407,7 +399,7 @@ mod tests {
         fs::create_dir_all(disk.path().join("etc")).unwrap();
         fs::write(disk.path().join("etc/docker"), "").unwrap();
         let machine = Machine::for_tests(disk.path(), false, false);
-        let authority = authority();
+        let authority = Authority::for_tests();
         let installer = Installer {
             machine: &machine,
             authority: &authority,
