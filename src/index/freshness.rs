@@ -207,8 +207,8 @@ impl Freshness {
         self.lock().lost as u64
     }
 
-    /// Which database this is about.
-    pub(super) fn era(&self) -> u64 {
+    /// Which database this is about: another number after each replacement.
+    pub fn era(&self) -> u64 {
         self.era.load(Ordering::Acquire)
     }
 

@@ -182,13 +182,25 @@ impl Index {
     /// for, so that its next re-read brings them back.
     pub fn record(&self, name: &RepositoryName, facts: Vec<Fact>) {
         let events = facts.into_iter().map(Event::Is).collect();
-        self.shared.queue.record(name, events);
+        self.put(name, events);
+    }
+
+    /// Records the stamp of a repository, which was Fresh in `era` ([`Freshness::era`]). A database of another era does not
+    /// get it: it holds something else.
+    pub fn record_stamp(&self, name: &RepositoryName, stamp: Stamp, era: u64) {
+        let events = vec![Event::Is(Fact::Stamp(stamp))];
+        self.shared.queue.record(name, events, era);
+    }
+
+    fn put(&self, name: &RepositoryName, events: Vec<Event>) {
+        let era = self.freshness().era();
+        self.shared.queue.record(name, events, era);
     }
 
     /// Notes what is no longer true of a repository; as [`Index::record`].
     pub fn forget(&self, name: &RepositoryName, gone: Vec<Forget>) {
         let events = gone.into_iter().map(Event::IsGone).collect();
-        self.shared.queue.record(name, events);
+        self.put(name, events);
     }
 
     /// Forgets size and edges of content that was removed from the store; lost ones only waste room.
@@ -286,7 +298,7 @@ impl Index {
             dropped_batches,
             unread_repositories,
             commits: self.shared.commits.load(Ordering::Relaxed),
-            quarantines: self.shared.quarantines.load(Ordering::Relaxed),
+            quarantines: self.shared.quarantines.load(Ordering::Acquire),
             slow_commit: self.shared.slow_commit(),
         }
     }

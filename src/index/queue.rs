@@ -30,7 +30,12 @@ const LOADING_FACTS_MAX: u32 = 100_000;
 
 #[derive(Debug)]
 pub(super) enum Item {
-    Events(RepositoryName, Vec<Event>),
+    Events {
+        name: RepositoryName,
+        events: Vec<Event>,
+        /// The era of the database that they are about.
+        era: u64,
+    },
     Content(Vec<Digest>),
     Settle(oneshot::Sender<()>),
 }
@@ -161,7 +166,7 @@ impl Queue {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn record(&self, name: &RepositoryName, mut events: Vec<Event>) {
+    pub(super) fn record(&self, name: &RepositoryName, mut events: Vec<Event>, era: u64) {
         let mut inner = self.lock();
         let fits = !inner.is_closing && inner.queued_events + events.len() <= QUEUED_EVENTS_MAX;
         let mut is_lost = !fits;
@@ -184,7 +189,8 @@ impl Queue {
             return;
         }
         inner.queued_events += events.len();
-        inner.items.push_back(Item::Events(name.clone(), events));
+        let name = name.clone();
+        inner.items.push_back(Item::Events { name, events, era });
         drop(inner);
         self.wake.notify_one();
     }
@@ -269,7 +275,7 @@ impl Queue {
         let jobs = std::mem::take(&mut inner.jobs);
         inner.queued_events = 0;
         for item in &items {
-            if let Item::Events(name, _) = item {
+            if let Item::Events { name, .. } = item {
                 self.freshness.lost_something(name);
             }
         }
@@ -324,7 +330,7 @@ impl Inner {
             && let Some(mut item) = self.items.pop_front()
         {
             match &mut item {
-                Item::Events(name, events) => {
+                Item::Events { name, events, .. } => {
                     events_taken += events.len();
                     self.queued_events = self.queued_events.saturating_sub(events.len());
                     // One that was put in before the loss.
@@ -345,7 +351,7 @@ impl Inner {
     }
 }
 
-fn is_stamp(event: &Event) -> bool {
+pub(super) fn is_stamp(event: &Event) -> bool {
     matches!(event, Event::Is(Fact::Stamp(_)))
 }
 

@@ -490,6 +490,49 @@ async fn nobody_waits_for_a_writer_that_has_panicked() {
     assert!(matches!(heartbeat.pulse(), Pulse::Still(standing) if standing.has_ended));
 }
 
+/// Waits at each new beginning until a test lets it go on.
+struct Gated(Memory, std::sync::mpsc::Receiver<()>);
+
+impl Source for Gated {
+    fn open(&mut self) -> Result<home::Opened, IndexError> {
+        self.0.open()
+    }
+
+    fn set_aside(&mut self, _why: &str) -> Result<(), IndexError> {
+        self.1.recv().unwrap();
+        Ok(())
+    }
+
+    fn closed(&mut self, books: &ledger::Books) -> Result<(), IndexError> {
+        self.0.closed(books)
+    }
+}
+
+#[tokio::test]
+async fn a_stamp_that_waited_does_not_vouch_for_a_new_database() {
+    let (go_on, gate) = std::sync::mpsc::channel();
+    let index = Index::start(Box::new(Gated(Memory, gate)), None, clock()).unwrap();
+    let set_aside = || index.statistics().quarantines;
+    index.start_over("a test says so");
+    while set_aside() < 1 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // In this order in one group: the stamp was recorded for the database that the writer gives up first.
+    index.record(&name("a"), vec![Fact::Known, Fact::Stamp(stamp("old"))]);
+    index.start_over("a test says so again");
+    go_on.send(()).unwrap();
+    go_on.send(()).unwrap();
+    while set_aside() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    index.settle().await;
+    assert_eq!(
+        index.stamp(&name("a")).await.unwrap(),
+        None,
+        "a stamp vouches for what is not in the database"
+    );
+}
+
 #[tokio::test]
 async fn as_many_links_are_read_for_a_blob_that_is_nowhere_as_for_one_of_thousands() {
     let index = Index::in_memory(clock());

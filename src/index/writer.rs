@@ -14,7 +14,7 @@ use super::engine::Tree;
 use super::facts::{Forget, Health};
 use super::home::{Opened, Source};
 use super::ledger::{Changes, Ledger};
-use super::queue::{Item, Taken, closed};
+use super::queue::{Item, Taken, closed, is_stamp};
 use super::rebuild::{Turn, Work};
 use super::records::{self, Event};
 use super::shared::Shared;
@@ -147,8 +147,13 @@ impl Writer {
             }
             for item in &taken.items {
                 match item {
-                    Item::Events(name, events) => {
+                    Item::Events { name, events, era } => {
+                        // A stamp vouches for what its own database holds. The other events hold in any.
+                        let is_of_another = *era != self.shared.queue.freshness.era();
                         for event in events {
+                            if is_of_another && is_stamp(event) {
+                                continue;
+                            }
                             records::apply(ledger, name, event, &mut changes)?;
                         }
                     }
@@ -228,7 +233,6 @@ impl Writer {
             .quarantines
             .fetch_add(quarantines, Ordering::Relaxed);
         let is_complete = opened.ledger.books().is_complete;
-        self.shared.swap(Some(opened.ledger));
         self.retry = None;
         self.is_unclean = opened.is_unclean;
         *self.shared.health() = match (opened.is_unclean, is_complete) {
@@ -239,6 +243,8 @@ impl Writer {
                 total: None,
             },
         };
+        // After its health: a reader of the new database must see that it has to be filled.
+        self.shared.swap(Some(opened.ledger));
     }
 
     /// Looks at everything in a database that was not closed in order, while questions are answered and records wait.
@@ -277,8 +283,10 @@ impl Writer {
         let error = match error {
             IndexError::Damaged { what } => {
                 self.shared.heartbeat.beat_before(OPENING_PATIENCE);
-                self.shared.quarantines.fetch_add(1, Ordering::Relaxed);
+                // The count comes last: a rebuild that sees it must not find the index complete, as it was before.
+                *self.shared.health() = Health::Checking;
                 self.shared.queue.freshness.replaced();
+                self.shared.quarantines.fetch_add(1, Ordering::Release);
                 let opened = self
                     .source
                     .set_aside(&what)
@@ -390,7 +398,7 @@ fn described(error: &IndexError) -> String {
 /// The repositories that a group is about.
 fn names(taken: &Taken) -> impl Iterator<Item = &RepositoryName> {
     taken.items.iter().filter_map(|item| match item {
-        Item::Events(name, _) => Some(name),
+        Item::Events { name, .. } => Some(name),
         Item::Content(_) | Item::Settle(_) => None,
     })
 }

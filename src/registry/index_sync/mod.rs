@@ -20,7 +20,7 @@ use super::error::{IndexedError, RegistryError};
 use super::event::Actor;
 use super::locks::Quiet;
 use crate::heartbeat::Heartbeat;
-use crate::index::{Fact, Health, Rebuild, Stamp};
+use crate::index::{Health, Rebuild, Stamp};
 use crate::layout;
 use crate::oci::RepositoryName;
 
@@ -151,6 +151,8 @@ impl IndexSync {
         if table.is_in_doubt(name) {
             table.read_soon(name);
         }
+        // Before the question: if the database is replaced from here on, the stamp is not for the new one.
+        let era = table.era();
         // Asked when nothing is under way, so that a change which has failed meanwhile counts.
         if !table.may_stamp(name) {
             return Ok(());
@@ -161,8 +163,8 @@ impl IndexSync {
                 table.stamp_later(name);
             }
             Some(look) => {
-                let facts = vec![Fact::Stamp(Stamp(look.value.into_bytes()))];
-                self.core.gate.index.record(name, facts);
+                let stamp = Stamp(look.value.into_bytes());
+                self.core.gate.index.record_stamp(name, stamp, era);
             }
             None => {}
         }
