@@ -58,8 +58,7 @@ pub(crate) fn refuse(
     let record = match expected {
         Expected::None => return Ok(()),
         Expected::All => String::new(),
-        // One that cannot be read proves nothing.
-        Expected::Known => fs::read_to_string(record_path(config)).unwrap_or_default(),
+        Expected::Known => record_of(config),
     };
     let mut missing = Vec::new();
     for (part, paths) in parts(config) {
@@ -72,7 +71,7 @@ pub(crate) fn refuse(
             (_, Part::Authority) if makes_new_authority => false,
             (Expected::All, _) => true,
             (_, Part::Data) => has_traces_of_data(config),
-            (_, part) => record.lines().any(|line| line == part.name()),
+            (_, part) => has(&record, part),
         };
         if is_expected && !is_there {
             missing.push((part, paths));
@@ -97,6 +96,28 @@ pub(crate) fn refuse(
          hint: --recreate-missing starts without it: an authority that every client must trust anew, new keys (all tokens end), an empty store, and with `up` a new admin",
         lines.join("\n")
     )
+}
+
+/// Refuses to make a users file where a server of this installation has had one: a new file would end all accounts of the lost
+/// one, and forget its rules and revocations.
+pub(crate) fn refuse_new_users_file(config: &Config, file: &Path) -> anyhow::Result<()> {
+    if has(&record_of(config), Part::Users) && !exists(file) {
+        bail!(
+            "{} is missing, and this installation had it: a new one would end every account in it and forget its revocations; nothing was changed\n\
+             hint: restore it from a backup; to begin without it, start the server once with --recreate-missing",
+            file.display()
+        );
+    }
+    Ok(())
+}
+
+/// Which parts were there at the last start; a record that cannot be read proves nothing.
+fn record_of(config: &Config) -> String {
+    fs::read_to_string(record_path(config)).unwrap_or_default()
+}
+
+fn has(record: &str, part: Part) -> bool {
+    record.lines().any(|line| line == part.name())
 }
 
 /// Remembers for later starts which parts there are now.

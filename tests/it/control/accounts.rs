@@ -79,3 +79,31 @@ async fn a_change_is_in_force_whatever_else_is_broken() {
     let told = log.matches("the accounts that were read before stay in force");
     assert_eq!(told.count(), 2, "once for each trouble: {log}");
 }
+
+#[tokio::test]
+async fn a_users_file_that_has_gone_is_not_begun_anew() {
+    let lab = Lab::configured(
+        "http: {addr: 'ADDRESS'}\nstorage: {filesystem: {rootdirectory: DIR/data}}\n\
+         users_file: DIR/users.yml\nusers: {}\nacl: []\n",
+    );
+    let add = |name: &str| {
+        let line = ["user", "add", name, "--push", "team/**", "--password-stdin"];
+        lab.run_with(&line, "a-long-password\n")
+    };
+    // Where there has never been one, it is made.
+    add("ann").fine();
+    let server = lab.serve().await;
+    let token = server.token("ann", "a-long-password").await.unwrap();
+    let users = lab.read("users.yml");
+    std::fs::remove_file(lab.path("users.yml")).unwrap();
+
+    let said = add("bob").failed();
+    assert!(
+        said.contains("is missing, and this installation had it"),
+        "{said}"
+    );
+    assert!(!lab.path("users.yml").exists());
+    assert_eq!(server.look(&token).await, 404, "ann's account was ended");
+    lab.write("users.yml", users);
+    add("bob").fine();
+}

@@ -23,6 +23,7 @@ use crate::cli::password::{self, Password};
 use crate::cli::talk::{self, Talk};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Loaded, UsersFile};
+use crate::instance::missing_parts;
 
 /// Longer input is no password: bcrypt reads 72 bytes.
 const PASSWORD_INPUT_BYTES_MAX: u64 = 4_096;
@@ -247,6 +248,7 @@ impl Command<'_> {
             let (name, place) = (name.clone(), place.to_string());
             return Err(ChangeError::InConfig { name, place }.into());
         }
+        missing_parts::refuse_new_users_file(&self.loaded.config, file)?;
         Ok(UsersFile::update(file, change)?)
     }
 
