@@ -70,5 +70,6 @@ mod trees;
 mod trust;
 mod uploads;
 mod users;
+mod verifier_matrix;
 mod visibility;
 mod vm;
