@@ -49,6 +49,26 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     sync_directory(directory_of(path))
 }
 
+/// Writes `bytes` to a new file. Whatever has this name already stays as it is, and is an error of the kind `AlreadyExists`. A
+/// file that cannot be written whole is removed again.
+pub fn create(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)?;
+    let written = give_to_owner_of(directory_of(path), &file)
+        .and_then(|()| file.set_permissions(Permissions::from_mode(mode)))
+        .and_then(|()| file.write_all(bytes))
+        .and_then(|()| file.sync_all());
+    if written.is_err() {
+        // The first error is the one to report.
+        let _ = fs::remove_file(path);
+        return written;
+    }
+    sync_directory(directory_of(path))
+}
+
 /// Makes the names in a directory durable, if the file system can.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
     accept_unsyncable(path, File::open(path)?.sync_all())
@@ -201,6 +221,25 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(mode(&path), 0o644);
         assert!(!directory.path().join("key.new").exists());
+    }
+
+    #[test]
+    fn a_new_file_replaces_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        create(&path, b"one", 0o644).unwrap();
+        assert_eq!(
+            (fs::read(&path).unwrap(), mode(&path)),
+            (b"one".to_vec(), 0o644)
+        );
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(directory.path().join("nowhere"), &link).unwrap();
+        for taken in [&path, &link] {
+            let error = create(taken, b"two", 0o600).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        }
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        assert!(!directory.path().join("nowhere").exists());
     }
 
     #[test]

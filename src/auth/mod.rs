@@ -39,7 +39,7 @@ pub use settings::{
     Authentication, Limits, Scheme, Secret, Settings, SigningKeyPem, TokenSettings,
 };
 pub use tokens::endpoint::TokenRequest;
-pub use tokens::keys::make_token_key;
+pub use tokens::keys::{make_token_key, make_token_key_of};
 pub use tokens::own_names::Listening;
 pub use tokens::{EndingCertificate, TokenFault, ending_certificates};
 

@@ -97,6 +97,8 @@ mod tests {
             "boathouse rebuild --check --config a.yml",
             "boathouse user --config a.yml --config b.yml passwd ann --expires 2027-01-31T18:00:00Z",
             "boathouse user remove ann",
+            "boathouse token-key make --config a.yml --config b.yml --issuer lab",
+            "boathouse token-key make --certificate a --key b",
             "boathouse user revoke ann --config a.yml",
             "boathouse user list --json",
             "boathouse acl explain ann team/app push --ip 10.0.0.5 --json --dir d",

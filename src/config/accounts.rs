@@ -18,7 +18,11 @@ use crate::auth::{BCRYPT_COST_MAX, PatternError, RegexError, Rule, RuleError, Ru
 /// An account as it stands in a file.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Account {
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "stored_password",
+        skip_serializing_if = "Option::is_none"
+    )]
     password: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     labels: BTreeMap<String, Vec<String>>,
@@ -26,6 +30,13 @@ pub(super) struct Account {
     expires: Option<Moment>,
     #[serde(skip_serializing_if = "Option::is_none")]
     valid_after: Option<Moment>,
+}
+
+/// Only an account without the key `password` accepts any password. The key with nothing behind it is an empty text, which is
+/// no hash and accepts none: `docker_auth` would accept any, and a hash that was cut out must not open an account.
+fn stored_password<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let written = Option::<String>::deserialize(deserializer)?;
+    Ok(Some(written.unwrap_or_default()))
 }
 
 /// A rule as it stands in a file.
@@ -83,12 +94,24 @@ impl Serialize for Moment {
 
 impl From<Account> for User {
     fn from(account: Account) -> Self {
-        Self {
+        let user = Self {
             password_hash: account.password,
             labels: account.labels,
             expires_unix_secs: account.expires.map(|moment| moment.0),
             valid_after_unix_secs: account.valid_after.map(|moment| moment.0),
-        }
+        };
+        // A YAML block ends with a line break, which is not part of the hash.
+        let before_line_break = user
+            .password_hash
+            .as_deref()
+            .and_then(|text| text.strip_suffix('\n'));
+        let of_block = before_line_break.map(|hash| Self {
+            password_hash: Some(hash.to_owned()),
+            ..user.clone()
+        });
+        of_block
+            .filter(|user| user.bcrypt_cost().is_some())
+            .unwrap_or(user)
     }
 }
 
@@ -121,6 +144,9 @@ impl From<&RuleText> for RuleEntry {
         }
     }
 }
+
+/// Said of a password that nobody can log in with.
+const NOT_A_HASH: &str = "not a bcrypt hash, so this user cannot log in; `htpasswd -nB NAME` prints one (`$2y$10$` and 53 characters)";
 
 /// The accounts of a `users` map. A null is no account, as in `docker_auth`.
 pub(super) fn accounts(users: &Node, errors: &mut ConfigErrors) -> BTreeMap<String, User> {
@@ -227,7 +253,8 @@ pub(super) fn compiled(
     rules
 }
 
-/// An account without a password, and one without a hash, are taken as `docker_auth` takes them, and are seldom meant.
+/// What is accepted and seldom meant: an account without a password, which accepts any, and one whose password is not a bcrypt
+/// hash, which accepts none.
 pub(super) fn check_password(
     name: &str,
     account: &User,
@@ -244,11 +271,8 @@ pub(super) fn check_password(
         None if !name.is_empty() => {
             warn("", "has no password: any password lets this user in");
         }
-        Some(hash) if !hash.starts_with("$2") => {
-            warn(
-                ".password",
-                "is not a bcrypt hash: nobody can log in with it",
-            );
+        Some(_) if account.bcrypt_cost().is_none() => {
+            warn(".password", NOT_A_HASH);
         }
         None | Some(_) => {}
     }

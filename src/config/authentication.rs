@@ -12,9 +12,10 @@ use std::sync::Arc;
 use super::account_file::{AccountFile, Format, Parsed};
 use super::error::{ConfigErrors, Place};
 use super::node::Node;
+use super::pem::{self, TokenPair};
 use super::reader::Reader;
 use super::users_file::UsersFile;
-use super::{accounts, htpasswd, limits, pem, tokens};
+use super::{accounts, htpasswd, limits, tokens};
 use crate::auth::{
     AccountSource as _, Accounts, Authentication, EndingCertificate, Limits, Mistake, Rule, Scheme,
     Secret, Settings, SigningKeyPem, TokenSettings, User, ending_certificates, mistakes,
@@ -48,6 +49,8 @@ pub struct AuthConfig {
     pub refresh_tokens: bool,
     /// Who signs.
     pub signing: Signing,
+    /// The files that the configuration names for the key that signs, whether or not they exist.
+    pub token_pair: Option<TokenPair>,
     /// The text of `auth.token.rootcertbundle`.
     pub trusted_certificates_pem: Vec<String>,
     /// `users_file`, for the commands that write it.
@@ -180,6 +183,11 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
     let issuer = issuer(reader);
     let service = reader.get(&tokens::SERVICE);
     let realm = realm(reader);
+    let (signing, token_pair) = if ours && !is_htpasswd {
+        signing(reader)
+    } else {
+        (Signing::None, None)
+    };
     let mut config = AuthConfig {
         required: ours || foreign,
         is_foreign_only: foreign && !ours && !is_htpasswd,
@@ -192,12 +200,9 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
         issuer,
         lifetime_secs: reader.get(&tokens::EXPIRATION),
         refresh_tokens: reader.get(&tokens::REFRESH_TOKENS),
-        signing: if ours && !is_htpasswd {
-            signing(reader)
-        } else {
-            Signing::None
-        },
-        trusted_certificates_pem: trusted_certificates(reader),
+        signing,
+        trusted_certificates_pem: trusted_certificates(reader, token_pair.as_ref()),
+        token_pair,
         users_file,
         failed_logins: limits::failed_logins(reader),
     };
@@ -267,7 +272,8 @@ fn issuer(reader: &mut Reader<'_>) -> String {
     })
 }
 
-fn signing(reader: &mut Reader<'_>) -> Signing {
+/// Who signs, and the files that are named for it.
+fn signing(reader: &mut Reader<'_>) -> (Signing, Option<TokenPair>) {
     let own = [&tokens::CERTIFICATE, &tokens::KEY];
     let shared = [&tokens::SERVER_CERTIFICATE, &tokens::SERVER_KEY];
     let mut used = None;
@@ -278,9 +284,17 @@ fn signing(reader: &mut Reader<'_>) -> Signing {
         match (certificate, key) {
             (None, None) => {}
             (Some(certificate), Some(key)) => {
-                let pair =
-                    pem::check_pair(reader, (certificate_key, &certificate), (key_key, &key));
-                used = Some((key_key, pair));
+                let files = TokenPair { certificate, key };
+                let keys = (certificate_key, key_key);
+                // The listener's pair signs nothing where there is another.
+                let signs = certificate_key == tokens::CERTIFICATE.path
+                    || reader.node(tokens::CERTIFICATE.path).is_none();
+                let pair = if signs {
+                    pem::check_token_pair(reader, keys, &files)
+                } else {
+                    pem::check_pair(reader, (keys.0, &files.certificate), (keys.1, &files.key))
+                };
+                used = Some((key_key, files, pair));
             }
             (Some(_), None) => {
                 reader.refuse(
@@ -298,12 +312,12 @@ fn signing(reader: &mut Reader<'_>) -> Signing {
             }
         }
     }
-    let Some((key, pair)) = used else {
-        return Signing::Own;
+    let Some((key, files, pair)) = used else {
+        return (Signing::Own, None);
     };
     // A pair that cannot be read was refused, or none is to be read.
     let Some((algorithm, pem)) = pair else {
-        return Signing::None;
+        return (Signing::None, Some(files));
     };
     let usable = [
         rustls::SignatureAlgorithm::RSA,
@@ -316,14 +330,13 @@ fn signing(reader: &mut Reader<'_>) -> Signing {
             "use RSA, or EC on P-256, P-384 or P-521",
         );
     }
-    Signing::Files(pem)
+    (Signing::Files(pem), Some(files))
 }
 
-fn trusted_certificates(reader: &mut Reader<'_>) -> Vec<String> {
-    let path = reader.get(&tokens::ROOT_CERTIFICATES);
-    path.filter(|_| reader.looks_at_certificates)
-        .and_then(|path| pem::certificates(reader, tokens::ROOT_CERTIFICATES.path, &path))
-        .map(|(text, _)| text)
+fn trusted_certificates(reader: &mut Reader<'_>, own: Option<&TokenPair>) -> Vec<String> {
+    let key = &tokens::ROOT_CERTIFICATES;
+    let path = reader.get(key).filter(|_| reader.looks_at_certificates);
+    path.and_then(|path| pem::trusted_certificates(reader, key.path, &path, own))
         .into_iter()
         .collect()
 }

@@ -165,6 +165,17 @@ impl<'a> IntoIterator for &'a ConfigErrors {
     }
 }
 
+/// `text` as one word of a shell, for hints that are command lines.
+pub fn shell_word(text: &str) -> String {
+    let is_plain =
+        |character: char| character.is_ascii_alphanumeric() || "/._-:@+".contains(character);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
 impl std::error::Error for ConfigErrors {}
 
 impl fmt::Display for ConfigErrors {
@@ -176,5 +187,18 @@ impl fmt::Display for ConfigErrors {
             write!(out, "{error}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shell_word;
+
+    #[test]
+    fn a_word_of_a_shell_stays_one() {
+        assert_eq!(shell_word("it's"), r"'it'\''s'");
+        assert_eq!(shell_word("[::1]:443"), "'[::1]:443'");
+        assert_eq!(shell_word("/etc/lab-1/a.yml"), "/etc/lab-1/a.yml");
+        assert_eq!(shell_word(""), "''");
     }
 }

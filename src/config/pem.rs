@@ -2,9 +2,9 @@
 //!
 //! Must not keep keys, nor say anything of what they hold.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::SignatureAlgorithm;
@@ -15,6 +15,7 @@ use rustls::server::ParsedCertificate;
 use rustls::sign::{CertifiedKey, SigningKey};
 use x509_parser::prelude::X509Version;
 
+use super::error::shell_word;
 use super::reader::Reader;
 use super::users_file::read_text;
 use crate::auth::SigningKeyPem;
@@ -44,6 +45,96 @@ pub(super) fn check_pair(
         key_pem,
     };
     Some((algorithm, pem))
+}
+
+/// The two files that hold the key that signs tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenPair {
+    /// What verifiers of its tokens trust.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// [`check_pair`] for the pair that signs tokens. A pair that does not exist is one error, with the command that makes it;
+/// half a pair is never completed: another key could not sign what the certificate vouches for.
+pub(super) fn check_token_pair(
+    reader: &mut Reader<'_>,
+    (certificate_key, key_key): (&str, &str),
+    pair: &TokenPair,
+) -> Option<(SignatureAlgorithm, SigningKeyPem)> {
+    let TokenPair { certificate, key } = pair;
+    if !reader.looks_at_certificates {
+        return None;
+    }
+    let command = make_token_key_command(reader);
+    let (certificate_shown, key_shown) = (certificate.display(), key.display());
+    match (is_missing(certificate), is_missing(key)) {
+        (false, false) => {
+            return check_pair(reader, (certificate_key, certificate), (key_key, key));
+        }
+        (true, true) => reader.refuse(
+            certificate_key,
+            &format!("{certificate_shown} and the key {key_shown} do not exist, so no token can be signed"),
+            &format!("bring them from the old token server, or make them: {command}"),
+        ),
+        (true, false) => reader.refuse(
+            certificate_key,
+            &format!("{certificate_shown} does not exist, but its key {key_shown} does"),
+            &format!(
+                "restore the certificate; or, for a new pair, move the key away, then: {command} (every registry that checks its tokens needs the new certificate)"
+            ),
+        ),
+        (false, true) => reader.refuse(
+            key_key,
+            &format!("{key_shown} does not exist, but its certificate {certificate_shown} does"),
+            &format!(
+                "restore the key; or, for a new pair, move the certificate away, then: {command} (every registry that checks its tokens needs the new certificate)"
+            ),
+        ),
+    }
+    None
+}
+
+/// The certificates that vouch for tokens of others. If the file is the certificate of our own pair and does not exist,
+/// [`check_token_pair`] has said so.
+pub(super) fn trusted_certificates(
+    reader: &mut Reader<'_>,
+    key: &str,
+    path: &Path,
+    own: Option<&TokenPair>,
+) -> Option<String> {
+    if is_missing(path) {
+        if own.is_none_or(|own| own.certificate != path) {
+            reader.refuse(
+                key,
+                &format!("{}: no such file", path.display()),
+                "copy the token server's certificate here: in docker_auth's auth_config.yml, token.certificate names it (else server.certificate)",
+            );
+        }
+        return None;
+    }
+    certificates(reader, key, path).map(|(text, _)| text)
+}
+
+/// What makes the pair that the files of this configuration name.
+fn make_token_key_command(reader: &Reader<'_>) -> String {
+    let mut command = "boathouse token-key make".to_owned();
+    for file in reader.files {
+        command.push_str(" --config ");
+        command.push_str(&shell_word(&file.to_string_lossy()));
+    }
+    command
+}
+
+/// What cannot be looked at may be there: reading it says why.
+fn is_missing(path: &Path) -> bool {
+    fs::metadata(path).is_err_and(|error| {
+        matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+        )
+    })
 }
 
 /// What a server can show to clients at all, and what they will think of it.

@@ -112,7 +112,8 @@ pub(super) struct Reader<'a> {
     pub(super) notes: Vec<String>,
     pub(super) in_force: Vec<InForce>,
     pub(super) by_working_directory: Vec<String>,
-    files: &'a [PathBuf],
+    /// The configuration files, in their order.
+    pub(super) files: &'a [PathBuf],
     /// Where relative paths start; it must be read before any path.
     pub(super) relative_paths: RelativePaths,
 }

@@ -19,8 +19,9 @@ keys! {
 
     /// The hash of the user's password.
     ///
-    /// `{}` without a password lets the user in with any password, as in docker_auth. The user `""` is every client that gives no
-    /// name.
+    /// `{}` without this key lets the user in with any password, as in docker_auth. The key with anything else than such a hash
+    /// behind it (another text, an empty one, nothing) lets nobody in, with a warning. The user `""` is every client that gives
+    /// no name.
     PASSWORD: Special = docker_auth("users.*.password").special("bcrypt hash of cost 16 at most", "").at_reload().in_files(Files::Both);
 
     /// Labels of the user, for rules.

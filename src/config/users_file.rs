@@ -280,11 +280,12 @@ pub(super) fn read_text(path: &Path) -> Result<String, ConfigError> {
     let place = Place::file(path);
     let refused =
         |message: String, hint: &str| ConfigError::new(Some(&place), "", message).hint(hint);
-    let file = File::open(path).map_err(|error| {
-        refused(
-            format!("cannot be opened: {}", error.kind()),
+    let file = File::open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => refused("no such file".to_owned(), "check the path"),
+        kind => refused(
+            format!("cannot be opened: {kind}"),
             "check the path and who may read it",
-        )
+        ),
     })?;
     let mut bytes = Vec::new();
     file.take(yaml::TEXT_BYTES_MAX + 1)

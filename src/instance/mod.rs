@@ -23,7 +23,7 @@ use data_encoding::HEXLOWER;
 use futures_util::FutureExt as _;
 
 pub use self::missing_parts::Expected;
-pub use self::reload::ConfigSource;
+pub use self::reload::{ConfigSource, Warnings};
 
 use self::keys::derived_secret;
 use self::reload::Reload;

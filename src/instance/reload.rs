@@ -2,9 +2,11 @@
 //!
 //! Invariants: a mistake in the files changes nothing; users and rules come first, and a certificate that cannot be read
 //! keeps no revocation from taking effect; what cannot change while the program runs is named, not ignored; keys that sign
-//! tokens are neither read nor made; of two reloads at once the later one's files are in force afterwards.
+//! tokens are neither read nor made; a warning is not repeated while its cause stays; of two reloads at once the later one's
+//! files are in force afterwards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,6 +17,37 @@ use crate::config::{self, AccountFile, AuthConfig, Config, ConfigErrors, InForce
 use crate::server::control;
 use crate::tls::Tls;
 
+/// Of the usual mistakes in rules, how many are logged at a time: generated rules make the same one thousands of times.
+const MISTAKES_LOGGED_MAX: usize = 20;
+
+/// What is probably not meant in a configuration, as far as the log was told.
+#[derive(Debug, Default)]
+pub struct Warnings(BTreeSet<String>);
+
+impl Warnings {
+    /// Logs the warnings and the usual mistakes in rules that were not there the last time.
+    pub(crate) fn log(&mut self, loaded: &Loaded) {
+        let mistakes = loaded.config.auth.mistakes(0);
+        let mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        let is_new = |text: &&String| !self.0.contains(*text);
+        for warning in loaded.warnings.iter().filter(is_new) {
+            tracing::warn!("{warning}");
+        }
+        let new: Vec<&String> = mistakes.iter().filter(is_new).collect();
+        for mistake in new.iter().take(MISTAKES_LOGGED_MAX) {
+            tracing::warn!("{mistake}");
+        }
+        let more = new.len().saturating_sub(MISTAKES_LOGGED_MAX);
+        if more > 0 {
+            tracing::warn!(
+                more,
+                "more rules are probably not meant as they are; hint: `boathouse check` shows all"
+            );
+        }
+        self.0 = loaded.warnings.iter().cloned().chain(mistakes).collect();
+    }
+}
+
 /// Where a running instance's configuration came from.
 #[derive(Debug, Default)]
 pub struct ConfigSource {
@@ -24,6 +57,8 @@ pub struct ConfigSource {
     pub environment: BTreeMap<String, String>,
     /// Every key in force, as the program was started.
     pub in_force: Vec<InForce>,
+    /// What the log was told of it.
+    pub warnings: Warnings,
 }
 
 /// All that a reload needs.
@@ -34,16 +69,22 @@ pub(crate) struct Reload {
     auth: Arc<Auth>,
     /// The file of accounts that is followed. Locked from the reading of the files until they are in force.
     followed: Mutex<Option<AccountFile>>,
+    /// What the log was told of the configuration.
+    warnings: Mutex<Warnings>,
 }
 
 impl Reload {
     pub(super) fn new(
-        source: Option<ConfigSource>,
+        mut source: Option<ConfigSource>,
         config: &Config,
         auth: Arc<Auth>,
         tls: Option<Arc<Tls>>,
     ) -> Self {
+        let warnings = source
+            .as_mut()
+            .map(|source| mem::take(&mut source.warnings));
         Self {
+            warnings: Mutex::new(warnings.unwrap_or_default()),
             source,
             tls,
             auth,
@@ -93,11 +134,12 @@ impl Reload {
         let loaded = load().context("nothing was changed")?;
         refuse_a_missing_users_file(followed.as_ref(), &loaded.config.auth)
             .context("nothing was changed")?;
-        for warning in &loaded.warnings {
-            tracing::warn!("{warning}");
-        }
         self.auth.reload(loaded.config.auth.accounts.clone());
         followed.clone_from(&loaded.config.auth.account_file);
+        // Looking for mistakes takes a while with thousands of rules, and keeps no account from ending.
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        warnings.log(&loaded);
+        drop(warnings);
         for key in config::needs_restart(&source.in_force, &loaded.in_force) {
             tracing::warn!(key, "config key changed; restart to apply it");
         }

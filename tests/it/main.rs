@@ -66,6 +66,7 @@ mod scale;
 mod secrecy;
 mod support;
 mod token_flows;
+mod token_key;
 mod trees;
 mod trust;
 mod uploads;

@@ -87,3 +87,63 @@ async fn a_reload_that_is_held_up_holds_up_nothing_else() {
     socket.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "{\"answer\":\"reloaded\"}\n");
 }
+
+#[tokio::test]
+async fn a_usual_mistake_is_said_at_the_start_and_again_only_once_it_is_new() {
+    const ONE_LEVEL: &str = "`public/*` does not match";
+    const REDACTED: &str = "users.ann.password: not a bcrypt hash";
+    const NOBODY: &str = "there is no account `nobody`";
+    let config = "http: {addr: 'ADDRESS'}\n\
+        storage: {filesystem: {rootdirectory: DIR/data}}\n\
+        users: {ann: {password: <redacted>}, '': {}}\n\
+        acl:\n\
+        - {match: {account: '', name: 'public/*'}, actions: [pull]}\n";
+    let lab = Lab::configured(config);
+    let mut program = lab.serve().await;
+    let count = |program: &Program, text: &str| program.log().matches(text).count();
+    let mut reloads = 0;
+    let mut reload = async |program: &mut Program| {
+        program.signal(Signal::HUP);
+        reloads += 1;
+        while count(program, "were read again") < reloads {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    for text in [ONE_LEVEL, REDACTED] {
+        assert_eq!(count(&program, text), 1, "{}", program.log());
+        assert!(count(&program, "WARN") > 0);
+    }
+    reload(&mut program).await;
+    let more = format!("{config}- {{match: {{account: nobody}}, actions: [pull]}}\n");
+    lab.configure("boathouse.yml", &more);
+    reload(&mut program).await;
+    reload(&mut program).await;
+    for text in [ONE_LEVEL, REDACTED, NOBODY] {
+        assert_eq!(count(&program, text), 1, "{text}\n{}", program.log());
+    }
+    // What was mended and is wrong again is new.
+    lab.configure("boathouse.yml", config);
+    reload(&mut program).await;
+    lab.configure("boathouse.yml", &more);
+    reload(&mut program).await;
+    assert_eq!(count(&program, NOBODY), 2, "{}", program.log());
+    program.end();
+}
+
+/// Generated rules make the same mistake thousands of times; the log has room for other things.
+#[tokio::test]
+async fn of_thousands_of_mistakes_the_log_has_a_few() {
+    let rules = (0..5_000).map(|number| {
+        format!(
+            "- {{match: {{account: 'gone-{number}', name: 'team-{number}/*'}}, actions: [pull]}}\n"
+        )
+    });
+    let config = "http: {addr: 'ADDRESS'}\n\
+        storage: {filesystem: {rootdirectory: DIR/data}}\n\
+        users: {}\nacl:\n";
+    let lab = Lab::configured(&(config.to_owned() + &rules.collect::<String>()));
+    let program = lab.serve().await;
+    let log = program.end();
+    assert_eq!(log.matches("there is no account").count(), 20, "{log}");
+    assert!(log.contains("more=4980"), "{log}");
+}

@@ -374,6 +374,11 @@ fn inside_pkcs8(der: &[u8]) -> Option<Vec<u8>> {
 /// Makes a token key (P-256) and a certificate for it that real registries accept in their bundle: self-signed, not a CA,
 /// with a subject of its own.
 pub fn make_token_key(clock: &dyn Clock) -> Result<SigningKeyPem, SetupError> {
+    make_token_key_of("Boathouse token issuer", clock)
+}
+
+/// [`make_token_key`] with this name as the subject of the certificate.
+pub fn make_token_key_of(name: &str, clock: &dyn Clock) -> Result<SigningKeyPem, SetupError> {
     let failed = |_| SetupError::Making;
     let key = loop {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(failed)?;
@@ -385,7 +390,7 @@ pub fn make_token_key(clock: &dyn Clock) -> Result<SigningKeyPem, SetupError> {
     };
     let mut certificate = rcgen::CertificateParams::default();
     let mut subject = rcgen::DistinguishedName::new();
-    subject.push(rcgen::DnType::CommonName, "Boathouse token issuer");
+    subject.push(rcgen::DnType::CommonName, name);
     certificate.distinguished_name = subject;
     certificate.is_ca = rcgen::IsCa::ExplicitNoCa;
     certificate.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];

@@ -11,6 +11,7 @@ mod man;
 mod rebuild;
 mod serve;
 mod status;
+mod token_key;
 mod trust;
 mod up;
 mod user;
@@ -46,6 +47,8 @@ pub(super) enum Command {
     User(user::Arguments),
     /// Ask the access rules
     Acl(acl::Arguments),
+    /// Make the key that signs tokens, and its certificate
+    TokenKey(token_key::Arguments),
 }
 
 impl Command {
@@ -64,6 +67,7 @@ impl Command {
             Self::Rebuild(arguments) => rebuild::run(arguments),
             Self::User(arguments) => user::run(arguments),
             Self::Acl(arguments) => acl::run(arguments),
+            Self::TokenKey(arguments) => token_key::run(arguments),
         }
     }
 }

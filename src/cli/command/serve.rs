@@ -20,7 +20,7 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::config::{self, Config, Loaded};
 use crate::host_port::HostPort;
 use crate::instance::signals::{Endings, Hangups};
-use crate::instance::{BoundInstance, ConfigSource, Expected, Instance, Parts, Plan};
+use crate::instance::{BoundInstance, ConfigSource, Expected, Instance, Parts, Plan, Warnings};
 use crate::layout::OWN_DIRECTORY;
 use crate::tls::{self, Tls};
 use crate::{durable_file, platform, telemetry};
@@ -107,9 +107,8 @@ pub(super) fn serve(start: &Start) -> anyhow::Result<ExitCode> {
     for note in &loaded.notes {
         tracing::info!("{note}");
     }
-    for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
-    }
+    let mut warnings = Warnings::default();
+    warnings.log(&loaded);
     let now_unix_secs = SystemClock::new().unix_secs();
     for certificate in loaded.config.auth.ending_certificates(now_unix_secs) {
         tracing::warn!("{certificate}");
@@ -125,7 +124,7 @@ pub(super) fn serve(start: &Start) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(serve_until_ended(start, loaded, environment))?;
+    runtime.block_on(serve_until_ended(start, loaded, environment, warnings))?;
     // What still runs in threads of its own has been told to end, and is not waited for.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
@@ -136,6 +135,7 @@ fn open(
     start: &Start,
     loaded: Loaded,
     environment: BTreeMap<String, String>,
+    warnings: Warnings,
 ) -> anyhow::Result<BoundInstance> {
     let Loaded {
         config, in_force, ..
@@ -148,6 +148,7 @@ fn open(
         files: start.config_files.clone(),
         environment,
         in_force,
+        warnings,
     };
     let instance = Instance::open(Plan {
         config,
@@ -164,10 +165,11 @@ async fn serve_until_ended(
     start: &Start,
     loaded: Loaded,
     environment: BTreeMap<String, String>,
+    warnings: Warnings,
 ) -> anyhow::Result<()> {
     let endings = Endings::listen()?;
     let hangups = Hangups::listen()?;
-    let instance = open(start, loaded, environment)?;
+    let instance = open(start, loaded, environment, warnings)?;
     let address = bound_address(&instance)?;
     if start.greets {
         let welcome = welcome(start, &instance, &address);
@@ -263,7 +265,7 @@ mod tests {
         Tls::open(&loaded.config.tls, Arc::new(SystemClock::new())).unwrap();
         let before = fs::read(ca_certificate).unwrap();
         let certificate = ca_certificate.clone();
-        let error = serve_until_ended(&start, loaded, BTreeMap::new())
+        let error = serve_until_ended(&start, loaded, BTreeMap::new(), Warnings::default())
             .await
             .unwrap_err();
         assert!(format!("{error:#}").contains("cannot listen"), "{error:#}");

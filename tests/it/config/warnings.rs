@@ -22,7 +22,7 @@ fn a_revocation_of_nobody_and_a_short_secret_are_warned_of() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("users.yml");
     fs::write(&path, "revoked: {bbo: 2026-01-01T00:00:00Z}\n").expect("written");
-    for (secret, warnings) in [("fifteen-letters", 2), ("sixteen-letters-", 1)] {
+    for (secret, warnings) in [("fifteen-letters", 3), ("sixteen-letters-", 2)] {
         let loaded = taken(&format!(
             "http: {{addr: 'localhost:1', secret: {secret}}}\nusers: {{bob: {{password: $2y$x}}}}\nacl: []\nusers_file: {}\n",
             path.display()
@@ -92,7 +92,8 @@ fn named_certificates_and_keys_are_looked_at() {
             .contains("http.tls.key: not the key of the certificate")
     );
     assert!(
-        refused("http: {tls: {certificate: @no.crt, key: @a.key}}\n").contains("cannot be opened")
+        refused("http: {tls: {certificate: @no.crt, key: @a.key}}\n")
+            .contains("no.crt: no such file")
     );
     for (file, expected) in [
         ("der", "der: a DER file, not a PEM file\nhint: convert it"),
@@ -122,4 +123,39 @@ fn a_malformed_glob_is_a_warning() {
     );
     assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
     assert!(loaded.warnings[0].contains("0.yml:3: acl[]: a pattern of this rule is malformed"));
+}
+
+/// Whatever stands in the place of a hash and is none closes the account, in each of the files that have accounts.
+#[test]
+fn a_password_that_is_no_hash_is_a_warning_and_closes_the_account() {
+    const HASH: &str = "$2y$04$8V8Wmy8aZlSUUPExATbHaeieZ4/V3CAuxE0jmw820Fy60YNJLcyuq";
+    let directory = tempfile::tempdir().expect("a directory");
+    let users_file = directory.path().join("users.yml");
+    let block = format!("|\n    {HASH}\n");
+    for (password, is_usable) in [
+        ("\"<redacted>\"", false),
+        ("\"\"", false),
+        ("", false),
+        ("~", false),
+        ("1234", false),
+        (&HASH[..HASH.len() - 1], false),
+        (HASH, true),
+        (&block, true),
+    ] {
+        let users = format!("users:\n  amy:\n   password: {password}\n");
+        let rest = "http: {addr: 'localhost:1'}\nacl: []\n";
+        fs::write(&users_file, &users).expect("written");
+        let of_file = format!("users_file: {}\n{rest}", users_file.display());
+        for text in [format!("{users}\n{rest}"), of_file] {
+            let loaded = taken(&text);
+            let user = &loaded.config.auth.users()["amy"];
+            // `None` would let in whoever asks.
+            assert!(user.password_hash.is_some(), "any password opens {text}");
+            assert_eq!(user.bcrypt_cost().is_some(), is_usable, "{text}");
+            let said = loaded.warnings.join("\n");
+            let place = "users.amy.password: not a bcrypt hash, so this user cannot log in";
+            assert_eq!(said.contains(place), !is_usable, "{text}{said}");
+            assert!(!said.contains("redacted"));
+        }
+    }
 }

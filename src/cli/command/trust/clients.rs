@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use super::machine::Machine;
+use crate::config::shell_word;
 
 /// Where all lines begin that are not about the first.
 const LABEL_WIDTH: usize = 16;
@@ -273,18 +274,7 @@ pub(in crate::cli) fn labelled(label: &str, text: &str) -> String {
 }
 
 pub(in crate::cli) fn quoted_path(path: &Path) -> String {
-    quoted(&path.to_string_lossy())
-}
-
-/// `text` as one word of a shell.
-pub(in crate::cli) fn quoted(text: &str) -> String {
-    let is_plain =
-        |character: char| character.is_ascii_alphanumeric() || "/._-:@+".contains(character);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        text.to_owned()
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
+    shell_word(&path.to_string_lossy())
 }
 
 #[cfg(test)]
@@ -346,11 +336,5 @@ mod tests {
         let podman = lines(&here(true, false), true)[1].clone();
         assert!(podman.contains(" mkdir -p /etc/containers/certs.d/lab:5443"));
         assert!(!podman.contains("sudo"));
-    }
-
-    #[test]
-    fn a_word_of_a_shell_stays_one() {
-        assert_eq!(quoted("it's"), r"'it'\''s'");
-        assert_eq!(quoted("[::1]:443"), "'[::1]:443'");
     }
 }

@@ -4,7 +4,8 @@
 
 use std::path::PathBuf;
 
-use crate::cli::command::trust::clients::{self, labelled, quoted};
+use crate::cli::command::trust::clients::{self, labelled};
+use crate::config::shell_word;
 
 /// What is said at every start.
 #[derive(Debug, Clone)]
@@ -43,7 +44,7 @@ impl Welcome {
             lines.push("Log in:".to_owned());
             lines.push(format!(
                 "  docker login --username {} {registry}",
-                quoted(account)
+                shell_word(account)
             ));
         }
         lines.push("The first push:".to_owned());
@@ -71,8 +72,8 @@ impl Welcome {
             .collect();
         lines.push(clients::line_for_one_program(certificate));
         // Brackets of an IPv6 address are a pattern to a shell.
-        let remote = quoted(registry);
-        let address = quoted(&format!("https://{registry}/ca.crt"));
+        let remote = shell_word(registry);
+        let address = shell_word(&format!("https://{registry}/ca.crt"));
         lines.extend([
             labelled(
                 "other machines",

@@ -1,0 +1,145 @@
+//! `boathouse token-key make`, and what is said of a pair that is missing.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::golden::golden;
+use crate::lab::Lab;
+use crate::program::{Ran, command, ran};
+
+const REGISTRY: &str = "version: 0.1\n\
+    storage: {filesystem: {rootdirectory: DIR/data}}\n\
+    http: {addr: 'ADDRESS'}\n\
+    auth:\n  token:\n    realm: https://lab.example/auth\n    service: lab\n    issuer: Lab tokens\n    \
+    rootcertbundle: DIR/certs/token.crt\n";
+const AUTH: &str = "token:\n  issuer: Lab tokens\n  expiration: 900\n  \
+    certificate: DIR/certs/token.crt\n  key: DIR/certs/token.key\n\
+    users: {'': {}}\nacl: []\n";
+
+fn lab() -> Lab {
+    let lab = Lab::empty();
+    lab.configure("my registry.yml", REGISTRY);
+    lab.configure("auth.yml", AUTH);
+    lab
+}
+
+impl Lab {
+    fn on_both(&self, line: &[&str]) -> Ran {
+        let mut command = command(line, &[]);
+        for file in ["my registry.yml", "auth.yml"] {
+            command.arg("--config").arg(self.path(file));
+        }
+        Ran::of(&mut command, "")
+    }
+
+    fn mode(&self, name: &str) -> u32 {
+        fs::metadata(self.path(name)).unwrap().permissions().mode() & 0o777
+    }
+}
+
+#[test]
+fn a_missing_pair_is_one_error_with_the_command_that_makes_it() {
+    let lab = lab();
+    for line in [["check"], ["serve"]] {
+        let said = lab.shown(&lab.on_both(&line).failed());
+        golden("token-pair-missing.txt", &said);
+    }
+    // The hint, as it is pasted.
+    let said = lab.on_both(&["check"]).talk;
+    let (_, hint) = said.split_once("make them: boathouse ").unwrap();
+    let arguments = format!("exec \"$0\" {}", hint.trim());
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &arguments, env!("CARGO_BIN_EXE_boathouse")]);
+    let made = Ran::of(&mut shell, "");
+    assert_eq!(made.code, Some(0), "{}", made.talk);
+    golden("token-key-made.txt", &lab.shown(&made.talk));
+    lab.on_both(&["check"]).fine();
+}
+
+#[test]
+fn what_was_made_is_a_pair_for_registries() {
+    let lab = lab();
+    lab.on_both(&["token-key", "make"]).fine();
+    assert_eq!(lab.mode("certs/token.crt"), 0o644);
+    assert_eq!(lab.mode("certs/token.key"), 0o600);
+    let text = lab.read("certs/token.crt");
+    let (_, pem) = x509_parser::pem::parse_x509_pem(text.as_bytes()).unwrap();
+    let (_, certificate) = X509Certificate::from_der(&pem.contents).unwrap();
+    assert_eq!(certificate.subject().to_string(), "CN=Lab tokens");
+    assert_eq!(certificate.subject(), certificate.issuer());
+    assert!(!certificate.is_ca());
+    let years = certificate.validity().not_after.timestamp()
+        - certificate.validity().not_before.timestamp();
+    assert_eq!(years / (365 * 86_400), 20);
+}
+
+#[test]
+fn no_file_is_ever_replaced_and_half_a_pair_has_its_own_words() {
+    let lab = lab();
+    let make = |lab: &Lab| lab.shown(&lab.on_both(&["token-key", "make"]).failed());
+    lab.on_both(&["token-key", "make"]).fine();
+    let (certificate, key) = (lab.read("certs/token.crt"), lab.read("certs/token.key"));
+    let mut said = make(&lab);
+    for (missing, there, text) in [
+        ("token.key", "token.crt", &certificate),
+        ("token.crt", "token.key", &key),
+    ] {
+        fs::remove_file(lab.path(format!("certs/{missing}"))).unwrap();
+        said.push_str(&["\n# ", missing, " is missing\n"].concat());
+        said += &make(&lab);
+        said += &lab.shown(&lab.on_both(&["check"]).failed());
+        assert_eq!(&lab.read(&format!("certs/{there}")), text);
+        assert!(!lab.path(format!("certs/{missing}")).exists());
+        lab.write("certs/token.crt", &certificate);
+        lab.write("certs/token.key", &key);
+    }
+    golden("token-pair-halves.txt", &said);
+}
+
+#[test]
+fn a_certificate_that_only_the_registry_names_is_the_token_server_s() {
+    let lab = lab();
+    let path = lab.place("my registry.yml");
+    let said = lab.shown(&ran(&["check", "--config", &path], &[], "").failed());
+    golden("token-certificate-missing.txt", &said);
+    let said = ran(&["token-key", "make", "--config", &path], &[], "").failed();
+    assert!(said.contains("names no files for the key"), "{said}");
+}
+
+#[test]
+fn paths_can_be_given_and_an_error_leaves_nothing() {
+    let lab = Lab::empty();
+    let (certificate, key) = (lab.place("a/token.crt"), lab.place("b/token.key"));
+    let line = [
+        "token-key",
+        "make",
+        "--certificate",
+        &certificate,
+        "--key",
+        &key,
+    ];
+    // The directory of the certificate cannot be made.
+    lab.write("a", "a file");
+    ran(&line, &[], "").failed();
+    assert!(!lab.path("b/token.key").exists());
+    fs::remove_file(lab.path("a")).unwrap();
+    ran(&[&line[..], &["--issuer", "Mine"]].concat(), &[], "").fine();
+    assert!(lab.path("a/token.crt").exists() && lab.path("b/token.key").exists());
+    for refused in [
+        &["token-key", "make", "--key", &key][..],
+        &[
+            "token-key",
+            "make",
+            "--certificate",
+            &key,
+            "--key",
+            &key,
+            "--config",
+            "x",
+        ],
+    ] {
+        assert_eq!(ran(refused, &[], "").code, Some(2));
+    }
+}
