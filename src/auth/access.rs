@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::accounts::Labels;
 use super::settings::TokenSettings;
 use super::tokens::TokenFault;
 use super::tokens::verifier::Genuine;
@@ -97,7 +98,12 @@ pub(super) enum Identity {
     /// A token that is not believed.
     InvalidToken(TokenFault),
     /// A right password, or an account without one.
-    Basic { account: String, generation: String },
+    Basic {
+        account: String,
+        generation: String,
+        /// Of an account that is in no list.
+        labels: Option<Arc<Labels>>,
+    },
     /// Our own token, whose account and generation are those of now.
     Ours {
         token: Arc<Genuine>,
@@ -131,6 +137,40 @@ impl Caller {
             | Identity::InvalidToken(_)
             | Identity::Foreign(_) => "",
         }
+    }
+
+    /// The labels that an external authenticator gave the account at its login; `None` if the account is in a list, whose
+    /// labels are those of now.
+    pub(super) fn external_labels(&self) -> Option<&Labels> {
+        match &self.identity {
+            Identity::Basic { labels, .. } => labels.as_deref(),
+            Identity::Ours { token, .. } => token.claims.bh.as_ref()?.labels.as_ref(),
+            Identity::Open
+            | Identity::Nobody
+            | Identity::WrongPassword
+            | Identity::InvalidToken(_)
+            | Identity::Foreign(_) => None,
+        }
+    }
+
+    /// Whether `ext_authz` granted all of this when the caller's token was made, and the token has not expired since.
+    pub(super) fn has_from_program(
+        &self,
+        resource_type: &str,
+        name: &str,
+        actions: &[&str],
+    ) -> bool {
+        let Identity::Ours { token, .. } = &self.identity else {
+            return false;
+        };
+        let positions = token.claims.bh.iter().flat_map(|claim| &claim.by_program);
+        let mut scopes = positions.filter_map(|&position| token.claims.access.get(position));
+        self.expired_secs == 0
+            && scopes.any(|scope| {
+                scope.resource_type == resource_type
+                    && scope.name == name
+                    && actions.iter().all(|action| scope.allows(action))
+            })
     }
 
     /// Whether this is a token that was asked for without a service.
@@ -175,6 +215,9 @@ pub enum Refusal {
         /// `Retry-After`
         retry_after_secs: u64,
     },
+    /// 503: whoever decides about the account or the right cannot be asked. The text is for the log.
+    #[error("{0}")]
+    Unavailable(String),
     /// 400: the Host cannot stand in a challenge, or there are several `Authorization` headers.
     #[error("{0}")]
     Malformed(&'static str),
@@ -189,7 +232,7 @@ impl Refusal {
             }
             Self::Denied => Some("not permitted"),
             Self::TooManyFailures { .. } => Some("slowed: too many failed logins"),
-            Self::Malformed(_) => None,
+            Self::Malformed(_) | Self::Unavailable(_) => None,
         }
     }
 }
@@ -237,6 +280,9 @@ pub enum TokenRefusal {
     /// 404: only foreign tokens are accepted here, nothing is issued.
     #[error("this registry issues no tokens")]
     NoIssuer,
+    /// 500, as in `docker_auth`: whoever decides about the account or the right cannot be asked. The text is for the log.
+    #[error("{0}")]
+    Unavailable(String),
     /// 500
     #[error("cannot sign a token")]
     Internal,

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use super::external::External;
 use super::keyed_hash::{KeyedHash, Purpose};
 use super::passwords::bcrypt_cost;
 use super::rules::Rule;
@@ -28,13 +29,16 @@ pub const BCRYPT_COST_MAX: u32 = 16;
 /// Anonymous callers have a name too, and an account if the configuration gives them one.
 pub(super) const ANONYMOUS: &str = "";
 
+/// Labels of an account, for rules.
+pub(super) type Labels = BTreeMap<String, Vec<String>>;
+
 /// An account.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct User {
     /// bcrypt; `None` accepts any password.
     pub password_hash: Option<String>,
     /// For rules.
-    pub labels: BTreeMap<String, Vec<String>>,
+    pub labels: Labels,
     /// When the account ends, in seconds since 1970.
     pub expires_unix_secs: Option<u64>,
     /// Tokens that were issued before are void.
@@ -65,7 +69,7 @@ impl fmt::Debug for User {
     }
 }
 
-/// Users, rules and revocations: replaced as a whole while the program runs.
+/// Users, rules, revocations and external deciders: replaced as a whole while the program runs.
 #[derive(Debug, Clone, Default)]
 pub struct Accounts {
     /// Accounts by name; the empty name admits anonymous callers.
@@ -77,6 +81,8 @@ pub struct Accounts {
     /// Further accounts, which change by themselves. An account that is here and there is the one here; rules here come
     /// first; revocations count for both.
     pub live: Option<Arc<dyn AccountSource>>,
+    /// Who is asked about accounts that are in no list, and about rights that no rule decides.
+    pub external: External,
 }
 
 /// Accounts that are kept elsewhere and change by themselves.
@@ -130,6 +136,16 @@ impl Current {
             .filter(|user| !user.has_ended(now_unix_secs))
     }
 
+    /// Whether the account is in a list, even if it has ended: then the list alone decides about it.
+    pub(super) fn is_listed(&self, name: &str) -> bool {
+        self.user(name).is_some()
+    }
+
+    /// Who is asked about all else.
+    pub(super) fn external(&self) -> &External {
+        &self.own.external
+    }
+
     /// When the account ends or has ended; `None` also where there is none.
     pub(super) fn end_of(&self, name: &str) -> Option<u64> {
         self.user(name)?.expires_unix_secs
@@ -150,23 +166,30 @@ impl Current {
     }
 
     /// What a token carries to say which credentials it came from; `None` if there is no such account or it has ended.
+    ///
+    /// An account that is in no list has a generation of another kind, if external authenticators are asked at all. So its
+    /// tokens end when it is listed, when it is revoked, and when no external authenticator is configured any more.
     pub(super) fn generation(
         &self,
         hash: &KeyedHash,
         name: &str,
         now_unix_secs: u64,
     ) -> Option<String> {
-        let user = self.find(name, now_unix_secs)?;
-        let stored = user.password_hash.as_deref().unwrap_or_default();
+        let (purpose, user) = match self.user(name) {
+            Some(user) if user.has_ended(now_unix_secs) => return None,
+            Some(user) => (Purpose::Generation, Some(user)),
+            None if self.external().knows_accounts() => (Purpose::ExternalGeneration, None),
+            None => return None,
+        };
+        let stored = user.and_then(|user| user.password_hash.as_deref());
+        let stored = stored.unwrap_or_default();
         let revoked = self
             .parts()
             .filter_map(|part| part.revoked.get(name).copied());
-        let valid_after = revoked.chain(user.valid_after_unix_secs).max();
+        let of_user = user.and_then(|user| user.valid_after_unix_secs);
+        let valid_after = revoked.chain(of_user).max();
         let valid_after = valid_after.unwrap_or_default().to_be_bytes();
-        let whole = hash.hash(
-            Purpose::Generation,
-            &[name.as_bytes(), stored.as_bytes(), &valid_after],
-        );
+        let whole = hash.hash(purpose, &[name.as_bytes(), stored.as_bytes(), &valid_after]);
         Some(URL_SAFE_NO_PAD.encode(whole.get(..GENERATION_BYTES).unwrap_or_default()))
     }
 }

@@ -11,6 +11,8 @@ use super::settings::Secret;
 pub(super) enum Purpose {
     /// The generation of an account's credentials, as it stands in tokens.
     Generation,
+    /// The same for an account that an external authenticator knows.
+    ExternalGeneration,
     /// Which passwords were verified.
     Password,
     /// Which accounts failed to log in.
@@ -35,6 +37,7 @@ impl KeyedHash {
     pub(super) fn hash(&self, purpose: Purpose, parts: &[&[u8]]) -> [u8; 32] {
         let label: &[u8] = match purpose {
             Purpose::Generation => b"generation",
+            Purpose::ExternalGeneration => b"external generation",
             Purpose::Password => b"password",
             Purpose::Account => b"account",
             Purpose::Token => b"token",

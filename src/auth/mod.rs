@@ -9,6 +9,10 @@ mod accounts;
 mod bounded;
 #[cfg(test)]
 mod explain_tests;
+mod ext_authz;
+mod external;
+#[cfg(test)]
+mod external_tests;
 mod fair_queue;
 mod keyed_hash;
 #[cfg(test)]
@@ -16,6 +20,7 @@ mod live_users_tests;
 #[cfg(test)]
 mod login_tests;
 mod passwords;
+mod program;
 #[cfg(test)]
 mod refresh_tests;
 mod rights;
@@ -28,7 +33,9 @@ mod tokens;
 
 pub use access::{Access, Caller, Origin, Refusal, SessionUse, TokenAnswer, TokenRefusal};
 pub use accounts::{AccountSource, Accounts, BCRYPT_COST_MAX, User};
+pub use external::External;
 pub use fair_queue::{Crowded, FairQueue, Turn, address_group};
+pub use program::Program;
 pub use rights::{CallerView, Explanation, Permit, Standing, Viewer};
 pub use rules::{
     Fields, Grant, GrantError, Mistake, MistakeKind, PatternError, Question, RegexError, Rule,

@@ -4,10 +4,9 @@
 //! rules of now, except with foreign tokens, whose own list decides; no right outlives the rule or token that gave it; an
 //! explanation comes from the same functions as the verdict.
 
-use std::collections::BTreeMap;
-
 use super::access::{self, Access, Caller, Identity, Origin, Refusal};
-use super::accounts::{ANONYMOUS, Current};
+use super::accounts::{ANONYMOUS, Current, Labels};
+use super::ext_authz;
 use super::rules::{self, Fields, Question, RuleText, Unmet};
 use super::service::Auth;
 use super::settings::{Authentication, Scheme};
@@ -92,6 +91,8 @@ pub enum Standing {
     Open,
     /// It may log in.
     Known,
+    /// It is in no list, and external authenticators are asked about it when it logs in.
+    External,
     /// It has ended at that second.
     Ended(u64),
     /// There is none.
@@ -101,8 +102,10 @@ pub enum Standing {
 /// A verdict and what led to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
-    /// Whether a request would be let through.
+    /// Whether a request would be let through. Of an external account: if it is admitted, and has no labels.
     pub is_allowed: bool,
+    /// Whether no rule decides, so that `ext_authz` is asked when a token is made.
+    pub is_left_to_program: bool,
     /// The actions that the request needs, all of them.
     pub needed: Vec<String>,
     /// What the account is.
@@ -144,7 +147,9 @@ impl Auth {
             Identity::WrongPassword => return unauthorized(None, "authentication failed", None),
             Identity::Basic { .. } | Identity::Ours { .. } | Identity::Foreign(_) => {}
         }
-        if caller.expired_secs > 0 && !matches!(access, Access::Session(..)) {
+        // An external account may have ended without anybody knowing here: its tokens live no longer than they say.
+        let may_go_on = matches!(access, Access::Session(..)) && caller.external_labels().is_none();
+        if caller.expired_secs > 0 && !may_go_on {
             return unauthorized(
                 Some("invalid_token"),
                 "expired token",
@@ -157,7 +162,10 @@ impl Auth {
             return Ok(());
         }
         match caller.identity {
-            Identity::Basic { .. } => Err(Refusal::Denied),
+            // What `ext_authz` grants is in tokens only, so such a client must ask for one.
+            Identity::Basic { .. } if !self.is_left_to_program(caller, access, origin) => {
+                Err(Refusal::Denied)
+            }
             _ => unauthorized(Some("insufficient_scope"), "insufficient scope", None),
         }
     }
@@ -198,9 +206,35 @@ impl Auth {
         name: &str,
         actions: &[&str],
     ) -> bool {
+        self.rules_say(caller, origin, resource_type, name, actions)
+            .unwrap_or_else(|| caller.has_from_program(resource_type, name, actions))
+    }
+
+    /// What the rules say; `None` if none decides, so that `ext_authz` does.
+    fn rules_say(
+        &self,
+        caller: &Caller,
+        origin: &Origin,
+        resource_type: &str,
+        name: &str,
+        actions: &[&str],
+    ) -> Option<bool> {
         let asked: Vec<String> = actions.iter().map(|&action| action.to_owned()).collect();
         let fields = self.fields_here(caller, resource_type, name);
-        self.granted(fields, origin, &asked).len() == asked.len()
+        match self.granted(fields, caller.external_labels(), origin, &asked) {
+            Some(granted) => Some(granted.len() == asked.len()),
+            None if self.known().external().decides_rights() => None,
+            None => Some(false),
+        }
+    }
+
+    fn is_left_to_program(&self, caller: &Caller, access: &Access, origin: &Origin) -> bool {
+        access
+            .scope()
+            .is_some_and(|(resource_type, name, actions)| {
+                self.rules_say(caller, origin, resource_type, name, actions)
+                    .is_none()
+            })
     }
 
     /// What rules are asked about on `/v2/`.
@@ -218,33 +252,56 @@ impl Auth {
         }
     }
 
+    /// What the rules grant of what is asked; `None` if no rule decides.
     pub(super) fn granted(
         &self,
         fields: Fields<'_>,
+        external_labels: Option<&Labels>,
         origin: &Origin,
         asked: &[String],
-    ) -> Vec<String> {
-        self.judge(fields, origin, |accounts, question| {
+    ) -> Option<Vec<String>> {
+        self.judge(fields, external_labels, origin, |accounts, question| {
             rules::granted(accounts.rules(), question, asked)
         })
     }
 
     /// Puts a question to the rules of now.
-    pub(super) fn judge<T>(
+    fn judge<T>(
         &self,
         fields: Fields<'_>,
+        external_labels: Option<&Labels>,
         origin: &Origin,
         judge: impl FnOnce(&Current, &Question<'_>) -> T,
     ) -> T {
         let now = self.known();
-        let no_labels = BTreeMap::new();
+        let no_labels = Labels::new();
         let user = now.find(fields.account, self.clock.unix_secs());
+        let labels = user.map(|user| &user.labels).or(external_labels);
         let question = Question {
             fields,
             client: origin.client,
-            labels: user.map_or(&no_labels, |user| &user.labels),
+            labels: labels.unwrap_or(&no_labels),
         };
         judge(&now, &question)
+    }
+
+    /// Asks `ext_authz`, if there is one, about what no rule decides. The error is for the log.
+    pub(super) async fn program_grants(
+        &self,
+        fields: Fields<'_>,
+        external_labels: Option<&Labels>,
+        origin: &Origin,
+        asked: &[String],
+    ) -> Result<bool, String> {
+        let now = self.known();
+        let Some(program) = now.external().authorizer() else {
+            return Ok(false);
+        };
+        let no_labels = Labels::new();
+        let user = now.find(fields.account, self.clock.unix_secs());
+        let labels = user.map(|user| &user.labels).or(external_labels);
+        let labels = labels.unwrap_or(&no_labels);
+        ext_authz::grants(program, fields, origin.client, labels, asked).await
     }
 
     pub(super) fn may_see(
@@ -258,7 +315,11 @@ impl Auth {
             Identity::Open => true,
             Identity::Nobody | Identity::WrongPassword | Identity::InvalidToken(_) => false,
             Identity::Basic { .. } | Identity::Ours { .. } => {
-                self.rules_allow(caller, origin, "repository", name, &["pull"])
+                let said = self.rules_say(caller, origin, "repository", name, &["pull"]);
+                said.unwrap_or_else(|| {
+                    caller.has_from_program("repository", name, &["pull"])
+                        || (is_list && caller.has_from_program("registry", "catalog", &["*"]))
+                })
             }
             Identity::Foreign(token) => {
                 token
@@ -343,6 +404,7 @@ impl Auth {
             Identity::Basic {
                 account,
                 generation,
+                labels: _,
             } => (!is_current(account, generation)).then_some(Identity::WrongPassword),
             Identity::Ours { token, generation } => {
                 let revoked = !is_current(&token.claims.sub, generation);
@@ -368,23 +430,27 @@ impl Auth {
         let standing = self.standing(account);
         let identity = match standing {
             Standing::Open => Identity::Open,
-            Standing::Known | Standing::Ended(_) | Standing::Unknown => Identity::Basic {
-                account: account.to_owned(),
-                generation: self
-                    .generation_in(&self.known(), account)
-                    .unwrap_or_default(),
-            },
+            Standing::Known | Standing::External | Standing::Ended(_) | Standing::Unknown => {
+                Identity::Basic {
+                    account: account.to_owned(),
+                    generation: self
+                        .generation_in(&self.known(), account)
+                        .unwrap_or_default(),
+                    labels: None,
+                }
+            }
         };
         let caller = Caller {
             identity,
             expired_secs: 0,
         };
         let may_enter = match standing {
-            Standing::Open | Standing::Known => true,
+            Standing::Open | Standing::Known | Standing::External => true,
             Standing::Ended(_) | Standing::Unknown => false,
         };
         let mut explanation = Explanation {
             is_allowed: may_enter && self.authorise(&caller, access, origin).is_ok(),
+            is_left_to_program: self.is_left_to_program(&caller, access, origin),
             needed: Vec::new(),
             standing,
             passed_over: Vec::new(),
@@ -394,7 +460,7 @@ impl Auth {
             explanation.needed = actions.iter().map(|&action| action.to_owned()).collect();
             let mut fields = self.fields_here(&caller, resource_type, name);
             fields.account = account;
-            self.judge(fields, origin, |accounts, question| {
+            self.judge(fields, None, origin, |accounts, question| {
                 for rule in accounts.rules() {
                     let Some(unmet) = rule.unmet(question) else {
                         explanation.decisive = Some(rule.text().clone());
@@ -414,6 +480,8 @@ impl Auth {
         let now = self.known();
         if now.find(account, self.clock.unix_secs()).is_some() {
             Standing::Known
+        } else if now.external().knows_accounts() && !now.is_listed(account) {
+            Standing::External
         } else {
             now.end_of(account)
                 .map_or(Standing::Unknown, Standing::Ended)

@@ -6,15 +6,16 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
 
 use super::SetupError;
 use super::access::{Caller, Identity, Origin, Refusal};
-use super::accounts::{Accounts, Current};
+use super::accounts::{Accounts, Current, Labels};
 use super::keyed_hash::KeyedHash;
-use super::passwords::{Authenticator, Passwords, StoredHashes, Verdict};
+use super::passwords::{Authenticator, Freshness, Passwords, StoredHashes, Verdict};
 use super::settings::{Authentication, Scheme, Settings, TokenSettings};
 use super::tokens::endpoint::{self, Login};
 use super::tokens::keys::SigningKey;
@@ -27,11 +28,17 @@ use crate::clock::Clock;
 /// How a login ended.
 pub(super) enum LoggedIn {
     /// With the right password of an account whose credentials are of this generation.
-    As { generation: String },
+    As {
+        generation: String,
+        /// Of an account that is in no list.
+        labels: Option<Arc<Labels>>,
+    },
     /// With none.
     No,
     /// Not judged: too many failures, or too many waiting.
     Later { retry_after_secs: u64 },
+    /// Not judged: whoever knows the account cannot be asked. The text is for the log.
+    Unavailable(String),
 }
 
 /// Judges callers.
@@ -73,6 +80,7 @@ impl Auth {
             scopes_max: settings.limits.scopes_per_token_max,
             passwords: Arc::new(Passwords::new(
                 &settings.limits,
+                Duration::from_secs(settings.token.lifetime_secs),
                 hash.clone(),
                 Arc::clone(&clock),
             )),
@@ -91,9 +99,10 @@ impl Auth {
         self.authentication == Authentication::Open
     }
 
-    /// Replaces users, rules and revocations; everything else stays as it was at start.
+    /// Replaces users, rules, revocations and external deciders; everything else stays as it was at start.
     pub fn reload(&self, accounts: Accounts) {
         self.accounts.store(Arc::new(accounts));
+        self.passwords.forget_external();
     }
 
     /// Users and rules of now. Called once for a request that shows an account, before the account is judged, and again
@@ -145,26 +154,34 @@ impl Auth {
         let Some(login) = login else {
             return Ok(caller(Identity::WrongPassword));
         };
-        match self.log_in(&login, origin).await {
-            LoggedIn::As { generation } => Ok(caller(Identity::Basic {
+        match self.log_in(&login, origin, Freshness::Lately).await {
+            LoggedIn::As { generation, labels } => Ok(caller(Identity::Basic {
                 account: login.account,
                 generation,
+                labels,
             })),
             LoggedIn::No => Ok(caller(Identity::WrongPassword)),
             LoggedIn::Later { retry_after_secs } => {
                 Err(Refusal::TooManyFailures { retry_after_secs })
             }
+            LoggedIn::Unavailable(reason) => Err(Refusal::Unavailable(reason)),
         }
     }
 
     /// Checks a password. It is compared with the hash of when it came. If that takes time (a login may wait in the queue) and
     /// the account changes meanwhile, a right password of before is a wrong one.
-    pub(super) async fn log_in(&self, login: &Login, origin: &Origin) -> LoggedIn {
+    pub(super) async fn log_in(
+        &self,
+        login: &Login,
+        origin: &Origin,
+        freshness: Freshness,
+    ) -> LoggedIn {
         let account = &login.account;
         let before = self.now().await;
         let generation = self.generation_in(&before, account);
         let (verdict, is_current) = {
-            let checked = self.check_password(&before, generation.as_deref(), login, origin);
+            let known = generation.as_deref();
+            let checked = self.check_password(&before, known, login, origin, freshness);
             let mut checked = pin!(checked);
             if let Some(verdict) = checked.as_mut().now_or_never() {
                 // A password that is remembered needs no second look at the accounts.
@@ -176,12 +193,13 @@ impl Auth {
             }
         };
         match verdict {
-            Verdict::Right => match generation {
-                Some(generation) if is_current => LoggedIn::As { generation },
+            Verdict::Right(labels) => match generation {
+                Some(generation) if is_current => LoggedIn::As { generation, labels },
                 _ => LoggedIn::No,
             },
             Verdict::Wrong => LoggedIn::No,
             Verdict::Later { retry_after_secs } => LoggedIn::Later { retry_after_secs },
+            Verdict::Unavailable(reason) => LoggedIn::Unavailable(reason),
         }
     }
 
@@ -191,29 +209,33 @@ impl Auth {
         generation: Option<&str>,
         login: &Login,
         origin: &Origin,
+        freshness: Freshness,
     ) -> Verdict {
-        let Login { account, password } = login;
-        let user = accounts.find(account, self.clock.unix_secs());
+        let user = accounts.find(&login.account, self.clock.unix_secs());
         // `{}` in the configuration: any password is right.
         if user.is_some_and(|user| user.password_hash.is_none()) {
-            return Verdict::Right;
+            return Verdict::Right(None);
         }
-        let authenticators = || self.authenticators(accounts);
+        let authenticators = || self.authenticators(accounts, &login.account);
+        let generation = generation.unwrap_or_default();
         self.passwords
-            .check(
-                authenticators,
-                account,
-                generation.unwrap_or_default(),
-                password,
-                origin.client,
-            )
+            .check(authenticators, login, generation, origin.client, freshness)
             .await
     }
 
-    /// Who is asked about passwords, in this order.
-    fn authenticators(&self, accounts: &Current) -> Vec<Arc<dyn Authenticator>> {
-        let (accounts, clock) = (accounts.clone(), Arc::clone(&self.clock));
-        let stored = StoredHashes::new(accounts, clock, Arc::clone(&self.bcrypt_work));
+    /// Who is asked about the password of this account, in this order. An account that is in a list is the list's alone. Any
+    /// other one has no stored hash, and time cannot hide that where a program or another machine is asked.
+    fn authenticators(&self, accounts: &Current, account: &str) -> Vec<Arc<dyn Authenticator>> {
+        let external = accounts.external();
+        if external.knows_accounts() && !accounts.is_listed(account) {
+            return external.authenticators().to_vec();
+        }
+        let stored = StoredHashes::new(
+            accounts.clone(),
+            Arc::clone(&self.clock),
+            Arc::clone(&self.bcrypt_work),
+            self.passwords.turns().clone(),
+        );
         vec![Arc::new(stored)]
     }
 

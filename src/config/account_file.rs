@@ -49,8 +49,13 @@ const SETTLING: Duration = Duration::from_secs(2);
 /// How a file is to be read.
 #[derive(Debug, Clone)]
 pub(super) enum Format {
-    /// `users_file`. The accounts of the configuration, which must not be in the file too, with their places.
-    Users(BTreeMap<String, Place>),
+    /// `users_file`.
+    Users {
+        /// The accounts of the configuration, which must not be in the file too, with their places.
+        places: BTreeMap<String, Place>,
+        /// Whether external authenticators know further accounts.
+        has_others: bool,
+    },
     /// `auth.htpasswd`
     Htpasswd,
 }
@@ -70,7 +75,9 @@ impl Format {
         let place = Place::file(path);
         let text = text(bytes, &place)?;
         match self {
-            Self::Users(places) => users_file::parse_accounts(text, &place, places),
+            Self::Users { places, has_others } => {
+                users_file::parse_accounts(text, &place, places, *has_others)
+            }
             Self::Htpasswd => Ok(htpasswd::parse(text, &place)?),
         }
     }
@@ -234,7 +241,7 @@ impl AccountFile {
         let content = Content::read(path)?;
         let parsed = match (&content.bytes, &format) {
             (Some(bytes), _) => format.parse(bytes, path)?,
-            (None, Format::Users(_)) => Parsed::default(),
+            (None, Format::Users { .. }) => Parsed::default(),
             (None, Format::Htpasswd) => {
                 let error = ConfigError::new(Some(&Place::file(path)), "", "no such file");
                 return Err(error.hint("make it with `htpasswd -B -c FILE NAME`").into());
@@ -395,6 +402,11 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
 
+    const USERS: Format = Format::Users {
+        places: BTreeMap::new(),
+        has_others: false,
+    };
+
     struct Lab {
         directory: tempfile::TempDir,
         clock: ManualClock,
@@ -419,7 +431,7 @@ mod tests {
         }
 
         fn users_file(&self, content: &str) -> AccountFile {
-            self.open(Format::Users(BTreeMap::new()), content)
+            self.open(USERS, content)
         }
 
         /// As a command replaces it.
@@ -517,8 +529,7 @@ mod tests {
     #[tokio::test]
     async fn a_users_file_may_come_later_and_is_missed_from_then_on() {
         let lab = Lab::new();
-        let format = Format::Users(BTreeMap::new());
-        let opened = AccountFile::open(&lab.path(), format, Arc::new(lab.clock.clone()));
+        let opened = AccountFile::open(&lab.path(), USERS, Arc::new(lab.clock.clone()));
         let file = opened.unwrap_or_else(|errors| panic!("{errors}")).0;
         assert!(names(&file).await.is_empty() && !file.was_there());
         assert_eq!((file.trouble(), reads(&file)), (None, 0));

@@ -15,7 +15,7 @@ use super::node::Node;
 use super::pem::{self, TokenPair};
 use super::reader::Reader;
 use super::users_file::UsersFile;
-use super::{accounts, htpasswd, limits, tokens};
+use super::{accounts, external, htpasswd, limits, tokens};
 use crate::auth::{
     AccountSource as _, Accounts, Authentication, EndingCertificate, Limits, Mistake, Rule, Scheme,
     Secret, Settings, SigningKeyPem, TokenSettings, User, ending_certificates, mistakes,
@@ -100,7 +100,8 @@ impl AuthConfig {
 
     /// What is probably not meant in the rules from position `from` on.
     pub fn mistakes(&self, from: usize) -> Vec<Mistake> {
-        mistakes(&self.rules(), &self.users(), from)
+        let has_others = self.accounts.external.knows_accounts();
+        mistakes(&self.rules(), &self.users(), has_others, from)
     }
 
     /// What is probably not meant in the last `count` rules of `file`, the content of the `users_file`.
@@ -110,7 +111,13 @@ impl AuthConfig {
         rules.extend(accounts::compiled(file.acl, &mut warnings, &mut errors));
         let mut users = file.users;
         users.extend(self.accounts.users.clone());
-        mistakes(&rules, &users, rules.len().saturating_sub(count))
+        let has_others = self.accounts.external.knows_accounts();
+        mistakes(
+            &rules,
+            &users,
+            has_others,
+            rules.len().saturating_sub(count),
+        )
     }
 
     /// Certificates of tokens that have expired or soon will. One that was made at first start is not among them.
@@ -170,8 +177,9 @@ impl AuthConfig {
 
 pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
     // The key alone counts: a list whose lines are commented out is not a request for open access.
-    let ours = ["users", "users_file", "acl", "token"]
-        .into_iter()
+    let ours = ["users", "users_file", "acl", "token", external::EXT_AUTHZ]
+        .iter()
+        .chain(external::AUTHENTICATORS)
         .any(|key| reader.is_given(key));
     refuse_empty_scheme(reader);
     // `auth: {token: }` chooses the token scheme as much as a full section does.
@@ -191,7 +199,10 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
     let mut config = AuthConfig {
         required: ours || foreign,
         is_foreign_only: foreign && !ours && !is_htpasswd,
-        accounts: Accounts::default(),
+        accounts: Accounts {
+            external: external::read(reader),
+            ..Accounts::default()
+        },
         places: BTreeMap::new(),
         account_file: None,
         scheme: Scheme::Bearer,
@@ -342,11 +353,17 @@ fn trusted_certificates(reader: &mut Reader<'_>, own: Option<&TokenPair>) -> Vec
 }
 
 fn accounts_and_rules(reader: &mut Reader<'_>, config: &mut AuthConfig) {
-    for (key, what) in [
-        ("users", "no users are configured"),
-        ("acl", "no rules are configured"),
+    let external = &config.accounts.external;
+    for (key, what, is_decided_elsewhere) in [
+        (
+            "users",
+            "no users are configured",
+            external.knows_accounts(),
+        ),
+        ("acl", "no rules are configured", external.decides_rights()),
     ] {
-        if reader.node(key).is_none() && config.users_file.is_none() {
+        let is_given = reader.node(key).is_some() || config.users_file.is_some();
+        if !is_given && !is_decided_elsewhere {
             let hint = format!("add `{key}`, or `users_file`; an empty `{key}` is allowed");
             reader.refuse(key, what, &hint);
         }
@@ -377,7 +394,10 @@ fn accounts_and_rules(reader: &mut Reader<'_>, config: &mut AuthConfig) {
         .clone()
         .filter(|_| reader.reads_users_file);
     if let Some(path) = path {
-        let format = Format::Users(config.places.clone());
+        let format = Format::Users {
+            places: config.places.clone(),
+            has_others: config.accounts.external.knows_accounts(),
+        };
         follow(reader, config, &path, format);
         if config
             .account_file

@@ -6,6 +6,7 @@
 use super::account_file::{Format, Parsed};
 use super::authentication::{AuthConfig, follow, read_rules};
 use super::error::{ConfigError, Place};
+use super::external;
 use super::reader::Reader;
 use super::tokens;
 use super::yaml::TEXT_BYTES_MAX;
@@ -17,7 +18,13 @@ const NO_RULES: &str =
 
 /// Reads the section, and with `acl` the rules that then govern.
 pub(super) fn read(reader: &mut Reader<'_>, config: &mut AuthConfig) {
-    for key in ["auth.token", "users", "users_file", "token"] {
+    let ours = ["auth.token", "users", "users_file", "token"];
+    let external = external::AUTHENTICATORS.iter().copied();
+    for key in ours
+        .into_iter()
+        .chain(external)
+        .chain([external::EXT_AUTHZ])
+    {
         if reader.is_given(key) {
             reader.refuse(
                 key,

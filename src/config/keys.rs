@@ -7,7 +7,7 @@ use super::key::{
     Family, Fate, Files, Key, OFF, Row, Source, TakesEffect, Unread, distribution, ours,
 };
 use super::reader::{InForce, Value};
-use super::{certificates, http, limits, logs, storage, tokens};
+use super::{certificates, external, http, limits, logs, storage, tokens};
 
 /// All keys, in the order of the documentation and of the file that `up` writes.
 pub(super) const FAMILIES: &[Family] = &[
@@ -15,6 +15,7 @@ pub(super) const FAMILIES: &[Family] = &[
     http::FAMILY,
     certificates::FAMILY,
     tokens::ACCOUNTS,
+    external::FAMILY,
     tokens::TOKENS,
     logs::FAMILY,
     limits::FAMILY,

@@ -15,6 +15,7 @@ mod documentation;
 mod duration;
 mod environment;
 mod error;
+mod external;
 mod from_node;
 mod htpasswd;
 mod http;
@@ -169,6 +170,7 @@ fn read_and_check(
     let mut notes = known::check(&tree, Scope::Config, &mut errors);
     let mut reader = Reader::new(&tree, files, parts.looks_at_certificates);
     reader.reads_users_file = parts.reads_users_file;
+    reader.search_path = environment.get("PATH").map_or("", String::as_str);
     let config = sections(&mut reader);
     errors.append(reader.errors);
     warnings.append(&mut reader.warnings);

@@ -107,6 +107,8 @@ pub(super) struct Reader<'a> {
     pub(super) looks_at_certificates: bool,
     /// Whether the `users_file` is read.
     pub(super) reads_users_file: bool,
+    /// `PATH`
+    pub(super) search_path: &'a str,
     pub(super) errors: ConfigErrors,
     pub(super) warnings: Vec<String>,
     pub(super) notes: Vec<String>,
@@ -124,6 +126,7 @@ impl<'a> Reader<'a> {
             tree,
             looks_at_certificates,
             reads_users_file: true,
+            search_path: "",
             errors: ConfigErrors::default(),
             warnings: Vec::new(),
             notes: Vec::new(),
@@ -196,7 +199,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Where a path leads that may be relative.
-    fn absolute(&mut self, key: &str, path: &Path) -> PathBuf {
+    pub(super) fn absolute(&mut self, key: &str, path: &Path) -> PathBuf {
         if path.is_absolute() {
             return path.to_owned();
         }

@@ -80,20 +80,6 @@ pub(super) const ACCOUNTS: Family = Family {
         distribution("auth.silly").not_yet(&[]),
         distribution("auth.none")
             .harmless("it asks for no authentication, as leaving `auth` out does"),
-        docker_auth("ext_auth").not_yet(&[]),
-        docker_auth("ext_authz").not_yet(&[]),
-        docker_auth("ldap_auth").not_yet(&[]),
-        docker_auth("oidc_auth").not_yet(&[]),
-        docker_auth("google_auth").not_yet(&[]),
-        docker_auth("github_auth").not_yet(&[]),
-        docker_auth("gitlab_auth").not_yet(&[]),
-        docker_auth("mongo_auth").not_yet(&[]),
-        docker_auth("xorm_auth").not_yet(&[]),
-        docker_auth("plugin_authn").not_yet(&[]),
-        docker_auth("acl_mongo").not_yet(&[]),
-        docker_auth("acl_xorm").not_yet(&[]),
-        docker_auth("plugin_authz").not_yet(&[]),
-        docker_auth("casbin_authz").not_yet(&[]),
     ],
 };
 keys! {

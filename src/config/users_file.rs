@@ -315,6 +315,7 @@ pub(super) fn parse_accounts(
     text: &str,
     source: &Place,
     places: &BTreeMap<String, Place>,
+    has_others: bool,
 ) -> Result<Parsed, ConfigErrors> {
     let file = UsersFile::parse(text, source)?;
     let (mut warnings, mut errors) = (Vec::new(), ConfigErrors::default());
@@ -332,7 +333,7 @@ pub(super) fn parse_accounts(
         accounts::check_password(name, account, Some(source), &mut warnings, &mut errors);
     }
     for name in file.revoked.keys() {
-        if !file.users.contains_key(name) && !places.contains_key(name) {
+        if !file.users.contains_key(name) && !places.contains_key(name) && !has_others {
             warnings.push(format!(
                 "{source}: revoked.{name}: there is no such user, so this has no effect"
             ));
@@ -344,7 +345,7 @@ pub(super) fn parse_accounts(
             users: file.users,
             acl,
             revoked: file.revoked,
-            live: None,
+            ..Accounts::default()
         },
         warnings,
         left_out: Vec::new(),

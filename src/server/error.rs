@@ -190,6 +190,7 @@ impl ServerError {
                     (StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests)
                 }
                 Refusal::Malformed(_) => (StatusCode::BAD_REQUEST, Code::Unauthorized),
+                Refusal::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable),
             },
             Self::Token(refusal) => match refusal {
                 TokenRefusal::Malformed(_) => (StatusCode::BAD_REQUEST, Code::Unauthorized),
@@ -198,7 +199,9 @@ impl ServerError {
                     (StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests)
                 }
                 TokenRefusal::NoIssuer => (StatusCode::NOT_FOUND, Code::Unsupported),
-                TokenRefusal::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown),
+                TokenRefusal::Unavailable(_) | TokenRefusal::Internal => {
+                    (StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown)
+                }
             },
             Self::Registry(error) => registry_status_and_code(error),
             Self::NoSuchReference => (StatusCode::NOT_FOUND, Code::ManifestUnknown),

@@ -1,14 +1,16 @@
 //! Who knows accounts and their passwords, and the stored bcrypt hashes, which are one of them.
 //!
-//! Must not know queues, tokens or rules. Invariant: an unknown account costs what a wrong password costs, so that time does
-//! not tell which accounts there are.
+//! Must not know tokens or rules. Invariant: an account that is not in the lists costs what a wrong password costs, so that
+//! time does not tell which accounts there are.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 
-use crate::auth::accounts::Current;
+use crate::auth::accounts::{Current, Labels};
+use crate::auth::fair_queue::FairQueue;
 use crate::clock::Clock;
 
 /// A hash made of nothing, that no password has; its cost is filled in.
@@ -18,40 +20,28 @@ const DUMMY_SALT_AND_HASH: &str = "abcdefghijklmnopqrstuu5nTzPGVsNTFuMqkPVtDFQi7
 const SALT_AND_HASH_LENGTH: usize = 53;
 
 /// What an authenticator says of a name and a password.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::auth) enum Checked {
-    /// This is the account's password.
-    Right,
+    /// This is the account's password. An account that is in no list has these labels.
+    Right(Option<Arc<Labels>>),
     /// The account has another password: no other authenticator is asked.
     Wrong,
     /// It knows no such account.
     Unknown,
-    /// It cannot say: no other one is asked, since the account may be its own.
-    Unavailable,
+    /// It cannot say, for this reason: no other one is asked, since the account may be its own. The text is for the log.
+    Unavailable(String),
 }
 
 /// Knows accounts and their passwords.
 ///
-/// It says nothing of labels: rules read those of the account of now, which may have changed since the login.
+/// Of an account in a list it says no labels: rules read those of the account of now, which may have changed since the login.
 #[async_trait]
-pub(in crate::auth) trait Authenticator: Send + Sync {
-    /// Whether `password` is the one of `account`. An unknown account takes as long as a wrong password.
-    async fn check(&self, account: &str, password: &[u8]) -> Checked;
-}
+pub(in crate::auth) trait Authenticator: fmt::Debug + Send + Sync {
+    /// Where its checks wait for their turns. One that is slow, or does not answer at all, must not hold up the others.
+    fn turns(&self) -> &FairQueue;
 
-/// Asks each in turn until one knows the account.
-pub(super) async fn check_with_each(
-    authenticators: &[Arc<dyn Authenticator>],
-    account: &str,
-    password: &[u8],
-) -> Checked {
-    for authenticator in authenticators {
-        match authenticator.check(account, password).await {
-            Checked::Unknown => {}
-            known @ (Checked::Right | Checked::Wrong | Checked::Unavailable) => return known,
-        }
-    }
-    Checked::Unknown
+    /// Whether `password` is the one of `account`. The caller has a turn.
+    async fn check(&self, account: &str, password: &[u8]) -> Checked;
 }
 
 /// The bcrypt hashes of the accounts of one moment. A wrong password, an account without a hash and an unknown account cost
@@ -60,6 +50,7 @@ pub(in crate::auth) struct StoredHashes {
     accounts: Current,
     clock: Arc<dyn Clock>,
     work: Arc<AtomicU64>,
+    turns: FairQueue,
 }
 
 impl StoredHashes {
@@ -68,17 +59,29 @@ impl StoredHashes {
         accounts: Current,
         clock: Arc<dyn Clock>,
         work: Arc<AtomicU64>,
+        turns: FairQueue,
     ) -> Self {
         Self {
             accounts,
             clock,
             work,
+            turns,
         }
+    }
+}
+
+impl fmt::Debug for StoredHashes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("StoredHashes(…)")
     }
 }
 
 #[async_trait]
 impl Authenticator for StoredHashes {
+    fn turns(&self) -> &FairQueue {
+        &self.turns
+    }
+
     async fn check(&self, account: &str, password: &[u8]) -> Checked {
         let user = self.accounts.find(account, self.clock.unix_secs());
         let no_match = if user.is_some() {
@@ -113,9 +116,9 @@ impl Authenticator for StoredHashes {
             is_right
         });
         match is_right.await {
-            Ok(true) => Checked::Right,
+            Ok(true) => Checked::Right(None),
             Ok(false) => no_match,
-            Err(_) => Checked::Unavailable,
+            Err(_) => Checked::Unavailable("a comparison of a password failed".to_owned()),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! slowed like guesses sent one by one.
 
 mod authenticator;
+mod ext_auth;
 mod failures;
 
 use std::collections::btree_map::Entry;
@@ -12,32 +13,55 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::OwnedMutexGuard;
 
 pub(super) use authenticator::{Authenticator, StoredHashes, bcrypt_cost};
+pub(super) use ext_auth::ProgramAuthenticator;
 
-use authenticator::{Checked, check_with_each};
+use authenticator::Checked;
 use failures::Failures;
 
+use super::accounts::Labels;
 use super::bounded::Bounded;
-use super::fair_queue::{FairQueue, address_group};
+use super::fair_queue::{Crowded, FairQueue, Turn, address_group};
 use super::keyed_hash::{KeyedHash, Purpose};
 use super::settings::Limits;
+use super::tokens::endpoint::Login;
 use crate::clock::Clock;
 
+/// For how long a login counts that an external authenticator let in, where a client shows its password with each request: a
+/// push of a thousand requests asks once a minute, and a password that no longer holds is good for a minute more. Tokens are
+/// never given for what is remembered.
+pub(super) const EXTERNAL_LOGINS_HOLD: Duration = Duration::from_mins(1);
+
+/// Logins remembered that external authenticators let in (4 KiB of labels each at most).
+const EXTERNAL_LOGINS_MAX: usize = 1_024;
+
 /// How a check ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The account exists, and this is its password.
-    Right,
+    /// The account exists, and this is its password. An account that is in no list has these labels.
+    Right(Option<Arc<Labels>>),
     /// No such account, or another password.
     Wrong,
-    /// Not known: too many failures, too many waiting requests, or no authenticator that can be reached.
+    /// Not known: too many failures, or too many waiting requests.
     Later { retry_after_secs: u64 },
+    /// Not known: whoever knows the account cannot be asked. The text is for the log.
+    Unavailable(String),
 }
 
-/// Too many wait already (a second is many comparisons), or the account's authenticator cannot be asked.
+/// When an external authenticator must have been asked about a login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Freshness {
+    /// Within [`EXTERNAL_LOGINS_HOLD`].
+    Lately,
+    /// After the request came.
+    Now,
+}
+
+/// Too many wait already; a second is many comparisons.
 const LATER: Verdict = Verdict::Later {
     retry_after_secs: 1,
 };
@@ -48,21 +72,48 @@ pub(super) struct Passwords {
     hash: KeyedHash,
     failures: Failures,
     verified: Mutex<Bounded<[u8; 32], ()>>,
+    external: Mutex<Bounded<[u8; 32], ExternalLogin>>,
+    external_logins_hold: Duration,
     turns: FairQueue,
     callers: Callers,
     comparing: Comparing,
-    /// How many logins were compared.
-    compared_logins: AtomicUsize,
+    /// How many questions were put to authenticators.
+    questions: AtomicUsize,
+}
+
+/// A login that an external authenticator let in.
+struct ExternalLogin {
+    labels: Arc<Labels>,
+    /// The number of the question that it was the answer to.
+    question: usize,
+    until: Duration,
+}
+
+/// A login that is being checked.
+struct Attempt {
+    login: Login,
+    fingerprint: [u8; 32],
+    client: IpAddr,
+    /// Answers of external authenticators to later questions count; without it, those that were remembered.
+    after: Option<usize>,
 }
 
 impl Passwords {
-    /// Nothing remembered yet.
-    pub(super) fn new(limits: &Limits, hash: KeyedHash, clock: Arc<dyn Clock>) -> Self {
+    /// Nothing remembered yet. Tokens live for `token_lifetime`.
+    pub(super) fn new(
+        limits: &Limits,
+        token_lifetime: Duration,
+        hash: KeyedHash,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         Self {
             clock,
             failures: Failures::new(limits, hash.clone()),
             hash,
             verified: Mutex::new(Bounded::new(limits.verified_passwords_max)),
+            external: Mutex::new(Bounded::new(EXTERNAL_LOGINS_MAX)),
+            // Nobody gets more by a password than by a token.
+            external_logins_hold: EXTERNAL_LOGINS_HOLD.min(token_lifetime),
             turns: FairQueue::new(
                 limits.bcrypt_concurrency,
                 limits.bcrypt_waiting_max,
@@ -73,24 +124,32 @@ impl Passwords {
                 waiting: Mutex::default(),
             },
             comparing: Comparing::default(),
-            compared_logins: AtomicUsize::new(0),
+            questions: AtomicUsize::new(0),
         }
     }
 
-    /// Whether `password` is the one of `account`, by the authenticator that knows it. What is remembered of a login holds
-    /// for one `generation` of the account's credentials.
+    /// Whether the password of `login` is that of its account, by the first authenticator that knows the account. What is
+    /// remembered of a login holds for one `generation` of the account's credentials.
     pub(super) async fn check(
         self: &Arc<Self>,
         authenticators: impl FnOnce() -> Vec<Arc<dyn Authenticator>>,
-        account: &str,
+        login: &Login,
         generation: &str,
-        password: &[u8],
         client: IpAddr,
+        freshness: Freshness,
     ) -> Verdict {
+        let Login { account, password } = login;
         let parts = [account.as_bytes(), generation.as_bytes(), password];
-        let fingerprint = self.hash.hash(Purpose::Password, &parts);
-        let known = || self.known(fingerprint, account, client);
-        if let Some(verdict) = known() {
+        let attempt = Attempt {
+            login: login.clone(),
+            fingerprint: self.hash.hash(Purpose::Password, &parts),
+            client,
+            after: match freshness {
+                Freshness::Lately => None,
+                Freshness::Now => Some(self.questions.load(Ordering::Relaxed)),
+            },
+        };
+        if let Some(verdict) = self.known(&attempt) {
             return verdict;
         }
         let Some(waiting) = self.callers.enter(client) else {
@@ -99,50 +158,102 @@ impl Passwords {
         // The same login sent many times at once, as parallel clients begin, is compared once. Others of the same burst
         // were compared meanwhile as well: what they did counts for this one too, or a burst as long as the queue would be
         // guesses that nothing slows. What follows is recorded before the turn ends.
-        let alone = self.comparing.enter(fingerprint).await;
-        if let Some(verdict) = known() {
+        let alone = self.comparing.enter(attempt.fingerprint).await;
+        if let Some(verdict) = self.known(&attempt) {
             return verdict;
         }
-        let Ok(turn) = self.turns.turn(client).await else {
+        let authenticators = authenticators();
+        let Some(first) = authenticators.first() else {
+            return Verdict::Wrong;
+        };
+        let Ok(turn) = first.turns().turn(client).await else {
             return LATER;
         };
         drop(waiting);
-        if let Some(verdict) = known() {
-            return verdict;
-        }
-        self.compared_logins.fetch_add(1, Ordering::Relaxed);
-        let (passwords, authenticators) = (Arc::clone(self), authenticators());
-        let (account, password) = (account.to_owned(), password.to_vec());
+        let passwords = Arc::clone(self);
         // A task of its own: the turn and the record belong to the comparison, which goes on when the caller hangs up.
         let compare = async move {
-            let checked = check_with_each(&authenticators, &account, &password).await;
-            passwords.record(checked, fingerprint, &account, client);
-            drop((turn, alone));
-            checked
+            let verdict = passwords.ask_each(&authenticators, turn, &attempt).await;
+            drop(alone);
+            verdict
         };
-        match tokio::spawn(compare).await {
-            Ok(Checked::Right) => Verdict::Right,
-            Ok(Checked::Wrong | Checked::Unknown) => Verdict::Wrong,
-            Ok(Checked::Unavailable) | Err(_) => LATER,
-        }
+        tokio::spawn(compare).await.unwrap_or(LATER)
     }
 
-    fn record(&self, checked: Checked, fingerprint: [u8; 32], account: &str, client: IpAddr) {
-        match checked {
-            Checked::Right => {
-                let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
-                verified.insert(fingerprint, ());
+    /// Asks each authenticator, until one knows the account. The first one has its turn.
+    async fn ask_each(
+        &self,
+        authenticators: &[Arc<dyn Authenticator>],
+        first: Turn,
+        attempt: &Attempt,
+    ) -> Verdict {
+        let mut turn = Some(first);
+        for authenticator in authenticators {
+            let turn = match turn.take() {
+                Some(turn) => turn,
+                None => match authenticator.turns().turn(attempt.client).await {
+                    Ok(turn) => turn,
+                    Err(Crowded) => return LATER,
+                },
+            };
+            if let Some(verdict) = self.known(attempt) {
+                return verdict;
             }
-            Checked::Wrong | Checked::Unknown => {
-                let now = self.clock.elapsed();
+            let question = self.questions.fetch_add(1, Ordering::Relaxed) + 1;
+            let Login { account, password } = &attempt.login;
+            let verdict = match authenticator.check(account, password).await {
+                Checked::Unknown => continue,
+                Checked::Right(labels) => Verdict::Right(labels),
+                Checked::Wrong => Verdict::Wrong,
+                Checked::Unavailable(reason) => return Verdict::Unavailable(reason),
+            };
+            self.record(&verdict, question, attempt);
+            drop(turn);
+            return verdict;
+        }
+        self.record(&Verdict::Wrong, 0, attempt);
+        Verdict::Wrong
+    }
+
+    fn record(&self, verdict: &Verdict, question: usize, attempt: &Attempt) {
+        let now = self.clock.elapsed();
+        match verdict {
+            Verdict::Right(None) => {
+                let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+                verified.insert(attempt.fingerprint, ());
+            }
+            Verdict::Right(Some(labels)) => {
+                let login = ExternalLogin {
+                    labels: Arc::clone(labels),
+                    question,
+                    until: now.saturating_add(self.external_logins_hold),
+                };
+                let mut external = self.external.lock().unwrap_or_else(PoisonError::into_inner);
+                external.insert(attempt.fingerprint, login);
+            }
+            Verdict::Wrong => {
+                let account = &attempt.login.account;
+                let (fingerprint, client) = (attempt.fingerprint, attempt.client);
                 self.failures.record(fingerprint, account, client, now);
             }
-            Checked::Unavailable => {}
+            Verdict::Later { .. } | Verdict::Unavailable(_) => {}
         }
     }
 
+    /// Forgets the logins that external authenticators let in: others are configured.
+    pub(super) fn forget_external(&self) {
+        let mut external = self.external.lock().unwrap_or_else(PoisonError::into_inner);
+        *external = Bounded::new(EXTERNAL_LOGINS_MAX);
+    }
+
+    /// Where comparisons with stored hashes wait for their turns.
+    pub(super) fn turns(&self) -> &FairQueue {
+        &self.turns
+    }
+
+    /// How many questions were put to authenticators.
     pub(super) fn compared_logins(&self) -> usize {
-        self.compared_logins.load(Ordering::Relaxed)
+        self.questions.load(Ordering::Relaxed)
     }
 
     fn is_verified(&self, fingerprint: [u8; 32]) -> bool {
@@ -150,11 +261,28 @@ impl Passwords {
         verified.get_mut(fingerprint).is_some()
     }
 
+    /// The labels of a login that an external authenticator let in, if it was asked lately enough.
+    fn external_labels(&self, attempt: &Attempt) -> Option<Arc<Labels>> {
+        let now = self.clock.elapsed();
+        let mut external = self.external.lock().unwrap_or_else(PoisonError::into_inner);
+        let login = external.get_mut(attempt.fingerprint)?;
+        let holds = match attempt.after {
+            None => now < login.until,
+            Some(after) => login.question > after,
+        };
+        holds.then(|| Arc::clone(&login.labels))
+    }
+
     /// What can be said of a login without comparing it.
-    fn known(&self, fingerprint: [u8; 32], account: &str, client: IpAddr) -> Option<Verdict> {
+    fn known(&self, attempt: &Attempt) -> Option<Verdict> {
+        let fingerprint = attempt.fingerprint;
         if self.is_verified(fingerprint) {
-            return Some(Verdict::Right);
+            return Some(Verdict::Right(None));
         }
+        if let Some(labels) = self.external_labels(attempt) {
+            return Some(Verdict::Right(Some(labels)));
+        }
+        let (account, client) = (&attempt.login.account, attempt.client);
         let now = self.clock.elapsed();
         if self.failures.is_repeat(fingerprint, client, now) {
             return Some(Verdict::Wrong);
@@ -237,38 +365,59 @@ mod tests {
     use crate::clock::ManualClock;
 
     /// Says the same of every password, and counts how often it is asked.
-    struct Says(Checked, AtomicUsize);
+    struct Says(Checked, AtomicUsize, FairQueue);
+
+    impl std::fmt::Debug for Says {
+        fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            self.0.fmt(formatter)
+        }
+    }
 
     #[async_trait::async_trait]
     impl Authenticator for Says {
+        fn turns(&self) -> &FairQueue {
+            &self.2
+        }
+
         async fn check(&self, _account: &str, _password: &[u8]) -> Checked {
             self.1.fetch_add(1, Ordering::Relaxed);
-            self.0
+            self.0.clone()
         }
     }
 
     #[tokio::test]
     async fn the_first_authenticator_that_knows_the_account_decides() {
-        use Checked::{Right, Unavailable, Unknown, Wrong};
+        use Checked::{Unknown, Wrong};
+        const RIGHT: Checked = Checked::Right(None);
         const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+        let down = || Checked::Unavailable("down".to_owned());
+        let unavailable = || Verdict::Unavailable("down".to_owned());
         for (answers, expected, asked) in [
-            ([Right, Wrong], Verdict::Right, 1),
-            ([Wrong, Right], Verdict::Wrong, 1),
-            ([Unknown, Right], Verdict::Right, 2),
+            ([RIGHT, Wrong], Verdict::Right(None), 1),
+            ([Wrong, RIGHT], Verdict::Wrong, 1),
+            ([Unknown, RIGHT], Verdict::Right(None), 2),
             ([Unknown, Wrong], Verdict::Wrong, 2),
             ([Unknown, Unknown], Verdict::Wrong, 2),
-            ([Unavailable, Right], LATER, 1),
-            ([Unknown, Unavailable], LATER, 2),
+            ([down(), RIGHT], unavailable(), 1),
+            ([Unknown, down()], unavailable(), 2),
         ] {
             let hash = KeyedHash::new(&Secret::default());
             let clock = Arc::new(ManualClock::at_unix_secs(1_795_500_000));
-            let passwords = Arc::new(Passwords::new(&Limits::default(), hash, clock));
-            let each = answers.map(|answer| Arc::new(Says(answer, AtomicUsize::new(0))));
+            let lifetime = Duration::from_mins(15);
+            let passwords = Passwords::new(&Limits::default(), lifetime, hash, clock);
+            let passwords = Arc::new(passwords);
+            let says =
+                |answer| Arc::new(Says(answer, AtomicUsize::new(0), FairQueue::new(1, 1, 1)));
+            let each = answers.clone().map(says);
             let [first, second] = &each;
             let list = || -> Vec<Arc<dyn Authenticator>> {
                 vec![Arc::<Says>::clone(first), Arc::<Says>::clone(second)]
             };
-            let check = || passwords.check(&list, "alice", "generation", b"password", CLIENT);
+            let login = Login {
+                account: "alice".to_owned(),
+                password: b"password".to_vec(),
+            };
+            let check = || passwords.check(&list, &login, "generation", CLIENT, Freshness::Lately);
             assert_eq!(check().await, expected, "{answers:?}");
             let times_asked = || {
                 each.iter()
@@ -278,7 +427,10 @@ mod tests {
             assert_eq!(times_asked(), asked, "{answers:?}");
             // A verdict is remembered. If there was none, the next login asks again, and no failure is counted.
             assert_eq!(check().await, expected, "{answers:?}");
-            let again = if expected == LATER { 2 * asked } else { asked };
+            let again = match expected {
+                Verdict::Unavailable(_) => 2 * asked,
+                _ => asked,
+            };
             assert_eq!(times_asked(), again, "{answers:?}");
         }
     }

@@ -103,8 +103,14 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// What is probably not meant, of the rules from position `from` on.
-pub fn mistakes(rules: &[Rule], users: &BTreeMap<String, User>, from: usize) -> Vec<Mistake> {
+/// What is probably not meant, of the rules from position `from` on. `has_others`: there are accounts beside `users`, whose
+/// names are not known.
+pub fn mistakes(
+    rules: &[Rule],
+    users: &BTreeMap<String, User>,
+    has_others: bool,
+    from: usize,
+) -> Vec<Mistake> {
     let mut found = Vec::new();
     let rules = Ordered {
         rules,
@@ -133,6 +139,7 @@ pub fn mistakes(rules: &[Rule], users: &BTreeMap<String, User>, from: usize) -> 
             .account
             .as_deref()
             .filter(|account| is_literal(account))
+            && !has_others
             && !users.contains_key(account)
         {
             say(MistakeKind::NoSuchAccount(account.to_owned()));

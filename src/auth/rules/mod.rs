@@ -319,13 +319,13 @@ pub fn decide<'a>(
     rules.into_iter().find(|rule| rule.matches(question))
 }
 
-/// Of the asked actions those that the rules grant.
+/// Of the asked actions those that the first rule that matches grants; `None` if no rule matches.
 pub(super) fn granted<'a>(
     rules: impl IntoIterator<Item = &'a Rule>,
     question: &Question<'_>,
     asked: &[String],
-) -> Vec<String> {
-    decide(rules, question).map_or_else(Vec::new, |rule| rule.grant(asked))
+) -> Option<Vec<String>> {
+    decide(rules, question).map(|rule| rule.grant(asked))
 }
 
 /// An address or a network; IPv4 written as IPv6 means IPv4, as to Go.

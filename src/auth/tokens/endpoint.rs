@@ -3,6 +3,8 @@
 //! Must not know HTTP. Invariant: a token for an account is issued only for its password or a refresh token of its present
 //! generation, and no token says more than the rules of now.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
@@ -11,7 +13,8 @@ use super::{
     self as token, Audience, BACKDATED_SECS, Claims, OUR_CLAIM_VERSION, OurClaim, refresh,
 };
 use crate::auth::access::{self, Origin, TokenAnswer, TokenRefusal};
-use crate::auth::accounts::ANONYMOUS;
+use crate::auth::accounts::{ANONYMOUS, Labels};
+use crate::auth::passwords::Freshness;
 use crate::auth::rules::Fields;
 use crate::auth::service::{Auth, LoggedIn};
 use crate::auth::settings::Authentication;
@@ -21,6 +24,8 @@ use crate::oci::scope::Scope;
 struct Shown {
     account: String,
     generation: String,
+    /// Of an account that is in no list.
+    labels: Option<Arc<Labels>>,
     /// The refresh token by which they did.
     by: Option<String>,
 }
@@ -42,17 +47,29 @@ impl Auth {
         let shown = self
             .identify(asked.credentials, &asked.service, request.origin)
             .await?;
-        let access = asked.scopes.into_iter().map(|scope| {
+        let (mut access, mut by_program) = (Vec::new(), Vec::new());
+        for scope in asked.scopes {
             let fields = Fields {
                 account: &shown.account,
                 resource_type: &scope.resource_type,
                 name: &scope.name,
                 service: &asked.service,
             };
-            let actions = self.granted(fields, request.origin, &scope.actions);
-            Scope { actions, ..scope }
-        });
-        let access = access.collect();
+            let (labels, origin) = (shown.labels.as_deref(), request.origin);
+            let actions = match self.granted(fields, labels, origin, &scope.actions) {
+                Some(actions) => actions,
+                None if self
+                    .program_grants(fields, labels, origin, &scope.actions)
+                    .await
+                    .map_err(TokenRefusal::Unavailable)? =>
+                {
+                    by_program.push(access.len());
+                    scope.actions.clone()
+                }
+                None => Vec::new(),
+            };
+            access.push(Scope { actions, ..scope });
+        }
         let refresh_token = if asked.wants_refresh_token {
             self.refresh_token(&shown, &asked.service)?
         } else {
@@ -71,6 +88,8 @@ impl Auth {
             bh: Some(OurClaim {
                 v: OUR_CLAIM_VERSION,
                 generation: shown.generation,
+                labels: shown.labels.as_deref().cloned(),
+                by_program,
             }),
         };
         let token = key.sign(&claims).map_err(|()| TokenRefusal::Internal)?;
@@ -102,9 +121,10 @@ impl Auth {
                     .ok_or_else(|| self.unauthorized());
             }
         };
-        match self.log_in(&login, origin).await {
-            LoggedIn::As { generation } => Ok(Shown {
+        match self.log_in(&login, origin, Freshness::Now).await {
+            LoggedIn::As { generation, labels } => Ok(Shown {
                 generation,
+                labels,
                 account: login.account,
                 by: None,
             }),
@@ -112,6 +132,7 @@ impl Auth {
             LoggedIn::Later { retry_after_secs } => {
                 Err(TokenRefusal::TooManyFailures { retry_after_secs })
             }
+            LoggedIn::Unavailable(reason) => Err(TokenRefusal::Unavailable(reason)),
         }
     }
 
@@ -133,6 +154,7 @@ impl Auth {
         (is_for_this && is_current).then_some(Shown {
             account: claims.sub,
             generation: claims.generation,
+            labels: None,
             by: Some(token),
         })
     }
@@ -143,7 +165,9 @@ impl Auth {
         if shown.by.is_some() {
             return Ok(shown.by.clone());
         }
-        if !self.token.refresh_tokens || shown.account == ANONYMOUS {
+        // Only an external authenticator knows whether an account of its own still exists.
+        let may_keep_one = shown.account != ANONYMOUS && shown.labels.is_none();
+        if !self.token.refresh_tokens || !may_keep_one {
             return Ok(None);
         }
         let iat = self.clock.unix_secs();

@@ -17,6 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use certificates::{EndingCertificate, ending_certificates};
 
+use crate::auth::accounts::Labels;
 use crate::oci::scope::Scope;
 
 /// Clocks differ: a token holds from so long before it was issued.
@@ -121,6 +122,12 @@ pub(super) struct OurClaim {
     /// Generation of the account's credentials.
     #[serde(rename = "gen")]
     pub generation: String,
+    /// Labels that an external authenticator gave an account that is in no list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Labels>,
+    /// Positions in `access` of the scopes that `ext_authz` granted, and no rule.
+    #[serde(default, rename = "ext_authz", skip_serializing_if = "Vec::is_empty")]
+    pub by_program: Vec<usize>,
 }
 
 /// The version of [`OurClaim`] that is written and believed.

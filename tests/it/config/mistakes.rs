@@ -17,8 +17,8 @@ const MISTAKES: &[(&str, &str)] = &[
         "0.yml:1: proxy: not supported yet\n",
     ),
     (
-        "ext_auth: {command: /bin/true}\n",
-        "0.yml:1: ext_auth: not supported yet\n",
+        "oidc_auth: {issuer: 'https://lab'}\n",
+        "0.yml:1: oidc_auth: not supported yet\n",
     ),
     (
         "auth: {htpasswd: {realm: x, path: /no/such}}\n",

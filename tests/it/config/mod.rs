@@ -7,6 +7,7 @@
 )]
 
 mod documentation;
+mod external;
 mod mistakes;
 mod prefix;
 mod reload;

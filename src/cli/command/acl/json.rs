@@ -20,6 +20,7 @@ impl Report<'_> {
             _ if self.is_foreign => ("foreign", None),
             Some(Standing::Open) => ("open", None),
             Some(Standing::Known) => ("known", None),
+            Some(Standing::External) => ("external", None),
             Some(Standing::Ended(end)) => ("ended", Some(moment::shown(end))),
             Some(Standing::Unknown) | None => ("unknown", None),
         };
@@ -37,6 +38,7 @@ impl Report<'_> {
                     action: *action,
                     needs: &explanation.needed,
                     allowed: explanation.is_allowed,
+                    left_to_program: explanation.is_left_to_program,
                 })
                 .collect(),
             rule: explanation
@@ -85,6 +87,9 @@ struct JsonVerdict<'a> {
     action: Wish,
     needs: &'a [String],
     allowed: bool,
+    /// `ext_authz` decides, which was not asked.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    left_to_program: bool,
 }
 
 #[derive(Serialize)]

@@ -18,7 +18,9 @@ impl Report<'_> {
             account => account,
         };
         for (wish, explanation) in &self.verdicts {
-            let (verb, mark) = if explanation.is_allowed {
+            let (verb, mark) = if explanation.is_left_to_program {
+                ("may perhaps", "?")
+            } else if explanation.is_allowed {
                 ("may", "yes")
             } else {
                 ("may not", "no")
@@ -43,6 +45,10 @@ impl Report<'_> {
                 );
             }
             Standing::Known => {}
+            Standing::External => writeln!(
+                out,
+                "The account is not in `users`: an external authenticator decides whether it may log in, and with which labels. It is not asked here; the rules are judged as if the account had no labels."
+            )?,
             Standing::Ended(end) => writeln!(
                 out,
                 "The account has ended at {}: it cannot log in, whatever the rules say.",
@@ -59,6 +65,10 @@ impl Report<'_> {
         }
         match &explanation.decisive {
             Some(rule) => self.write_rule(rule, out)?,
+            None if explanation.is_left_to_program => writeln!(
+                out,
+                "No rule matches, so `ext_authz` decides when a token is made. It is not asked here."
+            )?,
             None => writeln!(out, "No rule matches, so nothing is granted.")?,
         }
         self.write_passed_over(explanation, out)

@@ -135,14 +135,15 @@ pub(super) fn remove(file: &mut UsersFile, name: &str) -> Result<usize, ChangeEr
     Ok(before - file.acl.len())
 }
 
-/// Ends the account's tokens. `is_in_config`: it stands in the configuration, which no command changes.
+/// Ends the account's tokens. `is_elsewhere`: it is in the configuration, which no command changes, or an external
+/// authenticator knows it.
 pub(super) fn revoke(
     file: &mut UsersFile,
     name: &str,
-    is_in_config: bool,
+    is_elsewhere: bool,
     now_unix_secs: u64,
 ) -> Result<(), ChangeError> {
-    let since = if is_in_config {
+    let since = if is_elsewhere {
         file.revoked.entry(name.to_owned()).or_default()
     } else {
         find(file, name)?.valid_after_unix_secs.get_or_insert(0)

@@ -145,9 +145,15 @@ impl Command<'_> {
                 )
             }
             Action::Revoke { name } => {
-                let is_in_config = self.loaded.config.auth.places.contains_key(name);
+                let auth = &self.loaded.config.auth;
+                let is_in_config = auth.places.contains_key(name);
+                let has_others = auth.accounts.external.knows_accounts();
                 let now = self.now_unix_secs;
-                self.change(None, |file| changes::revoke(file, name, is_in_config, now))?;
+                self.change(None, |file| {
+                    let is_elsewhere =
+                        is_in_config || (has_others && !file.users.contains_key(name));
+                    changes::revoke(file, name, is_elsewhere, now)
+                })?;
                 self.finish(
                     &format!("the tokens of {} were revoked", called(name)),
                     None,
