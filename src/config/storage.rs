@@ -1,4 +1,4 @@
-//! `storage`, `state_directory`, `relative_paths`, `validation`: where the data are, and what the operations may do with them.
+//! `storage`, `state_directory`, `relative_paths`, `validation`, `compatibility`: where the data are, and what the operations may do with them.
 //!
 //! Must not know how data are stored. Invariant: data are served only from a directory that the config names.
 
@@ -11,7 +11,7 @@ use super::key::{
 use super::limits;
 use super::reader::Reader;
 use super::relative::RelativePaths;
-use crate::registry::{self, References};
+use crate::registry::{self, FallbackTags, References};
 use crate::store;
 
 keys! {
@@ -42,6 +42,13 @@ keys! {
 
     /// `strict`: everything that an image refers to must be in its repository. `any`: it need not be.
     REFERENCES: Words<References> = ours("validation.manifests.references").words(References::Strict, REFERENCE_WORDS).in_template(InTemplate::Default);
+
+    /// Whether a tag `sha256-<hex>` lists what refers to an image (signatures, SBOMs), for going back to Docker's registry.
+    ///
+    /// Clients that see the referrers API here write no such tag, and a registry without that API shows none of what they
+    /// attach and deletes it when it collects. By default the tags are kept where the data were taken over from such a
+    /// registry (`boathouse/taken-over` in the root directory exists). `boathouse hand-back` writes all that are missing.
+    FALLBACK_TAGS: Words<FallbackTags> = ours("compatibility.referrers_fallback_tags").words(FallbackTags::WhereTakenOver, FALLBACK_TAGS_WORDS);
 }
 
 /// distribution's default.
@@ -54,6 +61,12 @@ const PLACES: &[(&str, RelativePaths)] = &[
 
 const REFERENCE_WORDS: &[(&str, References)] =
     &[("strict", References::Strict), ("any", References::Any)];
+
+const FALLBACK_TAGS_WORDS: &[(&str, FallbackTags)] = &[
+    ("where_taken_over", FallbackTags::WhereTakenOver),
+    ("true", FallbackTags::Kept),
+    ("false", FallbackTags::Off),
+];
 
 const OWN_INDEX: &str = "not needed: the index here needs no cache";
 
@@ -131,6 +144,7 @@ pub(super) fn registry(reader: &mut Reader<'_>) -> registry::Settings {
         deletes_enabled: reader.get(&DELETES),
         readonly: reader.get(&READONLY),
         references: reader.get(&REFERENCES),
+        fallback_tags: reader.get(&FALLBACK_TAGS),
         // Only the store's directory shows it; it is looked at at start.
         case_insensitive: false,
         limits: limits::registry(reader),

@@ -36,7 +36,7 @@ use crate::durable_file;
 use crate::heartbeat::Heartbeat;
 use crate::index::{self, Index};
 use crate::layout::OWN_DIRECTORY;
-use crate::registry::{self, Registry};
+use crate::registry::{self, FallbackTags, Registry};
 use crate::server::control::{Control, ControlSocket};
 use crate::server::{Listener, Server, Services};
 use crate::store::ObjectStore;
@@ -104,7 +104,7 @@ impl Instance {
         let is_half_recreated =
             plan.expected == Expected::None && missing_parts::is_half_an_authority(config);
         let renews_authority = plan.makes_new_authority || is_half_recreated;
-        let state = lock_data_of(config)?;
+        let state = lock_data_of(config, plan.clock.as_ref())?;
         let secret = server_secret(config, &state);
         let registry = Arc::new(open_registry(&plan, &state, &secret)?);
         Ok(Self {
@@ -271,20 +271,25 @@ impl BoundInstance {
     }
 }
 
-/// Makes this the only instance on the data: the lock lies beside them, wherever the rest of the state is.
-pub(crate) fn lock_data(root_directory: &Path) -> anyhow::Result<StateDirectory> {
-    // What is wrong there is told by who opens the lock.
+/// Makes this the only instance on the data: the lock lies beside them, wherever the rest of the state is. A first start on
+/// the data of another registry is recorded there.
+pub(crate) fn lock_data(
+    root_directory: &Path,
+    clock: &dyn Clock,
+) -> anyhow::Result<StateDirectory> {
+    // The lock reports what is wrong there.
     let _ = filesystem::make_root(root_directory);
-    locked(StateDirectory::open(root_directory.join(OWN_DIRECTORY)))
+    locked(StateDirectory::open_beside(root_directory, clock))
 }
 
 /// [`lock_data`]; where the data may only be read, and that is all the config wants, the lock and the secret lie with the
 /// rest of the state.
-fn lock_data_of(config: &Config) -> anyhow::Result<StateDirectory> {
-    let own = config.storage.root_directory().join(OWN_DIRECTORY);
+fn lock_data_of(config: &Config, clock: &dyn Clock) -> anyhow::Result<StateDirectory> {
+    let root_directory = config.storage.root_directory();
+    let own = root_directory.join(OWN_DIRECTORY);
     if config.registry.readonly && config.state_directory != own {
-        let _ = filesystem::make_root(config.storage.root_directory());
-        match StateDirectory::open(&own) {
+        let _ = filesystem::make_root(root_directory);
+        match StateDirectory::open_beside(root_directory, clock) {
             Err(error) if error.is_unwritable() => {
                 tracing::info!(
                     state = %config.state_directory.display(),
@@ -295,7 +300,7 @@ fn lock_data_of(config: &Config) -> anyhow::Result<StateDirectory> {
             opened => return locked(opened),
         }
     }
-    lock_data(config.storage.root_directory())
+    lock_data(root_directory, clock)
 }
 
 fn locked(opened: Result<StateDirectory, StateDirectoryError>) -> anyhow::Result<StateDirectory> {
@@ -318,6 +323,13 @@ fn server_secret(config: &Config, state: &StateDirectory) -> Vec<u8> {
 fn open_registry(plan: &Plan, state: &StateDirectory, secret: &[u8]) -> anyhow::Result<Registry> {
     let Plan { config, clock, .. } = plan;
     let mut settings = config.registry.clone();
+    if settings.fallback_tags == FallbackTags::WhereTakenOver {
+        settings.fallback_tags = if state.is_taken_over() {
+            FallbackTags::Kept
+        } else {
+            FallbackTags::Off
+        };
+    }
     let store = match &plan.parts.store {
         Some(store) => Arc::clone(store),
         None => open_store(config, &mut settings, clock)?,

@@ -10,6 +10,9 @@ use super::digest::{Digest, DigestError};
 /// The longest tag of the specification.
 pub const TAG_LENGTH_MAX: usize = 128;
 
+/// Digits of a digest in [`Tag::of_referrers`]; longer ones are cut.
+const REFERRERS_TAG_HEX_MAX: usize = 64;
+
 /// `v1.2`: a name for a manifest, which can move to another one.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(Box<str>);
@@ -18,6 +21,15 @@ impl Tag {
     /// The tag as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The tag of the index that lists the referrers of `subject`, in registries without the referrers API
+    /// (distribution-spec "Referrers Tag Schema").
+    pub fn of_referrers(subject: &Digest) -> Self {
+        let algorithm = subject.algorithm();
+        let hex = subject.hex();
+        let hex = hex.get(..REFERRERS_TAG_HEX_MAX).unwrap_or(&hex);
+        Self(format!("{algorithm}-{hex}").into())
     }
 }
 

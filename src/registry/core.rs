@@ -371,6 +371,22 @@ impl Core {
         Ok(tags)
     }
 
+    /// Those of `tags` that point at `digest` now.
+    pub(super) async fn tags_at(
+        &self,
+        name: &RepositoryName,
+        tags: Vec<Tag>,
+        digest: &Digest,
+    ) -> Result<Vec<Tag>, RegistryError> {
+        let current = |tag: &Tag| Place::TagCurrent(name, tag).key();
+        let links: Vec<Key> = tags.iter().map(current).collect();
+        let targets = self.read_links(&links).await?;
+        let pointing = tags.into_iter().zip(targets);
+        let tags =
+            pointing.filter_map(|(tag, target)| (target.as_ref() == Some(digest)).then_some(tag));
+        Ok(tags.collect())
+    }
+
     /// The digests that have a directory below `links`: candidates, not yet confirmed.
     pub(super) async fn digest_directories(
         &self,

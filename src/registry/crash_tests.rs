@@ -123,7 +123,10 @@ impl Lab {
         let registry = Registry::new(
             Arc::new(store.clone()),
             Arc::new(Index::in_memory(Arc::clone(&clock))),
-            Settings::for_tests(),
+            Settings {
+                fallback_tags: FallbackTags::Kept,
+                ..Settings::for_tests()
+            },
             b"s",
             Arc::clone(&clock),
         );
@@ -239,6 +242,44 @@ async fn a_cut_delete_leaves_no_tag_without_its_manifest() {
             lab.check_tag(tag, cut).await;
         }
     }
+}
+
+/// About [`BEFORE`].
+const REFERRERS: [&[u8]; 2] = [
+    br#"{"schemaVersion":2,"manifests":[],"annotations":{"number":"1"},"subject":{"mediaType":"application/vnd.oci.image.index.v1+json","digest":"sha256:bc5857ac9458293d5111ab85c952172cd7f56bceb4e3014ddc4cafac8927b313","size":34}}"#,
+    br#"{"schemaVersion":2,"manifests":[],"annotations":{"number":"2"},"subject":{"mediaType":"application/vnd.oci.image.index.v1+json","digest":"sha256:bc5857ac9458293d5111ab85c952172cd7f56bceb4e3014ddc4cafac8927b313","size":34}}"#,
+];
+
+#[tokio::test]
+async fn a_cut_change_of_a_fallback_tag_leaves_the_old_list_or_the_new_one_whole() {
+    let subject = Digest::of(Algorithm::Sha256, BEFORE);
+    let tag = format!("sha256-{}", subject.hex());
+    let [first, second] = REFERRERS.map(|bytes| Digest::of(Algorithm::Sha256, bytes).to_string());
+    let mut reached = 0;
+    for cut in cuts() {
+        let lab = Lab::with_a_tag().await;
+        lab.push("one", REFERRERS[0]).await.expect("not cut yet");
+        lab.cut(Some(cut));
+        reached += usize::from(lab.push("two", REFERRERS[1]).await.is_err());
+        let list = lab.check_tag(&tag, cut).await.expect("there was a list");
+        let list = String::from_utf8(list.to_vec()).unwrap();
+        assert!(list.contains(&first), "a referrer is lost after {cut:?}");
+        lab.cut(None);
+        lab.push("two", REFERRERS[1])
+            .await
+            .expect("the retry works");
+        lab.cut(Some(cut));
+        let deleted = Reference::Digest(first.parse().unwrap());
+        let (manifests, actor) = (&lab.registry.manifests, lab.open.actor());
+        reached += usize::from(manifests.delete(&lab.name, &deleted, actor).await.is_err());
+        let list = lab.check_tag(&tag, cut).await.expect("there was a list");
+        let list = String::from_utf8(list.to_vec()).unwrap();
+        assert!(list.contains(&second), "a referrer is lost after {cut:?}");
+    }
+    assert!(
+        reached > 20,
+        "the cuts must fall into the changes: {reached}"
+    );
 }
 
 #[tokio::test]

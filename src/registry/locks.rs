@@ -17,7 +17,7 @@
 //! Locks of one repository come before those that many share, so an operation that waits for a busy repository holds nothing
 //! that another repository needs. The index's thread and the store's committer take none of these locks.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,7 +52,7 @@ pub(super) struct Locks {
 }
 
 /// Whether others may hold the same lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Mode {
     /// Others that share it may.
     Shared,
@@ -135,8 +135,8 @@ impl Locks {
         actor: Actor<'_>,
         repository: &RepositoryName,
     ) -> Result<Quiet, RegistryError> {
-        let table = &self.repositories;
-        let guards = self.take(table, [repository], Mode::Exclusive, &actor);
+        let wanted = [(repository, Mode::Exclusive)];
+        let guards = self.take(self.repositories.locks_of(wanted), &actor);
         Ok(Quiet {
             _guards: guards.await?,
         })
@@ -173,16 +173,10 @@ impl Locks {
         }
     }
 
-    /// The locks of all `names`, in ascending order.
-    async fn take<T: Hash>(
-        &self,
-        table: &Table,
-        names: impl IntoIterator<Item = T>,
-        mode: Mode,
-        actor: &Actor<'_>,
-    ) -> Result<Guards, RegistryError> {
+    /// Takes `wanted`, in this order.
+    async fn take(&self, wanted: Wanted, actor: &Actor<'_>) -> Result<Guards, RegistryError> {
         let mut guards = Guards::default();
-        for lock in table.locks_of(names) {
+        for (lock, mode) in wanted {
             match mode {
                 Mode::Shared => guards
                     .shared
@@ -258,10 +252,10 @@ impl<'a, Stage> Held<'a, Stage> {
 impl<'a> Held<'a, Nothing> {
     /// The tags of the repository as well: exclusive, they do not move.
     pub(super) async fn tags(self, mode: Mode) -> Result<Held<'a, Tags>, RegistryError> {
-        let (locks, repository) = (self.locks, self.change.repository());
-        let guards = locks
-            .take(&locks.tags, repository, mode, &self.actor)
-            .await?;
+        let locks = self.locks;
+        let wanted = self.change.repository().map(|name| (name, mode));
+        let wanted = locks.tags.locks_of(wanted);
+        let guards = locks.take(wanted, &self.actor).await?;
         Ok(self.and(guards))
     }
 }
@@ -270,10 +264,9 @@ impl<'a, Stage: BeforeChange> Held<'a, Stage> {
     /// The right to change the repository as well, which is not quiet from now on.
     pub(super) async fn changing(self) -> Result<Held<'a, Changing>, RegistryError> {
         let (locks, repository) = (self.locks, self.change.repository());
-        let table = &locks.repositories;
-        let guards = locks
-            .take(table, repository, Mode::Shared, &self.actor)
-            .await?;
+        let wanted = repository.map(|name| (name, Mode::Shared));
+        let wanted = locks.repositories.locks_of(wanted);
+        let guards = locks.take(wanted, &self.actor).await?;
         Ok(self.and(guards))
     }
 }
@@ -284,11 +277,7 @@ impl<'a> Held<'a, Changing> {
         self,
         digests: impl IntoIterator<Item = &Digest>,
     ) -> Result<Held<'a, Digests>, RegistryError> {
-        let locks = self.locks;
-        let guards = locks
-            .take(&locks.digests, digests, Mode::Shared, &self.actor)
-            .await?;
-        Ok(self.and(guards))
+        self.sharing_and_removing(digests, []).await
     }
 
     /// This digest as well, for removing it: no operation links or names it meanwhile.
@@ -296,13 +285,24 @@ impl<'a> Held<'a, Changing> {
         self,
         digest: &Digest,
     ) -> Result<Held<'a, Digests>, RegistryError> {
+        self.sharing_and_removing([], [digest]).await
+    }
+
+    /// [`Held::sharing`] and [`Held::removing`] for one operation that does both. A digest in both is removed.
+    pub(super) async fn sharing_and_removing(
+        self,
+        shared: impl IntoIterator<Item = &Digest>,
+        removed: impl IntoIterator<Item = &Digest>,
+    ) -> Result<Held<'a, Digests>, RegistryError> {
         let locks = self.locks;
-        let table = &locks.digests;
-        let guards = locks
-            .take(table, [digest], Mode::Exclusive, &self.actor)
-            .await?;
+        let removed: Vec<&Digest> = removed.into_iter().collect();
+        let is_removal = !removed.is_empty();
+        let removed = removed.into_iter().map(|digest| (digest, Mode::Exclusive));
+        let shared = shared.into_iter().map(|digest| (digest, Mode::Shared));
+        let wanted = locks.digests.locks_of(shared.chain(removed));
+        let guards = locks.take(wanted, &self.actor).await?;
         let mut held = self.and(guards);
-        held.removal = Some(locks.removals.begin());
+        held.removal = is_removal.then(|| locks.removals.begin());
         Ok(held)
     }
 }
@@ -336,6 +336,9 @@ impl Drop for Removal<'_> {
     }
 }
 
+/// Locks in ascending order.
+type Wanted = Vec<(Arc<RwLock<()>>, Mode)>;
+
 /// Locks of one kind. Each name has its own, so operations wait for each other only where they want the same.
 struct Table(Mutex<Entries>);
 
@@ -354,10 +357,15 @@ impl Default for Table {
 }
 
 impl Table {
-    /// In ascending order.
-    fn locks_of<T: Hash>(&self, names: impl IntoIterator<Item = T>) -> Vec<Arc<RwLock<()>>> {
-        let wanted: BTreeSet<u64> = names.into_iter().map(|name| key_of(&name)).collect();
-        wanted.into_iter().map(|key| self.lock_of(key)).collect()
+    /// In ascending order. A name that is wanted in both modes is locked exclusively.
+    fn locks_of<T: Hash>(&self, wanted: impl IntoIterator<Item = (T, Mode)>) -> Wanted {
+        let mut modes = BTreeMap::new();
+        for (name, mode) in wanted {
+            let strictest = modes.entry(key_of(&name)).or_insert(mode);
+            *strictest = (*strictest).max(mode);
+        }
+        let modes = modes.into_iter();
+        modes.map(|(key, mode)| (self.lock_of(key), mode)).collect()
     }
 
     fn lock_of(&self, key: u64) -> Arc<RwLock<()>> {

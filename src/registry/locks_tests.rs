@@ -185,7 +185,8 @@ async fn overlapping_sets_in_any_order_do_not_wait_for_each_other_for_ever() {
                     Mode::Shared
                 };
                 let actor = Actor::task("a test");
-                let guards = locks.take(&locks.digests, numbers, mode, &actor);
+                let wanted = numbers.into_iter().map(|number| (number, mode));
+                let guards = locks.take(locks.digests.locks_of(wanted), &actor);
                 let guards = guards.await.unwrap();
                 tokio::task::yield_now().await;
                 drop(guards);

@@ -10,16 +10,19 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::commit::Commit;
-use super::core::{Blob, Core, READ_SIZE_MAX_BYTES, put_link};
+use super::core::{Blob, Core, READ_SIZE_MAX_BYTES, Stored};
 use super::damage::Hashed;
 use super::error::RegistryError;
 use super::event::{Actor, Event};
+use super::fallback::{Edit, FallbackChange};
 use super::locks::Mode;
 use super::memory_budget::{Holder, Reservation};
+use super::phases::Phases;
 use super::references::Mountable;
-use crate::layout::{self, Key, Place};
+use super::referrers::Referrer;
+use crate::layout::{self, Place};
 use crate::oci::{Algorithm, Digest, Manifest, Reference, RepositoryName, Tag};
-use crate::store::{Meta, Small, Step, Version};
+use crate::store::{Meta, Small, Version};
 
 /// Manifests of many megabytes that are read at once: each is in memory for a moment.
 const LONG_READS_AT_ONCE: usize = 2;
@@ -231,22 +234,39 @@ impl Manifests {
         let viewer = actor.viewer();
         let looked_up = self.core.look_up_references(name, &manifest, viewer);
         let referenced = looked_up.await?;
-        // A tag that another one may be taken for must not come up between the look and the push.
-        let mode = if self.core.settings.case_insensitive {
+        let subject = manifest.subject.as_ref().map(|subject| subject.digest);
+        let listed_for = subject.filter(|subject| {
+            // A client that pushes under the very tag decides what it points at.
+            self.core.keeps_fallback_tags() && !tags.contains(&Tag::of_referrers(subject))
+        });
+        // A tag that another one may be taken for must not come up between the look and the push; and of two pushes that list
+        // their manifests under one tag, the second must see what the first has listed.
+        let mode = if self.core.settings.case_insensitive || listed_for.is_some() {
             Mode::Exclusive
         } else {
             Mode::Shared
         };
         let held = self.core.locks.hold(actor, name).tags(mode).await?;
         self.check_tag_case(name, &tags).await?;
+        let fallback = match listed_for {
+            Some(subject) => {
+                let referrer = Referrer::of(manifest.clone(), digest, bytes.len() as u64);
+                let edit = Edit::Add(vec![referrer]);
+                self.core.change_fallback(name, &subject, edit).await?
+            }
+            None => None,
+        };
         let descriptors = manifest.blobs().chain(manifest.children());
         let digests = descriptors.map(|descriptor| &descriptor.digest);
+        let put = fallback.as_ref().and_then(FallbackChange::put);
+        let removed = fallback.as_ref().and_then(FallbackChange::removed);
         let held = held.changing().await?;
-        let mut held = held.sharing(digests.chain([&digest])).await?;
+        let mut held = held
+            .sharing_and_removing(digests.chain([&digest]).chain(put), removed)
+            .await?;
         let viewer = held.actor().viewer();
         let mountable = self.core.confirm_references(referenced, viewer).await?;
         let is_linked_as_layer = self.needs_layer_link(name, &mountable, &manifest).await?;
-        let subject = manifest.subject.as_ref().map(|subject| subject.digest);
         let put = Event::ManifestPut {
             digest,
             size_bytes: bytes.len() as u64,
@@ -260,11 +280,19 @@ impl Manifests {
             tag: tag.clone(),
             digest,
         });
-        let events = std::iter::once(put).chain(mounted).chain(moved).collect();
+        let mut events = std::iter::once(put).chain(mounted).chain(moved).collect();
+        let mut phases = Phases::new(name);
         let own = is_linked_as_layer.then_some((digest, digest));
         let layers = mountable.iter().map(|blob| (blob.digest, blob.target));
+        for (layer, target) in layers.chain(own) {
+            phases.link_layer(layer, &target);
+        }
+        phases.put(&digest, bytes, &tags);
+        if let Some(fallback) = fallback {
+            fallback.add_to(&mut phases, &mut events);
+        }
         let commit = Commit {
-            steps: put_steps(name, &digest, bytes, layers.chain(own), &tags),
+            steps: phases.into_steps(),
             events,
             ..Commit::default()
         };
@@ -350,34 +378,44 @@ impl Manifests {
             Reference::Digest(_) => {
                 let revision = Place::RevisionLink(name, digest).key();
                 self.core.read_link(&revision).await?.ok_or_else(unknown)?;
-                self.tags_at(name, &digest).await?
+                let all = self.core.tag_directories(name).await?;
+                self.core.tags_at(name, all, &digest).await?
             }
         };
         let mut held = held.changing().await?;
         // In parts, so that others are committed in between. The revision goes after all of them: until then no other
         // repository waits, however many tags there are, which the lock on the tags of this one keeps from moving.
         for part in tags.chunks(TAGS_AT_ONCE) {
-            let removals = part.iter().map(|tag| {
-                let current = Place::TagCurrent(name, tag).key();
-                Step::remove_tree(layout::tag_directory(name, tag), current)
-            });
+            let mut phases = Phases::new(name);
+            for tag in part {
+                phases.remove_tag(tag);
+            }
             let removed = part
                 .iter()
                 .map(|tag| Event::TagRemoved { tag: tag.clone() });
             let commit = Commit {
-                steps: removals.collect(),
+                steps: phases.into_steps(),
                 events: removed.collect(),
                 ..Commit::default()
             };
             self.core.commit(&mut held, commit).await?;
         }
         if let Reference::Digest(_) = reference {
-            let mut held = held.removing(&digest).await?;
-            let directory = layout::revision_directory(name, &digest);
-            let link = Place::RevisionLink(name, digest).key();
+            let fallback = self.listed_without(name, &digest).await?;
+            let put = fallback.as_ref().and_then(FallbackChange::put);
+            let replaced = fallback.as_ref().and_then(FallbackChange::removed);
+            let removed = std::iter::once(&digest).chain(replaced);
+            let mut held = held.sharing_and_removing(put, removed).await?;
+            let mut phases = Phases::new(name);
+            let mut events = Vec::new();
+            if let Some(fallback) = fallback {
+                fallback.add_to(&mut phases, &mut events);
+            }
+            phases.remove_revision(&digest);
+            events.push(Event::ManifestRemoved { digest });
             let commit = Commit {
-                steps: vec![Step::remove_tree(directory, link)],
-                events: vec![Event::ManifestRemoved { digest }],
+                steps: phases.into_steps(),
+                events,
                 ..Commit::default()
             };
             self.core.commit(&mut held, commit).await?;
@@ -385,43 +423,28 @@ impl Manifests {
         Ok(())
     }
 
-    /// The tags that point at `digest` now.
-    async fn tags_at(
+    /// What must be committed so that the fallback tag no longer lists the manifest `digest`, if it is a referrer.
+    async fn listed_without(
         &self,
         name: &RepositoryName,
         digest: &Digest,
-    ) -> Result<Vec<Tag>, RegistryError> {
-        let all = self.core.tag_directories(name).await?;
-        let current = |tag: &Tag| Place::TagCurrent(name, tag).key();
-        let links: Vec<Key> = all.iter().map(current).collect();
-        let targets = self.core.read_links(&links).await?;
-        let pointing = all.into_iter().zip(targets);
-        let tags =
-            pointing.filter_map(|(tag, target)| (target.as_ref() == Some(digest)).then_some(tag));
-        Ok(tags.collect())
+    ) -> Result<Option<FallbackChange>, RegistryError> {
+        if !self.core.keeps_fallback_tags() {
+            return Ok(None);
+        }
+        let mut subject = None;
+        let visit = |_: &Digest, _, stored| {
+            if let Stored::Manifest(manifest) = stored {
+                subject = manifest.subject.map(|subject| subject.digest);
+            }
+        };
+        self.core.each_manifest(name, &[*digest], visit).await?;
+        let Some(subject) = subject else {
+            return Ok(None);
+        };
+        let edit = Edit::Remove(*digest);
+        self.core.change_fallback(name, &subject, edit).await
     }
-}
-
-/// Bytes before link, link before tag: a power cut in a tag move leaves the old tag whole. `layers` are digests with what a
-/// link to them must hold.
-fn put_steps(
-    name: &RepositoryName,
-    digest: &Digest,
-    bytes: Bytes,
-    layers: impl Iterator<Item = (Digest, Digest)>,
-    tags: &[Tag],
-) -> Vec<Step> {
-    let mut steps = vec![Step::put(Place::BlobData(*digest).key(), bytes), Step::Then];
-    steps.extend(layers.map(|(layer, target)| put_link(&Place::LayerLink(name, layer), &target)));
-    steps.push(put_link(&Place::RevisionLink(name, *digest), digest));
-    if !tags.is_empty() {
-        steps.push(Step::Barrier);
-    }
-    for tag in tags {
-        steps.push(put_link(&Place::TagIndex(name, tag, *digest), digest));
-        steps.push(put_link(&Place::TagCurrent(name, tag), digest));
-    }
-    steps
 }
 
 /// A manifest as it is served.

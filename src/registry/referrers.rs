@@ -6,8 +6,10 @@
 //! whatever the manifests contain.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::Arc;
 
+use serde::{Serialize, Serializer};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::core::Stored;
@@ -15,7 +17,7 @@ use super::error::RegistryError;
 use super::listings::{Listings, PageRequest};
 use crate::index::PAGE_MAX;
 use crate::layout;
-use crate::oci::{Algorithm, Digest, MediaType, RepositoryName};
+use crate::oci::{Algorithm, Digest, Manifest, MediaType, RepositoryName};
 use crate::store::Meta;
 
 /// The most bytes of referrers in one page: the answer is an image index, and 4 MiB is the specification's limit for a
@@ -35,19 +37,43 @@ const SHORT_BYTES: u64 = 256 * 1024;
 /// About how many bytes a referrer needs in an answer, without its annotations and artifact type.
 const ENTRY_BYTES: usize = 300;
 
-/// A manifest with a subject.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A manifest with a subject. Serialized, it is the descriptor that lists of referrers have (distribution-spec "Listing
+/// Referrers").
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Referrer {
     /// Its media type.
+    #[serde(serialize_with = "as_text")]
     pub media_type: MediaType,
     /// Its digest.
+    #[serde(serialize_with = "as_text")]
     pub digest: Digest,
     /// Its length.
+    #[serde(rename = "size")]
     pub size_bytes: u64,
     /// `artifactType`, or the media type of its config.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
     /// Its annotations.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+}
+
+impl Referrer {
+    /// As `manifest` describes itself.
+    pub(super) fn of(manifest: Manifest, digest: Digest, size_bytes: u64) -> Self {
+        Self {
+            media_type: manifest.media_type,
+            digest,
+            size_bytes,
+            artifact_type: manifest.artifact_type,
+            annotations: manifest.annotations,
+        }
+    }
+}
+
+fn as_text<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
 }
 
 /// One page of referrers. It counts among the few pages that may be in memory until it is
@@ -221,11 +247,5 @@ fn referrer(
     if manifest.subject.as_ref().map(|about| &about.digest) != Some(subject) {
         return None;
     }
-    Some(Referrer {
-        media_type: manifest.media_type,
-        digest: *digest,
-        size_bytes,
-        artifact_type: manifest.artifact_type,
-        annotations: manifest.annotations,
-    })
+    Some(Referrer::of(*manifest, *digest, size_bytes))
 }

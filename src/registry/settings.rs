@@ -11,6 +11,8 @@ pub struct Settings {
     pub readonly: bool,
     /// `validation.manifests.references: strict|any`
     pub references: References,
+    /// `compatibility.referrers_fallback_tags`
+    pub fallback_tags: FallbackTags,
     /// Whether the store cannot tell `Foo` from `foo` (probed at start; DESIGN D13).
     pub case_insensitive: bool,
     /// `limits`
@@ -24,6 +26,7 @@ impl Settings {
             deletes_enabled: true,
             readonly: false,
             references: References::Strict,
+            fallback_tags: FallbackTags::Off,
             case_insensitive: false,
             limits: Limits::DEFAULT,
         }
@@ -37,6 +40,18 @@ pub enum References {
     Strict,
     /// It need not.
     Any,
+}
+
+/// Whether a tag `sha256-<hex>` lists the referrers of a manifest (distribution-spec "Referrers Tag Schema"), for a registry
+/// without the referrers API that serves the same data later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FallbackTags {
+    /// Where the data were taken over from another registry. Whoever opens the data replaces it by one of the others.
+    WhereTakenOver,
+    /// Kept up to date with each push and delete.
+    Kept,
+    /// Left to clients.
+    Off,
 }
 
 /// The limits of the operations.

@@ -3,8 +3,6 @@
 //! Source: distribution-spec end-8 and end-12, distribution's catalog. Must not know where lists come from. Invariant:
 //! every page but the last has a `Link` to the next page (RFC 8288), relative like every other URL.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::header::LINK;
@@ -129,9 +127,8 @@ impl ReferrersIndex {
 
     /// The text of one entry, with what separates it from the `left` entries after it.
     fn entry(referrer: &Referrer, left: usize) -> Vec<u8> {
-        let descriptor = ReferrerDescriptor::of(referrer);
         // Names and texts only: writing them as JSON cannot fail.
-        let mut text = serde_json::to_vec(&descriptor).unwrap_or_default();
+        let mut text = serde_json::to_vec(referrer).unwrap_or_default();
         text.extend(if left == 0 { Self::END } else { "," }.bytes());
         text
     }
@@ -162,30 +159,6 @@ impl Iterator for ReferrersIndex {
         let size_bytes = self.written.len().min(WRITTEN_AT_ONCE_BYTES);
         self.left_bytes -= size_bytes;
         (size_bytes > 0).then(|| Ok(self.written.split_to(size_bytes)))
-    }
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ReferrerDescriptor<'a> {
-    media_type: &'a str,
-    digest: String,
-    size: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    artifact_type: Option<&'a str>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: &'a BTreeMap<String, String>,
-}
-
-impl<'a> ReferrerDescriptor<'a> {
-    fn of(referrer: &'a Referrer) -> Self {
-        Self {
-            media_type: referrer.media_type.as_str(),
-            digest: referrer.digest.to_string(),
-            size: referrer.size_bytes,
-            artifact_type: referrer.artifact_type.as_deref(),
-            annotations: &referrer.annotations,
-        }
     }
 }
 

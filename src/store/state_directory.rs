@@ -1,18 +1,38 @@
-//! The directory beside the data: the lock of the running instance, and its secret.
+//! The directory beside the data: the lock of the running instance, its secret, and whether the data were taken over from
+//! another registry.
 //!
-//! Must not know what the secret is used for. Invariant: nothing but the lock file is written before the lock is held, and
-//! it is held for as long as the value lives; a secret, once there, is never replaced.
+//! Must not know what the secret is used for. Invariants: nothing but the lock file is written before the lock is held, and
+//! it is held for as long as the value lives; a secret, once there, is never replaced; a takeover is on the disk before
+//! anything is written by which a later start would take the data for our own.
 
 use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::clock::Clock;
 use crate::durable_file;
+use crate::layout::{OWN_DIRECTORY, repositories_directory};
+use crate::oci::RepositoryName;
 use crate::store::StoreError;
 
 /// The length of the secret: that of the output of the hash it keys.
 pub const SECRET_BYTES: usize = 32;
+
+/// Says that the data held repositories when we first opened them, and since when.
+const TAKEN_OVER: &str = "taken-over";
+
+/// Of the directory that the store makes at its first start, in its own directory.
+const TEMPORARY: &str = "tmp";
+
+/// Of the secret.
+const SECRET: &str = "secret";
+
+/// All may read it: it holds a time and a version.
+const PUBLIC_FILE: u32 = 0o644;
 
 /// A locked state directory.
 pub struct StateDirectory {
@@ -26,38 +46,51 @@ impl StateDirectory {
     /// Takes the lock in the directory at `path` (made if it is missing), then reads the secret, or makes one.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, StateDirectoryError> {
         let path = path.into();
-        let failed = |doing: &str| {
-            let doing = format!("{doing} {}", path.display());
-            move |source| StateDirectoryError::Store(StoreError::from_io(doing, source))
-        };
-        durable_file::make_private_directory_if_ours(&path)
-            .map_err(failed("make the directory"))?;
-        let lock =
-            durable_file::open_lock(&path.join("lock")).map_err(failed("open the lock in"))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StateDirectoryError::InUse { path }),
-            Err(TryLockError::Error(source)) => return Err(failed("lock")(source)),
+        let lock = lock(&path)?;
+        Self::with_secret(path, lock)
+    }
+
+    /// [`StateDirectory::open`] in the directory of the data. A first start on the data of another registry is recorded
+    /// before the secret is made, so a start that was killed half-way does not count.
+    pub fn open_beside(
+        root_directory: &Path,
+        clock: &dyn Clock,
+    ) -> Result<Self, StateDirectoryError> {
+        let path = root_directory.join(OWN_DIRECTORY);
+        let lock = lock(&path)?;
+        let is_first_start = !path.join(SECRET).exists() && !path.join(TEMPORARY).exists();
+        if is_first_start && holds_repositories(root_directory)? {
+            record_takeover(&path, clock)
+                .map_err(|source| failed("record the takeover in", &path, source))?;
         }
-        let secret = match fs::read(path.join("secret")) {
+        Self::with_secret(path, lock)
+    }
+
+    fn with_secret(path: PathBuf, lock: File) -> Result<Self, StateDirectoryError> {
+        let secret = match fs::read(path.join(SECRET)) {
             Ok(bytes) => {
                 bytes
                     .try_into()
                     .map_err(|bytes: Vec<u8>| StateDirectoryError::BadSecret {
-                        path: path.join("secret"),
+                        path: path.join(SECRET),
                         length_bytes: bytes.len(),
                     })?
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                make_secret(&path).map_err(failed("write the secret in"))?
+                make_secret(&path).map_err(|source| failed("write the secret in", &path, source))?
             }
-            Err(source) => return Err(failed("read the secret in")(source)),
+            Err(source) => return Err(failed("read the secret in", &path, source)),
         };
         Ok(Self {
             path,
             secret,
             _lock: lock,
         })
+    }
+
+    /// Whether the data held repositories of another registry at our first start.
+    pub fn is_taken_over(&self) -> bool {
+        self.path.join(TAKEN_OVER).exists()
     }
 
     /// Where it is.
@@ -81,15 +114,64 @@ impl fmt::Debug for StateDirectory {
     }
 }
 
+fn failed(doing: &str, path: &Path, source: io::Error) -> StateDirectoryError {
+    let doing = format!("{doing} {}", path.display());
+    StateDirectoryError::Store(StoreError::from_io(doing, source))
+}
+
+fn lock(path: &Path) -> Result<File, StateDirectoryError> {
+    durable_file::make_private_directory_if_ours(path)
+        .map_err(|source| failed("make the directory", path, source))?;
+    let lock = durable_file::open_lock(&path.join("lock"))
+        .map_err(|source| failed("open the lock in", path, source))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(StateDirectoryError::InUse {
+            path: path.to_owned(),
+        }),
+        Err(TryLockError::Error(source)) => Err(failed("lock", path, source)),
+    }
+}
+
+/// Whether there is a directory that can be a repository, or a part of its name (no `lost+found`).
+fn holds_repositories(root_directory: &Path) -> Result<bool, StateDirectoryError> {
+    let directory = root_directory.join(repositories_directory().as_str());
+    let entries = match fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(source) => return Err(failed("look into", &directory, source)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(|source| failed("look into", &directory, source))?;
+        let name = entry.file_name();
+        let name = name.to_str().map(str::parse::<RepositoryName>);
+        if matches!(name, Some(Ok(_))) && entry.path().is_dir() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn record_takeover(path: &Path, clock: &dyn Clock) -> io::Result<()> {
+    let now = OffsetDateTime::from(clock.now());
+    let now = now.format(&Rfc3339).map_err(io::Error::other)?;
+    let record = format!(
+        "{now} boathouse {} took over the data of another registry\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    durable_file::replace(&path.join(TAKEN_OVER), record.as_bytes(), PUBLIC_FILE)?;
+    tracing::info!(
+        record = %path.join(TAKEN_OVER).display(),
+        "taking over the data of another registry"
+    );
+    Ok(())
+}
+
 /// A new secret, durable before anything can be signed with it.
 fn make_secret(directory: &Path) -> io::Result<[u8; SECRET_BYTES]> {
     let mut secret = [0; SECRET_BYTES];
     getrandom::fill(&mut secret).map_err(io::Error::other)?;
-    durable_file::replace(
-        &directory.join("secret"),
-        &secret,
-        durable_file::PRIVATE_FILE,
-    )?;
+    durable_file::replace(&directory.join(SECRET), &secret, durable_file::PRIVATE_FILE)?;
     Ok(secret)
 }
 
@@ -150,6 +232,67 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::clock::ManualClock;
+    use crate::layout::Prefix;
+
+    fn open_beside(root: &Path) -> Result<StateDirectory, StateDirectoryError> {
+        StateDirectory::open_beside(root, &ManualClock::at_unix_secs(1_800_000_000))
+    }
+
+    fn make(root: &Path, directory: &str) {
+        let repositories: Prefix = repositories_directory();
+        fs::create_dir_all(root.join(repositories.as_str()).join(directory)).unwrap();
+    }
+
+    #[test]
+    fn a_takeover_is_recorded_at_the_first_start_and_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        make(directory.path(), "team/app");
+        assert!(open_beside(directory.path()).unwrap().is_taken_over());
+        let record = directory.path().join("boathouse/taken-over");
+        let record = fs::read_to_string(record).unwrap();
+        assert!(
+            record.starts_with("2027-01-15T08:00:00Z boathouse "),
+            "{record}"
+        );
+        assert!(open_beside(directory.path()).unwrap().is_taken_over());
+    }
+
+    #[test]
+    fn what_was_pushed_here_is_not_taken_over() {
+        let directory = tempfile::tempdir().unwrap();
+        make(directory.path(), "lost+found");
+        fs::write(
+            directory
+                .path()
+                .join("docker/registry/v2/repositories/file"),
+            "",
+        )
+        .unwrap();
+        assert!(!open_beside(directory.path()).unwrap().is_taken_over());
+        make(directory.path(), "app");
+        assert!(!open_beside(directory.path()).unwrap().is_taken_over());
+        // As people are told to who have lost it.
+        fs::create_dir(directory.path().join("boathouse/tmp")).unwrap();
+        fs::remove_file(directory.path().join("boathouse/secret")).unwrap();
+        assert!(!open_beside(directory.path()).unwrap().is_taken_over());
+    }
+
+    #[test]
+    fn a_first_start_that_was_killed_half_way_is_still_a_takeover() {
+        // What is on the disk after each of its steps, but for the last.
+        for left in [&[][..], &["lock"], &["lock", "taken-over.new"]] {
+            let directory = tempfile::tempdir().unwrap();
+            make(directory.path(), "app");
+            let own = directory.path().join(OWN_DIRECTORY);
+            fs::create_dir(&own).unwrap();
+            for name in left {
+                fs::write(own.join(name), "").unwrap();
+            }
+            let is_taken_over = open_beside(directory.path()).unwrap().is_taken_over();
+            assert!(is_taken_over, "a takeover was forgotten after {left:?}");
+        }
+    }
 
     #[test]
     fn the_secret_stays_the_same_and_is_readable_by_its_owner_alone() {

@@ -48,6 +48,8 @@ mod data;
 mod denial;
 #[path = "../it/encoded_paths.rs"]
 mod encoded_paths;
+#[path = "../it/fallback_tags.rs"]
+mod fallback_tags;
 #[path = "../it/index/mod.rs"]
 mod index;
 #[path = "../it/lab.rs"]

@@ -12,7 +12,7 @@ use boathouse::config::{self, Config};
 use boathouse::index::Index;
 use boathouse::instance::{Expected, Instance, Parts, Plan};
 use boathouse::oci::{Algorithm, Digest};
-use boathouse::registry::{self, References, Registry};
+use boathouse::registry::{self, FallbackTags, References, Registry};
 use boathouse::server::{self, Listener};
 use boathouse::store::ObjectStore;
 use boathouse::tls;
@@ -54,6 +54,7 @@ impl Default for Options {
                 deletes_enabled: true,
                 readonly: false,
                 references: References::Strict,
+                fallback_tags: FallbackTags::Off,
                 case_insensitive: false,
                 limits: registry::Limits::DEFAULT,
             },

@@ -138,7 +138,7 @@ impl Workshop for RealWorkshop {
     }
 
     fn lock(&self, data: &Path) -> anyhow::Result<Box<dyn Any>> {
-        Ok(Box::new(instance::lock_data(data)?))
+        Ok(Box::new(instance::lock_data(data, &SystemClock::new())?))
     }
 
     fn make_token_key(&self, keys_directory: &Path) -> anyhow::Result<()> {
