@@ -99,6 +99,11 @@ impl Auth {
         self.authentication == Authentication::Open
     }
 
+    /// The issuer of tokens.
+    pub fn issuer(&self) -> &str {
+        &self.token.issuer
+    }
+
     /// Replaces users, rules, revocations and external deciders; everything else stays as it was at start.
     pub fn reload(&self, accounts: Accounts) {
         self.accounts.store(Arc::new(accounts));

@@ -9,6 +9,7 @@ use anyhow::{anyhow, bail};
 use crate::config::{self, Config, Loaded};
 use crate::host_port::HostPort;
 use crate::instance::places::{Places, Surroundings};
+use crate::server::Address;
 use crate::tls;
 
 /// Which installation.
@@ -78,19 +79,23 @@ pub(super) fn config_files(place: &Where) -> anyhow::Result<Vec<PathBuf>> {
 /// `HOST:PORT` as clients best call the registry, by its configuration.
 pub(super) fn configured_name(config: &Config) -> anyhow::Result<String> {
     let address = &config.server.address;
-    if address.port() == 0 && config.external_host.is_none() {
+    let has_port = address.tcp().is_some_and(|address| address.port() != 0);
+    if !has_port && config.external_host.is_none() {
         bail!(
-            "`http.addr` is {address}: each start gets another port\nhint: name the registry as HOST:PORT"
+            "`http.addr` is {address}, which names no port that stays the same\nhint: name the registry as HOST:PORT"
         );
     }
     Ok(registry_name(config, address))
 }
 
 /// `HOST:PORT` as clients best call a registry that listens at `address`.
-pub(super) fn registry_name(config: &Config, address: &HostPort) -> String {
+pub(super) fn registry_name(config: &Config, address: &Address) -> String {
     if let Some(external) = &config.external_host {
         return external.authority().to_owned();
     }
+    let Address::Tcp(address) = address else {
+        return address.to_string();
+    };
     let hosts = match &config.tls {
         tls::Settings::Automatic { hosts, .. } => hosts.as_slice(),
         tls::Settings::None | tls::Settings::Files { .. } => &[],

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use super::account_file::{AccountFile, Format, Parsed};
 use super::error::{ConfigErrors, Place};
 use super::node::Node;
-use super::pem::{self, TokenPair};
+use super::pem::{self, Pair, TokenPair};
 use super::reader::Reader;
 use super::users_file::UsersFile;
-use super::{accounts, external, htpasswd, limits, tokens};
+use super::{accounts, external, htpasswd, limits, token_listener, tokens};
 use crate::auth::{
     AccountSource as _, Accounts, Authentication, EndingCertificate, Limits, Mistake, Rule, Scheme,
     Secret, Settings, SigningKeyPem, TokenSettings, User, ending_certificates, mistakes,
@@ -145,7 +145,7 @@ impl AuthConfig {
     }
 
     /// `auth`'s own form of all this.
-    pub(super) fn settings(&self, secret: Secret, own_key: Option<SigningKeyPem>) -> Settings {
+    pub(crate) fn settings(&self, secret: Secret, own_key: Option<SigningKeyPem>) -> Settings {
         let signing = match &self.signing {
             Signing::None => None,
             Signing::Own => own_key,
@@ -175,7 +175,8 @@ impl AuthConfig {
     }
 }
 
-pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
+/// `listener_pair` is that of `server.certificate`.
+pub(super) fn read(reader: &mut Reader<'_>, listener_pair: Option<&Pair>) -> AuthConfig {
     // The key alone counts: a list whose lines are commented out is not a request for open access.
     let ours = ["users", "users_file", "acl", "token", external::EXT_AUTHZ]
         .iter()
@@ -192,7 +193,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AuthConfig {
     let service = reader.get(&tokens::SERVICE);
     let realm = realm(reader);
     let (signing, token_pair) = if ours && !is_htpasswd {
-        signing(reader)
+        signing(reader, listener_pair)
     } else {
         (Signing::None, None)
     };
@@ -283,52 +284,24 @@ fn issuer(reader: &mut Reader<'_>) -> String {
     })
 }
 
-/// Who signs, and the files that are named for it.
-fn signing(reader: &mut Reader<'_>) -> (Signing, Option<TokenPair>) {
-    let own = [&tokens::CERTIFICATE, &tokens::KEY];
-    let shared = [&tokens::SERVER_CERTIFICATE, &tokens::SERVER_KEY];
-    let mut used = None;
-    // docker_auth takes the token's pair, and its listener's where there is none; it insists on whole pairs in both.
-    for [certificate, key] in [shared, own] {
-        let (certificate_key, key_key) = (certificate.path, key.path);
-        let (certificate, key) = (reader.get(certificate), reader.get(key));
-        match (certificate, key) {
-            (None, None) => {}
-            (Some(certificate), Some(key)) => {
-                let files = TokenPair { certificate, key };
-                let keys = (certificate_key, key_key);
-                // The listener's pair signs nothing where there is another.
-                let signs = certificate_key == tokens::CERTIFICATE.path
-                    || reader.node(tokens::CERTIFICATE.path).is_none();
-                let pair = if signs {
-                    pem::check_token_pair(reader, keys, &files)
-                } else {
-                    pem::check_pair(reader, (keys.0, &files.certificate), (keys.1, &files.key))
-                };
-                used = Some((key_key, files, pair));
-            }
-            (Some(_), None) => {
-                reader.refuse(
-                    certificate_key,
-                    &format!("given without {key_key}"),
-                    "give both",
-                );
-            }
-            (None, Some(_)) => {
-                reader.refuse(
-                    key_key,
-                    &format!("given without {certificate_key}"),
-                    "give both",
-                );
-            }
-        }
-    }
-    let Some((key, files, pair)) = used else {
-        return (Signing::Own, None);
+/// Who signs, and the files that are named for it. `docker_auth` takes the token's pair, and its listener's if there is none;
+/// it insists on whole pairs in both.
+fn signing(reader: &mut Reader<'_>, of_listener: Option<&Pair>) -> (Signing, Option<TokenPair>) {
+    let own = pem::pair(
+        reader,
+        &tokens::CERTIFICATE,
+        &tokens::KEY,
+        pem::check_token_pair,
+    );
+    let (key, pair) = match (&own, of_listener) {
+        (Some(own), _) => (tokens::KEY.path, own),
+        (None, Some(pair)) => (token_listener::KEY.path, pair),
+        (None, None) => return (Signing::Own, None),
     };
+    let files = Some(pair.files.clone());
     // A pair that cannot be read was refused, or none is to be read.
-    let Some((algorithm, pem)) = pair else {
-        return (Signing::None, Some(files));
+    let Some((algorithm, pem)) = pair.content.clone() else {
+        return (Signing::None, files);
     };
     let usable = [
         rustls::SignatureAlgorithm::RSA,
@@ -341,7 +314,7 @@ fn signing(reader: &mut Reader<'_>) -> (Signing, Option<TokenPair>) {
             "use RSA, or EC on P-256, P-384 or P-521",
         );
     }
-    (Signing::Files(pem), Some(files))
+    (Signing::Files(pem), files)
 }
 
 fn trusted_certificates(reader: &mut Reader<'_>, own: Option<&TokenPair>) -> Vec<String> {

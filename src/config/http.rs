@@ -1,18 +1,17 @@
-//! `http` and `server`: where the registry listens, under which address it is known, and what it takes from proxies.
+//! `http`: where the registry listens, under which address it is known, and what it takes from proxies.
 //!
 //! Must not know users, tokens or certificates. Invariant: an absent key means what it means to distribution.
 
 use ipnet::IpNet;
 
 use super::key::{
-    Family, FirstRunValue, Flag, InTemplate, Key, Listen, OFF, OptionalSecret, OptionalText,
-    OptionalUrl, Seconds, Signed, Special, Text, Texts, Unread, distribution, docker_auth, keys,
-    ours,
+    Family, FirstRunValue, Flag, InTemplate, Key, Listen, OFF, OptionalSecret, OptionalUrl,
+    Seconds, Special, Text, Texts, Unread, distribution, keys, ours,
 };
-use super::limits;
 use super::reader::{Reader, Secret, Value};
-use crate::host_port::{BaseUrl, HostPort};
-use crate::server;
+use super::{limits, token_listener};
+use crate::host_port::BaseUrl;
+use crate::server::{self, Address};
 
 keys! {
     table KEYS;
@@ -59,36 +58,13 @@ keys! {
     /// At least 16 random characters. Without it, one is made and kept with the data. Several registries over the same data
     /// need the same one.
     SECRET: OptionalSecret = distribution("http.secret").optional_secret();
-
-    /// The header from which the client's address is taken, for rules with `ip`, limits and logs.
-    ///
-    /// With `http.trusted_proxies` it counts from those addresses only. Without, every client can send it.
-    REAL_IP_HEADER: OptionalText = docker_auth("server.real_ip_header").optional_text();
-
-    /// Which of the header's comma-separated values counts: 0 is the first, -1 the last.
-    ///
-    /// Of `X-Forwarded-For` from `http.trusted_proxies`, the last address that is not one of them counts, whatever the position.
-    REAL_IP_POSITION: Signed = docker_auth("server.real_ip_pos").signed(0);
 }
 
 const UNREAD: &[Key<Unread>] = &[
     distribution("http.net").not_yet(&["tcp", ""]),
     distribution("http.h2c.enabled").not_yet(OFF),
     distribution("http.debug").harmless("no debug listener is opened"),
-    docker_auth("server.addr")
-        .not_yet(&[])
-        .hint("remove it: tokens are served on http.addr, at /token, /auth and /auth/token"),
-    docker_auth("server.net").not_yet(&["tcp", ""]),
-    docker_auth("server.path_prefix").not_yet(&[""]),
-    docker_auth("server.hsts").not_yet(OFF),
-    docker_auth("server.tls_min_version").harmless(ONE_LISTENER),
-    docker_auth("server.tls_curve_preferences").harmless(ONE_LISTENER),
-    docker_auth("server.tls_cipher_suites").harmless(ONE_LISTENER),
-    docker_auth("server.letsencrypt").not_yet(&[]),
 ];
-
-const ONE_LISTENER: &str =
-    "tokens are served by the registry's own listener, whose certificate and versions count";
 
 pub(super) const FAMILY: Family = Family {
     heading: "HTTP and proxies",
@@ -122,7 +98,7 @@ pub(super) fn external_host(reader: &mut Reader<'_>) -> Option<BaseUrl> {
 
 /// `external_host` is `http.host`.
 pub(super) fn server(reader: &mut Reader<'_>, external_host: Option<&BaseUrl>) -> server::Settings {
-    let address = reader.get(&ADDR);
+    let address = Address::Tcp(reader.get(&ADDR));
     let (prefix, headers) = (prefix(reader), headers(reader));
     let trusted_proxies = trusted_proxies(reader);
     server::Settings {
@@ -130,7 +106,7 @@ pub(super) fn server(reader: &mut Reader<'_>, external_host: Option<&BaseUrl>) -
         prefix,
         headers,
         locations: locations(reader, external_host),
-        real_ip: real_ip(reader, trusted_proxies.is_empty()),
+        real_ip: token_listener::real_ip(reader, trusted_proxies.is_empty()),
         trusted_proxies,
         http2_disabled: reader.get(&HTTP2_DISABLED),
         drain_secs: reader.get(&DRAIN_TIMEOUT),
@@ -141,11 +117,11 @@ pub(super) fn server(reader: &mut Reader<'_>, external_host: Option<&BaseUrl>) -
 /// Warns of what is fine on one machine and seldom elsewhere.
 pub(super) fn warn_of_openness(
     reader: &mut Reader<'_>,
-    address: &HostPort,
+    address: &Address,
     is_plain: bool,
     is_open: bool,
 ) {
-    if address.is_loopback() {
+    if address.is_local() {
         return;
     }
     if is_plain {
@@ -264,35 +240,4 @@ fn trusted_proxies(reader: &mut Reader<'_>) -> Vec<IpNet> {
         }
     }
     networks
-}
-
-fn real_ip(reader: &mut Reader<'_>, is_believed_from_anybody: bool) -> Option<server::RealIp> {
-    let header = reader.get(&REAL_IP_HEADER);
-    let position = reader.get(&REAL_IP_POSITION);
-    let header = header?;
-    if http::HeaderName::try_from(header.as_str()).is_err() {
-        reader.refuse(
-            REAL_IP_HEADER.path,
-            "not the name of a header",
-            "letters, digits and `-`, like `X-Forwarded-For`",
-        );
-    }
-    let is_list_of_proxies = header.eq_ignore_ascii_case("x-forwarded-for");
-    if is_believed_from_anybody && is_list_of_proxies && position >= 0 {
-        reader.warn(
-            REAL_IP_HEADER.path,
-            "proxies append to X-Forwarded-For, so this position is what the client wrote: it chooses the address that rules with `ip` judge it by; name your proxies in http.trusted_proxies, then the last address that is none of theirs counts",
-        );
-    } else if is_believed_from_anybody {
-        reader.warn(
-            REAL_IP_HEADER.path,
-            "any client can send this header: http.trusted_proxies names no proxies",
-        );
-    } else if is_list_of_proxies && position != 0 {
-        reader.warn(
-            REAL_IP_POSITION.path,
-            "has no effect: of X-Forwarded-For from http.trusted_proxies, the last address that is none of theirs counts",
-        );
-    }
-    Some(server::RealIp { header, position })
 }

@@ -7,7 +7,7 @@ use super::key::{
     Family, Fate, Files, Key, OFF, Row, Source, TakesEffect, Unread, distribution, ours,
 };
 use super::reader::{InForce, Value};
-use super::{certificates, external, http, limits, logs, storage, tokens};
+use super::{certificates, external, http, limits, logs, storage, token_listener, tokens};
 
 /// All keys, in the order of the documentation and of the file that `up` writes.
 pub(super) const FAMILIES: &[Family] = &[
@@ -17,6 +17,7 @@ pub(super) const FAMILIES: &[Family] = &[
     tokens::ACCOUNTS,
     external::FAMILY,
     tokens::TOKENS,
+    token_listener::FAMILY,
     logs::FAMILY,
     limits::FAMILY,
     OTHERS,

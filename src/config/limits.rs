@@ -114,13 +114,17 @@ pub(super) fn server(reader: &mut Reader<'_>) -> server::Limits {
 pub(super) fn registry(reader: &mut Reader<'_>) -> registry::Limits {
     registry::Limits {
         manifest_size_bytes: reader.get(&MANIFEST_SIZE_BYTES),
-        whole_bodies_bytes: reader.get(&WHOLE_BODIES_BYTES),
+        whole_bodies_bytes: whole_bodies_bytes(reader),
         mount_probes: reader.get(&MOUNT_PROBES),
         list_page: reader.get(&LIST_PAGE),
         catalog_page: reader.get(&CATALOG_PAGE),
         open_uploads: reader.get(&OPEN_UPLOADS),
         grace_period_secs: reader.get(&GRACE_PERIOD_SECS),
     }
+}
+
+pub(super) fn whole_bodies_bytes(reader: &mut Reader<'_>) -> usize {
+    reader.get(&WHOLE_BODIES_BYTES)
 }
 
 pub(super) fn failed_logins(reader: &mut Reader<'_>) -> u32 {

@@ -30,6 +30,7 @@ mod reader;
 mod relative;
 mod storage;
 mod template;
+mod token_listener;
 mod tokens;
 mod users_file;
 mod yaml;
@@ -45,6 +46,7 @@ pub use keys::needs_restart;
 pub use pem::TokenPair;
 pub use reader::{InForce, Secret, Value};
 pub use template::Template;
+pub use token_listener::{IssuerConfig, TokenListener};
 pub use users_file::{UsersFile, UsersFileError};
 
 use keys::Scope;
@@ -69,6 +71,8 @@ pub struct Config {
     pub registry: registry::Settings,
     /// Users, rules, tokens.
     pub auth: AuthConfig,
+    /// `server.addr`: `docker_auth`'s own listener.
+    pub token_listener: Option<TokenListener>,
     /// `storage`
     pub storage: store::Settings,
     /// `state_directory`: index, control socket, keys that were made here.
@@ -92,11 +96,38 @@ impl Config {
     }
 }
 
+/// What files may describe.
+#[derive(Debug, Clone)]
+pub enum Served {
+    /// A registry, with or without accounts.
+    Registry(Box<Config>),
+    /// Tokens alone: the files are `docker_auth`'s.
+    TokenIssuer(Box<IssuerConfig>),
+}
+
+impl Served {
+    /// Logs.
+    pub fn telemetry(&self) -> &telemetry::Settings {
+        match self {
+            Self::Registry(config) => &config.telemetry,
+            Self::TokenIssuer(config) => &config.telemetry,
+        }
+    }
+
+    /// Users, rules, tokens.
+    pub fn auth(&self) -> &AuthConfig {
+        match self {
+            Self::Registry(config) => &config.auth,
+            Self::TokenIssuer(config) => &config.auth,
+        }
+    }
+}
+
 /// A configuration, and what there is to say about it.
 #[derive(Debug, Clone)]
-pub struct Loaded {
+pub struct Loaded<C = Config> {
     /// The configuration.
-    pub config: Config,
+    pub config: C,
     /// Every key in force, in the order of the sections.
     pub in_force: Vec<InForce>,
     /// Keys with a relative path that starts at the working directory, so that it is another one to other processes.
@@ -107,12 +138,32 @@ pub struct Loaded {
     pub warnings: Vec<String>,
 }
 
+impl<C> Loaded<C> {
+    fn map<D>(self, change: impl FnOnce(C) -> D) -> Loaded<D> {
+        Loaded {
+            config: change(self.config),
+            in_force: self.in_force,
+            by_working_directory: self.by_working_directory,
+            notes: self.notes,
+            warnings: self.warnings,
+        }
+    }
+}
+
 /// Reads and checks the files, with the `REGISTRY_…` variables of `environment` over them.
+pub fn load_served(
+    files: &[PathBuf],
+    environment: &BTreeMap<String, String>,
+) -> Result<Loaded<Served>, ConfigErrors> {
+    read_and_check(files, environment, Parts::ALL)
+}
+
+/// The same for files that must describe a registry.
 pub fn load(
     files: &[PathBuf],
     environment: &BTreeMap<String, String>,
 ) -> Result<Loaded, ConfigErrors> {
-    read_and_check(files, environment, Parts::ALL)
+    of_registry(load_served(files, environment)?)
 }
 
 /// The same for a running program. The certificates that the files name are not looked at: a mistake in one must not keep a
@@ -121,15 +172,19 @@ pub fn load_again(
     files: &[PathBuf],
     environment: &BTreeMap<String, String>,
 ) -> Result<Loaded, ConfigErrors> {
-    let looks_at_certificates = false;
-    read_and_check(
-        files,
-        environment,
-        Parts {
-            looks_at_certificates,
-            ..Parts::ALL
-        },
-    )
+    of_registry(read_and_check(files, environment, Parts::NO_CERTIFICATES)?)
+}
+
+/// The users and rules alone, of a registry or of an issuer of tokens, as [`load_again`] reads them.
+pub fn load_accounts_again(
+    files: &[PathBuf],
+    environment: &BTreeMap<String, String>,
+) -> Result<Loaded<AuthConfig>, ConfigErrors> {
+    let loaded = read_and_check(files, environment, Parts::NO_CERTIFICATES)?;
+    Ok(loaded.map(|served| match served {
+        Served::Registry(config) => config.auth,
+        Served::TokenIssuer(config) => config.auth,
+    }))
 }
 
 /// The same for a command that changes the `users_file`, and reads it itself.
@@ -138,10 +193,29 @@ pub fn load_without_users_file(
     environment: &BTreeMap<String, String>,
 ) -> Result<Loaded, ConfigErrors> {
     let parts = Parts {
-        looks_at_certificates: false,
         reads_users_file: false,
+        ..Parts::NO_CERTIFICATES
     };
-    read_and_check(files, environment, parts)
+    of_registry(read_and_check(files, environment, parts)?)
+}
+
+/// An error if the files describe no registry.
+fn of_registry(loaded: Loaded<Served>) -> Result<Loaded, ConfigErrors> {
+    let mut registry = None;
+    let loaded = loaded.map(|served| match served {
+        Served::Registry(config) => registry = Some(*config),
+        Served::TokenIssuer(_) => {}
+    });
+    match registry {
+        Some(config) => Ok(loaded.map(|()| config)),
+        None => Err(ConfigError::new(
+            None,
+            "storage",
+            "no storage is configured: these files describe an issuer of tokens, and no registry",
+        )
+        .hint("give the registry's own file as another `--config`")
+        .into()),
+    }
 }
 
 /// Which of the files that the configuration names are read.
@@ -156,13 +230,17 @@ impl Parts {
         looks_at_certificates: true,
         reads_users_file: true,
     };
+    const NO_CERTIFICATES: Self = Self {
+        looks_at_certificates: false,
+        reads_users_file: true,
+    };
 }
 
 fn read_and_check(
     files: &[PathBuf],
     environment: &BTreeMap<String, String>,
     parts: Parts,
-) -> Result<Loaded, ConfigErrors> {
+) -> Result<Loaded<Served>, ConfigErrors> {
     let mut tree = read_files(files)?;
     let mut errors = ConfigErrors::default();
     let mut warnings = environment::apply(&mut tree, environment, &mut errors);
@@ -171,11 +249,18 @@ fn read_and_check(
     let mut reader = Reader::new(&tree, files, parts.looks_at_certificates);
     reader.reads_users_file = parts.reads_users_file;
     reader.search_path = environment.get("PATH").map_or("", String::as_str);
-    let config = sections(&mut reader);
+    let config = if token_listener::is_alone(&reader) {
+        issuer_sections(&mut reader)
+    } else {
+        Some(Served::Registry(Box::new(sections(&mut reader))))
+    };
     errors.append(reader.errors);
     warnings.append(&mut reader.warnings);
     notes.append(&mut reader.notes);
-    errors.or(Loaded {
+    errors.or(())?;
+    // What is missing was refused above.
+    let config = config.ok_or_else(ConfigErrors::default)?;
+    Ok(Loaded {
         config,
         in_force: reader.in_force,
         by_working_directory: reader.by_working_directory,
@@ -232,6 +317,14 @@ fn expand_short_forms(tree: &mut Node) {
     }
 }
 
+/// `None` if something that an issuer needs is missing, which is an error.
+fn issuer_sections(reader: &mut Reader<'_>) -> Option<Served> {
+    storage::relative_paths(reader);
+    let telemetry = logs::telemetry(reader);
+    let config = token_listener::alone(reader, telemetry)?;
+    Some(Served::TokenIssuer(Box::new(config)))
+}
+
 fn sections(reader: &mut Reader<'_>) -> Config {
     storage::relative_paths(reader);
     let telemetry = logs::telemetry(reader);
@@ -240,7 +333,9 @@ fn sections(reader: &mut Reader<'_>) -> Config {
     let server = http::server(reader, external_host.as_ref());
     let tls = certificates::tls(reader, &state_directory);
     let secret = http::secret(reader);
-    let auth = authentication::read(reader);
+    let listener_pair = token_listener::pair(reader);
+    let auth = authentication::read(reader, listener_pair.as_ref());
+    let token_listener = token_listener::token_listener(reader, &server, &auth, listener_pair);
     let registry = storage::registry(reader);
     let is_plain = tls == tls::Settings::None;
     http::warn_of_openness(reader, &server.address, is_plain, !auth.required);
@@ -251,6 +346,7 @@ fn sections(reader: &mut Reader<'_>) -> Config {
         tls,
         registry,
         auth,
+        token_listener,
         storage,
         state_directory,
         secret,

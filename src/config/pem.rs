@@ -16,6 +16,7 @@ use rustls::sign::{CertifiedKey, SigningKey};
 use x509_parser::prelude::X509Version;
 
 use super::error::shell_word;
+use super::key::{Key, OptionalPath};
 use super::reader::Reader;
 use super::users_file::read_text;
 use crate::auth::SigningKeyPem;
@@ -47,13 +48,45 @@ pub(super) fn check_pair(
     Some((algorithm, pem))
 }
 
-/// The two files that hold the key that signs tokens.
+/// The two files that hold a key that signs, or may sign, tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenPair {
     /// What verifiers of its tokens trust.
     pub certificate: PathBuf,
     /// The private key.
     pub key: PathBuf,
+}
+
+/// The algorithm of a key, and the texts of both files. `None` if they cannot be read, which is an error, or are not to be
+/// read now.
+type Content = Option<(SignatureAlgorithm, SigningKeyPem)>;
+
+/// The pair that two keys name.
+pub(super) struct Pair {
+    pub(super) files: TokenPair,
+    pub(super) content: Content,
+}
+
+/// The pair at two keys, read by `check`; one without the other is an error.
+pub(super) fn pair(
+    reader: &mut Reader<'_>,
+    certificate: &Key<OptionalPath>,
+    key: &Key<OptionalPath>,
+    check: impl FnOnce(&mut Reader<'_>, (&str, &str), &TokenPair) -> Content,
+) -> Option<Pair> {
+    let keys = (certificate.path, key.path);
+    let (present, missing) = match (reader.get(certificate), reader.get(key)) {
+        (None, None) => return None,
+        (Some(certificate), Some(key)) => {
+            let files = TokenPair { certificate, key };
+            let content = check(reader, keys, &files);
+            return Some(Pair { files, content });
+        }
+        (Some(_), None) => keys,
+        (None, Some(_)) => (keys.1, keys.0),
+    };
+    reader.refuse(present, &format!("given without {missing}"), "give both");
+    None
 }
 
 /// [`check_pair`] for the pair that signs tokens. A pair that does not exist is one error, with the command that makes it;

@@ -106,12 +106,6 @@ keys! {
     /// The private key that signs tokens: RSA, or EC on P-256, P-384 or P-521.
     KEY: OptionalPath = docker_auth("token.key").optional_path();
 
-    /// The certificate of docker_auth's listener, whose key signs tokens where `token.certificate` is not given.
-    SERVER_CERTIFICATE: OptionalPath = docker_auth("server.certificate").optional_path();
-
-    /// The private key of `server.certificate`.
-    SERVER_KEY: OptionalPath = docker_auth("server.key").optional_path();
-
     /// The full address of the token endpoint, as challenges give it.
     ///
     /// By default `/token` below `http.prefix` at `http.host`, else at the scheme and host of the request. It is used as it is.

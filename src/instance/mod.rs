@@ -4,6 +4,7 @@
 //! Invariants: the data are locked before anything in the store is changed; an authority is set aside only when nothing else
 //! can keep the start from succeeding; each background task is supervised (`tasks`).
 
+pub(crate) mod issuer;
 pub(crate) mod keys;
 pub(crate) mod missing_parts;
 pub(crate) mod places;
@@ -14,7 +15,6 @@ mod tasks;
 mod tests;
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -31,21 +31,21 @@ use self::signals::Hangups;
 use self::tasks::Tasks;
 use crate::auth::{self, Auth};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, TokenListener};
 use crate::durable_file;
 use crate::heartbeat::Heartbeat;
 use crate::index::{self, Index};
 use crate::layout::OWN_DIRECTORY;
 use crate::registry::{self, FallbackTags, Registry};
 use crate::server::control::{Control, ControlSocket};
-use crate::server::{Listener, Server, Services};
+use crate::server::{BoundAddress, Listener, Server, Services, Site};
 use crate::store::ObjectStore;
 use crate::store::filesystem;
 use crate::store::state_directory::{StateDirectory, StateDirectoryError};
 use crate::tls::Tls;
 
 /// Context of a failure to listen.
-const CANNOT_SERVE: &str = "cannot serve\nhint: if the address is in use, end the other program (or the other installation with the same config), or change `http.addr`";
+const CANNOT_SERVE: &str = "cannot serve\nhint: if the address is in use, end the other program (or the other installation with the same config), or change `http.addr` or `server.addr`";
 
 /// What an instance is opened from.
 pub struct Plan {
@@ -129,22 +129,35 @@ impl Instance {
         let Plan { config, clock, .. } = &self.plan;
         let auth = Arc::new(Auth::new(self.auth_settings()?, Arc::clone(clock))?);
         let mut listener = Listener::on(config.server.clone()).context(CANNOT_SERVE)?;
+        let tokens = config.token_listener.as_ref();
+        let tokens = tokens.map(|listener| bind_for_tokens(listener, clock));
+        let tokens = tokens.transpose()?;
         if self.renews_authority {
             // Last of all that can fail: a start that comes to nothing must not cost the authority that clients trust.
             Tls::set_authority_aside(&config.tls, clock.as_ref())?;
         }
         let tls = Tls::open(&config.tls, Arc::clone(clock))?.map(Arc::new);
         listener.tls.clone_from(&tls);
-        let listeners = std::iter::once(listener).chain(more).collect();
+        let certificates = [
+            tls.clone(),
+            tokens.as_ref().and_then(|each| each.tls.clone()),
+        ];
+        let of_registry = |listener| (listener, Site::Registry(Arc::clone(&self.registry)));
+        let listeners = std::iter::once(of_registry(listener))
+            .chain(tokens.map(|listener| (listener, Site::TokenIssuer)))
+            .chain(more.into_iter().map(of_registry))
+            .collect();
         let services = Services {
-            registry: Arc::clone(&self.registry),
             auth: Arc::clone(&auth),
             clock: Arc::clone(clock),
+            memory: self.registry.memory().clone(),
         };
         let server = Server::listen(listeners, &services).context(CANNOT_SERVE)?;
         missing_parts::remember(config);
         let source = self.plan.source.take();
-        let reload = Reload::new(source, &self.plan.config, Arc::clone(&auth), tls.clone());
+        let certificates = certificates.into_iter().flatten().collect();
+        let accounts = &self.plan.config.auth;
+        let reload = Reload::new(source, accounts, Arc::clone(&auth), certificates);
         Ok(BoundInstance {
             instance: self,
             auth,
@@ -178,9 +191,15 @@ impl Instance {
 }
 
 impl BoundInstance {
-    /// The bound addresses: the configured one first.
-    pub fn addresses(&self) -> anyhow::Result<Vec<SocketAddr>> {
-        Ok(self.server.addresses()?)
+    /// The address of the registry.
+    pub fn address(&self) -> Option<BoundAddress> {
+        self.server.addresses().into_iter().next()
+    }
+
+    /// The address of `docker_auth`'s own listener, if there is one.
+    pub fn token_address(&self) -> Option<BoundAddress> {
+        self.config().token_listener.as_ref()?;
+        self.server.addresses().into_iter().nth(1)
     }
 
     /// What it was opened from.
@@ -269,6 +288,13 @@ impl BoundInstance {
         let control = Control::new(registry, auth, reload, Arc::clone(clock));
         Some((socket, Arc::new(control)))
     }
+}
+
+/// `docker_auth`'s own listener, with its certificate.
+fn bind_for_tokens(listener: &TokenListener, clock: &Arc<dyn Clock>) -> anyhow::Result<Listener> {
+    let mut bound = Listener::on(listener.server.clone()).context(CANNOT_SERVE)?;
+    bound.tls = Tls::open(&listener.tls, Arc::clone(clock))?.map(Arc::new);
+    Ok(bound)
 }
 
 /// Makes this the only instance on the data: the lock lies beside them, wherever the rest of the state is. A first start on

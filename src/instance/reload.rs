@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, bail};
 
 use crate::auth::Auth;
-use crate::config::{self, AccountFile, AuthConfig, Config, ConfigErrors, InForce, Loaded};
+use crate::config::{self, AccountFile, AuthConfig, ConfigErrors, InForce, Loaded};
 use crate::server::control;
 use crate::tls::Tls;
 
@@ -26,11 +26,11 @@ pub struct Warnings(BTreeSet<String>);
 
 impl Warnings {
     /// Logs the warnings and the usual mistakes in rules that were not there the last time.
-    pub(crate) fn log(&mut self, loaded: &Loaded) {
-        let mistakes = loaded.config.auth.mistakes(0);
+    pub(crate) fn log(&mut self, warnings: &[String], auth: &AuthConfig) {
+        let mistakes = auth.mistakes(0);
         let mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
         let is_new = |text: &&String| !self.0.contains(*text);
-        for warning in loaded.warnings.iter().filter(is_new) {
+        for warning in warnings.iter().filter(is_new) {
             tracing::warn!("{warning}");
         }
         let new: Vec<&String> = mistakes.iter().filter(is_new).collect();
@@ -44,7 +44,7 @@ impl Warnings {
                 "more rules are probably not meant as they are; hint: `boathouse check` shows all"
             );
         }
-        self.0 = loaded.warnings.iter().cloned().chain(mistakes).collect();
+        self.0 = warnings.iter().cloned().chain(mistakes).collect();
     }
 }
 
@@ -65,7 +65,8 @@ pub struct ConfigSource {
 pub(crate) struct Reload {
     /// `None` if there are no files to read.
     source: Option<ConfigSource>,
-    tls: Option<Arc<Tls>>,
+    /// The certificates of all listeners.
+    certificates: Vec<Arc<Tls>>,
     auth: Arc<Auth>,
     /// The file of accounts that is followed. Locked from the reading of the files until they are in force.
     followed: Mutex<Option<AccountFile>>,
@@ -76,9 +77,9 @@ pub(crate) struct Reload {
 impl Reload {
     pub(super) fn new(
         mut source: Option<ConfigSource>,
-        config: &Config,
+        config: &AuthConfig,
         auth: Arc<Auth>,
-        tls: Option<Arc<Tls>>,
+        certificates: Vec<Arc<Tls>>,
     ) -> Self {
         let warnings = source
             .as_mut()
@@ -86,9 +87,9 @@ impl Reload {
         Self {
             warnings: Mutex::new(warnings.unwrap_or_default()),
             source,
-            tls,
+            certificates,
             auth,
-            followed: Mutex::new(config.auth.account_file.clone()),
+            followed: Mutex::new(config.account_file.clone()),
         }
     }
 
@@ -118,7 +119,7 @@ impl Reload {
         match &self.source {
             None => Ok(()),
             Some(source) => self.run_with(source, || {
-                config::load_again(&source.files, &source.environment)
+                config::load_accounts_again(&source.files, &source.environment)
             }),
         }
     }
@@ -126,29 +127,29 @@ impl Reload {
     fn run_with(
         &self,
         source: &ConfigSource,
-        load: impl FnOnce() -> Result<Loaded, ConfigErrors>,
+        load: impl FnOnce() -> Result<Loaded<AuthConfig>, ConfigErrors>,
     ) -> anyhow::Result<()> {
         // Otherwise a slow reload could put what it read back over what a faster one read after it: an account that was
         // removed from the configuration would be back.
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
         let loaded = load().context("nothing was changed")?;
-        refuse_a_missing_users_file(followed.as_ref(), &loaded.config.auth)
+        refuse_a_missing_users_file(followed.as_ref(), &loaded.config)
             .context("nothing was changed")?;
-        self.auth.reload(loaded.config.auth.accounts.clone());
-        followed.clone_from(&loaded.config.auth.account_file);
+        self.auth.reload(loaded.config.accounts.clone());
+        followed.clone_from(&loaded.config.account_file);
         // Looking for mistakes takes a while with thousands of rules, and keeps no account from ending.
         let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
-        warnings.log(&loaded);
+        warnings.log(&loaded.warnings, &loaded.config);
         drop(warnings);
         for key in config::needs_restart(&source.in_force, &loaded.in_force) {
             tracing::warn!(key, "config key changed; restart to apply it");
         }
-        if let Some(tls) = &self.tls {
-            tls.reload().context(
-                "users and rules were read again, but the certificates stay as they were",
-            )?;
+        // One that cannot be read keeps no other from being read.
+        let reloaded: Vec<_> = self.certificates.iter().map(|tls| tls.reload()).collect();
+        for result in reloaded {
+            result.context("users and rules were read again, but a certificate stays as it was")?;
         }
-        if self.auth.is_open() && loaded.config.auth.required {
+        if self.auth.is_open() && loaded.config.required {
             bail!(
                 "users and rules were read again, but this server was started without authentication, and stays so until it is restarted"
             );
@@ -220,7 +221,12 @@ mod tests {
                 ..ConfigSource::default()
             };
             let auth = Arc::new(Auth::new(settings, clock).unwrap());
-            let reload = Reload::new(Some(source), &loaded.config, auth, tls.map(Arc::new));
+            let reload = Reload::new(
+                Some(source),
+                &loaded.config.auth,
+                auth,
+                tls.map(Arc::new).into_iter().collect(),
+            );
             Self { directory, reload }
         }
 
@@ -243,8 +249,8 @@ mod tests {
             self.reload.source.as_ref().unwrap()
         }
 
-        fn load(&self) -> Result<Loaded, ConfigErrors> {
-            config::load_again(&self.source().files, &BTreeMap::new())
+        fn load(&self) -> Result<Loaded<AuthConfig>, ConfigErrors> {
+            config::load_accounts_again(&self.source().files, &BTreeMap::new())
         }
 
         fn write(&self, name: &str, text: &str) {

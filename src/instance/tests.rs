@@ -1,5 +1,6 @@
 //! Supervised tasks, and what is left when an instance ends.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -72,7 +73,7 @@ async fn a_task_that_ends_early_is_logged_once_and_shows_in_readyz_and_status() 
     let directory = tempfile::tempdir().unwrap();
     let clock = ManualClock::at_unix_secs(1_800_000_000);
     let instance = open(directory.path(), &clock).bind(Vec::new()).unwrap();
-    let address = instance.addresses().unwrap()[0];
+    let address = instance.address().unwrap().tcp().unwrap();
     let socket = places::control_socket(instance.config());
     let heartbeat = |name| Heartbeat::new(name, Arc::new(clock.clone()));
     let tasks = &instance.instance.tasks;

@@ -36,7 +36,7 @@ pub(super) async fn read(
     name: &RepositoryName,
     digest: &Digest,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let blobs = &state.services.registry.blobs;
+    let blobs = &request.registry.blobs;
     // GET and HEAD have the same rule: GET must succeed if HEAD succeeded for the same caller.
     let viewer = state.services.auth.viewer(&request.caller, &request.origin);
     let is_known = is_known(&request.head, digest);
@@ -59,7 +59,7 @@ pub(super) async fn read(
             match several.within(size_bytes) {
                 Selected::Parts(ranges) => {
                     if let Some(parts) = Multipart::new(ranges, size_bytes, MEDIA_TYPE) {
-                        return Ok(several_parts(state, digest, blob, parts));
+                        return Ok(several_parts(request, digest, blob, parts));
                     }
                     None
                 }
@@ -113,7 +113,7 @@ fn unsatisfiable(size_bytes: u64) -> Response<ResponseBody> {
 
 /// 206 with several parts. Each part has its own `Content-Range`.
 fn several_parts(
-    state: &State,
+    request: &Allowed,
     digest: &Digest,
     blob: Blob,
     parts: Multipart,
@@ -122,7 +122,7 @@ fn several_parts(
     let mut answer = described(digest, length);
     *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
     response::set(&mut answer, CONTENT_TYPE, &parts.content_type());
-    let bytes = parts.stream(Arc::clone(&state.services.registry), blob);
+    let bytes = parts.stream(Arc::clone(&request.registry), blob);
     *answer.body_mut() = ResponseBody::stream(bytes, length);
     answer
 }
@@ -133,7 +133,7 @@ pub(super) async fn delete(
     name: &RepositoryName,
     digest: &Digest,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let blobs = &state.services.registry.blobs;
+    let blobs = &request.registry.blobs;
     blobs.delete(name, digest, request.actor(state)).await?;
     Ok(response::empty(StatusCode::ACCEPTED))
 }

@@ -19,9 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::server::Acceptor;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -31,12 +29,12 @@ use super::admission::{Admission, RESERVE, Slot};
 use super::incoming::RequestBody;
 use super::open_requests::OpenRequests;
 use super::route::Route;
+use super::socket::{BindError, BoundAddress, BoundSocket, ListeningSocket, Stream};
 use super::stall::StallGuard;
-use super::state::{Peer, State};
-use super::{ServerError, Services, Settings};
+use super::state::{self, Peer, State};
+use super::{Services, Settings, Site};
 use crate::auth::{FairQueue, Listening};
 use crate::clock::Clock;
-use crate::host_port::HostPort;
 use crate::platform;
 use crate::tls::Tls;
 
@@ -50,18 +48,12 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// window of HTTP/2.
 const ALL_WINDOWS_BYTES: u32 = 32 * 1024 * 1024;
 const WINDOW_BYTES_MIN: u32 = 64 * 1024;
-/// What the system buffers for a client that reads slowly, beyond what is in flight. The stall limit judges a client by
-/// what the system takes next. With the usual buffer of megabytes, it would take nothing for minutes from a client that
-/// reads 16 KiB/s.
-const UNSENT_BYTES: u32 = 128 * 1024;
 /// Encrypted bytes that wait for the network, for each connection. With the library's 64 KiB, each write ends after half a
 /// piece.
 const TLS_BUFFER_BYTES: usize = 256 * 1024;
 /// What one HTTP/1 connection buffers: of answers before it writes them, and of a request's body before it is read. With
 /// the library's 400 KiB, many parallel pulls hold several pieces each.
 const HTTP1_BUFFER_BYTES: usize = 128 * 1024;
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 1_024;
 /// The pause after a failed accept, which would otherwise repeat in a tight loop while there are no file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections accepted in a row; then their tasks run. While there are no free slots, a burst would otherwise fill the reserve
@@ -82,16 +74,16 @@ const TLS_HANDSHAKE: u8 = 0x16;
 
 /// A place where a server listens: a bound socket, and what is served there.
 pub struct Listener {
-    socket: Socket,
+    socket: BoundSocket,
     /// Certificates; `None` for plain HTTP.
     pub tls: Option<Arc<Tls>>,
-    /// What is answered here.
+    /// What is answered here, of the site.
     pub routes: Routes,
     /// The settings, limits among them. Their `address` is only used by [`Listener::on`].
     pub settings: Settings,
 }
 
-/// What a listener answers.
+/// Which requests to the registry a listener answers.
 #[derive(Debug, Clone, Copy)]
 pub enum Routes {
     /// Everything.
@@ -110,23 +102,18 @@ impl Routes {
 }
 
 impl Listener {
-    /// Binds the address of the settings: `HOST:PORT`, or for `:PORT` every address of both families. All routes, no TLS.
+    /// Binds the address of the settings. All routes, no TLS.
     pub fn on(settings: Settings) -> Result<Self, BindError> {
-        match bind(&settings.address) {
-            Ok(socket) => Ok(Self::new(socket, settings)),
-            Err(source) => Err(BindError {
-                address: settings.address,
-                source,
-            }),
-        }
+        let socket = BoundSocket::bind(&settings.address)?;
+        Ok(Self::new(socket, settings))
     }
 
-    /// Takes a TCP socket that is bound already, as an init system passes it to the services that it starts.
+    /// Takes a socket that is bound already, as an init system passes it to the services that it starts.
     pub fn inherited(descriptor: OwnedFd, settings: Settings) -> Self {
-        Self::new(descriptor.into(), settings)
+        Self::new(BoundSocket::inherited(descriptor), settings)
     }
 
-    fn new(socket: Socket, settings: Settings) -> Self {
+    fn new(socket: BoundSocket, settings: Settings) -> Self {
         Self {
             socket,
             tls: None,
@@ -135,24 +122,11 @@ impl Listener {
         }
     }
 
-    /// The bound address.
-    pub fn address(&self) -> std::io::Result<SocketAddr> {
-        let address = self.socket.local_addr()?.as_socket();
-        address.ok_or_else(|| std::io::Error::other("not a TCP socket"))
-    }
-
-    /// From now on the system accepts connections; they wait until the server runs.
-    fn listen(&self) -> std::io::Result<TcpListener> {
-        self.socket.listen(BACKLOG)?;
-        self.socket.set_nonblocking(true)?;
-        TcpListener::from_std(self.socket.try_clone()?.into())
-    }
-
     /// What `auth` must know of it, to recognise the names of this registry.
     fn listening(&self) -> Option<Listening> {
         let tls = self.tls.clone();
         Some(Listening {
-            port: self.address().ok()?.port(),
+            port: self.socket.address().ok()?.tcp()?.port(),
             is_https: tls.is_some(),
             names: Box::new(move || tls.as_ref().map(|tls| tls.own_names()).unwrap_or_default()),
         })
@@ -161,25 +135,49 @@ impl Listener {
 
 /// A server that is bound to its addresses, and does not accept connections yet.
 pub struct Server {
-    listeners: Vec<(TcpListener, Arc<State>)>,
+    listeners: Vec<(ListeningSocket, Arc<State>)>,
 }
 
 impl Server {
     /// Listens on `listeners`. Each has its own connection limit; all take the same turns for TLS handshakes.
-    pub fn listen(listeners: Vec<Listener>, services: &Services) -> Result<Self, BindError> {
-        let listening = listeners.iter().filter_map(Listener::listening);
+    pub fn listen(
+        listeners: Vec<(Listener, Site)>,
+        services: &Services,
+    ) -> Result<Self, BindError> {
+        let registries = listeners
+            .iter()
+            .filter(|(_, site)| matches!(site, Site::Registry(_)));
+        let listening = registries.filter_map(|(listener, _)| listener.listening());
         services.auth.listens(listening.collect());
-        let limit = |listener: &Listener| connections_max(listener.settings.limits.connections);
-        let handshakes = handshake_queue(listeners.iter().map(|each| limit(each) + RESERVE).sum());
-        let listen = |listener: Listener| {
-            let socket = listener.listen().map_err(|source| BindError {
-                address: listener.settings.address.clone(),
+        let count = listeners.len();
+        let limit = |settings: &Settings| connections_max(settings.limits.connections, count);
+        let limits = listeners
+            .iter()
+            .map(|(each, _)| limit(&each.settings) + RESERVE);
+        let handshakes = handshake_queue(limits.sum());
+        let listen = |(listener, site): (Listener, Site)| {
+            let Listener {
+                socket,
+                tls,
+                routes,
+                settings,
+            } = listener;
+            let socket = socket.listen().map_err(|source| BindError {
+                address: settings.address.clone(),
                 source,
             })?;
-            let proxies = listener.settings.trusted_proxies.clone();
+            let proxies = settings.trusted_proxies.clone();
             let clock = Arc::clone(&services.clock);
-            let admission = Admission::new(limit(&listener), proxies, clock);
-            let state = State::new(services.clone(), listener, admission, handshakes.clone());
+            let state = State {
+                services: services.clone(),
+                site,
+                tls,
+                routes,
+                admission: Admission::new(limit(&settings), proxies, clock),
+                handshakes: handshakes.clone(),
+                configured_headers: state::configured_headers(&settings),
+                settings,
+            };
             Ok((socket, Arc::new(state)))
         };
         let listeners: Result<_, BindError> = listeners.into_iter().map(listen).collect();
@@ -189,11 +187,9 @@ impl Server {
     }
 
     /// The bound addresses, in the order of the listeners.
-    pub fn addresses(&self) -> std::io::Result<Vec<SocketAddr>> {
-        self.listeners
-            .iter()
-            .map(|(socket, _)| socket.local_addr())
-            .collect()
+    pub fn addresses(&self) -> Vec<BoundAddress> {
+        let addresses = self.listeners.iter().map(|(socket, _)| socket.address());
+        addresses.cloned().collect()
     }
 
     /// Serves until `shutdown` resolves. Then it accepts no more connections, waits for open requests within the drain
@@ -218,7 +214,7 @@ impl Server {
 
 /// Accepts connections, each in a task of its own; never returns.
 async fn accept(
-    socket: &TcpListener,
+    socket: &ListeningSocket,
     state: &Arc<State>,
     connections: &TaskTracker,
     ending: &CancellationToken,
@@ -280,24 +276,24 @@ async fn drain(connections: &TaskTracker, states: &[Arc<State>]) {
 
 async fn serve(
     state: Arc<State>,
-    stream: TcpStream,
+    stream: Stream,
     peer: SocketAddr,
     slot: Slot,
     ending: CancellationToken,
 ) {
-    // Answers are written in one piece; collecting more data would only delay them.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, %peer, "cannot set TCP_NODELAY");
-    }
-    if let Err(error) = platform::limit_unsent(&stream, UNSENT_BYTES) {
-        tracing::debug!(%error, %peer, "cannot limit the send buffer");
-    }
+    stream.tune();
+    let peer = Peer {
+        address: peer,
+        is_unix: stream.is_unix(),
+        is_tls: false,
+        is_reserve: slot.is_reserve(),
+    };
     let Some(tls) = state.tls.clone() else {
         return serve_http(state, stream, peer, slot, HttpOver::Plain, ending).await;
     };
     let time = Duration::from_secs(state.settings.limits.handshake_secs);
     let is_tls = tokio::select! {
-        first = first_byte(&stream) => first.map(|byte| byte == TLS_HANDSHAKE),
+        first = stream.first_byte() => first.map(|byte| byte == TLS_HANDSHAKE),
         () = state.services.clock.sleep(time) => None,
         () = slot.evicted() => None,
         () = ending.cancelled() => None,
@@ -309,7 +305,7 @@ async fn serve(
         }
         Some(true) => {
             let stream = tokio::select! {
-                accepted = shake_hands(&state, &tls, stream, peer) => accepted,
+                accepted = shake_hands(&state, &tls, stream, peer.address) => accepted,
                 () = state.services.clock.sleep(time) => return,
                 () = slot.evicted() => return,
                 () = ending.cancelled() => return,
@@ -317,10 +313,14 @@ async fn serve(
             match stream {
                 Ok(mut stream) => {
                     stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
+                    let peer = Peer {
+                        is_tls: true,
+                        ..peer
+                    };
                     serve_http(state, stream, peer, slot, HttpOver::Tls, ending).await;
                 }
                 // Usually the client does not trust our authority. It reports the cause itself.
-                Err(error) => tracing::debug!(%error, %peer, "TLS handshake failed"),
+                Err(error) => tracing::debug!(%error, peer = %peer.address, "TLS handshake failed"),
             }
         }
     }
@@ -331,9 +331,9 @@ async fn serve(
 async fn shake_hands(
     state: &State,
     tls: &Tls,
-    stream: TcpStream,
+    stream: Stream,
     peer: SocketAddr,
-) -> std::io::Result<TlsStream<TcpStream>> {
+) -> std::io::Result<TlsStream<Stream>> {
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let turn = state.handshakes.turn(peer.ip()).await;
     let turn = turn.map_err(std::io::Error::other)?;
@@ -353,14 +353,6 @@ fn handshake_queue(connections_max: usize) -> FairQueue {
     FairQueue::new(threads, connections_max, connections_max)
 }
 
-async fn first_byte(stream: &TcpStream) -> Option<u8> {
-    let mut byte = [0];
-    match stream.peek(&mut byte).await {
-        Ok(1) => Some(byte[0]),
-        _ => None,
-    }
-}
-
 /// The protocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum HttpOver {
@@ -374,7 +366,7 @@ enum HttpOver {
 async fn serve_http<S>(
     state: Arc<State>,
     stream: S,
-    peer: SocketAddr,
+    peer: Peer,
     slot: Slot,
     protocol: HttpOver,
     ending: CancellationToken,
@@ -393,11 +385,6 @@ async fn serve_http<S>(
     let builder = builder(&state, protocol);
     slot.activity().handshake_done();
     let open_requests = OpenRequests::new(Arc::clone(slot.activity()));
-    let other_end = Peer {
-        address: peer,
-        is_tls: protocol == HttpOver::Tls,
-        is_reserve: slot.is_reserve(),
-    };
     let idle = |rest_secs| {
         let rest = Duration::from_secs(rest_secs);
         idle(open_requests.clone(), Arc::clone(&state), rest)
@@ -415,13 +402,11 @@ async fn serve_http<S>(
         async move {
             Ok::<_, Infallible>(match protocol {
                 HttpOver::PlainOnTlsPort => {
-                    let mut answer = plain_http_error(&request).response();
+                    let mut answer = state.error_answer(&state.plain_http_error(&request));
                     state.add_configured_headers(&mut answer);
                     answer
                 }
-                HttpOver::Tls | HttpOver::Plain => {
-                    state.answer(request, other_end, in_flight).await
-                }
+                HttpOver::Tls | HttpOver::Plain => state.answer(request, peer, in_flight).await,
             })
         }
     });
@@ -440,7 +425,7 @@ async fn serve_http<S>(
     };
     if let Err(error) = result {
         // Clients often close connections early.
-        tracing::debug!(error = %crate::telemetry::chain(error.as_ref()), %peer, "connection ended early");
+        tracing::debug!(error = %crate::telemetry::chain(error.as_ref()), peer = %peer.address, "connection ended early");
     }
 }
 
@@ -473,13 +458,14 @@ async fn idle(open_requests: OpenRequests, state: Arc<State>, rest: Duration) {
     }
 }
 
-/// The maximum number of connections: not more than there are file descriptors for.
-fn connections_max(wanted: usize) -> usize {
+/// The maximum number of connections of one of `listeners`: not more than there are file descriptors for.
+fn connections_max(wanted: usize, listeners: usize) -> usize {
     let Some(descriptors) = platform::raise_descriptor_limit() else {
         return wanted;
     };
     let room = descriptors.saturating_sub(DESCRIPTORS_SPARE) / DESCRIPTORS_EACH;
-    let room = usize::try_from(room).unwrap_or(usize::MAX).max(RESERVE);
+    let room = usize::try_from(room).unwrap_or(usize::MAX) / listeners.max(1);
+    let room = room.max(RESERVE);
     if room < wanted {
         tracing::warn!(
             descriptors,
@@ -521,61 +507,4 @@ fn builder(state: &State, protocol: HttpOver) -> auto::Builder<TokioExecutor> {
         return builder.http1_only();
     }
     builder
-}
-
-fn plain_http_error(request: &Request<RequestBody>) -> ServerError {
-    let host = request
-        .headers()
-        .get(http::header::HOST)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or("HOST");
-    ServerError::PlainHttp {
-        authority_url: format!("https://{host}/ca.crt"),
-    }
-}
-
-/// Binds `HOST:PORT`, or for `:PORT` every address of both families (`.local` names resolve to IPv6 first).
-fn bind(address: &HostPort) -> std::io::Result<Socket> {
-    let port = address.port();
-    let candidates: Vec<SocketAddr> = if address.host().is_empty() {
-        vec![
-            (std::net::Ipv6Addr::UNSPECIFIED, port).into(),
-            (std::net::Ipv4Addr::UNSPECIFIED, port).into(),
-        ]
-    } else {
-        std::net::ToSocketAddrs::to_socket_addrs(&(address.host(), port))?.collect()
-    };
-    let mut failure = std::io::Error::other("the host name has no address");
-    for candidate in candidates {
-        match bind_to(candidate) {
-            Ok(socket) => return Ok(socket),
-            Err(error) => failure = error,
-        }
-    }
-    Err(failure)
-}
-
-fn bind_to(address: SocketAddr) -> std::io::Result<Socket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    if address.ip() == std::net::IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED) {
-        socket.set_only_v6(false)?;
-    }
-    // A restarted server can bind its port again while old connections still linger.
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    Ok(socket)
-}
-
-/// The address could not be bound.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}")]
-pub struct BindError {
-    /// The configured address.
-    pub address: HostPort,
-    /// The error of the system.
-    pub source: std::io::Error,
 }

@@ -3,7 +3,6 @@
 //! Must not know what an endpoint does. Invariant: every request is processed in this order: parse → caller → access →
 //! dispatch → response.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::header::{
@@ -20,13 +19,35 @@ use super::incoming::RequestBody;
 use super::open_requests::RequestInFlight;
 use super::origin::Reading;
 use super::response::ResponseBody;
-use super::route::{RequestPath, Route, Takes};
+use super::route::{RequestPath, Route, RouteError, Takes};
 use super::state::{Allowed, Peer, State, authorization};
-use super::{ServerError, blobs, listings, manifests, origin, response, token, uploads};
+use super::token_listener::{self, TokenRoute};
+use super::{ServerError, Site, blobs, listings, manifests, origin, response, token, uploads};
 use crate::auth::{Access, Caller, Origin};
 use crate::host_port::is_authority;
-use crate::registry::Holder;
+use crate::registry::{Holder, Registry};
 use crate::telemetry::field;
+
+/// What a request asks of the site that it was sent to.
+enum Asked {
+    Registry(Arc<Registry>, Route),
+    TokenIssuer(TokenRoute),
+}
+
+impl Asked {
+    /// A name for logs and metrics.
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Registry(_, route) => route.label(),
+            Self::TokenIssuer(route) => route.label(),
+        }
+    }
+
+    /// Whether it is answered in the reserve too: monitoring must not fail because all connections are taken.
+    fn is_health(&self) -> bool {
+        matches!(self, Self::Registry(_, Route::Health | Route::Ready))
+    }
+}
 
 /// A request as it was received.
 struct Arrived {
@@ -34,7 +55,7 @@ struct Arrived {
     body: RequestBody,
     reading: Reading,
     id: RequestId,
-    peer: SocketAddr,
+    peer: Peer,
 }
 
 impl State {
@@ -46,18 +67,9 @@ impl State {
         in_flight: RequestInFlight,
     ) -> Response<ResponseBody> {
         let (head, body) = request.into_parts();
-        let path = RequestPath::decode(head.uri.path()).below(&self.settings.prefix);
-        let query = head.uri.query().unwrap_or_default();
-        let route = check_host(&head)
-            .and_then(|()| Ok(Route::parse(&head.method, &path, query)?))
-            .and_then(|route| self.is_answered(route));
-        let mut reading = origin::read(
-            &self.settings,
-            peer.address,
-            peer.is_tls,
-            &head.headers,
-            &head.uri,
-        );
+        let path = self.path_of(&head);
+        let asked = check_host(&head).and_then(|()| self.parse(&head, &path));
+        let mut reading = origin::read(&self.settings, peer, &head.headers, &head.uri);
         let named = reading.request_id.take();
         let id = named.unwrap_or_else(RequestId::random);
         let method = head.method.clone();
@@ -70,7 +82,7 @@ impl State {
             client: reading.origin.client,
             method: method.clone(),
             path: access_log::shown(path.as_str()),
-            route: route.as_ref().map_or("unknown", Route::label),
+            route: asked.as_ref().map_or("unknown", Asked::label),
             account: String::new(),
             user_agent: user_agent.map(access_log::header_text).unwrap_or_default(),
             refusal: None,
@@ -79,36 +91,44 @@ impl State {
         };
         let (shown_method, shown_path) = (field(method.as_str()), field(&line.path));
         let span = tracing::info_span!("request", %id, method = %shown_method, route = line.route, path = %shown_path);
-        let handled = match route {
-            Ok(route) if peer.is_reserve && !matches!(route, Route::Health | Route::Ready) => {
-                Err(ServerError::NoPlace)
-            }
-            Ok(route) => {
+        let handled = match asked {
+            Ok(asked) if peer.is_reserve && !asked.is_health() => Err(ServerError::NoPlace),
+            Ok(asked) => {
                 let arrived = Arrived {
                     head,
                     body,
                     reading,
                     id: id.clone(),
-                    peer: peer.address,
+                    peer,
                 };
-                self.handle(route, arrived, &mut line.account)
-                    .instrument(span.clone())
-                    .await
+                let account = &mut line.account;
+                let handling = async {
+                    match asked {
+                        Asked::Registry(registry, route) => {
+                            self.handle(registry, route, arrived, account).await
+                        }
+                        Asked::TokenIssuer(route) => {
+                            self.handle_of_issuer(route, arrived, account).await
+                        }
+                    }
+                };
+                handling.instrument(span.clone()).await
             }
             Err(error) => Err(error),
         };
         let counted = handled.and_then(|mut answer| {
             let client = Holder::Client(line.client);
-            let reservation = self.services.registry.memory().reservation(client);
+            let reservation = self.services.memory.reservation(client);
             answer.body_mut().count(reservation)?;
             Ok(answer)
         });
         let mut answer = counted.unwrap_or_else(|error: ServerError| {
             line.refusal = error.refusal();
-            span.in_scope(|| error.response())
+            span.in_scope(|| self.error_answer(&error))
         });
-        if method == Method::OPTIONS || answer.status() == StatusCode::METHOD_NOT_ALLOWED {
-            self.set_allow(&mut answer, &path, &method);
+        let asks_for_methods = method == Method::OPTIONS && matches!(self.site, Site::Registry(_));
+        if asks_for_methods || answer.status() == StatusCode::METHOD_NOT_ALLOWED {
+            response::set(&mut answer, ALLOW, &self.methods_allowed(&path, &method));
         }
         // Other connections wait for the reserve. HTTP/2 does not have this header.
         if peer.is_reserve && is_http1 {
@@ -121,8 +141,77 @@ impl State {
         answer.map(|body| body.tracked(line, in_flight, now))
     }
 
+    /// The path of a request; of the registry, below its prefix.
+    fn path_of(&self, head: &Parts) -> RequestPath {
+        let path = RequestPath::decode(head.uri.path());
+        match &self.site {
+            Site::Registry(_) => path.below(&self.settings.prefix),
+            Site::TokenIssuer => path,
+        }
+    }
+
+    fn parse(&self, head: &Parts, path: &RequestPath) -> Result<Asked, ServerError> {
+        match &self.site {
+            Site::Registry(registry) => {
+                let query = head.uri.query().unwrap_or_default();
+                let route = Route::parse(&head.method, path, query)?;
+                // A route that this listener does not have is unknown.
+                if !self.routes.hold(&route) {
+                    return Err(RouteError::NotFound.into());
+                }
+                Ok(Asked::Registry(Arc::clone(registry), route))
+            }
+            Site::TokenIssuer => {
+                let route = TokenRoute::parse(&head.method, path, &self.settings.prefix)?;
+                Ok(Asked::TokenIssuer(route))
+            }
+        }
+    }
+
+    /// An error, in the form that the clients of the site expect.
+    pub(super) fn error_answer(&self, error: &ServerError) -> Response<ResponseBody> {
+        match self.site {
+            Site::Registry(_) => error.response(),
+            Site::TokenIssuer => error.plain_response(),
+        }
+    }
+
+    /// The error of a plain HTTP request on a port for HTTPS.
+    pub(super) fn plain_http_error(&self, request: &Request<RequestBody>) -> ServerError {
+        let host = request.headers().get(HOST);
+        let host = host.and_then(|value| value.to_str().ok()).unwrap_or("HOST");
+        let authority_url = match self.site {
+            Site::Registry(_) => Some(format!("https://{host}/ca.crt")),
+            Site::TokenIssuer => None,
+        };
+        ServerError::PlainHttp { authority_url }
+    }
+
+    async fn handle_of_issuer(
+        &self,
+        route: TokenRoute,
+        arrived: Arrived,
+        account: &mut String,
+    ) -> Result<Response<ResponseBody>, ServerError> {
+        let Arrived {
+            head,
+            body,
+            reading,
+            peer,
+            ..
+        } = arrived;
+        match route {
+            TokenRoute::Index => Ok(token_listener::index(self)),
+            TokenRoute::Token => {
+                token_listener::check_address(self, peer)?;
+                token::answer(self, &head, body, reading, account).await
+            }
+        }
+    }
+
     async fn handle(
         self: &Arc<Self>,
+        registry: Arc<Registry>,
         route: Route,
         arrived: Arrived,
         account: &mut String,
@@ -137,7 +226,7 @@ impl State {
         match route {
             Route::Options => return Ok(response::empty(StatusCode::NO_CONTENT)),
             Route::Health => return Ok(response::bytes(StatusCode::OK, "text/plain", "ok\n")),
-            Route::Ready => return Ok(self.ready().await),
+            Route::Ready => return Ok(self.ready(&registry).await),
             Route::AuthorityCertificate => return self.authority_certificate(),
             Route::BaseRedirect => return Ok(self.base_redirect(&reading.origin)),
             Route::Token => return token::answer(self, &head, body, reading, account).await,
@@ -147,12 +236,13 @@ impl State {
         let access = route.access();
         let caller = self.allowed(&access, &head, &origin, account).await?;
         let request = Allowed {
+            registry,
             head,
             origin,
             caller,
             access,
             id,
-            peer,
+            peer: peer.address,
         };
         if !route.runs_to_its_end() {
             return self.dispatch(route, request, body).await;
@@ -199,7 +289,7 @@ impl State {
             }
             Route::Base => Ok(response::bytes(StatusCode::OK, "application/json", "{}")),
             Route::Catalog(page) => listings::catalog(self, &request, &page).await,
-            Route::Tags(name, page) => listings::tags(self, &name, &page).await,
+            Route::Tags(name, page) => listings::tags(self, &request, &name, &page).await,
             Route::Referrers(name, subject, artifact_type, page) => {
                 listings::referrers(
                     self,
@@ -221,9 +311,9 @@ impl State {
                 uploads::finish(self, &request, body, &name, id, &digest).await
             }
             Route::UploadStatus(name, id) => uploads::status(self, &request, &name, id).await,
-            Route::UploadCancel(name, id) => uploads::cancel(self, &request, &name, id).await,
+            Route::UploadCancel(name, id) => uploads::cancel(&request, &name, id).await,
             Route::ManifestRead(name, reference) => {
-                manifests::read(self, &request, &name, &reference).await
+                manifests::read(&request, &name, &reference).await
             }
             Route::ManifestNowhere(_) => Err(ServerError::NoSuchReference),
             Route::ManifestPut(name, reference, tags) => {
@@ -237,10 +327,10 @@ impl State {
 
     /// Headers that every answer has, and the rules for answers to HEAD.
     fn finish(&self, answer: &mut Response<ResponseBody>, method: &Method, id: &RequestId) {
-        answer.headers_mut().insert(
-            response::API_VERSION,
-            HeaderValue::from_static("registry/2.0"),
-        );
+        if let Site::Registry(_) = self.site {
+            let version = HeaderValue::from_static("registry/2.0");
+            answer.headers_mut().insert(response::API_VERSION, version);
+        }
         let id_header = HeaderName::from_static(access_log::ID_HEADER);
         response::set(answer, id_header, id.as_str());
         self.add_configured_headers(answer);
@@ -278,11 +368,14 @@ impl State {
 
     /// `Allow`, for answers to OPTIONS and for 405 (RFC 9110 sections 9.3.7 and 15.5.6). It contains OPTIONS only in
     /// answers to OPTIONS; in a 405 the list is that of distribution.
-    fn set_allow(&self, answer: &mut Response<ResponseBody>, path: &RequestPath, method: &Method) {
-        let registry = self.services.registry.settings();
+    fn methods_allowed(&self, path: &RequestPath, method: &Method) -> String {
+        let Site::Registry(registry) = &self.site else {
+            return token_listener::METHODS.to_owned();
+        };
+        let settings = registry.settings();
         let takes = Takes {
-            writes: !registry.readonly,
-            deletes: registry.deletes_enabled,
+            writes: !settings.readonly,
+            deletes: settings.deletes_enabled,
         };
         let mut methods = path.methods(takes);
         if *method == Method::OPTIONS {
@@ -291,11 +384,11 @@ impl State {
             }
             methods.push_str("OPTIONS");
         }
-        response::set(answer, ALLOW, &methods);
+        methods
     }
 
-    async fn ready(&self) -> Response<ResponseBody> {
-        let readiness = self.services.registry.health.readiness().await;
+    async fn ready(&self, registry: &Registry) -> Response<ResponseBody> {
+        let readiness = registry.health.readiness().await;
         let (status, first) = if readiness.still.is_empty() {
             (StatusCode::OK, "ready")
         } else {
@@ -315,21 +408,12 @@ impl State {
         response::bytes(status, "text/plain", text)
     }
 
-    /// A route that this listener does not have is unknown.
-    fn is_answered(&self, route: Route) -> Result<Route, ServerError> {
-        if self.routes.hold(&route) {
-            Ok(route)
-        } else {
-            Err(super::RouteError::NotFound.into())
-        }
-    }
-
     fn authority_certificate(&self) -> Result<Response<ResponseBody>, ServerError> {
         let pem = self
             .tls
             .as_ref()
             .and_then(|tls| tls.authority_pem())
-            .ok_or(super::RouteError::NotFound)?;
+            .ok_or(RouteError::NotFound)?;
         Ok(response::bytes(
             StatusCode::OK,
             "application/x-pem-file",

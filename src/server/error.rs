@@ -70,10 +70,10 @@ pub(super) enum ServerError {
     #[error("all connections are taken; hint: try again in a few seconds")]
     NoPlace,
     /// A plain HTTP request on a port for HTTPS.
-    #[error("this port serves HTTPS, not HTTP; the CA certificate is at {authority_url}")]
+    #[error("this port serves HTTPS, not HTTP{}", .authority_url.as_ref().map(|url| format!("; the CA certificate is at {url}")).unwrap_or_default())]
     PlainHttp {
-        /// The URL of the CA certificate.
-        authority_url: String,
+        /// The URL of the CA certificate, if there is one.
+        authority_url: Option<String>,
     },
     /// A bug of the server.
     #[error("internal error")]
@@ -132,13 +132,7 @@ impl ServerError {
     /// The answer.
     pub(super) fn response(&self) -> Response<ResponseBody> {
         let (status, code) = self.status_and_code();
-        let is_ours =
-            status.is_server_error() && !matches!(self, Self::MemoryBudget(_) | Self::NoPlace);
-        if is_ours {
-            tracing::error!(error = %field(&chain(self)), status = status.as_u16(), "request failed");
-        } else {
-            tracing::debug!(error = %field(&chain(self)), status = status.as_u16(), "request refused");
-        }
+        self.log(status);
         let entry = |detail| ErrorEntry {
             code,
             message: self.message(status),
@@ -152,7 +146,38 @@ impl ServerError {
                 .collect(),
             _ => vec![entry(None)],
         };
-        let mut answer = response::json(status, "application/json", &ErrorBody { errors });
+        self.with_headers(response::json(
+            status,
+            "application/json",
+            &ErrorBody { errors },
+        ))
+    }
+
+    /// The answer of `docker_auth`'s own listener: text, worded as there.
+    pub(super) fn plain_response(&self) -> Response<ResponseBody> {
+        let (status, _) = self.status_and_code();
+        self.log(status);
+        let text = match status {
+            StatusCode::UNAUTHORIZED => "Auth failed.".to_owned(),
+            StatusCode::NOT_FOUND => "Not found".to_owned(),
+            StatusCode::BAD_REQUEST => format!("Bad request: {}", self.message(status)),
+            _ => self.message(status),
+        };
+        let content_type = "text/plain; charset=utf-8";
+        self.with_headers(response::bytes(status, content_type, text + "\n"))
+    }
+
+    fn log(&self, status: StatusCode) {
+        let is_ours =
+            status.is_server_error() && !matches!(self, Self::MemoryBudget(_) | Self::NoPlace);
+        if is_ours {
+            tracing::error!(error = %field(&chain(self)), status = status.as_u16(), "request failed");
+        } else {
+            tracing::debug!(error = %field(&chain(self)), status = status.as_u16(), "request refused");
+        }
+    }
+
+    fn with_headers(&self, mut answer: Response<ResponseBody>) -> Response<ResponseBody> {
         for (name, value) in self.headers() {
             answer.headers_mut().insert(name, value);
         }

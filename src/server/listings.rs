@@ -24,7 +24,7 @@ pub(super) async fn catalog(
     page: &PageRequest,
 ) -> Result<Response<ResponseBody>, ServerError> {
     let viewer = state.services.auth.viewer(&request.caller, &request.origin);
-    let found = state.services.registry.listings.catalog(&viewer, page);
+    let found = request.registry.listings.catalog(&viewer, page);
     let found = found.await?;
     let names: Vec<&str> = found.items.iter().map(RepositoryName::as_str).collect();
     let body = json!({ "repositories": names });
@@ -39,10 +39,11 @@ pub(super) async fn catalog(
 
 pub(super) async fn tags(
     state: &State,
+    request: &Allowed,
     name: &RepositoryName,
     page: &PageRequest,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let found = state.services.registry.listings.tags(name, page).await?;
+    let found = request.registry.listings.tags(name, page).await?;
     let tags: Vec<&str> = found.items.iter().map(crate::oci::Tag::as_str).collect();
     let body = json!({ "name": name.as_str(), "tags": tags });
     Ok(page_answer(
@@ -62,7 +63,7 @@ pub(super) async fn referrers(
     artifact_type: Option<&str>,
     page: &PageRequest,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let listings = &state.services.registry.listings;
+    let listings = &request.registry.listings;
     let found = listings
         .referrers(name, subject, artifact_type, page)
         .await?;

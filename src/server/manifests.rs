@@ -15,12 +15,11 @@ use crate::oci::{Reference, RepositoryName, Tag};
 use crate::registry::ManifestContent;
 
 pub(super) async fn read(
-    state: &State,
     request: &Allowed,
     name: &RepositoryName,
     reference: &Reference,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let manifest = state.services.registry.manifests.get(name, reference);
+    let manifest = request.registry.manifests.get(name, reference);
     let manifest = manifest.await?;
     let is_known = is_known(&request.head, &manifest.digest);
     let mut answer = if is_known {
@@ -32,7 +31,7 @@ pub(super) async fn read(
                 ResponseBody::unsent(manifest.size_bytes)
             }
             ManifestContent::InStore(blob) => {
-                let content = state.services.registry.blobs.read(&blob, None).await?;
+                let content = request.registry.blobs.read(&blob, None).await?;
                 ResponseBody::stream(content.bytes, manifest.size_bytes)
             }
         };
@@ -50,7 +49,7 @@ pub(super) async fn put(
     reference: &Reference,
     more_tags: &[Tag],
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let registry = &state.services.registry;
+    let registry = &request.registry;
     let bytes = state
         .body_limits()
         .collect(
@@ -92,7 +91,7 @@ pub(super) async fn delete(
     name: &RepositoryName,
     reference: &Reference,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let manifests = &state.services.registry.manifests;
+    let manifests = &request.registry.manifests;
     manifests
         .delete(name, reference, request.actor(state))
         .await?;

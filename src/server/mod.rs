@@ -1,8 +1,9 @@
 //! The HTTP server. Only this module and the client of commands use hyper.
 //!
 //! The path of a request: `connection` (accept, TLS, limits) → `dispatch` (route → caller → access → handler) → `blobs`,
-//! `uploads`, `manifests`, `listings`, `token` → `response` or `error`. Must not know how anything is stored. Invariant: a
-//! request is handled only after its route's access rule was checked.
+//! `uploads`, `manifests`, `listings`, `token` → `response` or `error`. `docker_auth`'s own listener (`token_listener`) has
+//! the token endpoint alone. Must not know how anything is stored. Invariant: a request is handled only after its route's
+//! access rule was checked.
 
 mod access_log;
 mod activity;
@@ -20,41 +21,53 @@ mod open_requests;
 mod origin;
 mod response;
 mod route;
+mod socket;
 mod stall;
 mod state;
 mod token;
+mod token_listener;
 mod uploads;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-pub use self::connection::{BindError, Listener, Routes, Server};
+pub use self::connection::{Listener, Routes, Server};
 pub use self::origin::token_client;
 pub use self::route::{RequestPath, Route, RouteError, Takes, UploadStart};
+pub use self::socket::{Address, BindError, BoundAddress};
 pub use self::token::is_form;
 
 use self::error::ServerError;
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::host_port::HostPort;
-use crate::registry::Registry;
+use crate::registry::{MemoryBudget, Registry};
 
-/// What the server needs.
+/// What every listener needs.
 #[derive(Clone)]
 pub struct Services {
-    /// The operations.
-    pub registry: Arc<Registry>,
     /// Authentication and authorisation.
     pub auth: Arc<Auth>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
+    /// The memory that bodies may take which are held whole.
+    pub memory: MemoryBudget,
+}
+
+/// What a listener serves.
+#[derive(Clone)]
+pub enum Site {
+    /// The registry, with its token endpoint.
+    Registry(Arc<Registry>),
+    /// The token endpoint alone, as `docker_auth` serves it. Of the settings, `prefix` is `server.path_prefix`.
+    TokenIssuer,
 }
 
 /// The configuration of the server.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `http.addr`
-    pub address: HostPort,
+    pub address: Address,
     /// `http.prefix`: `/` or `/…/`.
     pub prefix: String,
     /// `http.headers`: added to every answer.
@@ -133,7 +146,7 @@ impl Settings {
     /// The default limits, on a free port of the loopback interface.
     pub fn for_tests() -> Self {
         Self {
-            address: SocketAddr::from(([127, 0, 0, 1], 0)).into(),
+            address: HostPort::from(SocketAddr::from(([127, 0, 0, 1], 0))).into(),
             prefix: "/".into(),
             headers: Vec::new(),
             locations: Locations::Relative,

@@ -12,6 +12,7 @@ use hyper::Uri;
 
 use super::access_log::{self, RequestId};
 use super::forwarded::{self, Element};
+use super::state::Peer;
 use super::{RealIp, ServerError, Settings};
 use crate::auth::Origin;
 
@@ -28,12 +29,11 @@ pub(super) struct Reading {
 /// Reads the origin of a request from `peer`.
 pub(super) fn read(
     settings: &Settings,
-    peer: SocketAddr,
-    is_tls: bool,
+    connection: Peer,
     headers: &HeaderMap,
     uri: &Uri,
 ) -> Reading {
-    let peer = peer.ip().to_canonical();
+    let peer = connection.address.ip().to_canonical();
     let is_proxied = settings
         .trusted_proxies
         .iter()
@@ -66,7 +66,7 @@ pub(super) fn read(
         .or_else(|| forwarded("x-forwarded-proto"));
     let is_https = match scheme.as_deref() {
         Some(scheme) => scheme.eq_ignore_ascii_case("https"),
-        None => is_tls,
+        None => connection.is_tls,
     };
     let mut client = if is_proxied {
         behind_proxies(settings, headers, &standard).unwrap_or(peer)
@@ -75,8 +75,8 @@ pub(super) fn read(
     };
     let mut configured_address = Ok(());
     // If proxies are configured, only they know their clients. Any other peer could choose the address that `ip` rules
-    // judge.
-    let is_believed = is_proxied || settings.trusted_proxies.is_empty();
+    // judge. A Unix socket has no other address, and its file says who may connect.
+    let is_believed = is_proxied || settings.trusted_proxies.is_empty() || connection.is_unix;
     if let Some(named) = settings.real_ip.as_ref().filter(|_| is_believed) {
         let is_list_of_proxies = named.header.eq_ignore_ascii_case("x-forwarded-for");
         let told = if is_proxied && is_list_of_proxies {
@@ -141,7 +141,8 @@ const UNREADABLE: ServerError =
 
 /// The client's address for the token endpoint; `None`: no token is issued.
 pub fn token_client(settings: &Settings, peer: SocketAddr, headers: &HeaderMap) -> Option<IpAddr> {
-    let reading = read(settings, peer, false, headers, &Uri::default());
+    let connection = Peer::tcp(peer);
+    let reading = read(settings, connection, headers, &Uri::default());
     reading
         .configured_address
         .is_ok()
@@ -216,8 +217,7 @@ mod tests {
         settings.trusted_proxies = trusted.iter().map(|text| text.parse().unwrap()).collect();
         read(
             &settings,
-            "10.0.0.9:1234".parse().unwrap(),
-            false,
+            Peer::tcp("10.0.0.9:1234".parse().unwrap()),
             &headers(pairs),
             &Uri::from_static("/"),
         )
@@ -287,9 +287,9 @@ mod tests {
                 header: "x-real".into(),
                 position: 0,
             });
-            let peer = "10.0.0.9:1234".parse().unwrap();
+            let peer = Peer::tcp("10.0.0.9:1234".parse().unwrap());
             let root = Uri::from_static("/");
-            let reading = read(&settings, peer, false, &headers(pairs), &root);
+            let reading = read(&settings, peer, &headers(pairs), &root);
             let is_readable = reading.configured_address.is_ok();
             (reading.origin.client.to_string(), is_readable)
         };

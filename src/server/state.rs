@@ -12,14 +12,15 @@ use http::{HeaderMap, HeaderName};
 use super::access_log::RequestId;
 use super::admission::Admission;
 use super::incoming::BodyLimits;
-use super::{Listener, Locations, Routes, ServerError, Services, Settings};
+use super::{Locations, Routes, ServerError, Services, Settings, Site};
 use crate::auth::{Access, Caller, FairQueue, Origin};
-use crate::registry::{ActingRequest, Actor, Holder, Reservation};
+use crate::registry::{ActingRequest, Actor, Holder, Registry, Reservation};
 use crate::tls::Tls;
 
 /// What all requests to one listener share.
 pub(super) struct State {
     pub(super) services: Services,
+    pub(super) site: Site,
     /// Certificates; `None` for plain HTTP.
     pub(super) tls: Option<Arc<Tls>>,
     pub(super) routes: Routes,
@@ -34,14 +35,29 @@ pub(super) struct State {
 /// The peer of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer {
+    /// Of a Unix socket, which has none: an address of this machine.
     pub(super) address: SocketAddr,
+    pub(super) is_unix: bool,
     pub(super) is_tls: bool,
     /// Whether the connection is in the reserve: only health requests are answered.
     pub(super) is_reserve: bool,
 }
 
+impl Peer {
+    /// A client over plain TCP.
+    pub(super) fn tcp(address: SocketAddr) -> Self {
+        Self {
+            address,
+            is_unix: false,
+            is_tls: false,
+            is_reserve: false,
+        }
+    }
+}
+
 /// A request that is permitted. Its body is passed separately.
 pub(super) struct Allowed {
+    pub(super) registry: Arc<Registry>,
     pub(super) head: Parts,
     pub(super) origin: Origin,
     pub(super) caller: Caller,
@@ -69,33 +85,6 @@ impl Allowed {
 }
 
 impl State {
-    pub(super) fn new(
-        services: Services,
-        listener: Listener,
-        admission: Admission,
-        handshakes: FairQueue,
-    ) -> Self {
-        let Listener {
-            tls,
-            routes,
-            settings,
-            ..
-        } = listener;
-        let header = |(name, value): &(String, String)| {
-            Some((name.parse::<HeaderName>().ok()?, value.parse().ok()?))
-        };
-        let configured_headers = settings.headers.iter().filter_map(header).collect();
-        Self {
-            services,
-            tls,
-            routes,
-            settings,
-            admission,
-            handshakes,
-            configured_headers,
-        }
-    }
-
     /// The limits for bodies.
     pub(super) fn body_limits(&self) -> BodyLimits {
         BodyLimits {
@@ -104,14 +93,14 @@ impl State {
             floor_bytes_per_sec: self.settings.limits.floor_bytes_per_sec,
             admission: self.admission.clone(),
             whole_body_secs: self.settings.limits.whole_body_secs,
-            memory: self.services.registry.memory().clone(),
+            memory: self.services.memory.clone(),
         }
     }
 
     /// A reservation for what a request or its answer holds in memory.
     pub(super) fn reservation(&self, origin: &Origin) -> Reservation {
         let client = Holder::Client(origin.client);
-        self.services.registry.memory().reservation(client)
+        self.services.memory.reservation(client)
     }
 
     /// The path of something below `/v2/`, as the client sees it.
@@ -131,6 +120,14 @@ impl State {
         };
         base.unwrap_or_default() + &path
     }
+}
+
+/// `http.headers` as they are sent.
+pub(super) fn configured_headers(settings: &Settings) -> HeaderMap {
+    let header = |(name, value): &(String, String)| {
+        Some((name.parse::<HeaderName>().ok()?, value.parse().ok()?))
+    };
+    settings.headers.iter().filter_map(header).collect()
 }
 
 /// The values of the `Authorization` headers.

@@ -24,7 +24,7 @@ pub(super) async fn begin(
     name: &RepositoryName,
     start: UploadStart,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let registry = &state.services.registry;
+    let registry = &request.registry;
     let actor = request.actor(state);
     let (digest, algorithm) = match start {
         UploadStart::Session(algorithm) => (None, algorithm),
@@ -59,7 +59,7 @@ pub(super) async fn append(
     name: &RepositoryName,
     id: UploadId,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let uploads = &state.services.registry.uploads;
+    let uploads = &request.registry.uploads;
     let chunk = sent_chunk(state, &request.head, body)?;
     let actor = request.actor(state);
     let owner = owner(request);
@@ -76,7 +76,7 @@ pub(super) async fn finish(
     id: UploadId,
     digest: &Digest,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let uploads = &state.services.registry.uploads;
+    let uploads = &request.registry.uploads;
     let chunk = sent_chunk(state, &request.head, body)?;
     let actor = request.actor(state);
     let owner = owner(request);
@@ -92,19 +92,18 @@ pub(super) async fn status(
     name: &RepositoryName,
     id: UploadId,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let uploads = &state.services.registry.uploads;
+    let uploads = &request.registry.uploads;
     let offset = uploads.offset(name, id, &owner(request)).await?;
     let status = StatusCode::NO_CONTENT;
     Ok(progress(state, &request.origin, status, name, id, offset))
 }
 
 pub(super) async fn cancel(
-    state: &State,
     request: &Allowed,
     name: &RepositoryName,
     id: UploadId,
 ) -> Result<Response<ResponseBody>, ServerError> {
-    let uploads = &state.services.registry.uploads;
+    let uploads = &request.registry.uploads;
     uploads.cancel(name, id, &owner(request)).await?;
     Ok(response::empty(StatusCode::NO_CONTENT))
 }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use boathouse::server::Address;
 use boathouse::tls;
 use http::StatusCode;
 use socket2::{Domain, Socket, Type};
@@ -23,7 +24,7 @@ fn options() -> Options {
     let mut options = Options::default();
     options.server.limits.connections = CONNECTIONS;
     // Both families.
-    options.server.address = ":0".parse().unwrap();
+    options.server.address = Address::Tcp(":0".parse().unwrap());
     options.server.http2_disabled = false;
     options
 }

@@ -69,6 +69,7 @@ mod support;
 mod takeover;
 mod token_flows;
 mod token_key;
+mod token_listener;
 mod trees;
 mod trust;
 mod uploads;

@@ -91,16 +91,26 @@ impl Program {
 
     /// Waits until it listens: the address, as its log has it.
     pub(crate) async fn listens(&mut self) -> SocketAddr {
-        let line = self.says("listening").await;
+        let address = self.address_after("listening").await;
+        self.address = Some(address);
+        address
+    }
+
+    /// Waits until `docker_auth`'s own listener listens: the address, as its log has it.
+    pub(crate) async fn listens_for_tokens(&mut self) -> SocketAddr {
+        self.address_after("listening for token requests").await
+    }
+
+    /// The address in the first line of its log with `text`.
+    async fn address_after(&mut self, text: &str) -> SocketAddr {
+        let line = self.says(text).await;
         let (_, address) = line.split_once("address").expect("an address");
         let is_part = |letter: char| letter.is_ascii_hexdigit() || ".:[]".contains(letter);
         let address = address.trim_start_matches(['=', '"', ':']);
         let end = address.find(|letter| !is_part(letter));
         let address = &address[..end.unwrap_or(address.len())];
         let address = address.parse();
-        let address = address.unwrap_or_else(|error| panic!("{error}: {line}"));
-        self.address = Some(address);
-        address
+        address.unwrap_or_else(|error| panic!("{error}: {line}"))
     }
 
     /// Where it listens.

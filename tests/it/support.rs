@@ -8,12 +8,12 @@ use std::sync::Arc;
 use boathouse::auth::{self, Auth, Authentication, Secret, User};
 use boathouse::auth::{Rule, RuleText};
 use boathouse::clock::{Clock, ManualClock};
-use boathouse::config::{self, Config};
+use boathouse::config::{self, Config, TokenListener};
 use boathouse::index::Index;
 use boathouse::instance::{Expected, Instance, Parts, Plan};
 use boathouse::oci::{Algorithm, Digest};
 use boathouse::registry::{self, FallbackTags, References, Registry};
-use boathouse::server::{self, Listener};
+use boathouse::server::{self, BoundAddress, Listener};
 use boathouse::store::ObjectStore;
 use boathouse::tls;
 use http::Method;
@@ -41,6 +41,8 @@ pub(crate) struct Options {
     pub(crate) runs_tasks: bool,
     /// Where it listens besides.
     pub(crate) more_listeners: Vec<Listener>,
+    /// `docker_auth`'s own listener, if there is one.
+    pub(crate) token_listener: Option<TokenListener>,
 }
 
 impl Default for Options {
@@ -63,7 +65,19 @@ impl Default for Options {
             index: None,
             runs_tasks: true,
             more_listeners: Vec::new(),
+            token_listener: None,
         }
+    }
+}
+
+/// `docker_auth`'s own listener on a free port: plain HTTP, no prefix.
+pub(crate) fn token_listener() -> TokenListener {
+    TokenListener {
+        server: server::Settings {
+            prefix: String::new(),
+            ..server::Settings::for_tests()
+        },
+        tls: tls::Settings::None,
     }
 }
 
@@ -101,6 +115,8 @@ pub(crate) fn with_users(options: &mut Options, users: &[&str], rules: &[(&str, 
 /// A running registry; ends when dropped.
 pub(crate) struct TestRegistry {
     pub(crate) address: SocketAddr,
+    /// Of `docker_auth`'s own listener.
+    pub(crate) token_address: Option<BoundAddress>,
     pub(crate) clock: ManualClock,
     pub(crate) registry: Arc<Registry>,
     pub(crate) auth: Arc<Auth>,
@@ -146,6 +162,7 @@ impl TestRegistry {
             server: options.server,
             tls: options.tls,
             registry: options.registry,
+            token_listener: options.token_listener,
             ..config_of(data.state())
         };
         let plan = Plan {
@@ -162,7 +179,9 @@ impl TestRegistry {
         };
         let instance = Instance::open(plan).expect("an instance");
         let instance = instance.bind(options.more_listeners).expect("a free port");
-        let address = instance.addresses().expect("addresses")[0];
+        let address = instance.address().expect("an address");
+        let address = address.tcp().expect("a TCP address");
+        let token_address = instance.token_address();
         let (registry, auth) = (Arc::clone(instance.registry()), Arc::clone(&instance.auth));
         let ending = CancellationToken::new();
         let ended = ending.clone().cancelled_owned();
@@ -173,6 +192,7 @@ impl TestRegistry {
         });
         Self {
             address,
+            token_address,
             clock,
             registry,
             auth,

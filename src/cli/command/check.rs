@@ -25,7 +25,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             talk::line(format_args!("note: this is of {}", file.display()));
         }
     }
-    let loaded = match config::load(&files, &crate::cli::environment()) {
+    let loaded = match config::load_served(&files, &crate::cli::environment()) {
         Ok(loaded) => loaded,
         Err(errors) => {
             for error in &errors {
@@ -42,11 +42,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for warning in &loaded.warnings {
         talk::line(format_args!("warning: {warning}"));
     }
-    for mistake in loaded.config.auth.mistakes(0) {
+    for mistake in loaded.config.auth().mistakes(0) {
         talk::line(format_args!("warning: {mistake}"));
     }
     let now_unix_secs = SystemClock::new().unix_secs();
-    for certificate in loaded.config.auth.ending_certificates(now_unix_secs) {
+    for certificate in loaded.config.auth().ending_certificates(now_unix_secs) {
         talk::line(format_args!("warning: {certificate}"));
     }
     Ok(ExitCode::SUCCESS)

@@ -2,8 +2,6 @@
 //!
 //! Must not know how an instance is put together. Invariant: nothing is opened before the whole config was found to be sound.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,12 +14,13 @@ use super::up::welcome::Welcome;
 use super::up::{foreign_files, welcome};
 use crate::cli::installation::registry_name;
 use crate::cli::talk;
-use crate::clock::{Clock as _, SystemClock};
-use crate::config::{self, Config, Loaded};
-use crate::host_port::HostPort;
+use crate::clock::{Clock, SystemClock};
+use crate::config::{self, Config, IssuerConfig, Served};
+use crate::instance::issuer::TokenIssuer;
 use crate::instance::signals::{Endings, Hangups};
 use crate::instance::{BoundInstance, ConfigSource, Expected, Instance, Parts, Plan, Warnings};
 use crate::layout::OWN_DIRECTORY;
+use crate::server::{Address, BoundAddress};
 use crate::tls::{self, Tls};
 use crate::{durable_file, platform, telemetry};
 
@@ -88,7 +87,7 @@ pub(super) struct Start {
 /// Serves until a signal ends it.
 pub(super) fn serve(start: &Start) -> anyhow::Result<ExitCode> {
     let environment = crate::cli::environment();
-    let mut loaded = match config::load(&start.config_files, &environment) {
+    let loaded = match config::load_served(&start.config_files, &environment) {
         Ok(loaded) => loaded,
         Err(errors) => {
             // Each with its own hint beside it.
@@ -98,19 +97,18 @@ pub(super) fn serve(start: &Start) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
+    let mut log = loaded.config.telemetry().clone();
     if let Some(format) = start.log_format {
-        loaded.config.telemetry.json = format == LogFormat::Json;
+        log.json = format == LogFormat::Json;
     }
-    telemetry::start(&loaded.config.telemetry, &|name| {
-        environment.get(name).cloned()
-    })?;
+    telemetry::start(&log, &|name| environment.get(name).cloned())?;
     for note in &loaded.notes {
         tracing::info!("{note}");
     }
     let mut warnings = Warnings::default();
-    warnings.log(&loaded);
+    warnings.log(&loaded.warnings, loaded.config.auth());
     let now_unix_secs = SystemClock::new().unix_secs();
-    for certificate in loaded.config.auth.ending_certificates(now_unix_secs) {
+    for certificate in loaded.config.auth().ending_certificates(now_unix_secs) {
         tracing::warn!("{certificate}");
     }
     let descriptors = platform::raise_descriptor_limit();
@@ -124,32 +122,30 @@ pub(super) fn serve(start: &Start) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(serve_until_ended(start, loaded, environment, warnings))?;
+    let source = ConfigSource {
+        files: start.config_files.clone(),
+        environment,
+        in_force: loaded.in_force,
+        warnings,
+    };
+    match loaded.config {
+        Served::Registry(mut config) => {
+            config.telemetry = log;
+            runtime.block_on(serve_until_ended(start, config, source))?;
+        }
+        Served::TokenIssuer(config) => runtime.block_on(issue_until_ended(&config, source))?,
+    }
     // What still runs in threads of its own has been told to end, and is not waited for.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
 }
 
 /// The instance, bound to its addresses.
-fn open(
-    start: &Start,
-    loaded: Loaded,
-    environment: BTreeMap<String, String>,
-    warnings: Warnings,
-) -> anyhow::Result<BoundInstance> {
-    let Loaded {
-        config, in_force, ..
-    } = loaded;
+fn open(start: &Start, config: Config, source: ConfigSource) -> anyhow::Result<BoundInstance> {
     if start.greets {
         foreign_files::refuse_as_root(&foreign_files::of_config(&config))?;
         warn_of_another_place(&config, start);
     }
-    let source = ConfigSource {
-        files: start.config_files.clone(),
-        environment,
-        in_force,
-        warnings,
-    };
     let instance = Instance::open(Plan {
         config,
         clock: Arc::new(SystemClock::new()),
@@ -163,14 +159,14 @@ fn open(
 
 async fn serve_until_ended(
     start: &Start,
-    loaded: Loaded,
-    environment: BTreeMap<String, String>,
-    warnings: Warnings,
+    config: Box<Config>,
+    source: ConfigSource,
 ) -> anyhow::Result<()> {
     let endings = Endings::listen()?;
     let hangups = Hangups::listen()?;
-    let instance = open(start, loaded, environment, warnings)?;
-    let address = bound_address(&instance)?;
+    let instance = open(start, *config, source)?;
+    let config = instance.config();
+    let address = shown_address(&config.server.address, instance.address());
     if start.greets {
         let welcome = welcome(start, &instance, &address);
         if instance.config().telemetry.json {
@@ -181,18 +177,35 @@ async fn serve_until_ended(
         }
     }
     tracing::info!(%address, "listening");
+    if let Some(listener) = &instance.config().token_listener {
+        let address = shown_address(&listener.server.address, instance.token_address());
+        tracing::info!(%address, "listening for token requests, as docker_auth does");
+    }
     instance.reload_on(hangups);
     instance.run(endings.received()).await;
     tracing::info!("ended");
     Ok(())
 }
 
-/// The configured address, with the port that it got if any would do.
-fn bound_address(instance: &BoundInstance) -> anyhow::Result<HostPort> {
-    let configured = &instance.config().server.address;
-    let bound = instance.addresses()?;
-    let port = bound.first().map_or(configured.port(), SocketAddr::port);
-    Ok(configured.with_port(port))
+/// Serves tokens alone: `docker_auth`'s listener, and no registry.
+async fn issue_until_ended(config: &IssuerConfig, source: ConfigSource) -> anyhow::Result<()> {
+    let endings = Endings::listen()?;
+    let hangups = Hangups::listen()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let issuer = TokenIssuer::bind(config, Some(source), &clock)?;
+    let address = shown_address(&config.listener.server.address, issuer.address());
+    tracing::info!(%address, "listening for token requests only: no `storage` is configured, so there is no registry");
+    issuer.run(hangups, endings.received()).await;
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// A configured address, with the port that it got.
+fn shown_address(configured: &Address, bound: Option<BoundAddress>) -> Address {
+    match (configured, bound.and_then(|address| address.tcp())) {
+        (Address::Tcp(configured), Some(bound)) => Address::Tcp(configured.with_port(bound.port())),
+        _ => configured.clone(),
+    }
 }
 
 /// Earlier versions wrote full paths: of an installation that was copied since, the config still leads to the old place.
@@ -212,7 +225,7 @@ fn warn_of_another_place(config: &Config, start: &Start) {
     }
 }
 
-fn welcome(start: &Start, instance: &BoundInstance, address: &HostPort) -> Welcome {
+fn welcome(start: &Start, instance: &BoundInstance, address: &Address) -> Welcome {
     let (config, tls) = (instance.config(), instance.tls());
     let certificate = match &config.tls {
         tls::Settings::Automatic { ca_certificate, .. } => Some(ca_certificate),
@@ -235,6 +248,7 @@ fn welcome(start: &Start, instance: &BoundInstance, address: &HostPort) -> Welco
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::fs;
     use std::net::TcpListener;
 
@@ -265,7 +279,7 @@ mod tests {
         Tls::open(&loaded.config.tls, Arc::new(SystemClock::new())).unwrap();
         let before = fs::read(ca_certificate).unwrap();
         let certificate = ca_certificate.clone();
-        let error = serve_until_ended(&start, loaded, BTreeMap::new(), Warnings::default())
+        let error = serve_until_ended(&start, Box::new(loaded.config), ConfigSource::default())
             .await
             .unwrap_err();
         assert!(format!("{error:#}").contains("cannot listen"), "{error:#}");

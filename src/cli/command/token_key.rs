@@ -99,9 +99,9 @@ fn subject(text: &str) -> Result<String, String> {
 /// What the configuration names, and its issuer as far as a certificate can have it as its subject.
 fn configured(place: &Where) -> anyhow::Result<(TokenPair, Option<String>)> {
     let files = installation::config_files(place)?;
-    let loaded = config::load_without_users_file(&files, &crate::cli::environment())
+    let loaded = config::load_accounts_again(&files, &crate::cli::environment())
         .map_err(|errors| anyhow!("{errors}"))?;
-    let auth = loaded.config.auth;
+    let auth = loaded.config;
     let Some(pair) = auth.token_pair else {
         bail!(
             "the configuration names no files for the key that signs tokens{}\nhint: give `--certificate PATH --key PATH`, or write `token.certificate` and `token.key` into the configuration",

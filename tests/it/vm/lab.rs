@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use boathouse::auth;
+use boathouse::server::Address;
 use boathouse::tls;
 use tempfile::TempDir;
 
@@ -68,7 +69,7 @@ impl Lab {
         }
         meanwhile(&data);
         let mut options = options(&self.keys);
-        options.server.address = self.site.host().parse().unwrap();
+        options.server.address = Address::Tcp(self.site.host().parse().unwrap());
         options.auth = self.auth.clone();
         Self {
             registry: TestRegistry::start_in(data, options),

@@ -1,0 +1,69 @@
+//! An issuer of tokens without a registry: `docker_auth`'s listener alone.
+//!
+//! Must not know arguments, nor print anything. Invariant: nothing is written to disk, but for the file of a Unix socket.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+
+use super::keys::derived_secret;
+use super::reload::{ConfigSource, Reload};
+use super::signals::Hangups;
+use super::{CANNOT_SERVE, bind_for_tokens};
+use crate::auth::{Auth, Secret};
+use crate::clock::Clock;
+use crate::config::{IssuerConfig, Signing};
+use crate::registry::MemoryBudget;
+use crate::server::{BoundAddress, Server, Services, Site};
+
+/// An issuer that is bound to its address.
+pub(crate) struct TokenIssuer {
+    server: Server,
+    reload: Arc<Reload>,
+}
+
+impl TokenIssuer {
+    /// Binds the address.
+    pub(crate) fn bind(
+        config: &IssuerConfig,
+        source: Option<ConfigSource>,
+        clock: &Arc<dyn Clock>,
+    ) -> anyhow::Result<Self> {
+        let Signing::Files(signing) = &config.auth.signing else {
+            bail!("no key signs tokens");
+        };
+        // A registry keeps a secret with its data. Here the key of the tokens is all that outlives a restart, and refresh
+        // tokens must outlive it too.
+        let secret = derived_secret(signing.key_pem.as_bytes(), "auth of an issuer")?;
+        let settings = config.auth.settings(Secret(secret), None);
+        let auth = Arc::new(Auth::new(settings, Arc::clone(clock))?);
+        let listener = bind_for_tokens(&config.listener, clock)?;
+        let certificates = listener.tls.iter().cloned().collect();
+        let services = Services {
+            auth: Arc::clone(&auth),
+            clock: Arc::clone(clock),
+            memory: MemoryBudget::new(config.whole_bodies_bytes),
+        };
+        let server = Server::listen(vec![(listener, Site::TokenIssuer)], &services);
+        let reload = Reload::new(source, &config.auth, auth, certificates);
+        Ok(Self {
+            server: server.context(CANNOT_SERVE)?,
+            reload: Arc::new(reload),
+        })
+    }
+
+    /// The bound address.
+    pub(crate) fn address(&self) -> Option<BoundAddress> {
+        self.server.addresses().into_iter().next()
+    }
+
+    /// Serves until `shutdown` resolves, and reloads on each SIGHUP.
+    pub(crate) async fn run(self, hangups: Hangups, shutdown: impl Future<Output = ()> + Send) {
+        let reload = self.reload;
+        tokio::select! {
+            () = self.server.run(shutdown) => {}
+            () = hangups.call(|| reload.run_aside()) => {}
+        }
+    }
+}
