@@ -1,0 +1,72 @@
+# docs/takeover.md, run as it stands: each `sh` block of it, in its order, and what follows as `text` is what it prints.
+# The services run as the user that Debian's docker-registry runs as.
+
+PAGE=$lib/../../../docs/takeover.md
+OWNER=docker-registry
+
+guide_files
+start_nginx
+make_image "$W/image" 100000
+make_image "$W/later" 100000
+chown -R "$OWNER" "$STORE_DATA" /etc/default/registry-certs
+chmod 600 /etc/default/registry-certs/privkey.pem
+mkdir /run/bin
+install -m 755 "$BOATHOUSE" /run/bin/boathouse
+ln -s "$lib/sudo" "$lib/systemctl" /run/bin
+export PATH=/run/bin:$PATH UNIT_PORTS_docker_registry=5000 UNIT_PORTS_docker_auth=5001 UNIT_PORTS_boathouse="5000 5001"
+# docker_auth has no package, so its service is somebody's own. Without it Boathouse stands in, by the same file.
+issuer="/run/bin/boathouse serve --config $AUTH_YML"
+if [[ -n $DOCKER_AUTH_BIN ]]; then
+  install -m 755 "$DOCKER_AUTH_BIN" /run/bin/auth_server
+  issuer="/run/bin/auth_server --alsologtostderr $AUTH_YML"
+else
+  not_run docker_auth
+fi
+printf '[Service]\nUser=%s\nExecStart=%s\n' "$OWNER" "$issuer" >/etc/systemd/system/docker_auth.service
+
+# section HEADING : runs the blocks of a section of the page.
+section() {
+  local number kind text='' file=$W/page count=0
+  rm -rf "$file"
+  mkdir "$file"
+  while IFS= read -r line; do
+    case $line in
+      '```sh') kind=sh number=$((++count)); : >"$file/$number.sh" ;;
+      '```text') kind=txt; : >"$file/$number.txt" ;;
+      '```') kind='' ;;
+      *) [[ -z ${kind:-} ]] || printf '%s\n' "$line" >>"$file/$number.$kind" ;;
+    esac
+  done < <(awk -v heading="## $1" '/^## /{ inside = $0 == heading } inside' "$PAGE")
+  ((count)) || { fail "the page has no section $1"; return; }
+  for ((number = 1; number <= count; number++)); do
+    text=$(head -n 1 "$file/$number.sh")
+    check "$1: $text" bash -euo pipefail "$file/$number.sh"
+    cp "$T/output" "$file/printed"
+    [[ ! -e $file/$number.txt ]] || check "… prints what the page says" prints "$file/$number.txt" "$file/printed"
+  done
+}
+# prints EXPECTED ACTUAL : a line of … alone in EXPECTED stands for any number of lines, … within a line for any text.
+prints() {
+  local pattern
+  pattern=$(sed 's/[][*?\\]/\\&/g; s/^…$/<lines>/; s/…/*/g' "$1" | sed -z 's/<lines>\n/*/g'; echo end)
+  # shellcheck disable=SC2053 # it is a pattern
+  [[ $(cat "$2"; echo end) == $pattern ]] || diff "$1" "$2"
+}
+
+systemctl start docker_auth docker-registry
+store_login >"$W/login"
+check "the old programs take an image" store_push "$W/image" team/app:1
+check "… and a public one" store_push "$W/image" public/app:1
+stock "$W/stock"
+section "Look first"
+section "Take over"
+stock "$W/stock-now"
+check "every image is there" diff "$W/stock" "$W/stock-now"
+check "Boathouse takes an image" store_push "$W/later" team/later:1
+stock "$W/stock"
+section "Go back"
+stock "$W/stock-now"
+check "every image is there, also what Boathouse took" diff "$W/stock" "$W/stock-now"
+check "the old programs take an image" store_push "$W/later" team/later:2
+systemctl stop docker_auth docker-registry
+rm -r /run/bin
