@@ -11,7 +11,7 @@ use super::key::{
 use super::node::Node;
 use super::pem;
 use super::reader::Reader;
-use crate::tls::{MinimumVersion, Settings};
+use crate::tls::{MinimumVersion, Offers, Settings};
 
 keys! {
     table KEYS;
@@ -115,6 +115,7 @@ fn own_files(
         certificate,
         key,
         minimum,
+        offers: Offers::default(),
     }
 }
 

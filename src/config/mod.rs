@@ -31,6 +31,7 @@ mod relative;
 mod storage;
 mod template;
 mod token_listener;
+mod token_tls;
 mod tokens;
 mod users_file;
 mod yaml;

@@ -5,16 +5,17 @@
 
 use super::authentication::{self, AuthConfig, Signing};
 use super::key::{
-    Family, Flag, Key, OptionalPath, OptionalText, Signed, Special, Text, Unread, docker_auth, keys,
+    Family, Flag, Key, OptionalPath, OptionalText, Signed, Special, Text, Texts, Unread,
+    docker_auth, keys,
 };
 use super::pem::{self, Pair, TokenPair};
 use super::reader::{Reader, Value};
-use super::{limits, tokens};
+use super::{limits, token_tls, tokens};
 use crate::auth::Scheme;
 use crate::host_port::HostPort;
 use crate::server::{self, Address, Locations};
 use crate::telemetry;
-use crate::tls::{self, MinimumVersion};
+use crate::tls;
 
 keys! {
     table KEYS;
@@ -42,6 +43,15 @@ keys! {
     /// The private key of `server.certificate`.
     KEY: OptionalPath = docker_auth("server.key").optional_path();
 
+    /// The lowest version of TLS of docker_auth's listener: `TLS12` or `TLS13`, or its number. Lower ones mean 1.2.
+    TLS_MINIMUM_VERSION: Text = docker_auth("server.tls_min_version").text("");
+
+    /// The curves for key exchange that docker_auth's listener offers, the best first: `X25519`, `P256`, `P384`.
+    TLS_CURVES: Texts = docker_auth("server.tls_curve_preferences").texts();
+
+    /// The cipher suites of TLS 1.2 that docker_auth's listener offers, by their names in Go. Only strong ones are offered.
+    TLS_CIPHER_SUITES: Texts = docker_auth("server.tls_cipher_suites").texts();
+
     /// Whether the answers of docker_auth's listener have the header `Strict-Transport-Security`.
     HSTS: Flag = docker_auth("server.hsts").flag(false);
 
@@ -58,15 +68,10 @@ keys! {
 }
 
 const UNREAD: &[Key<Unread>] = &[
-    docker_auth("server.tls_min_version").harmless(STRONG_ONLY),
-    docker_auth("server.tls_curve_preferences").harmless(STRONG_ONLY),
-    docker_auth("server.tls_cipher_suites").harmless(STRONG_ONLY),
     docker_auth("server.letsencrypt")
         .not_yet(&[])
         .hint("put Caddy in front, which fetches certificates by itself: `registry.example { reverse_proxy localhost:5001 }`; then remove this key"),
 ];
-
-const STRONG_ONLY: &str = "only versions, curves and suites that are held to be strong are offered";
 
 pub(super) const FAMILY: Family = Family {
     heading: "docker_auth's listener",
@@ -260,6 +265,7 @@ fn path_prefix(reader: &mut Reader<'_>) -> String {
 }
 
 fn tls(reader: &mut Reader<'_>, pair: Option<Pair>) -> tls::Settings {
+    let (minimum, offers) = token_tls::read(reader);
     let Some(Pair { files, .. }) = pair else {
         return tls::Settings::None;
     };
@@ -268,12 +274,21 @@ fn tls(reader: &mut Reader<'_>, pair: Option<Pair>) -> tls::Settings {
     tls::Settings::Files {
         certificate,
         key,
-        minimum: MinimumVersion::Tls12,
+        minimum,
+        offers,
     }
 }
 
 fn note_what_has_no_effect(reader: &mut Reader<'_>) {
-    for key in [NET.path, PATH_PREFIX.path, HSTS.path] {
+    let keys = [
+        NET.path,
+        PATH_PREFIX.path,
+        HSTS.path,
+        TLS_MINIMUM_VERSION.path,
+        TLS_CURVES.path,
+        TLS_CIPHER_SUITES.path,
+    ];
+    for key in keys {
         if reader.is_given(key) {
             let note = format!("{key}: has no effect without {}", ADDR.path);
             reader.notes.push(note);

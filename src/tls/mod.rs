@@ -12,6 +12,7 @@ mod files;
 mod leaf;
 mod machine;
 mod names;
+mod offers;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,7 @@ use crate::heartbeat::Heartbeat;
 use automatic::Automatic;
 pub use error::TlsError;
 use machine::Machine;
+pub use offers::Offers;
 
 /// How often the leaf is looked at: addresses change, and its end comes near.
 const LOOKED_AT_EVERY: Duration = Duration::from_hours(1);
@@ -50,6 +52,8 @@ pub enum Settings {
         key: PathBuf,
         /// `http.tls.minimumtls`
         minimum: MinimumVersion,
+        /// Cipher suites and key exchanges.
+        offers: Offers,
     },
     /// `tls: auto` or `tls: {hosts: […]}`.
     Automatic {
@@ -147,7 +151,11 @@ impl Tls {
         clock: Arc<dyn Clock>,
         machine: Box<dyn Fn() -> Machine + Send + Sync>,
     ) -> Result<Option<Self>, TlsError> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut provider = aws_lc_rs::default_provider();
+        if let Settings::Files { offers, .. } = settings {
+            offers.restrict(&mut provider);
+        }
+        let provider = Arc::new(provider);
         let now = OffsetDateTime::from(clock.now());
         let (source, minimum) = match settings {
             Settings::None => return Ok(None),
@@ -155,6 +163,7 @@ impl Tls {
                 certificate,
                 key,
                 minimum,
+                ..
             } => {
                 let (certificate, key) = (certificate.clone(), key.clone());
                 (Source::Files { certificate, key }, *minimum)

@@ -400,6 +400,7 @@ fn new_files_of_the_user_are_served_after_a_reload_and_bad_ones_are_not() {
         certificate: lab.path("own.crt"),
         key: lab.path("own.key"),
         minimum: MinimumVersion::Tls13,
+        offers: Offers::default(),
     };
     fs::copy(own(&lab, "tls.crt"), lab.path("own.crt")).unwrap();
     fs::copy(own(&lab, "tls.key"), lab.path("own.key")).unwrap();

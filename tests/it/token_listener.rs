@@ -4,11 +4,16 @@ use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use boathouse::oci::{Algorithm, Digest};
 use boathouse::server::{BoundAddress, RealIp};
 use http::{Method, StatusCode};
 use rustix::process::Signal;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::version::{TLS12, TLS13};
+use rustls::{CipherSuite, ClientConfig, NamedGroup, RootCertStore, SupportedProtocolVersion};
 
 use crate::client::{Call, Client, Protocol, Target, trust};
 use crate::lab::Lab;
@@ -369,6 +374,74 @@ async fn its_certificate_is_read_again_at_a_hangup() {
         "Bad request: this port serves HTTPS, not HTTP\n"
     );
     program.end();
+}
+
+#[tokio::test]
+async fn it_offers_the_versions_curves_and_suites_that_are_configured() {
+    let chosen = |minimum, suites: &str, curves: &str| {
+        format!(
+            "tls_min_version: {minimum}, tls_cipher_suites: {suites}, tls_curve_preferences: {curves}"
+        )
+    };
+    let suites = "[TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305, TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA]";
+    let lab = guide();
+    make_pair(&lab, "tls.crt", "tls.key");
+    let file = |options: &str| {
+        let at = lab.place("");
+        let pair = format!("certificate: {at}/tls.crt, key: {at}/tls.key");
+        let text = lab.read("auth_config.yml");
+        let (_, rest) = text.split_once('\n').unwrap();
+        let server = format!("server: {{addr: '127.0.0.1:0', {pair}, {options}}}");
+        lab.write("auth_config.yml", format!("{server}\n{rest}"));
+    };
+    // Who connects with TLS 1.2 or 1.3: the version and the suite, or no connection.
+    let connect = async |address: SocketAddr, version: &'static SupportedProtocolVersion| {
+        let mut roots = RootCertStore::empty();
+        let certificate = lab.read("tls.crt");
+        roots
+            .add(CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap())
+            .unwrap();
+        let config = ClientConfig::builder_with_protocol_versions(&[version])
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let name = "localhost".try_into().unwrap();
+        let stream = connector.connect(name, stream).await.ok()?;
+        let (_, connection) = stream.get_ref();
+        let group = connection.negotiated_key_exchange_group().unwrap().name();
+        Some((connection.negotiated_cipher_suite().unwrap().suite(), group))
+    };
+    file(&chosen("TLS12", suites, "[P384, P521]"));
+    let mut program = start(&lab, &["auth_config.yml"]);
+    let address = program.listens_for_tokens().await;
+    let (suite, group) = connect(address, &TLS12).await.unwrap();
+    assert_eq!(
+        suite,
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+    );
+    assert_eq!(group, NamedGroup::secp384r1);
+    let (_, group) = connect(address, &TLS13).await.unwrap();
+    assert_eq!(group, NamedGroup::secp384r1);
+    let log = program.end();
+    for left_out in ["TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA", "P521"] {
+        assert!(
+            log.contains(&format!("not offered here: {left_out}")),
+            "{log}"
+        );
+    }
+    file("tls_min_version: 0x0304");
+    let mut program = start(&lab, &["auth_config.yml"]);
+    let address = program.listens_for_tokens().await;
+    assert!(connect(address, &TLS12).await.is_none(), "TLS 1.2 is taken");
+    assert!(connect(address, &TLS13).await.is_some());
+    program.end();
+    file("tls_curve_preferences: [P521]");
+    let log = start(&lab, &["auth_config.yml"]).refuses().await;
+    assert!(
+        log.contains("none of these curves is offered here"),
+        "{log}"
+    );
 }
 
 #[tokio::test]
