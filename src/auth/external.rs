@@ -6,8 +6,9 @@
 use std::sync::Arc;
 
 use super::accounts::Labels;
-use super::passwords::{Authenticator, ProgramAuthenticator};
+use super::passwords::{Authenticator, Directory, LdapSettings, ProgramAuthenticator};
 use super::program::Program;
+use crate::clock::Clock;
 
 /// The longest labels of an account, as JSON: they are in its tokens, tokens are in headers, and proxies take headers of 8 KiB.
 const LABELS_BYTES_MAX: usize = 4 * 1024;
@@ -21,14 +22,22 @@ pub struct External {
 }
 
 impl External {
-    /// `ext_auth` and `ext_authz`.
-    pub fn new(ext_auth: Option<Program>, ext_authz: Option<Program>) -> Self {
-        let program = ext_auth.map(|program| {
-            let authenticator: Arc<dyn Authenticator> = Arc::new(ProgramAuthenticator(program));
-            authenticator
-        });
+    /// `ext_auth`, `ldap_auth` and `ext_authz`. The clock is for the time that a directory may take.
+    pub fn new(
+        ext_auth: Option<Program>,
+        ldap_auth: Option<LdapSettings>,
+        ext_authz: Option<Program>,
+        clock: &Arc<dyn Clock>,
+    ) -> Self {
+        let mut authenticators: Vec<Arc<dyn Authenticator>> = Vec::new();
+        if let Some(program) = ext_auth {
+            authenticators.push(Arc::new(ProgramAuthenticator(program)));
+        }
+        if let Some(settings) = ldap_auth {
+            authenticators.push(Arc::new(Directory::new(settings, Arc::clone(clock))));
+        }
         Self {
-            authenticators: program.into_iter().collect(),
+            authenticators,
             authorizer: ext_authz.map(Arc::new),
         }
     }

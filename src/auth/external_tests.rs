@@ -53,7 +53,9 @@ impl Programs {
         let lab = Lab::with(|settings| {
             settings.accounts.external = External::new(
                 Some(shell("ext_auth", ACCOUNTS, &runs, &clock)),
+                None,
                 Some(shell("ext_authz", RIGHTS, &runs, &clock)),
+                &clock,
             );
             settings.limits.failed_logins_per_minute = 0;
             change(settings);
@@ -299,7 +301,8 @@ async fn a_program_that_hangs_holds_up_no_account_of_a_list() {
     let mut lab = Lab::new();
     let clock_of_programs: Arc<dyn Clock> = Arc::new(clock.clone());
     let ext_auth = shell("ext_auth", ACCOUNTS, &runs, &clock_of_programs);
-    lab.reload(|accounts| accounts.external = External::new(Some(ext_auth), None));
+    let external = External::new(Some(ext_auth), None, None, &clock_of_programs);
+    lab.reload(|accounts| accounts.external = external);
     let lab = Arc::new(lab);
     let hanging: Vec<_> = (0..30)
         .map(|number| {

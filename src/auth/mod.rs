@@ -35,6 +35,7 @@ pub use access::{Access, Caller, Origin, Refusal, SessionUse, TokenAnswer, Token
 pub use accounts::{AccountSource, Accounts, BCRYPT_COST_MAX, User};
 pub use external::External;
 pub use fair_queue::{Crowded, FairQueue, Turn, address_group};
+pub use passwords::{LdapLabel, LdapSettings, LdapTls};
 pub use program::Program;
 pub use rights::{CallerView, Explanation, Permit, Standing, Viewer};
 pub use rules::{

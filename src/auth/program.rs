@@ -255,9 +255,18 @@ mod tests {
         for pid in pids.split_whitespace() {
             let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
             // The child of the child belongs to the machine's first process, which may take its time to wait for it.
-            while rustix::process::test_kill_process(pid).is_ok() && !is_zombie_of_another(pid) {
+            let is_there =
+                || rustix::process::test_kill_process(pid).is_ok() && !is_zombie_of_another(pid);
+            for _ in 0..20_000 {
+                if !is_there() {
+                    break;
+                }
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
+            assert!(
+                !is_there(),
+                "a process of a program that was killed is left"
+            );
         }
     }
 

@@ -114,6 +114,30 @@ pub(crate) fn converse<T>(conversation: impl Future<Output = T>) -> anyhow::Resu
     Ok(result)
 }
 
+/// TLS to a server whose certificate `trust` vouches for, at the time of `clock`.
+pub(crate) fn tls_config(
+    trust: Trust,
+    clock: &Arc<dyn Clock>,
+) -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let time = Arc::new(certificates::Time(Arc::clone(clock)));
+    let builder = ClientConfig::builder_with_details(Arc::clone(&provider), time)
+        .with_safe_default_protocol_versions()?
+        .dangerous();
+    let signatures = certificates::AnyCertificate(provider);
+    let config = match trust {
+        Trust::Authorities(roots) => {
+            builder.with_custom_certificate_verifier(Arc::new(certificates::Vouched {
+                roots,
+                clock: Arc::clone(clock),
+                signatures,
+            }))
+        }
+        Trust::Nobody => builder.with_custom_certificate_verifier(Arc::new(signatures)),
+    };
+    Ok(config.with_no_client_auth())
+}
+
 /// Makes connections.
 pub(crate) struct Client {
     tls: TlsConnector,
@@ -131,27 +155,9 @@ pub(crate) struct Connection {
 
 impl Client {
     pub(crate) fn new(trust: Trust, clock: Arc<dyn Clock>) -> Result<Self, rustls::Error> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let time = Arc::new(certificates::Time(Arc::clone(&clock)));
-        let builder = ClientConfig::builder_with_details(Arc::clone(&provider), time)
-            .with_safe_default_protocol_versions()?;
-        let config = match trust {
-            Trust::Authorities(roots) => {
-                let vouched = certificates::Vouched {
-                    roots,
-                    clock: Arc::clone(&clock),
-                    signatures: certificates::AnyCertificate(provider),
-                };
-                builder
-                    .dangerous()
-                    .with_custom_certificate_verifier(Arc::new(vouched))
-            }
-            Trust::Nobody => builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(certificates::AnyCertificate(provider))),
-        };
+        let config = tls_config(trust, &clock)?;
         Ok(Self {
-            tls: TlsConnector::from(Arc::new(config.with_no_client_auth())),
+            tls: TlsConnector::from(Arc::new(config)),
             clock,
         })
     }

@@ -1,22 +1,39 @@
-//! `ext_auth` and `ext_authz`: programs that decide about accounts and rights.
+//! `ext_auth`, `ldap_auth` and `ext_authz`: programs and directories that decide about accounts and rights.
 //!
 //! Must not know what is asked of them. Invariant: a program that is not there, or may not be run, is a mistake of the
 //! configuration and not of the first login.
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::key::{Family, Key, OptionalText, Texts, docker_auth, keys};
+use serde::{Deserialize, Deserializer, de};
+
+use super::error::ConfigError;
+use super::from_node;
+use super::key::{
+    Family, Flag, Key, OptionalPath, OptionalText, Special, Text, Texts, Words, docker_auth, keys,
+};
+use super::node::join;
 use super::reader::Reader;
-use crate::auth::{External, Program};
-use crate::clock::SystemClock;
+use crate::auth::{External, LdapLabel, LdapSettings, LdapTls, Program};
+use crate::clock::{Clock, SystemClock};
+use crate::host_port::HostPort;
 
 /// The sections of authenticators. Each knows accounts that `users` need not name.
-pub(super) const AUTHENTICATORS: &[&str] = &[EXT_AUTH];
+pub(super) const AUTHENTICATORS: &[&str] = &[EXT_AUTH, LDAP_AUTH];
 pub(super) const EXT_AUTH: &str = "ext_auth";
+const LDAP_AUTH: &str = "ldap_auth";
+const LDAP_LABELS: &str = "ldap_auth.labels";
 pub(super) const EXT_AUTHZ: &str = "ext_authz";
+
+/// With TLS from the first byte, unless the configuration says otherwise.
+const LDAPS_PORT: u16 = 636;
+
+/// What marks a place for the account's name in what is written.
+const ACCOUNT: &str = "${account}";
 
 keys! {
     table KEYS;
@@ -39,6 +56,49 @@ keys! {
 
     /// The arguments of the program.
     AUTHZ_ARGUMENTS: Texts = docker_auth("ext_authz.args").texts().at_reload();
+
+    /// The directory that is asked about accounts that neither `users` nor `ext_auth` know.
+    ///
+    /// It is searched for the account's entry, and then asked to take the password for that entry.
+    /// [security.md](security.md#external-deciders) has the limits.
+    LDAP_ADDRESS: OptionalText = docker_auth("ldap_auth.addr").optional_text().at_reload();
+
+    /// How the connection is protected.
+    ///
+    /// By default from the first byte at port 636 (`always`), and not at all at any other port.
+    LDAP_TLS: Words<Option<LdapTls>> = docker_auth("ldap_auth.tls").words(None, &[("none", Some(LdapTls::None)), ("starttls", Some(LdapTls::StartTls)), ("always", Some(LdapTls::Always)), ("", None)]).at_reload();
+
+    /// Whether any certificate is taken: then anybody on the way can read the passwords.
+    LDAP_INSECURE: Flag = docker_auth("ldap_auth.insecure_tls_skip_verify").flag(false).at_reload();
+
+    /// The authorities that vouch for the directory, as PEM; by default those of this machine. The file is read at each login.
+    LDAP_AUTHORITIES: OptionalPath = docker_auth("ldap_auth.ca_certificate").optional_path().at_reload();
+
+    /// The entry below which accounts are.
+    LDAP_BASE: Text = docker_auth("ldap_auth.base").text("").at_reload();
+
+    /// The filter that finds an account, such as `(&(uid=${account})(objectClass=person))`.
+    ///
+    /// It must find one entry at most. What has a meaning in a filter is escaped in the account's name.
+    LDAP_FILTER: Text = docker_auth("ldap_auth.filter").text("").at_reload();
+
+    /// The name as which the directory is searched; empty for a search as nobody.
+    LDAP_BIND_NAME: Text = docker_auth("ldap_auth.bind_dn").text("").at_reload();
+
+    /// The file with the password of `bind_dn`. It is read at each login.
+    LDAP_BIND_PASSWORD: OptionalPath = docker_auth("ldap_auth.bind_password_file").optional_path().at_reload();
+
+    /// Whether the directory is searched as the account itself: `bind_dn` then holds `${account}`.
+    LDAP_BIND_AS_USER: Flag = docker_auth("ldap_auth.initial_bind_as_user").flag(false).at_reload();
+
+    /// The attribute whose values the label has.
+    LDAP_LABEL_ATTRIBUTE: Special = docker_auth("ldap_auth.labels.*.attribute").special("text", "").at_reload();
+
+    /// Whether only the first `CN` is taken of a value that is the name of an entry, as those of `memberOf` are.
+    LDAP_LABEL_PARSE_CN: Special = docker_auth("ldap_auth.labels.*.parse_cn").special("`true` or `false`", "false").at_reload();
+
+    /// Whether the values are made lower case.
+    LDAP_LABEL_LOWER_CASE: Special = docker_auth("ldap_auth.labels.*.lower_case").special("`true` or `false`", "false").at_reload();
 }
 
 pub(super) const FAMILY: Family = Family {
@@ -46,7 +106,6 @@ pub(super) const FAMILY: Family = Family {
     intro: "",
     keys: KEYS,
     unread: &[
-        docker_auth("ldap_auth").not_yet(&[]),
         docker_auth("oidc_auth").not_yet(&[]),
         docker_auth("google_auth").not_yet(&[]),
         docker_auth("github_auth").not_yet(&[]),
@@ -61,11 +120,13 @@ pub(super) const FAMILY: Family = Family {
     ],
 };
 
-/// The deciders that the configuration names. Some of them read files, which have the times of the machine.
+/// The deciders that the configuration names. They are other processes and machines, so their time is that of this machine.
 pub(super) fn read(reader: &mut Reader<'_>) -> External {
-    let ext_auth = program(reader, EXT_AUTH, &AUTH_COMMAND, &AUTH_ARGUMENTS);
-    let ext_authz = program(reader, EXT_AUTHZ, &AUTHZ_COMMAND, &AUTHZ_ARGUMENTS);
-    let external = External::new(ext_auth, ext_authz);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let ext_auth = program(reader, EXT_AUTH, &AUTH_COMMAND, &AUTH_ARGUMENTS, &clock);
+    let ext_authz = program(reader, EXT_AUTHZ, &AUTHZ_COMMAND, &AUTHZ_ARGUMENTS, &clock);
+    let ldap_auth = directory(reader);
+    let external = External::new(ext_auth, ldap_auth, ext_authz, &clock);
     if external.knows_accounts() {
         let asked: Vec<&str> = AUTHENTICATORS
             .iter()
@@ -73,8 +134,8 @@ pub(super) fn read(reader: &mut Reader<'_>) -> External {
             .filter(|section| reader.node(section).is_some())
             .collect();
         reader.notes.push(format!(
-            "{} decides about accounts that are not in `users`: `check` and `acl explain` do not ask it which accounts and labels there are",
-            asked.join(", ")
+            "accounts that are not in `users` are known to {} only: `check` and `acl explain` do not ask which there are, and which labels they have",
+            asked.join(" and ")
         ));
     }
     if external.decides_rights() {
@@ -90,6 +151,7 @@ fn program(
     section: &'static str,
     command: &Key<OptionalText>,
     arguments: &Key<Texts>,
+    clock: &Arc<dyn Clock>,
 ) -> Option<Program> {
     let (name, arguments) = (reader.get(command), reader.get(arguments));
     reader.node(section)?;
@@ -99,16 +161,171 @@ fn program(
         return None;
     };
     match find_program(reader, command.path, &name) {
-        Ok(path) => {
-            let clock = Arc::new(SystemClock::new());
-            Some(Program::new(section, path, arguments, clock))
-        }
+        Ok(path) => Some(Program::new(section, path, arguments, Arc::clone(clock))),
         Err(problem) => {
             let hint = "the full path of an executable file, or a name that is looked for in PATH";
             reader.refuse(command.path, problem, hint);
             None
         }
     }
+}
+
+/// The directory, if there is one. What `docker_auth` finds out at the first login only is a warning, so that its file is taken.
+fn directory(reader: &mut Reader<'_>) -> Option<LdapSettings> {
+    let address = reader.get(&LDAP_ADDRESS);
+    let tls = reader.get(&LDAP_TLS);
+    let insecure_tls_skip_verify = reader.get(&LDAP_INSECURE);
+    let ca_certificate = reader.get(&LDAP_AUTHORITIES);
+    let base = reader.get(&LDAP_BASE);
+    let filter = reader.get(&LDAP_FILTER);
+    let bind_dn = reader.get(&LDAP_BIND_NAME);
+    let bind_password_file = reader.get(&LDAP_BIND_PASSWORD);
+    let initial_bind_as_user = reader.get(&LDAP_BIND_AS_USER);
+    let labels = labels(reader);
+    reader.node(LDAP_AUTH)?;
+    let address = server(reader, address.as_deref());
+    let is_ldaps = |address: &HostPort| *address == address.with_port(LDAPS_PORT);
+    let by_port = if address.as_ref().is_some_and(is_ldaps) {
+        LdapTls::Always
+    } else {
+        LdapTls::None
+    };
+    let settings = LdapSettings {
+        address,
+        tls: tls.unwrap_or(by_port),
+        insecure_tls_skip_verify,
+        ca_certificate,
+        base,
+        filter,
+        bind_dn,
+        bind_password_file,
+        initial_bind_as_user,
+        labels,
+    };
+    check_directory(reader, &settings);
+    Some(settings)
+}
+
+fn server(reader: &mut Reader<'_>, text: Option<&str>) -> Option<HostPort> {
+    let Some(text) = text else {
+        reader.warn(LDAP_ADDRESS.path, "missing: nobody can log in by ldap_auth");
+        return None;
+    };
+    let address = text.parse::<HostPort>().ok();
+    let address = address.filter(|address| !address.host().is_empty());
+    if address.is_none() {
+        let hint = "written like `ldap.example:636`; `tls: always` or `starttls` protects it";
+        reader.refuse(LDAP_ADDRESS.path, "must be HOST:PORT", hint);
+    }
+    address
+}
+
+fn check_directory(reader: &mut Reader<'_>, settings: &LdapSettings) {
+    let is_remote = settings
+        .address
+        .as_ref()
+        .is_some_and(|address| !address.is_loopback());
+    let is_open = settings.tls == LdapTls::None || settings.insecure_tls_skip_verify;
+    if is_open && is_remote {
+        reader.warn(
+            LDAP_TLS.path,
+            "the connection is not protected: who is on the way to the directory can read all passwords",
+        );
+    }
+    if !settings.filter.is_empty() && !settings.is_filter_valid() {
+        let hint = "written like `(&(uid=${account})(objectClass=person))`, as in RFC 4515";
+        reader.refuse(LDAP_FILTER.path, "not a filter", hint);
+    } else if !settings.filter.contains(ACCOUNT) {
+        reader.warn(
+            LDAP_FILTER.path,
+            "does not contain `${account}`: it finds nobody, or the same entry for everybody",
+        );
+    }
+    let files = [
+        (&LDAP_AUTHORITIES, &settings.ca_certificate),
+        (&LDAP_BIND_PASSWORD, &settings.bind_password_file),
+    ];
+    for (key, path) in files {
+        if path.as_ref().is_some_and(|path| File::open(path).is_err()) {
+            reader.warn(
+                key.path,
+                "cannot be read: nobody can log in by ldap_auth until it can",
+            );
+        }
+    }
+    if settings.initial_bind_as_user && !settings.bind_dn.contains(ACCOUNT) {
+        let hint =
+            "written like `uid=${account},ou=people,dc=example`, or remove initial_bind_as_user";
+        reader.refuse(
+            LDAP_BIND_NAME.path,
+            "must contain `${account}` with initial_bind_as_user",
+            hint,
+        );
+    } else if !settings.initial_bind_as_user
+        && !settings.bind_dn.is_empty()
+        && settings.bind_password_file.is_none()
+    {
+        reader.warn(
+            LDAP_BIND_PASSWORD.path,
+            "missing: nobody can log in by ldap_auth",
+        );
+    }
+}
+
+/// A label as it stands in a file.
+#[derive(Deserialize)]
+struct LabelEntry {
+    attribute: Option<String>,
+    #[serde(default)]
+    parse_cn: Truth,
+    #[serde(default)]
+    lower_case: Truth,
+}
+
+#[derive(Default)]
+struct Truth(bool);
+
+impl<'de> Deserialize<'de> for Truth {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?
+            .to_ascii_lowercase()
+            .as_str()
+        {
+            "true" | "yes" | "on" => Ok(Self(true)),
+            "false" | "no" | "off" => Ok(Self(false)),
+            _ => Err(de::Error::custom("must be true or false")),
+        }
+    }
+}
+
+fn labels(reader: &mut Reader<'_>) -> BTreeMap<String, LdapLabel> {
+    let mut labels = BTreeMap::new();
+    let entries = reader
+        .node(LDAP_LABELS)
+        .map_or(&[][..], |node| node.entries());
+    for entry in entries {
+        let key = join(LDAP_LABELS, &entry.key);
+        let read = from_node::read::<LabelEntry>(&entry.value, &key).and_then(|label| {
+            let attribute = label.attribute.filter(|attribute| !attribute.is_empty());
+            let missing = || {
+                let place = Some(&entry.value.place);
+                ConfigError::new(place, join(&key, "attribute"), "missing")
+                    .hint("the attribute whose values the label has, such as memberOf")
+            };
+            Ok(LdapLabel {
+                attribute: attribute.ok_or_else(missing)?,
+                parse_cn: label.parse_cn.0,
+                lower_case: label.lower_case.0,
+            })
+        });
+        match read {
+            Ok(label) => {
+                labels.insert(entry.key.clone(), label);
+            }
+            Err(error) => reader.errors.push(error),
+        }
+    }
+    labels
 }
 
 /// The path of a program. What has no slash is looked for in `PATH`.

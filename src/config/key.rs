@@ -430,11 +430,9 @@ impl Kind for Seconds {
 
 impl<T: PartialEq> Kind for Words<T> {
     fn expected(&self) -> String {
-        let words: Vec<String> = self
-            .words
-            .iter()
-            .map(|(word, _)| format!("`{word}`"))
-            .collect();
+        // An empty word is the default, which is said beside it.
+        let words = self.words.iter().filter(|(word, _)| !word.is_empty());
+        let words: Vec<String> = words.map(|(word, _)| format!("`{word}`")).collect();
         words.join(", ")
     }
 

@@ -64,11 +64,6 @@ const RULES: &[Rule] = &[
         ids: &["letsencrypt-host-only", "letsencrypt-plain-http"],
     },
     Rule {
-        reason: "external authenticators are not built yet",
-        accepted: true,
-        ids: &["ldap-auth-empty", "ldap-auth-missing-password-file"],
-    },
-    Rule {
         reason: "a whole number is decimal digits within a stated range: YAML's other forms mislead",
         accepted: true,
         ids: &[

@@ -29,7 +29,7 @@ const ORDER: [&str; 18] = [
 ];
 
 /// What may be named in few places only: the text, where it is at home, and why.
-const AT_HOME: [(&str, &[&str], &str); 3] = [
+const AT_HOME: [(&str, &[&str], &str); 5] = [
     (
         "hyper::",
         &["server/", "client/"],
@@ -44,6 +44,16 @@ const AT_HOME: [(&str, &[&str], &str); 3] = [
         "sled::",
         &["index/sled_engine.rs"],
         "the index can change its database in one file",
+    ),
+    (
+        "ldap3::",
+        &["auth/passwords/ldap.rs"],
+        "one file knows the LDAP library",
+    ),
+    (
+        "tokio::process",
+        &["auth/program.rs"],
+        "one file starts programs while the server runs",
     ),
 ];
 

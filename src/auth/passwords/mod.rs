@@ -7,6 +7,7 @@
 mod authenticator;
 mod ext_auth;
 mod failures;
+mod ldap;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -19,6 +20,8 @@ use tokio::sync::OwnedMutexGuard;
 
 pub(super) use authenticator::{Authenticator, StoredHashes, bcrypt_cost};
 pub(super) use ext_auth::ProgramAuthenticator;
+pub(super) use ldap::Directory;
+pub use ldap::{LdapLabel, LdapSettings, LdapTls};
 
 use authenticator::Checked;
 use failures::Failures;
@@ -177,7 +180,8 @@ impl Passwords {
             drop(alone);
             verdict
         };
-        tokio::spawn(compare).await.unwrap_or(LATER)
+        let verdict = tokio::spawn(compare).await;
+        verdict.unwrap_or_else(|_| Verdict::Unavailable("the check of a login crashed".to_owned()))
     }
 
     /// Asks each authenticator, until one knows the account. The first one has its turn.

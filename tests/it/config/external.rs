@@ -1,4 +1,4 @@
-//! `ext_auth` and `ext_authz`.
+//! `ext_auth`, `ldap_auth` and `ext_authz`.
 
 use super::*;
 
@@ -57,12 +57,15 @@ fn a_program_must_be_there_when_the_configuration_is_read() {
 
 #[test]
 fn an_external_decider_is_named_as_what_is_not_asked() {
-    let notes = taken("ext_auth: {command: /bin/sh}\next_authz: {command: /bin/sh}\n").notes;
-    for start in ["ext_auth decides", "ext_authz decides"] {
-        assert!(
-            notes.iter().any(|note| note.starts_with(start)),
-            "{notes:?}"
-        );
+    let notes = taken(
+        "ext_auth: {command: /bin/sh}\next_authz: {command: /bin/sh}\nldap_auth: {addr: 'lab:636'}\n",
+    )
+    .notes;
+    for said in [
+        "known to ext_auth and ldap_auth only",
+        "ext_authz decides what no rule",
+    ] {
+        assert!(notes.iter().any(|note| note.contains(said)), "{notes:?}");
     }
 }
 
@@ -86,5 +89,83 @@ fn htpasswd_stands_alone() {
     );
     for key in ["ext_auth: cannot stand", "ext_authz: cannot stand"] {
         assert!(message.contains(key), "{message}");
+    }
+}
+
+#[test]
+fn a_directory_is_looked_at_as_far_as_that_is_possible() {
+    let lines = |text: &str| {
+        let text = format!("http: {{addr: 'localhost:1'}}\nacl: []\nldap_auth: {text}\n");
+        taken(&text).warnings
+    };
+    let whole = "addr: 'ldap.lab:636', base: o=lab, filter: '(uid=${account})'";
+    for (text, said) in [
+        ("{}", "ldap_auth.addr: missing"),
+        (
+            "{addr: 'ldap.lab:389', filter: '(uid=${account})'}",
+            "ldap_auth.tls: the connection is not protected",
+        ),
+        (
+            "{addr: 'ldap.lab:636', tls: none, filter: '(uid=${account})'}",
+            "is not protected",
+        ),
+        (
+            &format!("{{{whole}, insecure_tls_skip_verify: true}}"),
+            "is not protected",
+        ),
+        (
+            "{addr: 'ldap.lab:636', filter: '(uid=bob)'}",
+            "does not contain `${account}`",
+        ),
+        (
+            &format!("{{{whole}, bind_dn: cn=x}}"),
+            "bind_password_file: missing",
+        ),
+        (
+            &format!("{{{whole}, bind_dn: cn=x, bind_password_file: /no/such}}"),
+            "cannot be read",
+        ),
+        (
+            &format!("{{{whole}, ca_certificate: /no/such}}"),
+            "cannot be read",
+        ),
+    ] {
+        let warnings = lines(text);
+        assert!(
+            warnings.iter().any(|line| line.contains(said)),
+            "{text}: {warnings:?}"
+        );
+    }
+    for text in [
+        &format!("{{{whole}}}"),
+        "{addr: 'localhost:389', filter: '(uid=${account})'}",
+        "{addr: 'ldap.lab:389', tls: starttls, filter: '(uid=${account})'}",
+        "{addr: 'ldap.lab:636', tls: '', filter: '(uid=${account})'}",
+    ] {
+        assert_eq!(lines(text), Vec::<String>::new(), "{text}");
+    }
+    for (text, said) in [
+        ("{addr: ldap.lab}", "ldap_auth.addr: must be HOST:PORT"),
+        ("{tls: ssl}", "ldap_auth.tls: not a word"),
+        (
+            "{filter: '(uid=${account}'}",
+            "ldap_auth.filter: not a filter",
+        ),
+        (
+            "{initial_bind_as_user: true, bind_dn: cn=x}",
+            "must contain `${account}`",
+        ),
+        (
+            "{labels: {groups: {parse_cn: true}}}",
+            "ldap_auth.labels.groups.attribute: missing",
+        ),
+        (
+            "{labels: {groups: {attribute: a, parse_cn: perhaps}}}",
+            "must be true or false",
+        ),
+        ("{labels: {groups: {atribute: a}}}", "unknown key"),
+    ] {
+        let message = refused(&format!("acl: []\nldap_auth: {text}\n"));
+        assert!(message.contains(said), "{text}: {message}");
     }
 }
