@@ -15,6 +15,7 @@ mod documentation;
 mod duration;
 mod environment;
 mod error;
+mod export;
 mod external;
 mod from_node;
 mod htpasswd;
@@ -24,6 +25,7 @@ mod keys;
 mod known;
 mod limits;
 mod logs;
+mod merged;
 mod node;
 mod pem;
 mod reader;
@@ -34,6 +36,7 @@ mod token_listener;
 mod token_tls;
 mod tokens;
 mod users_file;
+mod written;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -43,7 +46,9 @@ pub use account_file::AccountFile;
 pub use authentication::{AuthConfig, Signing};
 pub use documentation::documentation;
 pub use error::{ConfigError, ConfigErrors, Place, shell_word};
+pub use export::{DistributionVersion, Exported, Surroundings, for_distribution, for_docker_auth};
 pub use keys::needs_restart;
+pub use merged::{Merged, Shown, ShownKey, merged, shown};
 pub use pem::TokenPair;
 pub use reader::{InForce, Secret, Value};
 pub use template::Template;
@@ -52,7 +57,7 @@ pub use users_file::{UsersFile, UsersFileError};
 
 use keys::Scope;
 use node::Node;
-use reader::Reader;
+use reader::{FullPath, Reader};
 
 use crate::host_port::BaseUrl;
 use crate::{auth, registry, server, store, telemetry, tls};
@@ -137,6 +142,8 @@ pub struct Loaded<C = Config> {
     pub notes: Vec<String>,
     /// What is allowed and probably not meant.
     pub warnings: Vec<String>,
+    /// Where relative paths lead.
+    full_paths: Vec<FullPath>,
 }
 
 impl<C> Loaded<C> {
@@ -147,6 +154,7 @@ impl<C> Loaded<C> {
             by_working_directory: self.by_working_directory,
             notes: self.notes,
             warnings: self.warnings,
+            full_paths: self.full_paths,
         }
     }
 }
@@ -242,12 +250,21 @@ fn read_and_check(
     environment: &BTreeMap<String, String>,
     parts: Parts,
 ) -> Result<Loaded<Served>, ConfigErrors> {
-    let mut tree = read_files(files)?;
+    check(&mut read_files(files)?, files, environment, parts)
+}
+
+/// Checks a tree that was read from `files`, and applies the environment to it.
+fn check(
+    tree: &mut Node,
+    files: &[PathBuf],
+    environment: &BTreeMap<String, String>,
+    parts: Parts,
+) -> Result<Loaded<Served>, ConfigErrors> {
     let mut errors = ConfigErrors::default();
-    let mut warnings = environment::apply(&mut tree, environment, &mut errors);
-    expand_short_forms(&mut tree);
-    let mut notes = known::check(&tree, Scope::Config, &mut errors);
-    let mut reader = Reader::new(&tree, files, parts.looks_at_certificates);
+    let mut warnings = environment::apply(tree, environment, &mut errors);
+    expand_short_forms(tree);
+    let mut notes = known::check(tree, Scope::Config, &mut errors);
+    let mut reader = Reader::new(tree, files, parts.looks_at_certificates);
     reader.reads_users_file = parts.reads_users_file;
     reader.search_path = environment.get("PATH").map_or("", String::as_str);
     let config = if token_listener::is_alone(&reader) {
@@ -267,6 +284,7 @@ fn read_and_check(
         by_working_directory: reader.by_working_directory,
         notes,
         warnings,
+        full_paths: reader.full_paths,
     })
 }
 

@@ -89,6 +89,55 @@ impl Node {
         Some(node)
     }
 
+    /// The node at a path of keys, to change it.
+    fn find_mut(&mut self, path: &str) -> Option<&mut Self> {
+        let mut node = self;
+        for key in path.split('.') {
+            node = node.top_mut(key)?;
+        }
+        Some(node)
+    }
+
+    /// Replaces the text of every single value at or in the node at `path` that is `old`.
+    pub(super) fn replace_text(&mut self, path: &str, old: &str, new: &str) {
+        fn replace(node: &mut Node, old: &str, new: &str) {
+            match &mut node.value {
+                Value::Scalar { text, .. } if text == old => new.clone_into(text),
+                Value::List(items) => items.iter_mut().for_each(|item| replace(item, old, new)),
+                Value::Null | Value::Scalar { .. } | Value::Map(_) => {}
+            }
+        }
+        if let Some(node) = self.find_mut(path) {
+            replace(node, old, new);
+        }
+    }
+
+    /// Puts `node` at a path of keys; what is on the way and is not a map becomes one.
+    pub(super) fn set(&mut self, path: &[&str], node: Self) {
+        let Some((key, rest)) = path.split_first() else {
+            *self = node;
+            return;
+        };
+        if !self.is_map() {
+            self.value = Value::Map(Vec::new());
+        }
+        let place = node.place.clone();
+        let Value::Map(entries) = &mut self.value else {
+            return;
+        };
+        if let Some(known) = entries.iter_mut().find(|entry| entry.key == *key) {
+            known.value.set(rest, node);
+            return;
+        }
+        let mut value = Self::empty_map(place.clone());
+        value.set(rest, node);
+        entries.push(Entry {
+            key: (*key).to_owned(),
+            place,
+            value,
+        });
+    }
+
     /// Makes the whole node stand at one place: line numbers inside a variable are of no use.
     pub(super) fn stand_at(&mut self, place: &Place) {
         self.place = place.clone();

@@ -100,6 +100,15 @@ impl fmt::Display for InForce {
     }
 }
 
+/// Where a relative path of a key leads.
+#[derive(Debug, Clone)]
+pub(super) struct FullPath {
+    pub(super) key: String,
+    /// As it is written.
+    pub(super) written: PathBuf,
+    pub(super) path: PathBuf,
+}
+
 /// Reads keys and gathers what there is to say about them.
 pub(super) struct Reader<'a> {
     tree: &'a Node,
@@ -114,6 +123,8 @@ pub(super) struct Reader<'a> {
     pub(super) notes: Vec<String>,
     pub(super) in_force: Vec<InForce>,
     pub(super) by_working_directory: Vec<String>,
+    /// What relative paths lead to.
+    pub(super) full_paths: Vec<FullPath>,
     /// The configuration files, in their order.
     pub(super) files: &'a [PathBuf],
     /// Where relative paths start; it must be read before any path.
@@ -132,6 +143,7 @@ impl<'a> Reader<'a> {
             notes: Vec::new(),
             in_force: Vec::new(),
             by_working_directory: Vec::new(),
+            full_paths: Vec::new(),
             files,
             relative_paths: RelativePaths::Unclear,
         }
@@ -203,6 +215,16 @@ impl<'a> Reader<'a> {
         if path.is_absolute() {
             return path.to_owned();
         }
+        let full = self.where_it_leads(key, path);
+        self.full_paths.push(FullPath {
+            key: key.to_owned(),
+            written: path.to_owned(),
+            path: full.clone(),
+        });
+        full
+    }
+
+    fn where_it_leads(&mut self, key: &str, path: &Path) -> PathBuf {
         // A variable lies in no directory.
         let file = self.files.iter().find(|file| {
             self.place(key)

@@ -145,6 +145,11 @@ impl UsersFile {
 
     /// The file as YAML. Every text is in quotes, so that none is taken for something else.
     pub fn render(&self) -> String {
+        HEADER.to_owned() + &self.render_sections()
+    }
+
+    /// Its sections, but for empty ones.
+    pub(super) fn render_sections(&self) -> String {
         let users = self.users.iter();
         let revoked = self.revoked.iter();
         let written = Written {
@@ -162,8 +167,7 @@ impl UsersFile {
             compact_list_indent: false,
         };
         // `update` refuses to write what does not read back.
-        let text = serde_saphyr::to_string_with_options(&written, options).unwrap_or_default();
-        HEADER.to_owned() + &text
+        serde_saphyr::to_string_with_options(&written, options).unwrap_or_default()
     }
 
     /// Reads the file, lets `change` alter it, and writes it: one change at a time, whole or not at all. If `change` refuses,

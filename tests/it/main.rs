@@ -26,6 +26,7 @@ mod busy;
 mod client;
 mod closed_output;
 mod config;
+mod config_command;
 mod config_oracle;
 mod connections;
 mod control;

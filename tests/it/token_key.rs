@@ -109,6 +109,23 @@ fn a_certificate_that_only_the_registry_names_is_the_token_server_s() {
 }
 
 #[test]
+fn docker_auth_s_file_alone_names_them_as_well() {
+    let lab = Lab::empty();
+    lab.configure(
+        "auth.yml",
+        &("server: {addr: 'ADDRESS'}\n".to_owned() + AUTH),
+    );
+    let path = lab.place("auth.yml");
+    let said = ran(&["check", "--config", &path], &[], "").failed();
+    assert!(
+        said.contains("make them: boathouse token-key make --config "),
+        "{said}"
+    );
+    ran(&["token-key", "make", "--config", &path], &[], "").fine();
+    ran(&["check", "--config", &path], &[], "").fine();
+}
+
+#[test]
 fn paths_can_be_given_and_an_error_leaves_nothing() {
     let lab = Lab::empty();
     let (certificate, key) = (lab.place("a/token.crt"), lab.place("b/token.key"));

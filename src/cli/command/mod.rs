@@ -5,6 +5,7 @@
 mod acl;
 mod check;
 mod completions;
+mod config;
 mod doctor;
 mod du;
 mod man;
@@ -28,6 +29,8 @@ pub(super) enum Command {
     Serve(serve::Arguments),
     /// Check config files and print what is in force
     Check(check::Arguments),
+    /// Print the configuration in force, several files as one, or the files of the old programs
+    Config(config::Arguments),
     /// Print or install what clients on this machine need to trust a registry
     Trust(trust::Arguments),
     /// Find out, on a client, what keeps it from a registry: name, port, certificate, clock, login, push, pull
@@ -58,6 +61,7 @@ impl Command {
             Self::Up(arguments) => up::run(arguments),
             Self::Serve(arguments) => serve::run(arguments),
             Self::Check(arguments) => check::run(arguments),
+            Self::Config(arguments) => config::run(arguments),
             Self::Trust(arguments) => trust::run(arguments),
             Self::Doctor(arguments) => doctor::run(arguments),
             Self::Completions(arguments) => completions::run(arguments),
