@@ -321,14 +321,21 @@ pub(super) fn basic(realm: &str) -> String {
 }
 
 fn realm(settings: &TokenSettings, origin: &Origin) -> Result<String, Refusal> {
+    let no_host = Refusal::Malformed("the Host header is no host");
+    if let Some(redirect) = &settings.auto_redirect {
+        let seen = Origin {
+            is_https: origin.is_https || redirect.assumes_https,
+            ..origin.clone()
+        };
+        let base = seen.base_url().ok_or(no_host)?;
+        return Ok(format!("{base}{}", redirect.path));
+    }
     if let Some(realm) = &settings.realm {
         return Ok(realm.clone());
     }
     let base = match &settings.external_host {
         Some(url) => url.to_string(),
-        None => origin
-            .base_url()
-            .ok_or(Refusal::Malformed("the Host header is no host"))?,
+        None => origin.base_url().ok_or(no_host)?,
     };
     Ok(format!("{base}{}{TOKEN_PATH}", settings.prefix))
 }

@@ -40,16 +40,17 @@ pub use program::Program;
 pub use rights::{CallerView, Explanation, Permit, Standing, Viewer};
 pub use rules::{
     Fields, Grant, GrantError, Mistake, MistakeKind, PatternError, Question, RegexError, Rule,
-    RuleError, RuleText, Unmet, decide, exactly, mistakes,
+    RuleError, RuleText, Unmet, decide, exactly, go_regex, mistakes,
 };
 pub use service::Auth;
 pub use settings::{
-    Authentication, Limits, Scheme, Secret, Settings, SigningKeyPem, TokenSettings,
+    Authentication, AutoRedirect, Limits, Scheme, Secret, Settings, SigningKeyPem, TokenSettings,
 };
 pub use tokens::endpoint::TokenRequest;
 pub use tokens::keys::{make_token_key, make_token_key_of};
 pub use tokens::own_names::Listening;
-pub use tokens::{EndingCertificate, TokenFault, ending_certificates};
+pub use tokens::verifier::{TOKEN_ALGORITHMS, TOKEN_ALGORITHMS_WITHOUT_KEYS};
+pub use tokens::{EndingCertificate, JwkSet, JwkSetError, TokenFault, ending_certificates};
 
 /// Why authentication cannot be set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

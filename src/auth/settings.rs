@@ -5,6 +5,7 @@
 use std::fmt;
 
 use super::accounts::Accounts;
+use super::tokens::JwkSet;
 use crate::host_port::BaseUrl;
 
 /// Everything that decides who may do what; fixed at start but for the accounts.
@@ -56,6 +57,8 @@ pub struct TokenSettings {
     pub service: String,
     /// The address of the token endpoint, verbatim.
     pub realm: Option<String>,
+    /// `auth.token.autoredirect`: the realm follows from each request, whatever `realm` is.
+    pub auto_redirect: Option<AutoRedirect>,
     /// `http.host`: this registry's own address, from which the realm follows when none is given.
     pub external_host: Option<BaseUrl>,
     /// `http.prefix`, with a slash at both ends: the token endpoint is below it.
@@ -68,6 +71,19 @@ pub struct TokenSettings {
     pub signing: Option<SigningKeyPem>,
     /// Certificates whose keys, or whose issued certificates' keys, sign tokens that are believed.
     pub trusted_certificates_pem: Vec<String>,
+    /// `auth.token.jwks`: more keys that sign tokens that are believed.
+    pub trusted_keys: JwkSet,
+    /// `auth.token.signingalgorithms`: the names of algorithms by which tokens of others may be signed; none = all but RSA-PSS.
+    pub signing_algorithms: Vec<String>,
+}
+
+/// `auth.token.autoredirect`: the realm is at the host that the client used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AutoRedirect {
+    /// `auth.token.autoredirectpath`, with the first slash.
+    pub path: String,
+    /// Whether clients see `https` whatever this server sees, as distribution assumes: no proxy is named that could tell.
+    pub assumes_https: bool,
 }
 
 impl TokenSettings {
@@ -83,6 +99,7 @@ impl Default for TokenSettings {
             issuer: Self::NAME.to_owned(),
             service: Self::NAME.to_owned(),
             realm: None,
+            auto_redirect: None,
             external_host: None,
             prefix: "/".to_owned(),
             lifetime_secs: Self::LIFETIME_SECS,
@@ -90,6 +107,8 @@ impl Default for TokenSettings {
             refresh_tokens: false,
             signing: None,
             trusted_certificates_pem: Vec::new(),
+            trusted_keys: JwkSet::default(),
+            signing_algorithms: Vec::new(),
         }
     }
 }

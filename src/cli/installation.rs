@@ -53,10 +53,15 @@ impl Installation {
     }
 }
 
-/// The files that were named, or else those of the installation that is looked for.
+/// The files that were named, by arguments or by the variable, or else those of the installation that is looked for.
 pub(super) fn config_files(place: &Where) -> anyhow::Result<Vec<PathBuf>> {
     if !place.config.is_empty() {
         return Ok(place.config.clone());
+    }
+    if place.dir.is_none()
+        && let Some(file) = file_of_variable()
+    {
+        return Ok(vec![file]);
     }
     let own = Places::choose(place.dir.as_deref(), &Surroundings::here())?.config;
     if own.exists() {
@@ -74,6 +79,13 @@ pub(super) fn config_files(place: &Where) -> anyhow::Result<Vec<PathBuf>> {
         "there is no {}\nhint: name the installation with `--dir DIR` or `--config FILE`, or make one with `boathouse up`",
         own.display()
     )
+}
+
+/// The file that distribution's variable names.
+pub(super) fn file_of_variable() -> Option<PathBuf> {
+    std::env::var_os(config::FILE_VARIABLE)
+        .filter(|name| !name.is_empty())
+        .map(PathBuf::from)
 }
 
 /// `HOST:PORT` as clients best call the registry, by its configuration.

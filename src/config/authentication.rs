@@ -20,6 +20,7 @@ use crate::auth::{
     AccountSource as _, Accounts, Authentication, EndingCertificate, Limits, Mistake, Rule, Scheme,
     Secret, Settings, SigningKeyPem, TokenSettings, User, ending_certificates, mistakes,
 };
+use crate::auth::{AutoRedirect, JwkSet, TOKEN_ALGORITHMS, TOKEN_ALGORITHMS_WITHOUT_KEYS};
 use crate::clock::SystemClock;
 
 /// All that the files say about authentication; secrets and keys made at start are added by the cli.
@@ -53,6 +54,12 @@ pub struct AuthConfig {
     pub token_pair: Option<TokenPair>,
     /// The text of `auth.token.rootcertbundle`.
     pub trusted_certificates_pem: Vec<String>,
+    /// `auth.token.jwks`
+    pub trusted_keys: JwkSet,
+    /// `auth.token.signingalgorithms`
+    pub signing_algorithms: Vec<String>,
+    /// `auth.token.autoredirect`
+    pub auto_redirect: Option<AutoRedirect>,
     /// `users_file`, for the commands that write it.
     pub users_file: Option<PathBuf>,
     /// `limits.failed_logins`; 0 switches the slowing off.
@@ -167,6 +174,9 @@ impl AuthConfig {
                 refresh_tokens: self.refresh_tokens,
                 signing,
                 trusted_certificates_pem: self.trusted_certificates_pem.clone(),
+                trusted_keys: self.trusted_keys.clone(),
+                signing_algorithms: self.signing_algorithms.clone(),
+                auto_redirect: self.auto_redirect.clone(),
                 ..TokenSettings::default()
             },
             secret,
@@ -215,6 +225,9 @@ pub(super) fn read(reader: &mut Reader<'_>, listener_pair: Option<&Pair>) -> Aut
         signing,
         trusted_certificates_pem: trusted_certificates(reader, token_pair.as_ref()),
         token_pair,
+        trusted_keys: trusted_keys(reader),
+        signing_algorithms: signing_algorithms(reader),
+        auto_redirect: auto_redirect(reader),
         users_file,
         failed_logins: limits::failed_logins(reader),
     };
@@ -325,6 +338,69 @@ fn trusted_certificates(reader: &mut Reader<'_>, own: Option<&TokenPair>) -> Vec
         .collect()
 }
 
+fn trusted_keys(reader: &mut Reader<'_>) -> JwkSet {
+    let path = reader.get(&tokens::JWKS);
+    let Some(path) = path.filter(|_| reader.looks_at_certificates) else {
+        return JwkSet::default();
+    };
+    let Some(text) = pem::readable(reader, tokens::JWKS.path, &path) else {
+        return JwkSet::default();
+    };
+    match JwkSet::parse(&text) {
+        Ok(keys) => {
+            for fault in &keys.left_out {
+                reader.warn(tokens::JWKS.path, &format!("{}: {fault}", path.display()));
+            }
+            keys
+        }
+        Err(error) => {
+            let message = format!("{}: {error}", path.display());
+            reader.refuse(
+                tokens::JWKS.path,
+                &message,
+                "the issuer of the tokens publishes such a file",
+            );
+            JwkSet::default()
+        }
+    }
+}
+
+fn signing_algorithms(reader: &mut Reader<'_>) -> Vec<String> {
+    let key = &tokens::SIGNING_ALGORITHMS;
+    let names = reader.get(key);
+    for name in &names {
+        if TOKEN_ALGORITHMS_WITHOUT_KEYS.contains(&name.as_str()) {
+            let message = format!("{name} has no effect: no public key can check it");
+            reader.warn(key.path, &message);
+        } else if !TOKEN_ALGORITHMS.contains(&name.as_str()) {
+            let hint = format!("of {}", TOKEN_ALGORITHMS.join(", "));
+            reader.refuse(
+                key.path,
+                "not the names of algorithms that are known here",
+                &hint,
+            );
+            break;
+        }
+    }
+    names
+}
+
+fn auto_redirect(reader: &mut Reader<'_>) -> Option<AutoRedirect> {
+    let (is_on, path) = (
+        reader.get(&tokens::AUTO_REDIRECT),
+        reader.get(&tokens::AUTO_REDIRECT_PATH),
+    );
+    // distribution takes an empty path for its default.
+    let path = match path.trim_start_matches('/') {
+        "" => tokens::AUTO_REDIRECT_PATH.kind.0.to_owned(),
+        path => format!("/{path}"),
+    };
+    is_on.then(|| AutoRedirect {
+        path,
+        assumes_https: reader.node(super::http::TRUSTED_PROXIES.path).is_none(),
+    })
+}
+
 fn accounts_and_rules(reader: &mut Reader<'_>, config: &mut AuthConfig) {
     let external = &config.accounts.external;
     for (key, what, is_decided_elsewhere) in [
@@ -421,15 +497,16 @@ pub(super) fn follow(
     }
 }
 
-/// Tokens that others sign need all three, as in distribution.
+/// Tokens that others sign need all of them, as in distribution, or what may be in their place.
 fn foreign_needs(reader: &mut Reader<'_>) {
-    for key in [
-        "auth.token.realm",
-        "auth.token.service",
-        "auth.token.issuer",
-        "auth.token.rootcertbundle",
+    for (key, other) in [
+        ("auth.token.realm", tokens::AUTO_REDIRECT.path),
+        ("auth.token.service", ""),
+        ("auth.token.issuer", ""),
+        ("auth.token.rootcertbundle", tokens::JWKS.path),
     ] {
-        if reader.node("auth.token").is_some() && reader.node(key).is_none() {
+        let is_given = |key: &str| reader.node(key).is_some();
+        if is_given("auth.token") && !is_given(key) && !is_given(other) {
             reader.refuse(
                 key,
                 "missing: without `users`, tokens come from another server",

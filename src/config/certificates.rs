@@ -2,16 +2,16 @@
 //!
 //! Must not know how certificates are made or served. Invariant: exactly one source of certificates is in force.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::key::{
-    Family, FilePath, FirstRunValue, InTemplate, Key, OFF, OptionalPath, Texts, Unread, Words,
-    distribution, keys, ours,
+    Family, FilePath, FirstRunValue, InTemplate, Key, OFF, OptionalPath, Paths, Texts, Unread,
+    Words, distribution, keys, ours,
 };
 use super::node::Node;
 use super::pem;
 use super::reader::Reader;
-use crate::tls::{MinimumVersion, Offers, Settings};
+use crate::tls::{ClientCertificate, Clients, MinimumVersion, Offers, Settings};
 
 keys! {
     table KEYS;
@@ -44,6 +44,17 @@ keys! {
     ///
     /// 1.0 and 1.1 are accepted and mean 1.2.
     MINIMUM_VERSION: Words<MinimumVersion> = distribution("http.tls.minimumtls").words(MinimumVersion::Tls12, VERSIONS);
+
+    /// Certificates of the authorities whose clients may connect, as PEM (mutual TLS, with `http.tls.certificate`).
+    ///
+    /// It decides who may connect, not what they may do. A change needs a restart.
+    CLIENT_AUTHORITIES: Paths = distribution("http.tls.clientcas").paths();
+
+    /// What is asked of clients, with `http.tls.clientcas`.
+    ///
+    /// The words with `verify` take only certificates of these authorities; those with `require` take no client without a
+    /// certificate.
+    CLIENT_CERTIFICATE: Words<ClientCertificate> = distribution("http.tls.clientauth").words(ClientCertificate::Verified, CLIENT_CERTIFICATES);
 }
 
 const VERSIONS: &[(&str, MinimumVersion)] = &[
@@ -54,13 +65,33 @@ const VERSIONS: &[(&str, MinimumVersion)] = &[
     ("tls1.1", MinimumVersion::Tls12),
 ];
 
-const UNREAD: &[Key<Unread>] = &[
-    distribution("http.tls.clientcas").not_yet(OFF),
-    distribution("http.tls.clientauth").not_yet(&[""]),
-    distribution("http.tls.ciphersuites")
-        .harmless("only suites that are held to be strong are offered"),
-    distribution("http.tls.letsencrypt").not_yet(&[]),
+/// Those of 3.x; 2.8 always asked for the last one.
+const CLIENT_CERTIFICATES: &[(&str, ClientCertificate)] = &[
+    ("request-client-cert", ClientCertificate::Requested),
+    ("require-any-client-cert", ClientCertificate::Any),
+    (
+        "verify-client-cert-if-given",
+        ClientCertificate::VerifiedIfGiven,
+    ),
+    (
+        "require-and-verify-client-cert",
+        ClientCertificate::Verified,
+    ),
 ];
+
+const UNREAD: &[Key<Unread>] = &[
+    distribution("http.tls.ciphersuites")
+        .harmless("not needed: only strong suites are offered; remove this line"),
+    distribution("http.tls.letsencrypt")
+        .refused(
+            OFF,
+            "certificates of public authorities are not fetched here",
+        )
+        .hint(CADDY),
+];
+
+/// Caddy fetches and renews certificates of public authorities; a second client for ACME here would add nothing.
+const CADDY: &str = "put Caddy in front, which fetches and renews them: docs/compatibility.md has its configuration; Boathouse listens on loopback, with http.host and http.trusted_proxies";
 
 pub(super) const FAMILY: Family = Family {
     heading: "Certificates",
@@ -74,6 +105,7 @@ pub(super) fn tls(reader: &mut Reader<'_>, state: &Path) -> Settings {
     let certificate = reader.get(&CERTIFICATE);
     let key = reader.get(&KEY);
     let minimum = reader.get(&MINIMUM_VERSION);
+    let clients = clients(reader, certificate.is_some());
     let is_automatic = reader.node(TLS.path).is_some();
     if reader.is_given(TLS.path) && !is_automatic {
         reader.refuse(
@@ -87,7 +119,17 @@ pub(super) fn tls(reader: &mut Reader<'_>, state: &Path) -> Settings {
             reader.refuse(TLS.path, "excludes http.tls", "keep one of the two");
             Settings::None
         }
-        (Some(certificate), Some(key)) => own_files(reader, certificate, key, minimum),
+        (Some(certificate), Some(key)) => {
+            pem::check_pair(reader, (CERTIFICATE.path, &certificate), (KEY.path, &key));
+            pem::check_server_certificate(reader, CERTIFICATE.path, &certificate);
+            Settings::Files {
+                certificate,
+                key,
+                minimum,
+                offers: Offers::default(),
+                clients,
+            }
+        }
         (None, None) if is_automatic => automatic(reader, state),
         (None, None) => Settings::None,
         (Some(_), None) => {
@@ -103,20 +145,35 @@ pub(super) fn tls(reader: &mut Reader<'_>, state: &Path) -> Settings {
     }
 }
 
-fn own_files(
-    reader: &mut Reader<'_>,
-    certificate: PathBuf,
-    key: PathBuf,
-    minimum: MinimumVersion,
-) -> Settings {
-    pem::check_pair(reader, (CERTIFICATE.path, &certificate), (KEY.path, &key));
-    pem::check_server_certificate(reader, CERTIFICATE.path, &certificate);
-    Settings::Files {
-        certificate,
-        key,
-        minimum,
-        offers: Offers::default(),
+/// Who may connect. Authorities that would ask nobody for a certificate are a mistake that opens a door; distribution is silent.
+fn clients(reader: &mut Reader<'_>, has_certificate: bool) -> Option<Clients> {
+    let authorities = reader.get(&CLIENT_AUTHORITIES);
+    let asks_for = reader.get(&CLIENT_CERTIFICATE);
+    if authorities.is_empty() {
+        if reader.node(CLIENT_CERTIFICATE.path).is_some() {
+            reader.warn(
+                CLIENT_CERTIFICATE.path,
+                "has no effect without http.tls.clientcas: no client is asked for a certificate",
+            );
+        }
+        return None;
     }
+    if !has_certificate {
+        reader.refuse(
+            CLIENT_AUTHORITIES.path,
+            "given without http.tls.certificate: no client would be asked for a certificate",
+            "give the server's own certificate and key as http.tls.certificate and http.tls.key",
+        );
+    }
+    if reader.looks_at_certificates {
+        for path in &authorities {
+            pem::certificates(reader, CLIENT_AUTHORITIES.path, path);
+        }
+    }
+    Some(Clients {
+        authorities,
+        asks_for,
+    })
 }
 
 fn automatic(reader: &mut Reader<'_>, state: &Path) -> Settings {

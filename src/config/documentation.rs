@@ -63,9 +63,13 @@ fn write_family(page: &mut String, family: &Family) -> std::fmt::Result {
             harmless.join("\n")
         )?;
     }
-    let refused: Vec<String> = rows().filter_map(not_supported).collect();
-    if !refused.is_empty() {
-        writeln!(page, "\nNot supported yet:\n\n{}", refused.join("\n"))?;
+    let later: Vec<String> = rows().filter_map(not_yet).collect();
+    if !later.is_empty() {
+        writeln!(page, "\nNot supported yet:\n\n{}", later.join("\n"))?;
+    }
+    let never: Vec<String> = rows().filter_map(refused).collect();
+    if !never.is_empty() {
+        writeln!(page, "\nNot supported:\n\n{}", never.join("\n"))?;
     }
     Ok(())
 }
@@ -100,27 +104,50 @@ fn write_key(page: &mut String, key: &dyn Declared) -> std::fmt::Result {
 
 fn no_effect(row: &Row) -> Option<String> {
     match row.fate {
-        Fate::Harmless(why) => Some(format!("- `{}` ({}): {why}", row.shown_path(), source(row))),
-        Fate::Built | Fate::NotYet(_) => None,
+        Fate::Harmless(why) => Some(format!("- {}: {why}", named(row))),
+        Fate::Built | Fate::NotYet(_) | Fate::Refused(..) => None,
     }
 }
 
-fn not_supported(row: &Row) -> Option<String> {
-    let Fate::NotYet(unless) = row.fate else {
-        return None;
-    };
-    let mut line = format!("- `{}` ({})", row.shown_path(), source(row));
+fn not_yet(row: &Row) -> Option<String> {
+    match row.fate {
+        Fate::NotYet(unless) => Some(format!(
+            "- {}{}: {}",
+            named(row),
+            exceptions(unless),
+            row.hint
+        )),
+        Fate::Built | Fate::Harmless(_) | Fate::Refused(..) => None,
+    }
+}
+
+fn refused(row: &Row) -> Option<String> {
+    match row.fate {
+        Fate::Refused(unless, why) => Some(format!(
+            "- {}{}: {why}. Instead: {}",
+            named(row),
+            exceptions(unless),
+            row.hint
+        )),
+        Fate::Built | Fate::Harmless(_) | Fate::NotYet(_) => None,
+    }
+}
+
+fn named(row: &Row) -> String {
+    format!("`{}` ({})", row.shown_path(), source(row))
+}
+
+/// Which values are taken all the same.
+fn exceptions(unless: &[&str]) -> String {
     let values: Vec<String> = match unless {
-        [] => return Some(line),
+        [] => return String::new(),
         OFF => vec!["off".to_owned()],
         unless => unless
             .iter()
             .map(|value| format!("`{}`", written(value)))
             .collect(),
     };
-    line.push_str(", unless it is ");
-    line.push_str(&values.join(" or "));
-    Some(line)
+    format!(", unless it is {}", values.join(" or "))
 }
 
 /// An empty text is written in quotes.

@@ -101,22 +101,53 @@ keys! {
     LDAP_LABEL_LOWER_CASE: Special = docker_auth("ldap_auth.labels.*.lower_case").special("`true` or `false`", "false").at_reload();
 }
 
+/// Why the logins of web sites are refused: docker cannot show a page of theirs. `docker_auth` makes up a password for each
+/// account in its place, which `user add` does without them.
+const NO_BROWSER: &str =
+    "clients of a registry log in with a password, which no web login gives them";
+const NO_DATABASE: &str = "accounts and rules are in files, whose changes take effect at once";
+const NO_PLUGIN: &str = "plugins of Go cannot be loaded into this program";
+const ACCOUNTS_HERE: &str = "add the accounts with `boathouse user add`, or ask a program of yours (`ext_auth`); docs/compatibility.md has more";
+const RULES_HERE: &str = "write the rules under `acl`, or ask a program of yours (`ext_authz`); docs/compatibility.md has more";
+
 pub(super) const FAMILY: Family = Family {
     heading: "External deciders",
     intro: "",
     keys: KEYS,
     unread: &[
-        docker_auth("oidc_auth").not_yet(&[]),
-        docker_auth("google_auth").not_yet(&[]),
-        docker_auth("github_auth").not_yet(&[]),
-        docker_auth("gitlab_auth").not_yet(&[]),
-        docker_auth("mongo_auth").not_yet(&[]),
-        docker_auth("xorm_auth").not_yet(&[]),
-        docker_auth("plugin_authn").not_yet(&[]),
-        docker_auth("acl_mongo").not_yet(&[]),
-        docker_auth("acl_xorm").not_yet(&[]),
-        docker_auth("plugin_authz").not_yet(&[]),
-        docker_auth("casbin_authz").not_yet(&[]),
+        docker_auth("oidc_auth")
+            .refused(&[], NO_BROWSER)
+            .hint(ACCOUNTS_HERE),
+        docker_auth("google_auth")
+            .refused(&[], NO_BROWSER)
+            .hint(ACCOUNTS_HERE),
+        docker_auth("github_auth")
+            .refused(&[], NO_BROWSER)
+            .hint(ACCOUNTS_HERE),
+        docker_auth("gitlab_auth")
+            .refused(&[], NO_BROWSER)
+            .hint(ACCOUNTS_HERE),
+        docker_auth("mongo_auth")
+            .refused(&[], NO_DATABASE)
+            .hint(ACCOUNTS_HERE),
+        docker_auth("xorm_auth")
+            .refused(&[], NO_DATABASE)
+            .hint(ACCOUNTS_HERE),
+        docker_auth("plugin_authn")
+            .refused(&[], NO_PLUGIN)
+            .hint(ACCOUNTS_HERE),
+        docker_auth("acl_mongo")
+            .refused(&[], NO_DATABASE)
+            .hint(RULES_HERE),
+        docker_auth("acl_xorm")
+            .refused(&[], NO_DATABASE)
+            .hint(RULES_HERE),
+        docker_auth("plugin_authz")
+            .refused(&[], NO_PLUGIN)
+            .hint(RULES_HERE),
+        docker_auth("casbin_authz")
+            .refused(&[], "rules have one language here, `acl`")
+            .hint(RULES_HERE),
     ],
 };
 

@@ -26,12 +26,15 @@ pub(super) enum Fate {
     Built,
     /// Accepted, with all below it, and this note. Only a key without which nothing that a client can see changes.
     Harmless(&'static str),
-    /// An error, with all below it, unless the value is one of these, which change nothing. (`[]` is the empty list.)
+    /// An error, with all below it, unless the value is one of these, which change nothing. (`[]` is the empty list.) The
+    /// feature is to be built.
     NotYet(&'static [&'static str]),
+    /// The same for what is not going to be built, for this reason.
+    Refused(&'static [&'static str], &'static str),
 }
 
 /// Values with which a feature is off.
-pub(super) const OFF: &[&str] = &["false", "False", "FALSE", "no", "off", "[]"];
+pub(super) const OFF: &[&str] = &["false", "False", "FALSE", "no", "off", "", "[]", "{}"];
 
 /// In which files a key may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,6 +212,10 @@ pub(super) struct OptionalPath;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Texts;
 
+/// A list of paths, by default empty.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Paths;
+
 /// What its section reads by code of its own: how it is written, and the default as YAML.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Special {
@@ -244,6 +251,7 @@ kinds! {
     path(default: &'static str) -> FilePath = FilePath(default);
     optional_path() -> OptionalPath = OptionalPath;
     texts() -> Texts = Texts;
+    paths() -> Paths = Paths;
     special(written: &'static str, default: &'static str) -> Special = Special { written, default };
 }
 
@@ -292,6 +300,22 @@ impl Row {
     /// Not supported, unless the value is one of `unless`.
     pub(super) const fn not_yet(mut self, unless: &'static [&'static str]) -> Key<Unread> {
         self.fate = Fate::NotYet(unless);
+        Key {
+            path: self.path,
+            row: self,
+            kind: Unread,
+        }
+    }
+}
+
+impl Row {
+    /// Not supported for this reason, unless the value is one of `unless`.
+    pub(super) const fn refused(
+        mut self,
+        unless: &'static [&'static str],
+        why: &'static str,
+    ) -> Key<Unread> {
+        self.fate = Fate::Refused(unless, why);
         Key {
             path: self.path,
             row: self,
@@ -486,6 +510,16 @@ impl Kind for FilePath {
 impl Kind for Texts {
     fn expected(&self) -> String {
         "list of texts".to_owned()
+    }
+
+    fn default(&self) -> String {
+        "[]".to_owned()
+    }
+}
+
+impl Kind for Paths {
+    fn expected(&self) -> String {
+        "list of paths".to_owned()
     }
 
     fn default(&self) -> String {

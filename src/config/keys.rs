@@ -24,17 +24,31 @@ pub(super) const FAMILIES: &[Family] = &[
 ];
 
 const UNREAD: &[Key<Unread>] = &[
-    distribution("middleware").not_yet(OFF),
+    distribution("middleware")
+        .refused(
+            OFF,
+            "layers are sent by this process, never by a CDN or through rewritten links",
+        )
+        .hint("remove it, or put the cache in front of Boathouse"),
     distribution("notifications.events").harmless("only notifications.endpoints uses it"),
-    distribution("notifications.endpoints").not_yet(OFF),
-    distribution("health.storagedriver").harmless("the store is asked at every request"),
+    distribution("notifications.endpoints")
+        .not_yet(OFF)
+        .hint("remove it: no webhooks are sent until they are built"),
     distribution("health.file").not_yet(OFF),
     distribution("health.http").not_yet(OFF),
     distribution("health.tcp").not_yet(OFF),
-    distribution("proxy").not_yet(&[]),
-    distribution("policy").not_yet(&[]),
+    distribution("health.storagedriver").harmless("the store is asked at every request"),
+    distribution("proxy")
+        .not_yet(OFF)
+        .hint("keep a registry of its own as the pull-through cache until mirrors are built"),
+    distribution("policy.repository.classes")
+        .refused(
+            OFF,
+            "rules decide about repositories, not about the kind of what is in them",
+        )
+        .hint("remove it, and restrict who may push with `acl`"),
     ours("mirrors").not_yet(OFF),
-    ours("trust").not_yet(&[]),
+    ours("trust").not_yet(OFF),
 ];
 
 const OTHERS: Family = Family {

@@ -62,19 +62,25 @@ impl Walk<'_> {
             Fate::Harmless(why) => self
                 .notes
                 .push(format!("{}: {dotted} has no effect: {why}", node.place)),
-            Fate::NotYet(unless) => {
-                let written = match &node.value {
-                    Value::Scalar { text, .. } => text.clone(),
-                    Value::List(items) if items.is_empty() => "[]".to_owned(),
-                    Value::Null | Value::List(_) | Value::Map(_) => "(more)".to_owned(),
-                };
-                if !unless.contains(&written.as_str()) {
-                    self.errors.push(
-                        ConfigError::new(Some(&node.place), &*dotted, "not supported yet")
-                            .hint(row.hint),
-                    );
-                }
+            Fate::NotYet(unless) => self.refuse(row, node, unless, "not supported yet".to_owned()),
+            Fate::Refused(unless, why) => {
+                self.refuse(row, node, unless, format!("not supported: {why}"));
             }
+        }
+    }
+
+    /// An error about the whole of `row`, whichever key below it was written, unless the value changes nothing.
+    fn refuse(&mut self, row: &Row, node: &Node, unless: &[&str], message: String) {
+        let written = match &node.value {
+            Value::Scalar { text, .. } => text.as_str(),
+            Value::List(items) if items.is_empty() => "[]",
+            Value::Map(entries) if entries.is_empty() => "{}",
+            Value::Null | Value::List(_) | Value::Map(_) => "(more)",
+        };
+        if !unless.contains(&written) {
+            self.errors.push(
+                ConfigError::new(Some(&node.place), row.shown_path(), message).hint(row.hint),
+            );
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Must not know what a limit protects. Invariant: the default of a limit is in the settings that hold it, its range here.
 
-use super::key::{Family, InTemplate, Key, Number, Unread, distribution, keys, ours};
+use super::key::{Family, InTemplate, Key, Number, distribution, keys, ours};
 use super::reader::Reader;
 use crate::{auth, registry, server};
 
@@ -85,18 +85,20 @@ keys! {
     /// Ten times as many for one address.
     FAILED_LOGINS: Number<u32> = ours("limits.failed_logins").number(auth::Limits::FAILED_LOGINS, 0..=1_000_000, "a minute").commented();
 
-    /// Entries in one page of the catalog.
-    CATALOG_PAGE: Number<usize> = distribution("catalog.maxentries").number(REGISTRY.catalog_page, 1..=100_000, "").commented();
-}
+    /// Entries in one page of the catalog. 0 is the default.
+    CATALOG_PAGE: Number<usize> = distribution("catalog.maxentries").number(REGISTRY.catalog_page, 0..=100_000, "").commented();
 
-const UNREAD: &[Key<Unread>] =
-    &[distribution("tags.maxtags").harmless("limits.list_page bounds every list")];
+    /// Tags in one page of a list of tags. 0 is the default.
+    ///
+    /// Without the key, `limits.list_page` counts, as it does for other lists.
+    TAGS_PAGE: Number<usize> = distribution("tags.maxtags").number(REGISTRY.tags_page, 0..=100_000, "");
+}
 
 pub(super) const FAMILY: Family = Family {
     heading: "Limits",
     intro: "One limit has no key: an account may have begun 2,000 uploads that are not ended (without accounts: one address, of IPv6 one /64); beyond, the answer is 429. An upload that was not used for an hour does not count.\n\nThe limit of open files is raised at start as far as the system allows; below 1,280 there is a warning.",
     keys: KEYS,
-    unread: UNREAD,
+    unread: &[],
 };
 
 pub(super) fn server(reader: &mut Reader<'_>) -> server::Limits {
@@ -112,12 +114,22 @@ pub(super) fn server(reader: &mut Reader<'_>) -> server::Limits {
 }
 
 pub(super) fn registry(reader: &mut Reader<'_>) -> registry::Limits {
+    let list_page = reader.get(&LIST_PAGE);
+    let tags_page = Key {
+        kind: Number {
+            default: list_page,
+            ..TAGS_PAGE.kind
+        },
+        ..TAGS_PAGE
+    };
+    let or_default = |count: usize, default: usize| if count == 0 { default } else { count };
     registry::Limits {
         manifest_size_bytes: reader.get(&MANIFEST_SIZE_BYTES),
         whole_bodies_bytes: whole_bodies_bytes(reader),
         mount_probes: reader.get(&MOUNT_PROBES),
-        list_page: reader.get(&LIST_PAGE),
-        catalog_page: reader.get(&CATALOG_PAGE),
+        list_page,
+        tags_page: or_default(reader.get(&tags_page), REGISTRY.tags_page),
+        catalog_page: or_default(reader.get(&CATALOG_PAGE), REGISTRY.catalog_page),
         open_uploads: reader.get(&OPEN_UPLOADS),
         grace_period_secs: reader.get(&GRACE_PERIOD_SECS),
     }

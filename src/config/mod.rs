@@ -15,6 +15,8 @@ mod documentation;
 mod duration;
 mod environment;
 mod error;
+#[cfg(test)]
+mod every_key_tests;
 mod export;
 mod external;
 mod from_node;
@@ -45,6 +47,7 @@ use std::path::PathBuf;
 pub use account_file::AccountFile;
 pub use authentication::{AuthConfig, Signing};
 pub use documentation::documentation;
+pub use environment::FILE_VARIABLE;
 pub use error::{ConfigError, ConfigErrors, Place, shell_word};
 pub use export::{DistributionVersion, Exported, Surroundings, for_distribution, for_docker_auth};
 pub use keys::needs_restart;

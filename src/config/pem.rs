@@ -271,7 +271,7 @@ fn is_der(path: &Path) -> bool {
     read.is_ok() && first == [0x30]
 }
 
-fn readable(reader: &mut Reader<'_>, key: &str, path: &Path) -> Option<String> {
+pub(super) fn readable(reader: &mut Reader<'_>, key: &str, path: &Path) -> Option<String> {
     match read_text(path) {
         Ok(text) => Some(text),
         Err(_) if is_der(path) => {

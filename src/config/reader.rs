@@ -10,7 +10,7 @@ use super::duration;
 use super::error::{ConfigError, ConfigErrors, Place};
 use super::key::{
     FilePath, Flag, Key, Listen, Number, OptionalPath, OptionalSecret, OptionalText, OptionalUrl,
-    Seconds, Signed, Text, Texts, Words,
+    Paths, Seconds, Signed, Text, Texts, Words,
 };
 use super::node::{self, Node};
 use super::relative::{Chosen, RelativePaths, choose};
@@ -363,6 +363,12 @@ impl Readable for Seconds {
         let secs = match reader.scalar(key) {
             None => self.default,
             Some((text, _)) => {
+                if text != "0" && whole_number(text).is_some() {
+                    reader.warn(
+                        key,
+                        "a number without a unit counts nanoseconds, as in distribution; write it with one, like `30s`",
+                    );
+                }
                 let secs = duration::whole_secs(text).filter(|secs| *secs <= self.max);
                 secs.unwrap_or_else(|| {
                     let expected = format!("must be a duration of at most {} s", self.max);
@@ -486,6 +492,21 @@ impl Readable for Texts {
             Some(node) => super::accounts::texts(node, key, &mut reader.errors),
         };
         (texts.clone(), Value::List(texts))
+    }
+}
+
+impl Readable for Paths {
+    type Value = Vec<PathBuf>;
+
+    fn read(&self, reader: &mut Reader<'_>, key: &str) -> (Vec<PathBuf>, Value) {
+        let (texts, _) = Texts.read(reader, key);
+        let texts = texts.iter().filter(|text| !text.is_empty());
+        let paths: Vec<PathBuf> = texts
+            .map(|text| reader.absolute(key, Path::new(text)))
+            .collect();
+        let shown = paths.iter().map(|path| path.display().to_string());
+        let shown = Value::List(shown.collect());
+        (paths, shown)
     }
 }
 

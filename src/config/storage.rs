@@ -4,14 +4,18 @@
 
 use std::path::PathBuf;
 
+use serde::Deserialize;
+
 use super::key::{
-    Family, Fate, FilePath, FirstRunValue, Flag, InTemplate, Key, OFF, Unread, Words, distribution,
-    keys, ours,
+    Family, Fate, FilePath, FirstRunValue, Flag, InTemplate, Key, OFF, Seconds, Special, Texts,
+    Unread, Words, distribution, keys, ours,
 };
-use super::limits;
 use super::reader::Reader;
 use super::relative::RelativePaths;
-use crate::registry::{self, FallbackTags, References};
+use super::{from_node, limits};
+use crate::auth::go_regex;
+use crate::oci::Platform;
+use crate::registry::{self, Children, FallbackTags, LayerUrls, References, UploadPurging};
 use crate::store;
 
 keys! {
@@ -35,6 +39,20 @@ keys! {
     /// Whether the registry only serves pulls.
     READONLY: Flag = distribution("storage.maintenance.readonly.enabled").flag(false).commented();
 
+    /// Whether uploads that nobody ends are removed.
+    ///
+    /// Read, and kept for collection, which is not built yet: until then such uploads stay.
+    PURGES_UPLOADS: Flag = distribution("storage.maintenance.uploadpurging.enabled").flag(PURGING.enabled);
+
+    /// How long ago such an upload began.
+    PURGE_AGE: Seconds = distribution("storage.maintenance.uploadpurging.age").seconds(PURGING.age_secs, PURGE_SECS_MAX);
+
+    /// How often they are looked for.
+    PURGE_INTERVAL: Seconds = distribution("storage.maintenance.uploadpurging.interval").seconds(PURGING.interval_secs, PURGE_SECS_MAX);
+
+    /// Whether they are only logged.
+    PURGE_DRY_RUN: Flag = distribution("storage.maintenance.uploadpurging.dryrun").flag(PURGING.dry_run);
+
     /// The directory of the index, the control socket and, by default, of keys that are made here.
     ///
     /// The index can be rebuilt from the store.
@@ -49,10 +67,41 @@ keys! {
     /// attach and deletes it when it collects. By default the tags are kept where the data were taken over from such a
     /// registry (`boathouse/taken-over` in the root directory exists). `boathouse hand-back` writes all that are missing.
     FALLBACK_TAGS: Words<FallbackTags> = ours("compatibility.referrers_fallback_tags").words(FallbackTags::WhereTakenOver, FALLBACK_TAGS_WORDS);
+
+    /// Expressions (RE2) for URLs of layers that are not in the registry: one of them must match.
+    ///
+    /// Where `validation.manifests.urls` is not given, a layer may be at any URL; distribution then takes no such layer. Where it
+    /// is given without expressions, none is taken. A URL must be http or https, without a fragment.
+    URLS_ALLOW: Texts = distribution("validation.manifests.urls.allow").texts();
+
+    /// Expressions for such URLs that are refused.
+    URLS_DENY: Texts = distribution("validation.manifests.urls.deny").texts();
+
+    /// Which images of an index must exist: `all`, `none`, or those for the platforms in a `list`.
+    ///
+    /// With `references: any` none must. Blobs of images must exist in any case, as in distribution.
+    PLATFORMS: Words<Platforms> = distribution("validation.manifests.indexes.platforms").words(Platforms::All, PLATFORM_WORDS);
+
+    /// The architecture of a platform in the list: `amd64`. Each item has this and the next key.
+    PLATFORM_ARCHITECTURE: Special = distribution("validation.manifests.indexes.platformlist.[].architecture").special("text", "");
+
+    /// Its operating system: `linux`.
+    PLATFORM_OS: Special = distribution("validation.manifests.indexes.platformlist.[].os").special("text", "");
+
+    /// Whether `validation.manifests.urls` and `validation.manifests.indexes` have no effect, and no image of an index must exist.
+    VALIDATION_DISABLED: Flag = distribution("validation.disabled").flag(false);
+
+    /// An old key: `true` has precedence over `validation.disabled`; `false` means nothing.
+    VALIDATION_ENABLED: Flag = distribution("validation.enabled").flag(false);
 }
 
 /// distribution's default.
 const ROOT_DIRECTORY_DEFAULT: &str = "/var/lib/registry";
+
+const PURGING: UploadPurging = UploadPurging::DEFAULT;
+
+/// A year; longer is never.
+const PURGE_SECS_MAX: u64 = 366 * 86_400;
 
 const PLACES: &[(&str, RelativePaths)] = &[
     ("config_directory", RelativePaths::ConfigDirectory),
@@ -68,36 +117,66 @@ const FALLBACK_TAGS_WORDS: &[(&str, FallbackTags)] = &[
     ("false", FallbackTags::Off),
 ];
 
-const OWN_INDEX: &str = "not needed: the index here needs no cache";
+/// `validation.manifests.indexes.platforms`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Platforms {
+    All,
+    None,
+    List,
+}
+
+const PLATFORM_WORDS: &[(&str, Platforms)] = &[
+    ("all", Platforms::All),
+    ("none", Platforms::None),
+    ("list", Platforms::List),
+];
+
+/// An item of `validation.manifests.indexes.platformlist`.
+#[derive(Deserialize)]
+struct PlatformEntry {
+    architecture: String,
+    os: String,
+}
+
+const OWN_INDEX: &str = "not needed: the index here needs no cache; remove this line";
+
+/// Why a storage driver of distribution is refused, and what to do.
+const NO_BUCKET: &str = "copy the data into a directory (`rclone copy`), and name it in storage.filesystem.rootdirectory";
 
 const UNREAD: &[Key<Unread>] = &[
     distribution("storage.filesystem.maxthreads")
-        .harmless("not needed: reads and writes are bounded here by limits.connections"),
-    distribution("storage.maintenance.uploadpurging")
-        .harmless("abandoned uploads are not purged yet"),
-    distribution("storage.redirect.disable").harmless("a directory never redirects"),
+        .harmless("not needed: limits.connections bounds reads and writes; remove this line"),
+    distribution("storage.redirect")
+        .harmless("not needed: a directory never redirects; remove this line"),
     distribution("storage.cache").harmless(OWN_INDEX),
     distribution("storage.tag").harmless(OWN_INDEX),
     distribution("redis").harmless(OWN_INDEX),
-    distribution("storage.s3")
-        .not_yet(&[])
-        .hint("use storage.filesystem"),
-    distribution("storage.s3aws")
-        .not_yet(&[])
-        .hint("use storage.filesystem"),
-    distribution("storage.azure").not_yet(&[]),
-    distribution("storage.gcs").not_yet(&[]),
-    distribution("storage.inmemory").not_yet(&[]),
-    distribution("storage.swift").not_yet(&[]),
-    distribution("storage.oss").not_yet(&[]),
-    distribution("validation.enabled").not_yet(&["true", "yes", "on"]),
-    distribution("validation.disabled").not_yet(OFF),
-    distribution("validation.manifests.urls").not_yet(&[]),
-    distribution("validation.manifests.indexes").not_yet(&[]),
-    distribution("compatibility.schema1.enabled").not_yet(OFF),
-    distribution("compatibility.schema1.trustkey").harmless("only schema 1 images use it"),
-    distribution("compatibility.schema1.signingkeyfile").harmless("only schema 1 images use it"),
-    ours("retention").not_yet(&[]),
+    distribution("storage.s3").not_yet(&[]).hint(NO_BUCKET),
+    distribution("storage.s3aws").not_yet(&[]).hint(NO_BUCKET),
+    distribution("storage.azure")
+        .refused(&[], "data are kept in a directory or, later, in S3")
+        .hint(NO_BUCKET),
+    distribution("storage.gcs")
+        .refused(&[], "data are kept in a directory or, later, in S3")
+        .hint(NO_BUCKET),
+    distribution("storage.swift")
+        .refused(&[], "data are kept in a directory or, later, in S3")
+        .hint(NO_BUCKET),
+    distribution("storage.oss")
+        .refused(&[], "data are kept in a directory or, later, in S3")
+        .hint(NO_BUCKET),
+    distribution("storage.inmemory")
+        .refused(&[], "it loses all images at each stop")
+        .hint("use storage.filesystem with a directory on a tmpfs"),
+    distribution("compatibility.schema1.enabled")
+        .refused(
+            OFF,
+            "images of schema 1 (before 2016) cannot be pushed; stored ones are still served",
+        )
+        .hint("remove it"),
+    distribution("compatibility.schema1.signingkeyfile")
+        .harmless("not needed: schema 1 images are not converted here; remove this line"),
+    ours("retention").not_yet(OFF),
 ];
 
 pub(super) const FAMILY: Family = Family {
@@ -116,9 +195,11 @@ pub(super) fn relative_paths(reader: &mut Reader<'_>) {
 pub(super) fn storage(reader: &mut Reader<'_>) -> (store::Settings, PathBuf) {
     let is_driver = |name: &str| {
         let path = format!("storage.{name}");
-        let mut refused = UNREAD
-            .iter()
-            .filter(|key| key.row.fate == Fate::NotYet(&[]));
+        let is_refused = |key: &Key<Unread>| match key.row.fate {
+            Fate::NotYet(unless) | Fate::Refused(unless, _) => unless.is_empty(),
+            Fate::Built | Fate::Harmless(_) => false,
+        };
+        let mut refused = UNREAD.iter().filter(|key| is_refused(key));
         name == "filesystem" || refused.any(|key| key.path == path)
     };
     let drivers = reader
@@ -140,13 +221,111 @@ pub(super) fn storage(reader: &mut Reader<'_>) -> (store::Settings, PathBuf) {
 
 /// The operations.
 pub(super) fn registry(reader: &mut Reader<'_>) -> registry::Settings {
+    let validation = validation(reader);
     registry::Settings {
         deletes_enabled: reader.get(&DELETES),
         readonly: reader.get(&READONLY),
+        upload_purging: upload_purging(reader),
         references: reader.get(&REFERENCES),
         fallback_tags: reader.get(&FALLBACK_TAGS),
+        layer_urls: validation.layer_urls,
+        children: validation.children,
         // Only the store's directory shows it; it is looked at at start.
         case_insensitive: false,
         limits: limits::registry(reader),
     }
+}
+
+/// What distribution validates in manifests.
+struct Validation {
+    layer_urls: Option<LayerUrls>,
+    children: Children,
+}
+
+fn validation(reader: &mut Reader<'_>) -> Validation {
+    let (enabled, disabled) = (
+        reader.get(&VALIDATION_ENABLED),
+        reader.get(&VALIDATION_DISABLED),
+    );
+    let validation = Validation {
+        layer_urls: layer_urls(reader),
+        children: children(reader),
+    };
+    if enabled || !disabled {
+        return validation;
+    }
+    Validation {
+        layer_urls: None,
+        children: Children::None,
+    }
+}
+
+/// `None` where the key is absent: images with layers elsewhere could always be pushed here.
+fn layer_urls(reader: &mut Reader<'_>) -> Option<LayerUrls> {
+    let mut compiled = |key: &Key<Texts>| {
+        let mut expressions = Vec::new();
+        for text in reader.get(key) {
+            match go_regex(&text) {
+                Ok(expression) => expressions.push(expression),
+                Err(_) => reader.refuse(
+                    key.path,
+                    "not regular expressions as Go reads them",
+                    "written like `[\"^https://go\\\\.microsoft\\\\.com/\"]`",
+                ),
+            }
+        }
+        expressions
+    };
+    let (allow, deny) = (compiled(&URLS_ALLOW), compiled(&URLS_DENY));
+    reader
+        .is_given("validation.manifests.urls")
+        .then_some(LayerUrls { allow, deny })
+}
+
+fn children(reader: &mut Reader<'_>) -> Children {
+    let platforms = reader.get(&PLATFORMS);
+    let key = "validation.manifests.indexes.platformlist";
+    let entries: Vec<PlatformEntry> = match reader.node(key) {
+        None => Vec::new(),
+        Some(node) => from_node::read(node, key).unwrap_or_else(|error| {
+            reader.errors.push(error);
+            Vec::new()
+        }),
+    };
+    let list: Vec<Platform> = entries
+        .into_iter()
+        .map(|entry| Platform {
+            architecture: entry.architecture,
+            os: entry.os,
+        })
+        .collect();
+    if platforms != Platforms::List && !list.is_empty() {
+        reader.warn(key, "has no effect unless `platforms` is `list`");
+    }
+    match platforms {
+        // distribution takes an empty list for all.
+        Platforms::List if !list.is_empty() => Children::Of(list),
+        Platforms::All | Platforms::List => Children::All,
+        Platforms::None => Children::None,
+    }
+}
+
+/// Only read: a note says so where it is written.
+fn upload_purging(reader: &mut Reader<'_>) -> UploadPurging {
+    let key = "storage.maintenance.uploadpurging";
+    let purging = UploadPurging {
+        enabled: reader.get(&PURGES_UPLOADS),
+        age_secs: reader.get(&PURGE_AGE),
+        interval_secs: reader.get(&PURGE_INTERVAL),
+        dry_run: reader.get(&PURGE_DRY_RUN),
+    };
+    if let Some(node) = reader.node(key)
+        && purging.enabled
+    {
+        reader.notes.push(format!(
+            "{}: {key}: kept for collection, which is not built yet: until then abandoned uploads stay",
+            node.place
+        ));
+    }
+    purging
 }

@@ -69,7 +69,7 @@ keys! {
 
 const UNREAD: &[Key<Unread>] = &[
     docker_auth("server.letsencrypt")
-        .not_yet(&[])
+        .refused(&[], "certificates of public authorities are not fetched here")
         .hint("put Caddy in front, which fetches certificates by itself: `registry.example { reverse_proxy localhost:5001 }`; then remove this key"),
 ];
 
@@ -276,6 +276,7 @@ fn tls(reader: &mut Reader<'_>, pair: Option<Pair>) -> tls::Settings {
         key,
         minimum,
         offers,
+        clients: None,
     }
 }
 

@@ -1,8 +1,8 @@
 //! The keys of `auth`, `token`, `users`, `acl` and `users_file`, which `authentication` reads.
 
 use super::key::{
-    Family, Files, FirstRunValue, Flag, InTemplate, Number, OFF, OptionalPath, OptionalText,
-    Special, Text, distribution, docker_auth, keys, ours,
+    Family, Files, FirstRunValue, Flag, InTemplate, Number, OptionalPath, OptionalText, Special,
+    Text, Texts, distribution, docker_auth, keys, ours,
 };
 use crate::auth::TokenSettings;
 
@@ -77,7 +77,9 @@ pub(super) const ACCOUNTS: Family = Family {
     intro: "",
     keys: ACCOUNT_KEYS,
     unread: &[
-        distribution("auth.silly").not_yet(&[]),
+        distribution("auth.silly")
+            .refused(&[], "it lets everybody in who sends any header, and is for tests")
+            .hint("`auth: none` asks for no authentication; otherwise use auth.token or auth.htpasswd"),
         distribution("auth.none")
             .harmless("it asks for no authentication, as leaving `auth` out does"),
     ],
@@ -121,19 +123,30 @@ keys! {
     ///
     /// Needed, with realm, service and issuer, where another server issues the tokens.
     ROOT_CERTIFICATES: OptionalPath = distribution("auth.token.rootcertbundle").optional_path();
+
+    /// A file of public keys (JWKS): RSA, EC and Ed25519, found by their `kid`. They may sign tokens that are accepted.
+    ///
+    /// Beside `auth.token.rootcertbundle`, or instead of it. A key in a token's own header is never accepted.
+    JWKS: OptionalPath = distribution("auth.token.jwks").optional_path();
+
+    /// The algorithms that tokens of others may be signed by: `RS256`, `RS384`, `RS512`, `ES256`, `ES384`, `ES512`, `EdDSA`, `PS256`, `PS384`, `PS512`.
+    ///
+    /// Without the key all of these but `PS…`. Tokens that are signed here are accepted whatever it says.
+    SIGNING_ALGORITHMS: Texts = distribution("auth.token.signingalgorithms").texts();
+
+    /// Whether challenges name the token endpoint at the host of the request, whatever `auth.token.realm` is.
+    ///
+    /// As in distribution, the scheme is `https`; where `http.trusted_proxies` names proxies, it is the one that the client used.
+    AUTO_REDIRECT: Flag = distribution("auth.token.autoredirect").flag(false);
+
+    /// The path of that endpoint.
+    AUTO_REDIRECT_PATH: Text = distribution("auth.token.autoredirectpath").text("/auth/token");
 }
 
 pub(super) const TOKENS: Family = Family {
     heading: "Tokens",
     intro: "",
     keys: TOKEN_KEYS,
-    unread: &[
-        distribution("auth.token.jwks").not_yet(&[]),
-        distribution("auth.token.signingalgorithms").not_yet(OFF),
-        distribution("auth.token.autoredirect").not_yet(OFF),
-        distribution("auth.token.autoredirectpath")
-            .harmless("only auth.token.autoredirect uses it"),
-        docker_auth("token.disable_legacy_key_id")
-            .harmless("tokens carry their certificate, so that old and new registries accept them"),
-    ],
+    unread: &[docker_auth("token.disable_legacy_key_id")
+        .harmless("tokens carry their certificate, so that old and new registries accept them")],
 };

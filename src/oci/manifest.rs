@@ -64,6 +64,19 @@ pub struct Descriptor {
     pub size_bytes: u64,
     /// Whether the content is elsewhere: a non-distributable type, or `urls`.
     pub is_foreign: bool,
+    /// Where else the content is.
+    pub urls: Vec<String>,
+    /// What an image in an index is for.
+    pub platform: Option<Platform>,
+}
+
+/// What an image runs on (image-spec `image-index.md`), as far as it decides anything here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Platform {
+    /// `amd64`
+    pub architecture: String,
+    /// `linux`
+    pub os: String,
 }
 
 impl Manifest {
@@ -187,6 +200,30 @@ impl Manifest {
             .filter(|descriptor| !descriptor.is_foreign)
     }
 
+    /// Refuses a URL of a layer that is not `http` or `https`, has a fragment, or is not allowed.
+    pub fn check_urls(&self, is_allowed: impl Fn(&str) -> bool) -> Result<(), ManifestError> {
+        let layers: &[Descriptor] = match &self.content {
+            Content::Image { layers, .. } => layers,
+            Content::Artifact { blobs } => blobs,
+            Content::Index { .. } => &[],
+        };
+        for layer in layers {
+            let is_bad = |url: &&String| {
+                let is_http = url.parse::<http::Uri>().is_ok_and(|url| {
+                    url.host().is_some() && matches!(url.scheme_str(), Some("http" | "https"))
+                });
+                !is_http || url.contains('#') || !is_allowed(url)
+            };
+            if let Some(url) = layer.urls.iter().find(is_bad) {
+                let (digest, url) = (&layer.digest, excerpt(url));
+                return Err(invalid(format!(
+                    "layer {digest} is at {url}, which this registry does not allow (`validation.manifests.urls`)"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// The entries of an index that must exist, as a manifest or as a blob. The subject need not exist.
     pub fn children(&self) -> &[Descriptor] {
         match &self.content {
@@ -296,7 +333,8 @@ struct WireDescriptor {
     media_type: String,
     digest: String,
     size: i64,
-    has_urls: bool,
+    urls: Vec<String>,
+    platform: Option<Platform>,
 }
 
 impl Fields for WireDescriptor {
@@ -321,10 +359,10 @@ impl Fields for WireDescriptor {
             "mediaType" => self.media_type = value.text()?.unwrap_or_default(),
             "digest" => self.digest = value.text()?.unwrap_or_default(),
             "size" => self.size = value.integer()?.unwrap_or_default(),
-            "urls" => self.has_urls = value.text_list()?.is_some_and(|urls| !urls.is_empty()),
+            "urls" => self.urls = value.text_list()?.unwrap_or_default(),
             "annotations" => drop(value.text_map()?),
             "data" | "artifactType" => drop(value.text()?),
-            "platform" => drop(value.object::<WirePlatform>()?),
+            "platform" => self.platform = value.object::<WirePlatform>()?,
             _ => value.skip()?,
         }
         Ok(())
@@ -344,7 +382,9 @@ impl Fields for WireDescriptor {
             .try_into()
             .map_err(|_| format!("`size` is {}, must not be negative", self.size))?;
         Ok(Descriptor {
-            is_foreign: self.has_urls || is_nondistributable(&self.media_type),
+            is_foreign: !self.urls.is_empty() || is_nondistributable(&self.media_type),
+            urls: self.urls,
+            platform: self.platform,
             media_type: self.media_type,
             digest,
             size_bytes,
@@ -352,12 +392,15 @@ impl Fields for WireDescriptor {
     }
 }
 
-/// Read only to check that all readers see the same: clients choose an image by it.
+/// All of it is read, to check that all readers see the same: clients choose an image by it.
 #[derive(Default)]
-struct WirePlatform;
+struct WirePlatform {
+    architecture: String,
+    os: String,
+}
 
 impl Fields for WirePlatform {
-    type Whole = ();
+    type Whole = Platform;
     const NAMES: &'static [&'static str] = &[
         "architecture",
         "os",
@@ -373,15 +416,20 @@ impl Fields for WirePlatform {
         value: Value<'_, A>,
     ) -> Result<(), A::Error> {
         match name {
-            "architecture" | "os" | "os.version" | "variant" => drop(value.text()?),
+            "architecture" => self.architecture = value.text()?.unwrap_or_default(),
+            "os" => self.os = value.text()?.unwrap_or_default(),
+            "os.version" | "variant" => drop(value.text()?),
             "os.features" | "features" => drop(value.text_list()?),
             _ => value.skip()?,
         }
         Ok(())
     }
 
-    fn finish(self) -> Result<(), String> {
-        Ok(())
+    fn finish(self) -> Result<Platform, String> {
+        Ok(Platform {
+            architecture: self.architecture,
+            os: self.os,
+        })
     }
 }
 

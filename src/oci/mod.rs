@@ -18,7 +18,7 @@ pub use digest::{Algorithm, Digest, DigestError, Hasher};
 
 #[cfg(test)]
 pub(crate) use json_text::READ_HERE_BYTES;
-pub use manifest::{Content, Descriptor, Manifest, ManifestError};
+pub use manifest::{Content, Descriptor, Manifest, ManifestError, Platform};
 pub use media_type::MediaType;
 pub use name::{NameError, RepositoryName};
 pub use reference::{Reference, ReferenceError, Tag, TagError};

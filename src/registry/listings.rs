@@ -25,7 +25,7 @@ const LOOKS_AT_ONCE: usize = 8;
 /// Which page of a list is requested.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PageRequest {
-    /// `n`: the most items; `limits.list_page` if it is absent or larger.
+    /// `n`: the most items; the limit of the list if it is absent or larger.
     pub count: Option<usize>,
     /// `last`: the page begins after this name, which need not exist.
     pub last: Option<String>,
@@ -63,7 +63,7 @@ impl Listings {
         name: &RepositoryName,
         request: &PageRequest,
     ) -> Result<Page<Tag>, RegistryError> {
-        let count = page_count(request, self.core.settings.limits.list_page);
+        let count = page_count(request, self.core.settings.limits.tags_page);
         let mut items = Vec::new();
         let mut after = request.last.clone();
         let gate = &self.core.gate;

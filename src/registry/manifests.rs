@@ -231,6 +231,9 @@ impl Manifests {
                 computed: digest,
             });
         }
+        if let Some(urls) = &self.core.settings.layer_urls {
+            manifest.check_urls(|url| urls.allow(url))?;
+        }
         let viewer = actor.viewer();
         let looked_up = self.core.look_up_references(name, &manifest, viewer);
         let referenced = looked_up.await?;

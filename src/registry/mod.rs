@@ -52,7 +52,9 @@ pub use self::memory_budget::{BudgetSpent, Holder, MemoryBudget, Reservation};
 pub use self::readiness::{HealthCheck, Readiness, Trouble};
 pub use self::referrers::{Referrer, ReferrersPage};
 pub use self::sessions::Owner;
-pub use self::settings::{FallbackTags, Limits, References, Settings};
+pub use self::settings::{
+    Children, FallbackTags, LayerUrls, Limits, References, Settings, UploadPurging,
+};
 pub use self::status::{IndexStatus, Status};
 pub use self::uploads::{Body, Chunk, Uploads};
 pub use self::usage::{Subject, Usage};

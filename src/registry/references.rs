@@ -11,7 +11,7 @@ use super::core::Core;
 use super::damage::AT_ONCE;
 use super::error::RegistryError;
 use super::locks::Calm;
-use super::settings::References;
+use super::settings::{Children, References};
 use crate::auth::Viewer;
 use crate::layout::{Key, Place};
 use crate::oci::{Descriptor, Digest, Manifest, RepositoryName};
@@ -220,6 +220,8 @@ pub(super) struct Referenced {
     linked: Vec<(Digest, Key)>,
     /// Blobs that it lacks, and that the caller could mount here.
     mountable: Vec<Mountable>,
+    /// What need not exist although references must.
+    optional: HashSet<Digest>,
 }
 
 impl Core {
@@ -235,6 +237,7 @@ impl Core {
             since: self.locks.calm(),
             linked: Vec::new(),
             mountable: Vec::new(),
+            optional: self.optional_children(manifest),
         };
         let linked = &mut referenced.linked;
         let blobs = distinct(manifest.blobs());
@@ -247,7 +250,8 @@ impl Core {
         let layer = |digest| Place::LayerLink(name, digest);
         let unlinked = self.unlinked(blobs, layer, linked).await?;
 
-        let mut unknown = Vec::new();
+        let optional = &referenced.optional;
+        let (mut unknown, mut known) = (Vec::new(), 0);
         let mut candidates = Candidates::new(self, viewer, name);
         for part in unlinked.chunks(AT_ONCE) {
             let digests: Vec<Digest> = part.iter().map(|descriptor| descriptor.digest).collect();
@@ -255,6 +259,9 @@ impl Core {
             for descriptor in part {
                 if let Some(found) = found.get(&descriptor.digest) {
                     self.check_size(descriptor, &found.meta)?;
+                    known += 1;
+                } else if optional.contains(&descriptor.digest) {
+                    known += 1;
                 } else if self.is_strict() {
                     unknown.push(descriptor.digest);
                 }
@@ -265,7 +272,6 @@ impl Core {
                 break;
             }
         }
-        let known = referenced.mountable.len();
         refuse_unknown(unknown, unlinked.len() - known)?;
         Ok(referenced)
     }
@@ -281,6 +287,7 @@ impl Core {
             since,
             linked,
             mut mountable,
+            optional,
         } = referenced;
         let mut gone = Vec::new();
         if !self.locks.is_calm_since(since) {
@@ -302,11 +309,34 @@ impl Core {
             gone.extend((!may_pull).then_some(one.digest));
             may_pull
         });
+        gone.retain(|digest| !optional.contains(digest));
         if self.is_strict() {
             let total = gone.len();
             refuse_unknown(gone, total)?;
         }
         Ok(mountable)
+    }
+
+    /// What an index lists and need not exist, by `validation.manifests.indexes`. What it lists a second time, for a platform
+    /// that must exist, is not among them.
+    fn optional_children(&self, manifest: &Manifest) -> HashSet<Digest> {
+        let must_exist = |child: &&Descriptor| match &self.settings.children {
+            Children::All => true,
+            Children::None => false,
+            Children::Of(platforms) => child
+                .platform
+                .as_ref()
+                .is_some_and(|platform| platforms.contains(platform)),
+        };
+        if self.settings.children == Children::All {
+            return HashSet::new();
+        }
+        let (needed, others): (Vec<_>, Vec<_>) = manifest.children().iter().partition(must_exist);
+        let mut optional: HashSet<Digest> = others.iter().map(|child| child.digest).collect();
+        for child in needed {
+            optional.remove(&child.digest);
+        }
+        optional
     }
 
     /// Those of `descriptors` whose link or sound data the repository lacks; the links of the others go to `linked`, and

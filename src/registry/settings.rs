@@ -2,6 +2,8 @@
 //!
 //! Must not know which keys of a file they come from. Invariant: every limit has its default and its reason here.
 
+use crate::oci::Platform;
+
 /// What the config decides about the operations.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -9,10 +11,16 @@ pub struct Settings {
     pub deletes_enabled: bool,
     /// `storage.maintenance.readonly.enabled`
     pub readonly: bool,
+    /// `storage.maintenance.uploadpurging`
+    pub upload_purging: UploadPurging,
     /// `validation.manifests.references: strict|any`
     pub references: References,
     /// `compatibility.referrers_fallback_tags`
     pub fallback_tags: FallbackTags,
+    /// `validation.manifests.urls`; `None`: layers may be anywhere.
+    pub layer_urls: Option<LayerUrls>,
+    /// `validation.manifests.indexes`
+    pub children: Children,
     /// Whether the store cannot tell `Foo` from `foo` (probed at start; DESIGN D13).
     pub case_insensitive: bool,
     /// `limits`
@@ -25,8 +33,11 @@ impl Settings {
         Self {
             deletes_enabled: true,
             readonly: false,
+            upload_purging: UploadPurging::DEFAULT,
             references: References::Strict,
             fallback_tags: FallbackTags::Off,
+            layer_urls: None,
+            children: Children::All,
             case_insensitive: false,
             limits: Limits::DEFAULT,
         }
@@ -54,6 +65,61 @@ pub enum FallbackTags {
     Off,
 }
 
+/// Which entries of an index must exist, where [`References::Strict`] asks for what is referenced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Children {
+    /// All.
+    All,
+    /// None; blobs of images must exist all the same.
+    None,
+    /// The images for these platforms.
+    Of(Vec<Platform>),
+}
+
+/// Where layers may be that are not in the registry: expressions that match anywhere in a URL.
+#[derive(Debug, Clone)]
+pub struct LayerUrls {
+    /// One of these must match; none = any URL.
+    pub allow: Vec<regex::bytes::Regex>,
+    /// None of these may match.
+    pub deny: Vec<regex::bytes::Regex>,
+}
+
+impl LayerUrls {
+    /// Whether a layer may be there. Without any expression none may be, as in distribution.
+    pub(super) fn allow(&self, url: &str) -> bool {
+        let matches = |expression: &regex::bytes::Regex| expression.is_match(url.as_bytes());
+        let is_allowed = match self.allow.as_slice() {
+            [] => !self.deny.is_empty(),
+            allow => allow.iter().any(matches),
+        };
+        is_allowed && !self.deny.iter().any(matches)
+    }
+}
+
+/// When abandoned uploads are removed. Collection, which is not built yet, is to act on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UploadPurging {
+    /// `enabled`
+    pub enabled: bool,
+    /// `age`: how long ago an upload began.
+    pub age_secs: u64,
+    /// `interval`: how often they are looked for.
+    pub interval_secs: u64,
+    /// `dryrun`: they are only logged.
+    pub dry_run: bool,
+}
+
+impl UploadPurging {
+    /// distribution's.
+    pub const DEFAULT: Self = Self {
+        enabled: true,
+        age_secs: 168 * 3_600,
+        interval_secs: 24 * 3_600,
+        dry_run: false,
+    };
+}
+
 /// The limits of the operations.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -67,6 +133,8 @@ pub struct Limits {
     pub mount_probes: usize,
     /// Entries in one page of a list (`limits.list_page`).
     pub list_page: usize,
+    /// Entries in one page of tags (`tags.maxtags`).
+    pub tags_page: usize,
     /// Entries in one page of the catalog (`catalog.maxentries`).
     pub catalog_page: usize,
     /// Idle upload sessions kept open in memory (`limits.open_uploads`); each holds a file descriptor. The others are
@@ -84,6 +152,7 @@ impl Limits {
         whole_bodies_bytes: 64 * 1024 * 1024,
         mount_probes: 1_000,
         list_page: 1_000,
+        tags_page: 1_000,
         catalog_page: 1_000,
         open_uploads: 1_024,
         grace_period_secs: 24 * 60 * 60,

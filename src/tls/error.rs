@@ -93,6 +93,15 @@ pub enum TlsError {
         authority: PathBuf,
         source: rustls::Error,
     },
+    /// A certificate in `http.tls.clientcas` is not one of an authority.
+    #[error("a certificate in {} cannot be that of an authority", path.display())]
+    ClientAuthority {
+        path: PathBuf,
+        source: rustls::Error,
+    },
+    /// Nobody could connect, or everybody.
+    #[error("certificates of clients cannot be checked")]
+    ClientVerifier(#[from] rustls::server::VerifierBuilderError),
     /// The TLS library refuses.
     #[error("TLS cannot be set up")]
     Setup(#[from] rustls::Error),

@@ -7,6 +7,9 @@ mod authority;
 #[cfg(test)]
 mod authority_tests;
 mod automatic;
+mod clients;
+#[cfg(test)]
+mod clients_tests;
 mod error;
 mod files;
 mod leaf;
@@ -23,7 +26,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, ServerConfig, SupportedCipherSuite};
 use time::OffsetDateTime;
@@ -32,6 +35,7 @@ use crate::client::certificates;
 use crate::clock::{Clock, check_is_set};
 use crate::heartbeat::Heartbeat;
 use automatic::Automatic;
+pub use clients::{ClientCertificate, Clients};
 pub use error::TlsError;
 use machine::Machine;
 pub use offers::Offers;
@@ -54,6 +58,8 @@ pub enum Settings {
         minimum: MinimumVersion,
         /// Cipher suites and key exchanges.
         offers: Offers,
+        /// Which clients may connect, by their certificates; `None`: all.
+        clients: Option<Clients>,
     },
     /// `tls: auto` or `tls: {hosts: […]}`.
     Automatic {
@@ -157,16 +163,18 @@ impl Tls {
         }
         let provider = Arc::new(provider);
         let now = OffsetDateTime::from(clock.now());
-        let (source, minimum) = match settings {
+        let (source, minimum, clients) = match settings {
             Settings::None => return Ok(None),
             Settings::Files {
                 certificate,
                 key,
                 minimum,
+                clients,
                 ..
             } => {
                 let (certificate, key) = (certificate.clone(), key.clone());
-                (Source::Files { certificate, key }, *minimum)
+                let source = Source::Files { certificate, key };
+                (source, *minimum, clients.as_ref())
             }
             Settings::Automatic {
                 ca_certificate,
@@ -182,12 +190,15 @@ impl Tls {
                         "a new certificate authority was made; every client must trust it anew"
                     );
                 }
-                (Source::Automatic(automatic), MinimumVersion::Tls12)
+                (Source::Automatic(automatic), MinimumVersion::Tls12, None)
             }
         };
         let current = source.read(&machine(), now, &provider)?;
         let served = Arc::new(Served(ArcSwap::from_pointee(current)));
-        let config = server_config(minimum, &provider, served.clone())?;
+        let mut config = server_config(minimum, &provider, clients, served.clone())?;
+        if clients.is_some() {
+            config.time_provider = Arc::new(clients::TimeOf(Arc::clone(&clock)));
+        }
         let state = State {
             source,
             heartbeat: Heartbeat::new("the renewal of certificates", Arc::clone(&clock)),
@@ -330,14 +341,19 @@ impl fmt::Debug for Served {
 
 fn server_config(
     minimum: MinimumVersion,
-    provider: &CryptoProvider,
+    provider: &Arc<CryptoProvider>,
+    clients: Option<&Clients>,
     served: Arc<Served>,
 ) -> Result<ServerConfig, TlsError> {
     let versions: &[_] = match minimum {
         MinimumVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         MinimumVersion::Tls13 => &[&rustls::version::TLS13],
     };
-    let mut provider = provider.clone();
+    let verifier = match clients {
+        Some(clients) => clients::verifier(clients, provider)?,
+        None => WebPkiClientVerifier::no_client_auth(),
+    };
+    let mut provider = CryptoProvider::clone(provider);
     // As good as AES-256 for as long as TLS protects anything, with a quarter less work: ciphers are a third of a pull.
     let is_aes_128 = |suite: &SupportedCipherSuite| {
         let name = suite.suite();
@@ -353,7 +369,7 @@ fn server_config(
         .sort_by_key(|suite| !is_aes_128(suite));
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(versions)?
-        .with_no_client_auth()
+        .with_client_cert_verifier(verifier)
         .with_cert_resolver(served);
     // Tickets instead of a session table: a client that opens a thousand connections costs no memory here.
     config.ticketer = aws_lc_rs::Ticketer::new()?;

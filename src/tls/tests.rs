@@ -206,7 +206,7 @@ fn a_name_outside_the_constraints_is_refused_even_when_the_authority_signs_it() 
         authority: None,
     };
     let served = Arc::new(Served(ArcSwap::from_pointee(current)));
-    let config = server_config(MinimumVersion::Tls12, &provider, served).unwrap();
+    let config = server_config(MinimumVersion::Tls12, &provider, None, served).unwrap();
     for name in ["example.com", "localhost"] {
         let refusal = lab
             .chain(&Arc::new(config.clone()), &lab.path("ca.crt"), name)
@@ -401,6 +401,7 @@ fn new_files_of_the_user_are_served_after_a_reload_and_bad_ones_are_not() {
         key: lab.path("own.key"),
         minimum: MinimumVersion::Tls13,
         offers: Offers::default(),
+        clients: None,
     };
     fs::copy(own(&lab, "tls.crt"), lab.path("own.crt")).unwrap();
     fs::copy(own(&lab, "tls.key"), lab.path("own.key")).unwrap();

@@ -1,5 +1,6 @@
 //! The addresses that the registry gives: `Location`, `Link` and the realm of a challenge, by configuration, Host and proxy.
 
+use boathouse::auth::AutoRedirect;
 use boathouse::server::{self, Locations};
 use http::StatusCode;
 
@@ -93,6 +94,52 @@ async fn a_location_is_relative_unless_the_configuration_asks_for_more() {
 
 async fn ask(registry: &TestRegistry, text: &str) -> String {
     until_closed(registry.address, text.replace('\n', "\r\n")).await
+}
+
+/// `auth.token.autoredirect`; distribution takes `https` whatever it sees.
+#[tokio::test]
+async fn a_realm_may_follow_the_host_that_the_client_used() {
+    let realm = async |is_proxied: bool, headers: &[(&str, &str)]| {
+        let mut options = Options::default();
+        with_users(&mut options, &["ann"], &[]);
+        options.auth.token.realm = Some("https://elsewhere/token".to_owned());
+        options.auth.token.auto_redirect = Some(AutoRedirect {
+            path: "/auth/token".to_owned(),
+            assumes_https: !is_proxied,
+        });
+        if is_proxied {
+            options.server.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+        }
+        let registry = TestRegistry::start(options);
+        let headers = headers.iter();
+        let headers: String = headers
+            .flat_map(|(name, value)| [*name, ": ", *value, "\n"])
+            .collect();
+        let text = format!("GET /v2/ HTTP/1.1\nhost: inner:5000\n{headers}connection: close\n\n");
+        let answer = ask(&registry, &text).await;
+        let (_, realm) = answer.split_once("Bearer realm=\"").expect(&answer);
+        let (realm, _) = realm.split_once("\",").unwrap();
+        realm.to_owned()
+    };
+    let forwarded = [
+        ("x-forwarded-host", "outer.example"),
+        ("x-forwarded-proto", "https"),
+    ];
+    let plain = [
+        ("x-forwarded-host", "outer.example"),
+        ("x-forwarded-proto", "http"),
+    ];
+    assert_eq!(realm(false, &[]).await, "https://inner:5000/auth/token");
+    // A client that is no proxy cannot send others to another host.
+    assert_eq!(
+        realm(false, &forwarded).await,
+        "https://inner:5000/auth/token"
+    );
+    assert_eq!(
+        realm(true, &forwarded).await,
+        "https://outer.example/auth/token"
+    );
+    assert_eq!(realm(true, &plain).await, "http://outer.example/auth/token");
 }
 
 #[tokio::test]

@@ -75,6 +75,7 @@ mod trees;
 mod trust;
 mod uploads;
 mod users;
+mod validation;
 mod verifier_matrix;
 mod visibility;
 mod vm;

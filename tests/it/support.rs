@@ -12,7 +12,7 @@ use boathouse::config::{self, Config, TokenListener};
 use boathouse::index::Index;
 use boathouse::instance::{Expected, Instance, Parts, Plan};
 use boathouse::oci::{Algorithm, Digest};
-use boathouse::registry::{self, FallbackTags, References, Registry};
+use boathouse::registry::{self, Registry};
 use boathouse::server::{self, BoundAddress, Listener};
 use boathouse::store::ObjectStore;
 use boathouse::tls;
@@ -52,14 +52,7 @@ impl Default for Options {
                 authentication: Authentication::Open,
                 ..auth::Settings::default()
             },
-            registry: registry::Settings {
-                deletes_enabled: true,
-                readonly: false,
-                references: References::Strict,
-                fallback_tags: FallbackTags::Off,
-                case_insensitive: false,
-                limits: registry::Limits::DEFAULT,
-            },
+            registry: registry::Settings::for_tests(),
             server: server::Settings::for_tests(),
             tls: tls::Settings::None,
             index: None,

@@ -66,6 +66,11 @@ pub(super) fn translate(text: &str) -> Result<String, RegexError> {
     Ok(translator.output)
 }
 
+/// Compiles an expression as Go reads it.
+pub fn go_regex(text: &str) -> Result<regex::bytes::Regex, RegexError> {
+    compile(&translate(text)?)
+}
+
 /// Compiles what [`translate`] wrote; the size limits are the crate's defaults (10 MB).
 pub(super) fn compile(translated: &str) -> Result<regex::bytes::Regex, RegexError> {
     regex::bytes::Regex::new(translated).map_err(|error| RegexError::Engine(error.to_string()))

@@ -16,6 +16,12 @@ use crate::auth::User;
 /// The type of what is pulled and pushed.
 const REPOSITORY: &str = "repository";
 
+/// The types of what clients of a registry ask for: `registry` is the catalog.
+const TYPES: [&str; 2] = [REPOSITORY, "registry"];
+
+/// What clients of a registry ask for.
+const ACTIONS: [&str; 4] = ["pull", "push", "delete", "*"];
+
 /// Accounts that a rule is tried with, of a lab with thousands.
 const SAMPLES_MAX: usize = 100;
 
@@ -51,6 +57,10 @@ pub enum MistakeKind {
     PushWithoutPull,
     /// `*` beside other actions.
     StarAmongOthers,
+    /// No client of a registry asks for this action.
+    UnknownAction(String),
+    /// No client of a registry asks for this type.
+    UnknownType(String),
     /// A placeholder has an empty value for somebody, and matches nothing then.
     EmptyValue {
         /// The key of the pattern.
@@ -91,6 +101,16 @@ impl fmt::Display for Mistake {
             MistakeKind::StarAmongOthers => out.write_str(
                 "`*` beside other actions is not a wildcard; `[\"*\"]` alone grants everything",
             ),
+            MistakeKind::UnknownAction(action) => write!(
+                out,
+                "actions: no client of a registry asks for `{action}`, only for {}",
+                listed(&ACTIONS)
+            ),
+            MistakeKind::UnknownType(resource_type) => write!(
+                out,
+                "match.type: no client of a registry asks for `{resource_type}`, only for {}",
+                listed(&TYPES)
+            ),
             MistakeKind::EmptyValue {
                 key,
                 placeholder,
@@ -101,6 +121,11 @@ impl fmt::Display for Mistake {
             ),
         }
     }
+}
+
+fn listed(words: &[&str]) -> String {
+    let words: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+    words.join(", ")
 }
 
 /// What is probably not meant, of the rules from position `from` on. `has_others`: there are accounts beside `users`, whose
@@ -131,6 +156,15 @@ pub fn mistakes(
         }
         if text.actions.len() > 1 && has("*") {
             say(MistakeKind::StarAmongOthers);
+        }
+        let is_unknown = |action: &&String| !ACTIONS.contains(&action.as_str());
+        if let Some(action) = text.actions.iter().find(is_unknown) {
+            say(MistakeKind::UnknownAction(action.clone()));
+        }
+        if let Some(literal) = text.r#type.as_deref().filter(|text| is_literal(text))
+            && !TYPES.contains(&literal)
+        {
+            say(MistakeKind::UnknownType(literal.to_owned()));
         }
         if let Some(kind) = empty_value(rule, users) {
             say(kind);

@@ -383,3 +383,39 @@ proptest! {
         prop_assert_eq!(found.map(std::ptr::from_ref), expected.map(std::ptr::from_ref));
     }
 }
+
+#[test]
+fn an_action_or_a_type_that_no_client_asks_for_is_told_and_no_other() {
+    let typed = |resource_type: &str, actions: &[&str]| RuleText {
+        r#type: Some(resource_type.to_owned()),
+        ..rule(Some("ann"), None, actions)
+    };
+    let action = |word: &str| MistakeKind::UnknownAction(word.to_owned());
+    let of_type = |word: &str| MistakeKind::UnknownType(word.to_owned());
+    for (text, expected) in [
+        (typed("repository", &["pull", "psuh"]), vec![action("psuh")]),
+        (typed("repository", &["Pull"]), vec![action("Pull")]),
+        (typed("repo", PULL), vec![of_type("repo")]),
+        (
+            typed("repositories", &["write"]),
+            vec![action("write"), of_type("repositories")],
+        ),
+        (typed("registry", ALL), vec![]),
+        (typed("repository", &["pull", "push", "delete"]), vec![]),
+        (typed("/^repo/", PULL), vec![]),
+        (typed("repo*", PULL), vec![]),
+        (typed("${type}", PULL), vec![]),
+    ] {
+        let found = said(vec![text]);
+        let found: Vec<MistakeKind> = found.into_iter().map(|(_, kind)| kind).collect();
+        assert_eq!(found, expected);
+    }
+    let told = Mistake {
+        place: "a.yml:1".to_owned(),
+        kind: action("psuh"),
+    };
+    assert_eq!(
+        told.to_string(),
+        "a.yml:1: acl[]: actions: no client of a registry asks for `psuh`, only for `pull`, `push`, `delete`, `*`"
+    );
+}

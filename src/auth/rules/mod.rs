@@ -17,7 +17,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-pub use go_regex::RegexError;
+pub use go_regex::{RegexError, go_regex};
 pub use grant::{Grant, GrantError, exactly};
 pub use mistakes::{Mistake, MistakeKind, mistakes};
 pub use pattern::PatternError;

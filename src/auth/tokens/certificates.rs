@@ -37,7 +37,7 @@ pub(super) struct TrustedCertificates(Vec<Trusted>);
 
 struct Trusted {
     der: CertificateDer<'static>,
-    /// If it is of a kind that signs tokens: a bundle may hold others (Ed25519), which may still issue certificates.
+    /// If it is of a kind that signs tokens: a bundle may hold others (DSA), which may still issue certificates.
     key: Option<PublicKey>,
 }
 

@@ -1,4 +1,4 @@
-//! Public keys of token issuers: from certificates, by key id, for checking signatures.
+//! Public keys of token issuers: from certificates and from their parts, by key id, for checking signatures.
 //!
 //! Must not know claims. Invariant: a signature is only checked with an algorithm that fits the key.
 
@@ -53,17 +53,19 @@ impl TokenAlgorithm {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::auth) struct PublicKey {
     kind: KeyKind,
-    /// RSA: PKCS#1. EC: the uncompressed point.
+    /// RSA: PKCS#1. EC: the uncompressed point. Ed25519: the 32 bytes of RFC 8032.
     bytes: Vec<u8>,
+    /// The libtrust form, then the thumbprint.
     key_ids: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum KeyKind {
+pub(super) enum KeyKind {
     Rsa,
     P256,
     P384,
     P521,
+    Ed25519,
 }
 
 impl KeyKind {
@@ -74,15 +76,70 @@ impl KeyKind {
             Self::P256 => TokenAlgorithm::Library(Algorithm::ES256),
             Self::P384 => TokenAlgorithm::Library(Algorithm::ES384),
             Self::P521 => TokenAlgorithm::Es512,
+            Self::Ed25519 => TokenAlgorithm::Library(Algorithm::EdDSA),
         }
     }
 
-    /// Whether a signature of such a key is accepted. A key that could be checked by two families of algorithms would let a
-    /// token choose (RSA-PSS, or HMAC with the public key as secret).
+    /// Whether such a key can check a signature of this algorithm. HMAC, with the public key as secret, is in none.
     fn accepts(self, algorithm: TokenAlgorithm) -> bool {
-        let other_hash = [Algorithm::RS384, Algorithm::RS512].map(TokenAlgorithm::Library);
+        let other_hash = [
+            Algorithm::RS384,
+            Algorithm::RS512,
+            Algorithm::PS256,
+            Algorithm::PS384,
+            Algorithm::PS512,
+        ]
+        .map(TokenAlgorithm::Library);
         algorithm == self.signs_by() || (self == Self::Rsa && other_hash.contains(&algorithm))
     }
+
+    /// The `AlgorithmIdentifier` of such keys (RFC 3279, 5480, 8410), as DER.
+    fn identifier(self) -> &'static [u8] {
+        match self {
+            Self::Rsa => b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00",
+            Self::P256 => {
+                b"\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07"
+            }
+            Self::P384 => b"\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22",
+            Self::P521 => b"\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x23",
+            Self::Ed25519 => b"\x30\x05\x06\x03\x2b\x65\x70",
+        }
+    }
+}
+
+/// One value of DER: its tag, its length, and the parts of its content.
+fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let content = parts.concat();
+    let length = content.len().to_be_bytes();
+    let length: Vec<u8> = length.into_iter().skip_while(|byte| *byte == 0).collect();
+    let mut value = vec![tag];
+    match length.as_slice() {
+        [] => value.push(0),
+        [short] if *short < 0x80 => value.push(*short),
+        // A length has eight bytes at most.
+        long => {
+            value.push(0x80 | u8::try_from(long.len()).unwrap_or_default());
+            value.extend(long);
+        }
+    }
+    value.extend(content);
+    value
+}
+
+/// An RSA key by its modulus and exponent, big-endian.
+pub(super) fn rsa_key(modulus: &[u8], exponent: &[u8]) -> PublicKey {
+    let integer = |bytes: &[u8]| {
+        let start = bytes.iter().position(|&byte| byte != 0).unwrap_or(0);
+        let bytes = bytes.get(start..).unwrap_or_default();
+        // Without the zero, a first bit that is set would mean a negative number.
+        let sign: &[u8] = match bytes.first() {
+            Some(first) if *first < 0x80 => &[],
+            _ => &[0],
+        };
+        der(0x02, &[sign, bytes])
+    };
+    let bytes = der(0x30, &[&integer(modulus), &integer(exponent)]);
+    PublicKey::of_kind(KeyKind::Rsa, bytes)
 }
 
 impl PublicKey {
@@ -99,18 +156,40 @@ impl PublicKey {
             ("1.2.840.10045.2.1", 65) => KeyKind::P256,
             ("1.2.840.10045.2.1", 97) => KeyKind::P384,
             ("1.2.840.10045.2.1", 133) => KeyKind::P521,
+            ("1.3.101.112", 32) => KeyKind::Ed25519,
             _ => return None,
         };
-        let mut key_ids = vec![libtrust_id(info.raw)];
+        Some(Self::new(kind, bytes, info.raw))
+    }
+
+    /// A key in the form of its kind.
+    pub(super) fn of_kind(kind: KeyKind, bytes: Vec<u8>) -> Self {
+        let bits = der(0x03, &[&[0], &bytes]);
+        let info = der(0x30, &[kind.identifier(), &bits]);
+        Self::new(kind, bytes, &info)
+    }
+
+    fn new(kind: KeyKind, bytes: Vec<u8>, info_der: &[u8]) -> Self {
+        let mut key_ids = vec![libtrust_id(info_der)];
         if let Some(jwk) = thumbprint_input(kind, &bytes) {
             key_ids.push(URL_SAFE_NO_PAD.encode(Sha256::digest(jwk)));
         }
         key_ids.extend(docker_auth_id(kind).map(str::to_owned));
-        Some(Self {
+        Self {
             kind,
             bytes,
             key_ids,
-        })
+        }
+    }
+
+    /// The id of RFC 7638.
+    pub(super) fn thumbprint(&self) -> Option<&str> {
+        self.key_ids.get(1).map(String::as_str)
+    }
+
+    /// The algorithm that this key signs with here.
+    pub(super) fn signs_by(&self) -> TokenAlgorithm {
+        self.kind.signs_by()
     }
 
     /// Whether a token with this `kid` may be signed by this key: libtrust, RFC 7638, or `docker_auth`'s broken one, which
@@ -136,7 +215,10 @@ impl PublicKey {
             TokenAlgorithm::Library(algorithm) => {
                 let key = match self.kind {
                     KeyKind::Rsa => DecodingKey::from_rsa_der(&self.bytes),
-                    _ => DecodingKey::from_ec_der(&self.bytes),
+                    KeyKind::Ed25519 => DecodingKey::from_ed_der(&self.bytes),
+                    KeyKind::P256 | KeyKind::P384 | KeyKind::P521 => {
+                        DecodingKey::from_ec_der(&self.bytes)
+                    }
                 };
                 decode(token, &key, algorithm)
             }
@@ -230,6 +312,10 @@ fn thumbprint_input(kind: KeyKind, bytes: &[u8]) -> Option<String> {
                 unpadded(key.modulus)
             ));
         }
+        KeyKind::Ed25519 => {
+            let x = encode(bytes);
+            return Some(format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#));
+        }
         KeyKind::P256 => "P-256",
         KeyKind::P384 => "P-384",
         KeyKind::P521 => "P-521",
@@ -246,7 +332,7 @@ fn thumbprint_input(kind: KeyKind, bytes: &[u8]) -> Option<String> {
 /// `docker_auth` hashes the curve's generator instead of the key.
 fn docker_auth_id(kind: KeyKind) -> Option<&'static str> {
     match kind {
-        KeyKind::Rsa => None,
+        KeyKind::Rsa | KeyKind::Ed25519 => None,
         KeyKind::P256 => Some("xx0BcA-wMohw8atYDJOe6peGModklG2wRHBlXHMvl0M"),
         KeyKind::P384 => Some("-W6Wzot_wuerYbKBVKfGEks3iY2EALna-hBqObnPuJE"),
         KeyKind::P521 => Some("67t2ktf21o_Z2-ygUyR0zriEF9PMHtlT1l4q9rGSYOM"),
@@ -351,6 +437,8 @@ fn read_private_key(pem: &str, kind: KeyKind) -> Result<Signer, SetupError> {
         KeyKind::P256 => &ECDSA_P256_SHA256_FIXED_SIGNING,
         KeyKind::P384 => &ECDSA_P384_SHA384_FIXED_SIGNING,
         KeyKind::P521 => &ECDSA_P521_SHA512_FIXED_SIGNING,
+        // Registries 2.8 cannot check its signatures.
+        KeyKind::Ed25519 => return Err(SetupError::KeyKind),
     };
     // It takes PKCS#8 and SEC1 alike; the library only PKCS#8.
     let key = EcdsaKeyPair::from_private_key_der(curve, der).map_err(|_| SetupError::Key)?;
@@ -365,7 +453,7 @@ fn read_private_key(pem: &str, kind: KeyKind) -> Result<Signer, SetupError> {
 }
 
 /// The key within `SEQUENCE { version, algorithm, OCTET STRING }`.
-fn inside_pkcs8(der: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn inside_pkcs8(der: &[u8]) -> Option<Vec<u8>> {
     let (_, object) = x509_parser::der_parser::parse_der(der).ok()?;
     let key = object.as_sequence().ok()?.get(2)?;
     Some(key.as_slice().ok()?.to_vec())

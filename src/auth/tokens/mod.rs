@@ -4,6 +4,9 @@
 
 mod certificates;
 pub(super) mod endpoint;
+pub(super) mod jwks;
+#[cfg(test)]
+mod jwks_tests;
 pub(super) mod keys;
 pub(super) mod own_names;
 pub(super) mod refresh;
@@ -16,6 +19,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use certificates::{EndingCertificate, ending_certificates};
+pub use jwks::{JwkSet, JwkSetError};
 
 use crate::auth::accounts::Labels;
 use crate::oci::scope::Scope;

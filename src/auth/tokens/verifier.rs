@@ -10,6 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 
 use super::certificates::{TrustedCertificates, Vouched};
+use super::jwks::JwkSet;
 use super::keys::{PublicKey, SigningKey, TokenAlgorithm, certificates_of_pem};
 use super::own_names::OwnNames;
 use super::{Claims, TokenFault};
@@ -23,6 +24,18 @@ const TOKEN_BYTES_MAX: usize = 16 * 1024;
 
 /// Clocks differ by so much, as the registries that we stand in for assume too.
 const LEEWAY_SECS: u64 = 60;
+
+/// The algorithms that tokens of others may be signed by, by their names in `auth.token.signingalgorithms`. RSA-PSS counts only
+/// where it is named: with one of two families for a key, no token chooses between them.
+pub const TOKEN_ALGORITHMS: [&str; 10] = [
+    "RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "EdDSA", "PS256", "PS384", "PS512",
+];
+
+/// How many of them count where none is named.
+const DEFAULT_ALGORITHMS: usize = 7;
+
+/// Those that distribution knows too, and that no public key can check.
+pub const TOKEN_ALGORITHMS_WITHOUT_KEYS: [&str; 3] = ["HS256", "HS384", "HS512"];
 
 /// For so long after a token's end its upload sessions go on: the layer of a VM image takes hours on a slow line.
 pub(in crate::auth) const SESSION_EXTENSION_SECS: u64 = 24 * 60 * 60;
@@ -141,6 +154,8 @@ pub(in crate::auth) struct Verifier {
     /// The first one whose token it can be is the one.
     issuers: Vec<Arc<Issuer>>,
     certificates: TrustedCertificates,
+    published: JwkSet,
+    algorithms: Vec<TokenAlgorithm>,
     pub names: OwnNames,
     hash: KeyedHash,
     genuine: Mutex<Bounded<[u8; 32], Arc<Genuine>>>,
@@ -185,9 +200,21 @@ impl Verifier {
             Audiences::Service,
             JudgedBy::TokenAlone,
         ));
+        let named: Vec<&str> = settings
+            .signing_algorithms
+            .iter()
+            .map(String::as_str)
+            .collect();
+        let (by_default, _) = TOKEN_ALGORITHMS.split_at(DEFAULT_ALGORITHMS);
+        let algorithms = if named.is_empty() { by_default } else { &named };
+        let algorithms = algorithms.iter();
         Ok(Self {
             issuers,
             certificates: TrustedCertificates::new(ders)?,
+            published: settings.trusted_keys.clone(),
+            algorithms: algorithms
+                .filter_map(|name| TokenAlgorithm::from_name(name))
+                .collect(),
             names: OwnNames::new(&settings.service, settings.external_host.as_ref()),
             hash,
             genuine: Mutex::new(Bounded::new(limits.verified_tokens_max)),
@@ -257,7 +284,7 @@ impl Verifier {
             vec![self.certificates.key_of_chain(&chain, now_unix_secs)?]
         } else {
             let key_id = header.kid.ok_or(TokenFault::KeyUnknown)?;
-            self.certificates.keys_of_id(&key_id, now_unix_secs)?
+            self.keys_of_id(&key_id, now_unix_secs)?
         };
         #[cfg(test)]
         self.checks
@@ -268,12 +295,40 @@ impl Verifier {
             until_unix_secs,
         } in keys
         {
+            if !self.may_sign(&key, algorithm) {
+                fault = TokenFault::Algorithm;
+                continue;
+            }
             match key.decode::<Claims>(token, algorithm) {
                 Ok(claims) => return self.issued(claims, &key, until_unix_secs),
                 Err(of_key) => fault = of_key,
             }
         }
         Err(fault)
+    }
+
+    /// The keys with this id, of a certificate or of the file of keys.
+    fn keys_of_id(&self, key_id: &str, now_unix_secs: u64) -> Result<Vec<Vouched>, TokenFault> {
+        // No certificate ends their time.
+        let published = self.published.keys_of_id(key_id).map(|key| Vouched {
+            key: key.clone(),
+            until_unix_secs: u64::MAX,
+        });
+        let mut keys: Vec<Vouched> = published.collect();
+        match self.certificates.keys_of_id(key_id, now_unix_secs) {
+            Ok(vouched) => keys.extend(vouched),
+            Err(fault) if keys.is_empty() => return Err(fault),
+            Err(_) => {}
+        }
+        Ok(keys)
+    }
+
+    /// Whether tokens by this key and algorithm are believed. Our own key signs by one algorithm, which is no matter of the
+    /// list: that is about others.
+    fn may_sign(&self, key: &PublicKey, algorithm: TokenAlgorithm) -> bool {
+        let is_own = |issuer: &Arc<Issuer>| matches!(&issuer.keys, Keys::One(own) if own == key);
+        self.algorithms.contains(&algorithm)
+            || (algorithm == key.signs_by() && self.issuers.iter().any(is_own))
     }
 
     /// The token of the issuer who signs with this key and writes such claims.

@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 use super::up::first_run::ADMIN;
 use super::up::welcome::Welcome;
 use super::up::{foreign_files, welcome};
-use crate::cli::installation::registry_name;
+use crate::cli::installation::{self, registry_name};
 use crate::cli::talk;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config, IssuerConfig, Served};
@@ -27,8 +27,9 @@ use crate::{durable_file, platform, telemetry};
 /// `boathouse serve`
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Arguments {
-    /// A config file; may be repeated, for example for `registry.yml` and `auth_config.yml`
-    #[arg(long = "config", value_name = "FILE", required = true)]
+    /// A config file; may be repeated, for example for `registry.yml` and `auth_config.yml`. By default the one that the
+    /// variable `REGISTRY_CONFIGURATION_PATH` names
+    #[arg(long = "config", value_name = "FILE")]
     config: Vec<PathBuf>,
     /// Start although parts of the installation are missing: make a new authority, new keys, an empty store
     #[arg(long)]
@@ -54,8 +55,13 @@ pub(super) enum LogFormat {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let config_files = if arguments.config.is_empty() {
+        installation::file_of_variable().into_iter().collect()
+    } else {
+        arguments.config.clone()
+    };
     serve(&Start {
-        config_files: arguments.config.clone(),
+        config_files,
         makes_new_authority: false,
         expected: if arguments.recreate_missing {
             Expected::None
@@ -279,9 +285,13 @@ mod tests {
         Tls::open(&loaded.config.tls, Arc::new(SystemClock::new())).unwrap();
         let before = fs::read(ca_certificate).unwrap();
         let certificate = ca_certificate.clone();
-        let error = serve_until_ended(&start, Box::new(loaded.config), ConfigSource::default())
-            .await
-            .unwrap_err();
+        let error = Box::pin(serve_until_ended(
+            &start,
+            Box::new(loaded.config),
+            ConfigSource::default(),
+        ))
+        .await
+        .unwrap_err();
         assert!(format!("{error:#}").contains("cannot listen"), "{error:#}");
         assert_eq!(fs::read(certificate).unwrap(), before);
     }

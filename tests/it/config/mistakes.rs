@@ -18,7 +18,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "oidc_auth: {issuer: 'https://lab'}\n",
-        "0.yml:1: oidc_auth: not supported yet\n",
+        "0.yml:1: oidc_auth: not supported: clients of a registry",
     ),
     (
         "auth: {htpasswd: {realm: x, path: /no/such}}\n",
@@ -74,6 +74,18 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         "limits: {list_page: 010}\n",
         "0.yml:1: limits.list_page: must be a whole number from 1 to 100000\n",
+    ),
+    (
+        "http: {tls: {letsencrypt: {cachefile: /a, email: a@b, hosts: [c]}}}\n",
+        "0.yml:1: http.tls.letsencrypt: not supported: certificates of public authorities are not fetched here\nhint: put Caddy in front",
+    ),
+    (
+        "google_auth: {client_id: a}\n",
+        "0.yml:1: google_auth: not supported: clients of a registry log in with a password",
+    ),
+    (
+        "middleware: {storage: [{name: cloudfront}]}\n",
+        "0.yml:1: middleware: not supported: ",
     ),
     (
         "http: {draintimeout: 5x}\n",

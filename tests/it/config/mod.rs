@@ -12,7 +12,9 @@ mod mistakes;
 mod prefix;
 mod reload;
 mod template;
+mod tokens_of_others;
 mod users_file;
+mod validation;
 mod variables;
 mod warnings;
 

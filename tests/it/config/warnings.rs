@@ -159,3 +159,71 @@ fn a_password_that_is_no_hash_is_a_warning_and_closes_the_account() {
         }
     }
 }
+
+#[test]
+fn a_duration_without_a_unit_is_nanoseconds_and_is_warned_of() {
+    let of = |text: &str| {
+        let loaded = taken(&format!("http: {{draintimeout: {text}}}\n"));
+        let warned =
+            |warning: &String| warning.contains("http.draintimeout: a number without a unit");
+        (
+            loaded.config.server.drain_secs,
+            loaded.warnings.iter().any(warned),
+        )
+    };
+    assert_eq!(of("60"), (1, true));
+    assert_eq!(of("60000000000"), (60, true));
+    assert_eq!(of("60s"), (60, false));
+    assert_eq!(of("0"), (0, false));
+}
+
+#[test]
+fn what_distribution_bounds_pages_with_is_honoured() {
+    let limits = |text: &str| {
+        let limits = taken(text).config.registry.limits;
+        (limits.tags_page, limits.catalog_page, limits.list_page)
+    };
+    assert_eq!(limits("{}\n---\nversion: 0.1\n"), (1_000, 1_000, 1_000));
+    assert_eq!(
+        limits("tags: {maxtags: 7}\ncatalog: {maxentries: 9}\n"),
+        (7, 9, 1_000)
+    );
+    assert_eq!(
+        limits("tags: {maxtags: 0}\ncatalog: {maxentries: 0}\n"),
+        (1_000, 1_000, 1_000)
+    );
+    assert_eq!(limits("limits: {list_page: 5}\n"), (5, 1_000, 5));
+}
+
+#[test]
+fn what_purges_uploads_is_kept_and_a_note_says_what_it_does() {
+    let purging = |text: &str| {
+        let loaded = taken(&format!(
+            "storage: {{maintenance: {{uploadpurging: {text}}}}}\n"
+        ));
+        let told =
+            |note: &String| note.contains("storage.maintenance.uploadpurging: kept for collection");
+        (
+            loaded.config.registry.upload_purging,
+            loaded.notes.iter().any(told),
+        )
+    };
+    let (kept, is_told) = purging("{enabled: true, age: 24h, interval: 1h, dryrun: true}");
+    assert_eq!(
+        kept,
+        registry::UploadPurging {
+            enabled: true,
+            age_secs: 86_400,
+            interval_secs: 3_600,
+            dry_run: true
+        }
+    );
+    assert!(is_told);
+    let (kept, is_told) = purging("{enabled: false}");
+    assert!(!kept.enabled && !is_told);
+    let absent = taken("{}\n---\nversion: 0.1\n");
+    assert_eq!(
+        absent.config.registry.upload_purging,
+        registry::UploadPurging::DEFAULT
+    );
+}

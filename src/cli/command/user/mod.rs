@@ -335,6 +335,8 @@ impl Command<'_> {
                 | MistakeKind::NoSuchAccount(_)
                 | MistakeKind::PushWithoutPull
                 | MistakeKind::StarAmongOthers
+                | MistakeKind::UnknownAction(_)
+                | MistakeKind::UnknownType(_)
                 | MistakeKind::EmptyValue { .. } => writeln!(self.talk, "warning: {mistake}")?,
             }
         }
