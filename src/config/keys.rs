@@ -239,7 +239,7 @@ mod tests {
         let file = directory.path().join("config.yml");
         let mut read = BTreeSet::new();
         for text in [
-            "storage: filesystem\nloglevel: info\ntls: auto\nusers: {}\nacl: []\n",
+            "storage: filesystem\nloglevel: info\ntls: auto\nserver: {addr: ':0'}\nusers: {}\nacl: []\n",
             "storage: filesystem\nauth: {token: {issuer: lab}}\nusers: {}\nacl: []\n",
             "storage: filesystem\nauth: {htpasswd: {realm: lab, path: /dev/null}}\n",
         ] {

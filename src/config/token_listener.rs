@@ -23,8 +23,8 @@ keys! {
     /// Where docker_auth's own listener is opened, beside the registry's: `HOST:PORT`, or `:PORT` for every address.
     ///
     /// It serves `/auth`, `/auth/token` and `/` as docker_auth does, and nothing of the registry. Without the key, tokens are
-    /// served on `http.addr` alone. With `server.net: unix` it is the path of the socket. In a configuration without `storage`
-    /// and `http`, there is this listener only, and no registry.
+    /// served on `http.addr` alone. With `server.net: unix` it is the path of the socket. A configuration with none of
+    /// the registry's sections (`storage`, `http`, `auth`, …) opens this listener only, and no registry.
     ADDR: Special = docker_auth("server.addr").special("`HOST:PORT`, `[IPV6]:PORT`, `:PORT`, or a path", "");
 
     /// `tcp` or `unix`.
@@ -80,6 +80,28 @@ pub(super) const FAMILY: Family = Family {
     unread: UNREAD,
 };
 
+/// Sections that only a registry has. With one of them, a missing `storage` is a mistake.
+const OF_REGISTRY: &[&str] = &[
+    "auth",
+    "catalog",
+    "compatibility",
+    "health",
+    "http",
+    "middleware",
+    "mirrors",
+    "notifications",
+    "policy",
+    "proxy",
+    "redis",
+    "retention",
+    "state_directory",
+    "storage",
+    "tags",
+    "tls",
+    "trust",
+    "validation",
+];
+
 /// `docker_auth`'s `server.hsts`: two years.
 const HSTS_HEADER: (&str, &str) = (
     "Strict-Transport-Security",
@@ -110,8 +132,7 @@ pub struct IssuerConfig {
 
 /// Whether tokens are all that the files ask for: they are `docker_auth`'s alone.
 pub(super) fn is_alone(reader: &Reader<'_>) -> bool {
-    let of_registry = ["storage", "http", "tls", "state_directory"];
-    let has_registry = of_registry.iter().any(|key| reader.is_given(key));
+    let has_registry = OF_REGISTRY.iter().any(|key| reader.is_given(key));
     !has_registry && reader.node(ADDR.path).is_some()
 }
 

@@ -280,6 +280,9 @@ async fn the_files_of_the_guide_run_alone_as_an_issuer_and_a_registry() {
         !shown.contains("http.") && !shown.contains("storage."),
         "{shown}"
     );
+    let explain = ["acl", "explain", "marcin", "vm/base", "--config", &config];
+    let explained = ran(&explain, &[], "").fine();
+    assert!(explained.contains("may pull from"), "{explained}");
     let before = files_in(&lab);
     let mut issuer = start(&lab, &["auth_config.yml"]);
     let issuer_address = issuer.listens_for_tokens().await;
@@ -332,6 +335,11 @@ async fn an_issuer_alone_needs_a_key() {
         log.contains("token.certificate: missing: tokens need a key"),
         "{log}"
     );
+    // A section of a registry's beside it: then the storage is what is missing.
+    lab.write("auth_config.yml", text + "catalog: {maxentries: 5}\n");
+    let config = lab.place("auth_config.yml");
+    let said = ran(&["check", "--config", &config], &[], "").failed();
+    assert!(said.contains("no storage is configured"), "{said}");
 }
 
 #[tokio::test]

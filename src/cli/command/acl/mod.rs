@@ -11,14 +11,15 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::anyhow;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::auth::{Access, Auth, Explanation, Origin, Secret};
-use crate::cli::installation::{Installation, Where};
+use crate::cli::installation::{self, Where};
 use crate::cli::talk;
 use crate::clock::SystemClock;
-use crate::config::Config;
+use crate::config::{self, AuthConfig};
 use crate::oci::RepositoryName;
 
 /// `boathouse acl`
@@ -83,9 +84,12 @@ impl Wish {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let installation = Installation::find(&arguments.place)?;
+    // Rules are explained for an issuer of tokens without a registry too.
+    let files = installation::config_files(&arguments.place)?;
+    let loaded = config::load_accounts_again(&files, &crate::cli::environment())
+        .map_err(|errors| anyhow!("{errors}"))?;
     let Action::Explain(arguments) = &arguments.action;
-    let report = Report::new(&installation.loaded.config, arguments)?;
+    let report = Report::new(&loaded.config, arguments)?;
     let mut out = io::stdout().lock();
     let written = if arguments.json {
         report.write_json(&mut out)
@@ -106,9 +110,9 @@ pub(super) struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    fn new(config: &Config, arguments: &'a ExplainArguments) -> anyhow::Result<Self> {
+    fn new(config: &AuthConfig, arguments: &'a ExplainArguments) -> anyhow::Result<Self> {
         // No keys are needed, and none are made: no token is issued or read here.
-        let settings = config.auth_settings(Secret::default(), None);
+        let settings = config.settings(Secret::default(), None);
         let auth = Auth::new(settings, Arc::new(SystemClock::new()))?;
         let origin = Origin {
             client: arguments.ip,
@@ -125,7 +129,7 @@ impl<'a> Report<'a> {
         Ok(Self {
             arguments,
             verdicts: wishes.into_iter().map(explain).collect(),
-            is_foreign: config.auth.is_foreign_only,
+            is_foreign: config.is_foreign_only,
         })
     }
 
