@@ -4,6 +4,7 @@
 //! error ends with what to do about it.
 
 mod command;
+mod findings;
 mod installation;
 mod moment;
 mod password;
@@ -95,6 +96,9 @@ mod tests {
             "boathouse status --json",
             "boathouse du team/app:1 --dir d",
             "boathouse rebuild --check --config a.yml",
+            "boathouse check --data --json --config a.yml",
+            "boathouse check --hand-back --as-user docker-registry --config a.yml --config b.yml",
+            "boathouse hand-back --as-user 105:110 --json --dir d",
             "boathouse user --config a.yml --config b.yml passwd ann --expires 2027-01-31T18:00:00Z",
             "boathouse user remove ann",
             "boathouse config show --json --dir d",
@@ -116,6 +120,7 @@ mod tests {
             "boathouse user add",
             "boathouse user add ann --admin --pull a",
             "boathouse user add ann --expires soon",
+            "boathouse check --data --as-user x",
             "boathouse acl explain ann team/app look",
         ] {
             assert!(

@@ -182,6 +182,16 @@ fn is_nobody(error: &io::Error) -> bool {
 }
 
 fn do_it(config: &Config, request: &Request, meter: &Meter) -> anyhow::Result<Answer> {
+    with_instance(config, async |instance, clock| {
+        do_here(instance, clock, request, meter).await
+    })
+}
+
+/// Opens the data as a server does, which must not be running, and gives the instance to `work`, which closes it.
+pub(super) fn with_instance<T>(
+    config: &Config,
+    work: impl AsyncFnOnce(Instance, Arc<dyn Clock>) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let root = config.storage.root_directory();
     let owner = std::fs::metadata(root)
         .with_context(|| format!("cannot look at {}", root.display()))?
@@ -196,22 +206,29 @@ fn do_it(config: &Config, request: &Request, meter: &Meter) -> anyhow::Result<An
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let answer = runtime.block_on(do_here(config, request, meter));
+    let done = runtime.block_on(async {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let instance = Instance::open(Plan {
+            config: config.clone(),
+            clock: Arc::clone(&clock),
+            source: None,
+            // The server says what is missing, when it starts.
+            expected: Expected::None,
+            makes_new_authority: false,
+            parts: Parts::default(),
+        })?;
+        work(instance, clock).await
+    });
     runtime.shutdown_background();
-    answer
+    done
 }
 
-async fn do_here(config: &Config, request: &Request, meter: &Meter) -> anyhow::Result<Answer> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let instance = Instance::open(Plan {
-        config: config.clone(),
-        clock: Arc::clone(&clock),
-        source: None,
-        // The server says what is missing, when it starts.
-        expected: Expected::None,
-        makes_new_authority: false,
-        parts: Parts::default(),
-    })?;
+async fn do_here(
+    instance: Instance,
+    clock: Arc<dyn Clock>,
+    request: &Request,
+    meter: &Meter,
+) -> anyhow::Result<Answer> {
     let registry = Arc::clone(&instance.registry);
     if *request != Request::Rebuild {
         registry.index_sync.read_everything().await?;

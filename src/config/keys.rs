@@ -145,6 +145,18 @@ pub fn needs_restart<'a>(before: &'a [InForce], now: &'a [InForce]) -> Vec<&'a s
     changed.map(|key| key.key.as_str()).collect()
 }
 
+/// Keys that were written and that only this program knows.
+pub fn own_keys(in_force: &[InForce]) -> impl Iterator<Item = &InForce> {
+    in_force.iter().filter(|key| {
+        let path: Vec<&str> = key.key.split('.').collect();
+        let is_ours = match look_up(Scope::Config, &path) {
+            Known::Key(row) => row.source == Source::Boathouse,
+            Known::Prefix { .. } | Known::Unknown => false,
+        };
+        is_ours && key.place.is_some()
+    })
+}
+
 /// Whether a running server takes up a change of this key at a reload.
 fn is_taken_up_by_reload(path: &str) -> bool {
     let path: Vec<&str> = path.split('.').collect();

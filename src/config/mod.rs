@@ -50,7 +50,7 @@ pub use documentation::documentation;
 pub use environment::FILE_VARIABLE;
 pub use error::{ConfigError, ConfigErrors, Place, shell_word};
 pub use export::{DistributionVersion, Exported, Surroundings, for_distribution, for_docker_auth};
-pub use keys::needs_restart;
+pub use keys::{needs_restart, own_keys};
 pub use merged::{Merged, Shown, ShownKey, merged, shown};
 pub use pem::TokenPair;
 pub use reader::{InForce, Secret, Value};

@@ -24,7 +24,7 @@ use crate::oci::{Algorithm, Digest, Manifest, RepositoryName, Tag};
 use crate::store::{Depth, Entry, Meta, ObjectStore, Small, Step, StoreError};
 
 /// A link holds at most `sha512:` and 128 digits; the rest is room for the line end that other tools leave.
-const LINK_SIZE_MAX_BYTES: u64 = 256;
+pub(super) const LINK_SIZE_MAX_BYTES: u64 = 256;
 
 /// A shorter file is a damaged link: `sha256:` and 64 digits.
 pub(super) const LINK_SIZE_MIN_BYTES: u64 = 71;

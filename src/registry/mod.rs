@@ -15,7 +15,9 @@ mod damage;
 mod error;
 mod event;
 mod fallback;
+mod handing_back;
 mod index_sync;
+mod inspection;
 mod listings;
 mod locks;
 mod manifests;
@@ -44,8 +46,10 @@ pub use self::blobs::Blobs;
 pub use self::core::Blob;
 pub use self::error::{BodyError, IndexedError, RegistryError};
 pub use self::event::{ActingRequest, Actor};
+pub use self::handing_back::{HandedBack, HandingBack};
 pub use self::index_sync::IndexSync;
 pub use self::index_sync::comparing::{Comparison, Filled, Progress, Tell};
+pub use self::inspection::{Finding, Found, Inspection, Kind, LinkTo, Meaning};
 pub use self::listings::{Listings, Page, PageRequest};
 pub use self::manifests::{ManifestContent, Manifests, PushedManifest, StoredManifest};
 pub use self::memory_budget::{BudgetSpent, Holder, MemoryBudget, Reservation};
@@ -78,6 +82,10 @@ pub struct Registry {
     pub index_sync: IndexSync,
     /// Whether it can serve.
     pub health: HealthCheck,
+    /// Looking for damage.
+    pub inspection: Inspection,
+    /// Going back to another registry.
+    pub handing_back: HandingBack,
     core: Arc<Core>,
 }
 
@@ -98,6 +106,8 @@ impl Registry {
             listings: Listings::new(&core),
             index_sync: IndexSync::new(&core),
             health: HealthCheck::new(&core),
+            inspection: Inspection::new(&core),
+            handing_back: HandingBack::new(&core),
             core,
         }
     }

@@ -14,6 +14,7 @@ pub mod filesystem;
 #[cfg(test)]
 mod memory;
 pub mod state_directory;
+pub mod user_access;
 
 use std::io;
 use std::ops::Range;

@@ -153,7 +153,7 @@ fn holds_repositories(root_directory: &Path) -> Result<bool, StateDirectoryError
 }
 
 fn record_takeover(path: &Path, clock: &dyn Clock) -> io::Result<()> {
-    let now = OffsetDateTime::from(clock.now());
+    let now = OffsetDateTime::from(clock.now()).truncate_to_second();
     let now = now.format(&Rfc3339).map_err(io::Error::other)?;
     let record = format!(
         "{now} boathouse {} took over the data of another registry\n",

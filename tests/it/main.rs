@@ -41,6 +41,7 @@ mod encoded_paths;
 mod fallback_tags;
 mod first_run;
 mod golden;
+mod handing_back;
 mod htpasswd;
 mod index;
 mod issuer_certificates;

@@ -11,7 +11,7 @@ use crate::program::Program;
 use crate::support::{OCI_MANIFEST, image_manifest};
 
 /// Enough that the index is not full when the first requests are answered.
-const REPOSITORIES: usize = 1_500;
+const REPOSITORIES: usize = 400;
 
 const LAYER: &[u8] = b"layer";
 

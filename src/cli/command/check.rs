@@ -1,11 +1,13 @@
-//! `boathouse check`: reads the configuration as `serve` would, and shows what is in force.
+//! `boathouse check`: reads the configuration as `serve` would, and shows what is in force; or looks through the data.
 //!
-//! Must not start or write anything. Invariant: what is in force goes to stdout, everything else to stderr, and no secret to
-//! either.
+//! Must not start or write anything. Invariant: what is in force, or was found, goes to stdout, everything else to stderr, and
+//! no secret to either.
 
 use std::process::ExitCode;
 
-use crate::cli::installation::{self, Where};
+use crate::cli::findings::{Findings, Wanted};
+use crate::cli::installation::{self, Installation, Where};
+use crate::cli::progress::Meter;
 use crate::cli::talk;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config;
@@ -15,10 +17,34 @@ use crate::config;
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     place: Where,
+    /// Look through the data for damage; exit code 1 if there is any
+    #[arg(long)]
+    data: bool,
+    /// Name what docker-registry 2.8 or distribution 3.1 would not serve, or would delete; exit code 1 if there is anything
+    #[arg(long)]
+    hand_back: bool,
+    /// With --hand-back: the user that the old registry runs as (NAME, UID or UID:GID); by default the owner of the data
+    #[arg(long, value_name = "USER", requires = "hand_back")]
+    as_user: Option<String>,
+    /// With --data or --hand-back: print one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 /// Exit code 0 if the files are fine, 1 if not.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let wanted = match (arguments.data, arguments.hand_back) {
+        (true, true) => Some(Wanted::Everything),
+        (true, false) => Some(Wanted::Damage),
+        (false, true) => Some(Wanted::Obstacles),
+        (false, false) => None,
+    };
+    if let Some(wanted) = wanted {
+        return look_through(arguments, wanted);
+    }
+    if arguments.json {
+        anyhow::bail!("--json is for --data and --hand-back\nhint: add one of them");
+    }
     let files = installation::config_files(&arguments.place)?;
     if arguments.place.config.is_empty() {
         for file in &files {
@@ -50,4 +76,18 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         talk::line(format_args!("warning: {certificate}"));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Exit code 0 if nothing was found, 1 otherwise.
+fn look_through(arguments: &Arguments, wanted: Wanted) -> anyhow::Result<ExitCode> {
+    let installation = Installation::find(&arguments.place)?;
+    let meter = Meter::new("looking through the data");
+    let as_user = arguments.as_user.as_deref();
+    let findings = Findings::look(&installation, wanted, as_user, &meter)?;
+    talk::data(&findings, arguments.json, findings.text(wanted))?;
+    Ok(if findings.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

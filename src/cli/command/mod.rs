@@ -8,6 +8,7 @@ mod completions;
 mod config;
 mod doctor;
 mod du;
+mod hand_back;
 mod man;
 mod rebuild;
 mod serve;
@@ -27,7 +28,7 @@ pub(super) enum Command {
     Up(up::Arguments),
     /// Serve by config files that are there already
     Serve(serve::Arguments),
-    /// Check config files and print what is in force
+    /// Check config files and print what is in force, or look through the data
     Check(check::Arguments),
     /// Print the configuration in force, several files as one, or the files of the old programs
     Config(config::Arguments),
@@ -46,6 +47,8 @@ pub(super) enum Command {
     Du(du::Arguments),
     /// Fill the index anew from the store; the registry serves meanwhile
     Rebuild(rebuild::Arguments),
+    /// Write what an old registry needs before it serves the data again
+    HandBack(hand_back::Arguments),
     /// Make, change, end and list accounts
     User(user::Arguments),
     /// Ask the access rules
@@ -69,6 +72,7 @@ impl Command {
             Self::Status(arguments) => status::run(arguments),
             Self::Du(arguments) => du::run(arguments),
             Self::Rebuild(arguments) => rebuild::run(arguments),
+            Self::HandBack(arguments) => hand_back::run(arguments),
             Self::User(arguments) => user::run(arguments),
             Self::Acl(arguments) => acl::run(arguments),
             Self::TokenKey(arguments) => token_key::run(arguments),
