@@ -139,9 +139,10 @@ impl Authenticator for Directory {
     }
 
     async fn check(&self, account: &str, password: &[u8]) -> Checked {
-        let password = match str::from_utf8(password) {
-            Ok(password) if !password.is_empty() && !account.is_empty() => password,
-            Ok(_) | Err(_) => return Checked::Unknown,
+        // A server that takes a text for ended at a NUL would see an empty password.
+        let is_sent = !password.is_empty() && !password.contains(&0) && !account.is_empty();
+        let Some(password) = str::from_utf8(password).ok().filter(|_| is_sent) else {
+            return Checked::Unknown;
         };
         let login = Box::pin(self.log_in(account, password));
         let checked = match select(login, self.clock.sleep(TIME_MAX)).await {

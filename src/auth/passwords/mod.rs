@@ -37,7 +37,7 @@ use crate::clock::Clock;
 /// For how long a login counts that an external authenticator let in, where a client shows its password with each request: a
 /// push of a thousand requests asks once a minute, and a password that no longer holds is good for a minute more. Tokens are
 /// never given for what is remembered.
-pub(super) const EXTERNAL_LOGINS_HOLD: Duration = Duration::from_mins(1);
+const EXTERNAL_LOGINS_HOLD: Duration = Duration::from_mins(1);
 
 /// Logins remembered that external authenticators let in (4 KiB of labels each at most).
 const EXTERNAL_LOGINS_MAX: usize = 1_024;

@@ -1,5 +1,6 @@
 //! Accounts as people and scripts handle them: the program's commands beside a running server, and refresh tokens.
 
+mod external;
 mod running;
 
 use http::StatusCode;
