@@ -132,9 +132,9 @@ stop_old() {
   stop_issuer
 }
 
-# start_taken_over : Boathouse in their place, on the same two files; SERVER is its process.
+# start_taken_over [OPTION…] : Boathouse in their place, on the same two files; SERVER is its process.
 start_taken_over() {
-  "$BOATHOUSE" serve --config "$REGISTRY_YML" --config "$AUTH_YML" >>"$T/server.log" 2>&1 &
+  "$BOATHOUSE" serve --config "$REGISTRY_YML" --config "$AUTH_YML" "$@" >>"$T/server.log" 2>&1 &
   SERVER=$!
   wait_until 20 taken_over_answers || { fail "Boathouse does not answer on both ports" "$T/server.log"; exit 1; }
 }

@@ -1,4 +1,5 @@
-# A tree that the real 2.8.2 wrote, damaged as trees are after years: Boathouse serves what is whole at once.
+# A tree that the real 2.8.2 wrote, damaged as trees are after years: Boathouse serves what is whole at once, and
+# `check --data` names each fault.
 
 OLD=127.0.0.1:5000
 V2=$W/data/docker/registry/v2
@@ -66,3 +67,15 @@ check "… byte for byte" cmp "$W/unknown" "$W/answer"
 check "a push mends what is damaged" push_open "$W/unlinked" team/other:unlinked
 check "… and it can be pulled" pull_open team/other:unlinked "$W/mended"
 stop_server
+: >"$V2/repositories/team/other/_layers/sha256/$(layer_of "$W/unlinked" | cut -d: -f2)/link"
+
+# named FAULT TEXT : `check --data` has a line with TEXT.
+named() { check "check --data names $1" grep -F -- "$2" "$W/faults"; }
+"$BOATHOUSE" check --data --config "$W/registry.yml" >"$W/faults" 2>&1 && fail "check --data finds no fault" "$W/faults"
+named "the empty link of a tag" tags/cut/current/link
+named "the missing layer" "$(layer_of "$W/lost")"
+named "the empty link of a layer" "_layers/sha256/$(layer_of "$W/unlinked" | cut -d: -f2)/link"
+named "the stray file among tags" tags/stray
+named "the stray file among blobs" .DS_Store
+named "the schema 1 manifest" "$(sha256 "$W/schema1")"
+named "the manifest of an unknown type" "$(sha256 "$W/unknown")"
