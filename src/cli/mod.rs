@@ -85,6 +85,7 @@ mod tests {
         for line in [
             "boathouse up",
             "boathouse up --dir d --addr [::1]:5443 --host a --host 10.0.0.5 --new-ca",
+            "boathouse up --from a.yml --from b.yml --dir d --tls own --host a",
             "boathouse serve --config a.yml --config b.yml",
             "boathouse check",
             "boathouse check --config a.yml",
@@ -117,6 +118,8 @@ mod tests {
             "boathouse",
             "boathouse serve",
             "boathouse up --addr nowhere",
+            "boathouse up --tls own",
+            "boathouse up --from a.yml --addr :5000",
             "boathouse user add",
             "boathouse user add ann --admin --pull a",
             "boathouse user add ann --expires soon",

@@ -62,7 +62,7 @@ pub fn merged(
     let (tree, loaded) = read_with_full_paths(files, environment)?;
     let text = written::yaml(&tree);
     let again = check_text(&text, environment)?;
-    if let Some(key) = difference(&loaded, &again) {
+    if let Some(key) = difference(&loaded, &again, &|_| false) {
         let message = "cannot be written so that it reads back the same";
         return Err(ConfigError::new(None, key, message)
             .hint("a key or a text is too long, or has a character that YAML cannot hold")
@@ -140,8 +140,12 @@ pub(super) fn check_text(
     check(&mut tree, &[file.to_owned()], environment, PARTS)
 }
 
-/// The first key whose value differs.
-pub(super) fn difference(one: &Loaded<Served>, other: &Loaded<Served>) -> Option<String> {
+/// The first key whose value differs, but for those that may.
+pub(super) fn difference(
+    one: &Loaded<Served>,
+    other: &Loaded<Served>,
+    may_differ: &dyn Fn(&str) -> bool,
+) -> Option<String> {
     fn values(loaded: &Loaded<Served>) -> BTreeMap<&str, &reader::Value> {
         let keys = loaded.in_force.iter();
         keys.map(|key| (key.key.as_str(), &key.value)).collect()
@@ -155,17 +159,21 @@ pub(super) fn difference(one: &Loaded<Served>, other: &Loaded<Served>) -> Option
         rules.map(|rule| without_place(rule.text())).collect()
     }
     let (before, after) = (values(one), values(other));
-    let names = before.keys().chain(after.keys());
-    let differs = names
-        .copied()
-        .find(|name| before.get(name) != after.get(name));
+    let names = before.keys().chain(after.keys()).copied();
+    let mut names = names.filter(|name| !may_differ(name));
+    let differs = names.find(|name| before.get(name) != after.get(name));
     if let Some(name) = differs {
         return Some(name.to_owned());
     }
-    if one.config.auth().accounts.users != other.config.auth().accounts.users {
-        return Some("users".to_owned());
-    }
-    (rules(one) != rules(other)).then(|| "acl".to_owned())
+    let users = [one, other].map(|loaded| &loaded.config.auth().accounts.users);
+    let differ = [
+        ("users", users[0] != users[1]),
+        ("acl", rules(one) != rules(other)),
+    ];
+    let differ = differ
+        .iter()
+        .find(|(key, differ)| *differ && !may_differ(key));
+    differ.map(|(key, _)| (*key).to_owned())
 }
 
 /// Every key in force as a tree. What is in force only in words is shown as it is written.

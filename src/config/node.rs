@@ -138,6 +138,13 @@ impl Node {
         });
     }
 
+    /// Removes a top-level key.
+    pub(super) fn remove(&mut self, key: &str) {
+        if let Value::Map(entries) = &mut self.value {
+            entries.retain(|entry| entry.key != key);
+        }
+    }
+
     /// Makes the whole node stand at one place: line numbers inside a variable are of no use.
     pub(super) fn stand_at(&mut self, place: &Place) {
         self.place = place.clone();

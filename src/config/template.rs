@@ -39,13 +39,13 @@ const HEAD: &str = "\
 ";
 
 /// One key in the file.
-struct Entry {
+pub(super) struct Entry {
     /// The path; for `http.headers.*` without the `*`.
-    path: Vec<&'static str>,
-    comment: String,
+    pub(super) path: Vec<&'static str>,
+    pub(super) comment: String,
     /// Absent for a key whose map follows, and has only a comment.
-    value: Option<String>,
-    is_commented: bool,
+    pub(super) value: Option<String>,
+    pub(super) is_commented: bool,
 }
 
 impl Template {
@@ -101,7 +101,7 @@ impl Template {
 }
 
 /// Writes entries whose paths agree in their first `depth` names. A map with a single key is written on one line.
-fn write_level(text: &mut String, entries: &[&Entry], depth: usize) {
+pub(super) fn write_level(text: &mut String, entries: &[&Entry], depth: usize) {
     let indent = "  ".repeat(depth);
     let mut names: Vec<&str> = entries
         .iter()

@@ -254,7 +254,7 @@ impl UsersFile {
     }
 
     /// Equal but for the places of the rules, which change with every edit.
-    fn same_as(&self, other: &Self) -> bool {
+    pub fn same_as(&self, other: &Self) -> bool {
         let acl = |file: &Self| -> Vec<RuleText> {
             let rules = file.acl.iter().cloned();
             rules

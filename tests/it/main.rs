@@ -69,6 +69,7 @@ mod scale;
 mod secrecy;
 mod support;
 mod takeover;
+mod taking_over;
 mod token_flows;
 mod token_key;
 mod token_listener;

@@ -238,11 +238,16 @@ fn welcome(start: &Start, instance: &BoundInstance, address: &Address) -> Welcom
         tls::Settings::None | tls::Settings::Files { .. } => None,
     };
     let fingerprint = tls.and_then(Tls::authority_fingerprint);
+    // What was taken over has accounts of other names.
+    let users = config.auth.users();
+    let named = users.keys().filter(|name| !name.is_empty());
+    let account = users.get_key_value(ADMIN).map(|(name, _)| name);
+    let account = account.or_else(|| named.clone().next()).cloned();
     Welcome {
         registry: registry_name(config, address),
         is_https: tls.is_some(),
         config: start.config_files.first().cloned().unwrap_or_default(),
-        account: config.auth.required.then(|| ADMIN.to_owned()),
+        account,
         authority: certificate
             .zip(fingerprint)
             .map(|(certificate, fingerprint)| welcome::Authority {

@@ -3,6 +3,7 @@
 pub(super) mod first_run;
 pub(super) mod foreign_files;
 pub(super) mod port;
+mod taking_over;
 pub(super) mod welcome;
 
 use std::any::Any;
@@ -43,6 +44,13 @@ pub(in crate::cli) struct Arguments {
     /// A further name or address of this machine, for its certificates (first run only; may be repeated)
     #[arg(long, value_name = "NAME", value_parser = host_name)]
     host: Vec<String>,
+    /// Take over the installation that this file of the old registry or token server describes (first run only; may be
+    /// repeated); the new files are written beside the first one, or into --dir
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["addr", "recreate_missing"])]
+    from: Vec<PathBuf>,
+    /// With --from: the registry's certificates [default: keep, unless clients come without a proxy over plain HTTP]
+    #[arg(long, value_enum, value_name = "WHICH", requires = "from")]
+    tls: Option<taking_over::CertificateChoice>,
     /// Make a new certificate authority; every client must then trust it anew
     #[arg(long)]
     new_ca: bool,
@@ -54,6 +62,10 @@ pub(in crate::cli) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    if !arguments.from.is_empty() {
+        let (config, is_first) = taking_over::take_over(arguments)?;
+        return serve_as_ours(arguments, config, is_first);
+    }
     let places = Places::choose(arguments.dir.as_deref(), &Surroundings::here())?;
     let is_first = !places.config.exists();
     let makes_admin = is_first || arguments.recreate_missing;
@@ -75,10 +87,19 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         recreate_admin(&places, &request)?;
     }
     first_run::complete(&places, &request, &RealWorkshop)?;
+    serve_as_ours(arguments, places.config, makes_admin)
+}
+
+/// Serves, with a welcome. `makes_parts`: parts of the installation that are missing are made.
+fn serve_as_ours(
+    arguments: &Arguments,
+    config: PathBuf,
+    makes_parts: bool,
+) -> anyhow::Result<ExitCode> {
     serve::serve(&Start {
-        config_files: vec![places.config],
+        config_files: vec![config],
         makes_new_authority: arguments.new_ca,
-        expected: if makes_admin {
+        expected: if makes_parts {
             Expected::None
         } else {
             Expected::All

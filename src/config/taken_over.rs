@@ -1,0 +1,197 @@
+//! The files of the old programs as one clean `boathouse.yml` and one file of users, with the same meaning.
+//!
+//! Must not touch the file system but to read the old files. Invariant: what is returned was read again, and differs from the
+//! old files in nothing but where users and rules are kept, and in the certificates, if own ones were asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::error::{ConfigError, ConfigErrors, Place};
+use super::key::Fate;
+use super::keys::{FAMILIES, Scope, has_children};
+use super::merged::{self, check_text};
+use super::node::{Node, Value};
+use super::template::{Entry, write_level};
+use super::users_file::UsersFile;
+use super::{Loaded, load, read_files, written};
+use crate::auth::RuleText;
+
+/// What is in the old files.
+#[derive(Debug)]
+pub struct OldFiles {
+    /// What they mean.
+    pub loaded: Loaded,
+    /// The program that reads each of them.
+    pub programs: Vec<(PathBuf, OldProgram)>,
+    /// The variables from which a value in force comes; they stay in force over the new file.
+    pub variables: Vec<String>,
+    tree: Node,
+}
+
+/// One of the two programs that are replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OldProgram {
+    /// distribution's registry.
+    Distribution,
+    /// `docker_auth`
+    DockerAuth,
+}
+
+/// Where the new files are.
+#[derive(Debug)]
+pub struct NewPlaces<'a> {
+    /// The file of users and rules.
+    pub users: &'a Path,
+    /// For certificates of our own; `None` leaves them as they were.
+    pub certificates: Option<NewCertificates<'a>>,
+}
+
+/// Certificates of our own.
+#[derive(Debug)]
+pub struct NewCertificates<'a> {
+    /// `tls.hosts`
+    pub hosts: &'a [String],
+    /// `tls.ca_certificate`
+    pub ca_certificate: &'a Path,
+    /// `tls.keys_directory`
+    pub keys_directory: &'a Path,
+}
+
+impl OldFiles {
+    /// Reads and checks them.
+    pub fn read(
+        files: &[PathBuf],
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Self, ConfigErrors> {
+        let loaded = load(files, environment)?;
+        let (tree, served) = merged::read_with_full_paths(files, environment)?;
+        let programs = files.iter().map(|file| {
+            let of_registry = ["storage", "http"];
+            let tree = read_files(std::slice::from_ref(file))?;
+            let is_registry = of_registry
+                .iter()
+                .any(|key| tree.find_even_null(key).is_some());
+            let program = if is_registry {
+                OldProgram::Distribution
+            } else {
+                OldProgram::DockerAuth
+            };
+            Ok((file.clone(), program))
+        });
+        Ok(Self {
+            programs: programs.collect::<Result<_, ConfigErrors>>()?,
+            variables: merged::variables(&served, files),
+            loaded,
+            tree,
+        })
+    }
+
+    /// The users and rules for a file of their own, which commands can change; `None` if there are none.
+    pub fn accounts(&self) -> Option<UsersFile> {
+        let auth = &self.loaded.config.auth;
+        let has_accounts = auth.required && !auth.is_foreign_only && auth.htpasswd().is_none();
+        has_accounts.then(|| UsersFile {
+            users: auth.users(),
+            acl: auth
+                .rules()
+                .iter()
+                .map(|rule| RuleText {
+                    place: String::new(),
+                    ..rule.text().clone()
+                })
+                .collect(),
+            revoked: auth.revoked(),
+        })
+    }
+
+    /// The text of `boathouse.yml`, below the comment `head`.
+    pub fn render(
+        &self,
+        head: &str,
+        places: &NewPlaces<'_>,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<String, ConfigErrors> {
+        let mut tree = self.tree.clone();
+        let path = |path: &Path| Node {
+            place: Place::variable("boathouse.yml"),
+            value: Value::Scalar {
+                text: path.to_string_lossy().into_owned(),
+                plain: false,
+            },
+        };
+        if self.accounts().is_some() {
+            tree.remove("users");
+            tree.remove("acl");
+            tree.set(&["users_file"], path(places.users));
+        }
+        if let Some(certificates) = &places.certificates {
+            let hosts = certificates.hosts.iter().map(|host| path(Path::new(host)));
+            let hosts = Node {
+                value: Value::List(hosts.collect()),
+                ..path(Path::new(""))
+            };
+            tree.set(&["tls", "hosts"], hosts);
+            tree.set(
+                &["tls", "ca_certificate"],
+                path(certificates.ca_certificate),
+            );
+            tree.set(
+                &["tls", "keys_directory"],
+                path(certificates.keys_directory),
+            );
+        }
+        let text = head.to_owned() + &text_of(&tree);
+        let again = check_text(&text, environment)?;
+        let before = check_text(&written::yaml(&self.tree), environment)?;
+        let moved = ["users", "acl", "users_file", "tls"];
+        let is_moved = |key: &str| moved.contains(&key.split('.').next().unwrap_or_default());
+        match merged::difference(&before, &again, &is_moved) {
+            None => Ok(text),
+            Some(key) => Err(ConfigError::new(None, key, "cannot be taken over as it is")
+                .hint(
+                    "serve the old files themselves: `boathouse serve --config FILE --config FILE`",
+                )
+                .into()),
+        }
+    }
+}
+
+/// The keys that have an effect, in the order of the documentation, each with what it is for.
+fn text_of(tree: &Node) -> String {
+    let mut seen = BTreeSet::new();
+    let mut entries = Vec::new();
+    let mut blocks = String::new();
+    let rows = FAMILIES
+        .iter()
+        .flat_map(|family| family.keys)
+        .map(|key| key.row());
+    for row in rows.filter(|row| row.fate == Fate::Built) {
+        // What has any name, or is a list, is written as a whole.
+        let path = row.path.split(".*").next().unwrap_or_default();
+        let path = path.split(".[]").next().unwrap_or_default();
+        let Some(node) = tree.find(path) else {
+            continue;
+        };
+        // Its version is that of distribution's format.
+        let is_section = path == row.path && node.is_map() && has_children(Scope::Config, path);
+        if path == "version" || is_section || !seen.insert(path) {
+            continue;
+        }
+        if path == "acl" || path == "users" {
+            let mut section = Node::empty_map(node.place.clone());
+            section.set(&[path], node.clone());
+            blocks.push('\n');
+            blocks.push_str(&written::yaml(&section));
+            continue;
+        }
+        entries.push(Entry {
+            path: path.split('.').collect(),
+            comment: row.paragraphs().into_iter().next().unwrap_or_default(),
+            value: Some(written::flow(node)),
+            is_commented: false,
+        });
+    }
+    let mut text = String::new();
+    write_level(&mut text, &entries.iter().collect::<Vec<_>>(), 0);
+    text + &blocks
+}

@@ -1,0 +1,256 @@
+//! `boathouse up --from`: an old installation becomes ours, with the same meaning, and the old files stay as they were.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+use boathouse::config::{self, Loaded};
+use http::StatusCode;
+
+use crate::golden::golden;
+use crate::lab::Lab;
+use crate::program::{Ran, command};
+
+const PASSWORD: &str = "the old password";
+const SECRET: &str = "thisisasecretforhttp";
+
+const REGISTRY: &str = "\
+version: 0.1
+log: {fields: {service: registry}}
+auth:
+  token:
+    realm: \"https://macvm.store/auth\"
+    service: \"jarosik-oci-service\"
+    issuer: \"jarosik-token-issuer\"
+    rootcertbundle: DIR/certs/cert.pem
+storage:
+  delete: {enabled: true}
+  filesystem: {rootdirectory: DIR/registry-data}
+  cache: {blobdescriptor: inmemory}
+http: {addr: \"ADDRESS\", secret: thisisasecretforhttp, host: \"https://macvm.store\", headers: {X-A: [b]}}
+";
+const AUTH: &str = "\
+server: {addr: \"ADDRESS\"}
+token:
+  issuer: \"jarosik-token-issuer\"
+  expiration: 900
+  certificate: \"DIR/certs/cert.pem\"
+  key: \"DIR/certs/privkey.pem\"
+users:
+  \"tjarosik\": {password: \"HASH\"}
+  \"marcin\": {password: \"<redacted>\"}
+  \"\": {}
+acl:
+  - match: {account: \"tjarosik\"}
+    actions: [\"*\"]
+  - match: {account: \"marcin\"}
+    actions: [\"*\"]
+  - match: {account: \"\", name: \"public/*\"}
+    actions: [\"pull\"]
+    comment: everybody
+";
+/// What no reading of a plain installation may change.
+const PLAIN: &str =
+    "storage: {filesystem: {rootdirectory: DIR/registry-data}}\nhttp: {addr: '0.0.0.0:0'}\n";
+
+/// The two files of the guide, and some data.
+fn guide() -> Lab {
+    let lab = Lab::empty();
+    let hash = bcrypt::hash(PASSWORD, 4).unwrap();
+    lab.configure("registry.yml", REGISTRY);
+    lab.configure("auth_config.yml", &AUTH.replace("HASH", &hash));
+    fs::create_dir_all(lab.path("registry-data/docker/registry/v2/repositories")).unwrap();
+    let (certificate, key) = (lab.place("certs/cert.pem"), lab.place("certs/privkey.pem"));
+    let line = [
+        "token-key",
+        "make",
+        "--certificate",
+        &certificate,
+        "--key",
+        &key,
+    ];
+    Ran::of(&mut command(&line, &[]), "").fine();
+    lab
+}
+
+fn up(lab: &Lab, files: &[&str], more: &[&str]) -> Command {
+    let mut command = command(&["up"], &[]);
+    for file in files {
+        command.arg("--from").arg(lab.path(file));
+    }
+    command.args(more);
+    command
+}
+
+const BOTH: [&str; 2] = ["registry.yml", "auth_config.yml"];
+
+/// Every key in force with its value, but for where users and rules are kept.
+fn values(loaded: &Loaded) -> Vec<String> {
+    let moved = ["users", "acl", "users_file"];
+    let keys = loaded.in_force.iter();
+    let keys = keys.filter(|key| !moved.contains(&key.key.as_str()));
+    let value = |key: &config::InForce| match &key.value {
+        config::Value::Secret(secret) => format!("{}: {}", key.key, secret.expose()),
+        value => format!("{}: {value}", key.key),
+    };
+    keys.map(value).collect()
+}
+
+fn rules(loaded: &Loaded) -> Vec<String> {
+    let rules = loaded.config.auth.rules();
+    let texts = rules.iter().map(|rule| {
+        let mut text = rule.text().clone();
+        text.place.clear();
+        format!("{text:?}")
+    });
+    texts.collect()
+}
+
+fn load(lab: &Lab, files: &[&str]) -> Loaded {
+    let files: Vec<_> = files.iter().map(|file| lab.path(file)).collect();
+    config::load(&files, &BTreeMap::new()).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+/// Without what differs from run to run.
+fn shown(lab: &Lab, text: &str) -> String {
+    let text = lab.shown(text);
+    let digest = regex::Regex::new("sha256:[0-9a-f]{64}|\\$2[aby]\\$[^'\"]*").unwrap();
+    digest.replace_all(&text, "HEX").into_owned()
+}
+
+#[tokio::test]
+async fn the_guide_s_installation_becomes_ours_with_the_same_meaning() {
+    let lab = guide();
+    let before = BOTH.map(|file| lab.read(file));
+    let key = lab.read("certs/privkey.pem");
+    let mut program = lab.serve_by(&mut up(&lab, &BOTH, &[])).await;
+    program.says("listening for token requests").await;
+    golden("taken-over.yml", &shown(&lab, &lab.read("boathouse.yml")));
+    golden("taken-over-users.yml", &shown(&lab, &lab.read("users.yml")));
+    let log = program.log();
+    let (report, _) = log.split_once("prints one that does.\n").expect("a report");
+    golden("taken-over.txt", &shown(&lab, report));
+    for secret in [SECRET, "$2b$", "<redacted>"] {
+        assert!(!log.contains(secret), "{log}");
+    }
+    // The old password, under the old names, and an old name for the account.
+    let path = "/token?service=jarosik-oci-service&scope=repository:team/app:pull,push";
+    let login = |password: &'static str| program.get(path).basic("tjarosik", password).send();
+    login(PASSWORD).await.expect(StatusCode::OK);
+    let (old, new) = (load(&lab, &BOTH), load(&lab, &["boathouse.yml"]));
+    assert_eq!(values(&old), values(&new));
+    assert_eq!(old.config.auth.users(), new.config.auth.users());
+    assert_eq!(rules(&old), rules(&new));
+    // Commands change what was the configuration's.
+    let directory = lab.place("");
+    let passwd = [
+        "user",
+        "passwd",
+        "tjarosik",
+        "--dir",
+        &directory,
+        "--password-stdin",
+    ];
+    Ran::of(&mut command(&passwd, &[]), "another password").fine();
+    login(PASSWORD).await.expect(StatusCode::UNAUTHORIZED);
+    login("another password").await.expect(StatusCode::OK);
+    program.end();
+    assert_eq!(BOTH.map(|file| lab.read(file)), before);
+    assert_eq!(lab.read("certs/privkey.pem"), key);
+    for file in ["boathouse.yml", "users.yml"] {
+        let mode = fs::metadata(lab.path(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    // The same again only serves; with other files it is refused.
+    let changed = lab.read("users.yml");
+    lab.serve_by(&mut up(&lab, &BOTH, &[])).await.end();
+    assert_eq!(lab.read("users.yml"), changed);
+    lab.write("registry.yml", before[0].clone() + "# more\n");
+    let refused = Ran::of(&mut up(&lab, &BOTH, &[]), "").failed();
+    assert!(
+        refused
+            .contains("boathouse.yml was made from these files or others, and they have changed"),
+        "{refused}"
+    );
+}
+
+/// Clients that come over plain HTTP without a proxy are the only ones for whom something changes, and that is printed.
+#[tokio::test]
+async fn own_certificates_are_made_where_there_were_none_and_no_proxy_has_any() {
+    for (more, arguments, is_own) in [
+        ("", &[][..], true),
+        ("", &["--tls", "keep"], false),
+        ("  trusted_proxies: [127.0.0.1]\n", &[], false),
+        (
+            "  trusted_proxies: [127.0.0.1]\n",
+            &["--tls", "own", "--host", "lab.example"],
+            true,
+        ),
+        ("  host: http://lab.example\n", &[], false),
+    ] {
+        let lab = Lab::empty();
+        let text = PLAIN.replace("{addr: '0.0.0.0:0'}\n", "\n  addr: '0.0.0.0:0'\n");
+        lab.configure("registry.yml", &(text + more));
+        fs::create_dir_all(lab.path("registry-data/docker")).unwrap();
+        let program = lab
+            .serve_by(&mut up(&lab, &["registry.yml"], arguments))
+            .await;
+        let log = program.end();
+        assert_eq!(
+            lab.path("ca.crt").exists(),
+            is_own,
+            "{more}{arguments:?}\n{log}"
+        );
+        let said = "certificates  of an authority of its own";
+        assert_eq!(log.contains(said), is_own, "{log}");
+        assert_eq!(log.contains("certificates  as before: "), !is_own, "{log}");
+        assert!(!lab.path("users.yml").exists());
+        let config = load(&lab, &["boathouse.yml"]).config;
+        assert_eq!(config.tls != boathouse::tls::Settings::None, is_own);
+        assert!(!config.auth.required);
+    }
+}
+
+#[test]
+fn an_error_leaves_nothing_behind() {
+    let lab = guide();
+    let refused = |lab: &Lab, more: &[&str]| {
+        let refused = Ran::of(&mut up(lab, &BOTH, more), "").failed();
+        shown(lab, &refused)
+    };
+    // The old registry still runs.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let registry = lab.read("registry.yml");
+    lab.write("registry.yml", registry.replace("127.0.0.1:0", &address));
+    let said = refused(&lab, &[]);
+    assert!(
+        said.contains("nothing was changed") && said.contains("hint: stop the old registry"),
+        "{said}"
+    );
+    lab.write("registry.yml", &registry);
+    // No key.
+    fs::rename(lab.path("certs"), lab.path("certs.away")).unwrap();
+    assert!(
+        refused(&lab, &[])
+            .contains("hint: bring them from the old token server, or make them: boathouse")
+    );
+    fs::rename(lab.path("certs.away"), lab.path("certs")).unwrap();
+    for file in ["boathouse.yml", "users.yml"] {
+        assert!(!lab.path(file).exists());
+    }
+    assert!(!lab.path("registry-data/boathouse").exists());
+    // What is not ours to replace.
+    lab.write("users.yml", "users: {eve: {}}\n");
+    assert!(refused(&lab, &[]).contains("users.yml exists already, with other users or rules"));
+    assert!(!lab.path("boathouse.yml").exists());
+    fs::remove_file(lab.path("users.yml")).unwrap();
+    lab.write("boathouse.yml", "http: {}\n");
+    assert!(
+        refused(&lab, &[])
+            .contains("boathouse.yml exists already, and was not made from these files")
+    );
+    assert_eq!(lab.read("boathouse.yml"), "http: {}\n");
+}
