@@ -2,7 +2,7 @@
 //!
 //! The modules have one strict order. Each names only modules to its right; the test `tests/it/layers.rs` enforces it:
 //!
-//! `cli > instance > config > server > tls > registry > auth > client > index > store > layout > oci > telemetry >
+//! `cli > instance > config > server > tls > health > registry > auth > client > index > store > layout > oci > telemetry >
 //! heartbeat > clock > host_port > durable_file > platform`
 //!
 //! `docs/architecture.md` describes each module and the path of a request through them.
@@ -13,6 +13,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod durable_file;
+pub mod health;
 pub mod heartbeat;
 pub mod host_port;
 pub mod index;

@@ -5,8 +5,8 @@
 use ipnet::IpNet;
 
 use super::key::{
-    Family, FirstRunValue, Flag, InTemplate, Key, Listen, OFF, OptionalSecret, OptionalUrl,
-    Seconds, Special, Text, Texts, Unread, distribution, keys, ours,
+    Family, FirstRunValue, Flag, InTemplate, Key, Listen, OptionalPath, OptionalSecret,
+    OptionalUrl, Seconds, Special, Text, Texts, distribution, keys, ours,
 };
 use super::reader::{Reader, Secret, Value};
 use super::{limits, token_listener};
@@ -20,6 +20,12 @@ keys! {
     ///
     /// distribution's own default is a random port; 5000 is the port of its images.
     ADDR: Listen = distribution("http.addr").listen(5_000).in_template(InTemplate::FirstRun(FirstRunValue::Address));
+
+    /// `tcp`, or `unix`: then `http.addr` is the path of a Unix socket.
+    ///
+    /// A file at that path is replaced if it is a socket at which no program listens. A proxy on this machine connects to it; its
+    /// clients have no address here unless `http.trusted_proxies` names `127.0.0.1`, which stands for the socket.
+    NET: Text = distribution("http.net").text("tcp");
 
     /// The URL that clients use, if their requests do not show it: `https://registry.example`.
     ///
@@ -47,6 +53,9 @@ keys! {
     /// distribution's own default is `false`.
     HTTP2_DISABLED: Flag = distribution("http.http2.disabled").flag(true).commented();
 
+    /// Whether HTTP/2 is taken without TLS, also where `http.http2.disabled` is true.
+    H2C: Flag = distribution("http.h2c.enabled").flag(false);
+
     /// Whether `Location` is relative. With `false` it begins with the scheme and the host of the request.
     ///
     /// A relative one is right behind every proxy; some clients (ollama, Harbor's replication) cannot use it. With `http.host`
@@ -60,17 +69,11 @@ keys! {
     SECRET: OptionalSecret = distribution("http.secret").optional_secret();
 }
 
-const UNREAD: &[Key<Unread>] = &[
-    distribution("http.net").not_yet(&["tcp", ""]),
-    distribution("http.h2c.enabled").not_yet(OFF),
-    distribution("http.debug").harmless("no debug listener is opened"),
-];
-
 pub(super) const FAMILY: Family = Family {
     heading: "HTTP and proxies",
     intro: "",
     keys: KEYS,
-    unread: UNREAD,
+    unread: &[],
 };
 
 /// An hour: no stop should take longer.
@@ -98,7 +101,7 @@ pub(super) fn external_host(reader: &mut Reader<'_>) -> Option<BaseUrl> {
 
 /// `external_host` is `http.host`.
 pub(super) fn server(reader: &mut Reader<'_>, external_host: Option<&BaseUrl>) -> server::Settings {
-    let address = Address::Tcp(reader.get(&ADDR));
+    let address = address(reader);
     let (prefix, headers) = (prefix(reader), headers(reader));
     let trusted_proxies = trusted_proxies(reader);
     server::Settings {
@@ -109,8 +112,36 @@ pub(super) fn server(reader: &mut Reader<'_>, external_host: Option<&BaseUrl>) -
         real_ip: token_listener::real_ip(reader, trusted_proxies.is_empty()),
         trusted_proxies,
         http2_disabled: reader.get(&HTTP2_DISABLED),
+        h2c: reader.get(&H2C),
         drain_secs: reader.get(&DRAIN_TIMEOUT),
         limits: limits::server(reader),
+    }
+}
+
+/// Where the registry listens.
+fn address(reader: &mut Reader<'_>) -> Address {
+    match reader.get(&NET).as_str() {
+        "tcp" | "" => Address::Tcp(reader.get(&ADDR)),
+        "unix" => {
+            let path = Key {
+                path: ADDR.path,
+                row: ADDR.row,
+                kind: OptionalPath,
+            };
+            let path = reader.get(&path);
+            if path.is_none() {
+                reader.refuse(
+                    ADDR.path,
+                    "missing: with `http.net: unix` it is the path of the socket",
+                    "written like `/run/boathouse/registry.sock`",
+                );
+            }
+            Address::Unix(path.unwrap_or_default())
+        }
+        _ => {
+            reader.refuse(NET.path, "must be tcp or unix", "in lower case");
+            Address::Tcp(reader.get(&ADDR))
+        }
     }
 }
 

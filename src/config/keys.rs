@@ -7,7 +7,7 @@ use super::key::{
     Family, Fate, Files, Key, OFF, Row, Source, TakesEffect, Unread, distribution, ours,
 };
 use super::reader::{InForce, Value};
-use super::{certificates, external, http, limits, logs, storage, token_listener, tokens};
+use super::{certificates, external, health, http, limits, logs, storage, token_listener, tokens};
 
 /// All keys, in the order of the documentation and of the file that `up` writes.
 pub(super) const FAMILIES: &[Family] = &[
@@ -20,6 +20,7 @@ pub(super) const FAMILIES: &[Family] = &[
     token_listener::FAMILY,
     logs::FAMILY,
     limits::FAMILY,
+    health::FAMILY,
     OTHERS,
 ];
 
@@ -34,10 +35,6 @@ const UNREAD: &[Key<Unread>] = &[
     distribution("notifications.endpoints")
         .not_yet(OFF)
         .hint("remove it: no webhooks are sent until they are built"),
-    distribution("health.file").not_yet(OFF),
-    distribution("health.http").not_yet(OFF),
-    distribution("health.tcp").not_yet(OFF),
-    distribution("health.storagedriver").harmless("the store is asked at every request"),
     distribution("proxy")
         .not_yet(OFF)
         .hint("keep a registry of its own as the pull-through cache until mirrors are built"),

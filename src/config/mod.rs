@@ -20,6 +20,7 @@ mod every_key_tests;
 mod export;
 mod external;
 mod from_node;
+mod health;
 mod htpasswd;
 mod http;
 mod key;
@@ -64,7 +65,8 @@ use keys::Scope;
 use node::Node;
 use reader::{FullPath, Reader};
 
-use crate::host_port::BaseUrl;
+use crate::health::Check;
+use crate::host_port::{BaseUrl, HostPort};
 use crate::{auth, registry, server, store, telemetry, tls};
 
 /// Everything that the files decide.
@@ -80,6 +82,10 @@ pub struct Config {
     pub tls: tls::Settings,
     /// The operations.
     pub registry: registry::Settings,
+    /// `health`
+    pub health: Vec<Check>,
+    /// `http.debug.addr`
+    pub debug_address: Option<HostPort>,
     /// Users, rules, tokens.
     pub auth: AuthConfig,
     /// `server.addr`: `docker_auth`'s own listener.
@@ -361,6 +367,7 @@ fn sections(reader: &mut Reader<'_>) -> Config {
     let auth = authentication::read(reader, listener_pair.as_ref());
     let token_listener = token_listener::token_listener(reader, &server, &auth, listener_pair);
     let registry = storage::registry(reader);
+    let (health, debug_address) = (health::checks(reader), health::debug_address(reader));
     let is_plain = tls == tls::Settings::None;
     http::warn_of_openness(reader, &server.address, is_plain, !auth.required);
     Config {
@@ -369,6 +376,8 @@ fn sections(reader: &mut Reader<'_>) -> Config {
         external_host,
         tls,
         registry,
+        health,
+        debug_address,
         auth,
         token_listener,
         storage,

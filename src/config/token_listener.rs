@@ -149,6 +149,7 @@ pub(super) fn alone(
         trusted_proxies: Vec::new(),
         real_ip: real_ip(reader, true),
         http2_disabled: false,
+        h2c: false,
         drain_secs: server::DRAIN_SECS_DEFAULT,
         limits: limits::server(reader),
     };

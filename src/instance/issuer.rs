@@ -44,6 +44,7 @@ impl TokenIssuer {
             auth: Arc::clone(&auth),
             clock: Arc::clone(clock),
             memory: MemoryBudget::new(config.whole_bodies_bytes),
+            health: None,
         };
         let server = Server::listen(vec![(listener, Site::TokenIssuer)], &services);
         let reload = Reload::new(source, &config.auth, auth, certificates);

@@ -33,19 +33,20 @@ use crate::auth::{self, Auth};
 use crate::clock::Clock;
 use crate::config::{Config, TokenListener};
 use crate::durable_file;
+use crate::health::HealthChecks;
 use crate::heartbeat::Heartbeat;
 use crate::index::{self, Index};
 use crate::layout::OWN_DIRECTORY;
 use crate::registry::{self, FallbackTags, Registry};
 use crate::server::control::{Control, ControlSocket};
-use crate::server::{BoundAddress, Listener, Server, Services, Site};
+use crate::server::{self, BoundAddress, Listener, Server, Services, Site};
 use crate::store::ObjectStore;
 use crate::store::filesystem;
 use crate::store::state_directory::{StateDirectory, StateDirectoryError};
 use crate::tls::Tls;
 
 /// Context of a failure to listen.
-const CANNOT_SERVE: &str = "cannot serve\nhint: if the address is in use, end the other program (or the other installation with the same config), or change `http.addr` or `server.addr`";
+const CANNOT_SERVE: &str = "cannot serve\nhint: if the address is in use, end the other program (or the other installation with the same config), or change `http.addr`, `server.addr` or `http.debug.addr`";
 
 /// What an instance is opened from.
 pub struct Plan {
@@ -91,6 +92,7 @@ pub struct BoundInstance {
     instance: Instance,
     /// Who calls, and what they may do.
     pub auth: Arc<Auth>,
+    health: Arc<HealthChecks>,
     tls: Option<Arc<Tls>>,
     server: Server,
     reload: Arc<Reload>,
@@ -132,6 +134,16 @@ impl Instance {
         let tokens = config.token_listener.as_ref();
         let tokens = tokens.map(|listener| bind_for_tokens(listener, clock));
         let tokens = tokens.transpose()?;
+        let debug = config.debug_address.clone().map(|address| {
+            Listener::on(server::Settings {
+                address: address.into(),
+                prefix: "/".to_owned(),
+                ..config.server.clone()
+            })
+        });
+        let debug = debug.transpose().context(CANNOT_SERVE)?;
+        let (registry, checks) = (Arc::clone(&self.registry), config.health.clone());
+        let health = Arc::new(HealthChecks::new(checks, registry, Arc::clone(clock)));
         if self.renews_authority {
             // Last of all that can fail: a start that comes to nothing must not cost the authority that clients trust.
             Tls::set_authority_aside(&config.tls, clock.as_ref())?;
@@ -145,12 +157,14 @@ impl Instance {
         let of_registry = |listener| (listener, Site::Registry(Arc::clone(&self.registry)));
         let listeners = std::iter::once(of_registry(listener))
             .chain(tokens.map(|listener| (listener, Site::TokenIssuer)))
+            .chain(debug.map(|listener| (listener, Site::Debug)))
             .chain(more.into_iter().map(of_registry))
             .collect();
         let services = Services {
             auth: Arc::clone(&auth),
             clock: Arc::clone(clock),
             memory: self.registry.memory().clone(),
+            health: Some(Arc::clone(&health)),
         };
         let server = Server::listen(listeners, &services).context(CANNOT_SERVE)?;
         missing_parts::remember(config);
@@ -161,6 +175,7 @@ impl Instance {
         Ok(BoundInstance {
             instance: self,
             auth,
+            health,
             tls,
             server,
             reload: Arc::new(reload),
@@ -200,6 +215,13 @@ impl BoundInstance {
     pub fn token_address(&self) -> Option<BoundAddress> {
         self.config().token_listener.as_ref()?;
         self.server.addresses().into_iter().nth(1)
+    }
+
+    /// The address of the debug listener, if there is one.
+    pub fn debug_address(&self) -> Option<BoundAddress> {
+        self.config().debug_address.as_ref()?;
+        let before = 1 + usize::from(self.config().token_listener.is_some());
+        self.server.addresses().into_iter().nth(before)
     }
 
     /// What it was opened from.
@@ -259,6 +281,10 @@ impl BoundInstance {
         tasks.spawn_of(registry, health.heartbeat(), |r| {
             r.health.keep_watch().boxed()
         });
+        if !self.health.is_empty() {
+            let heartbeat = self.health.heartbeat();
+            tasks.spawn_of(&self.health, heartbeat, |health| health.run().boxed());
+        }
         if let Some(tls) = &self.tls {
             tasks.spawn_of(tls, tls.heartbeat(), |tls| tls.keep_fresh().boxed());
         }

@@ -503,7 +503,12 @@ fn builder(state: &State, protocol: HttpOver) -> auto::Builder<TokioExecutor> {
         // Closes connections of clients that have disappeared: they do not answer pings.
         .keep_alive_interval(Duration::from_secs(settings.limits.header_secs))
         .keep_alive_timeout(Duration::from_secs(settings.limits.header_secs));
-    if settings.http2_disabled || protocol == HttpOver::PlainOnTlsPort {
+    let is_http1_only = match protocol {
+        HttpOver::Tls => settings.http2_disabled,
+        HttpOver::Plain => settings.http2_disabled && !settings.h2c,
+        HttpOver::PlainOnTlsPort => true,
+    };
+    if is_http1_only {
         return builder.http1_only();
     }
     builder

@@ -22,7 +22,9 @@ use super::response::ResponseBody;
 use super::route::{RequestPath, Route, RouteError, Takes};
 use super::state::{Allowed, Peer, State, authorization};
 use super::token_listener::{self, TokenRoute};
-use super::{ServerError, Site, blobs, listings, manifests, origin, response, token, uploads};
+use super::{
+    ServerError, Site, blobs, debug_listener, listings, manifests, origin, response, token, uploads,
+};
 use crate::auth::{Access, Caller, Origin};
 use crate::host_port::is_authority;
 use crate::registry::{Holder, Registry};
@@ -32,6 +34,7 @@ use crate::telemetry::field;
 enum Asked {
     Registry(Arc<Registry>, Route),
     TokenIssuer(TokenRoute),
+    Health,
 }
 
 impl Asked {
@@ -40,12 +43,16 @@ impl Asked {
         match self {
             Self::Registry(_, route) => route.label(),
             Self::TokenIssuer(route) => route.label(),
+            Self::Health => "debug-health",
         }
     }
 
     /// Whether it is answered in the reserve too: monitoring must not fail because all connections are taken.
     fn is_health(&self) -> bool {
-        matches!(self, Self::Registry(_, Route::Health | Route::Ready))
+        matches!(
+            self,
+            Self::Registry(_, Route::Health | Route::Ready) | Self::Health
+        )
     }
 }
 
@@ -110,6 +117,9 @@ impl State {
                         Asked::TokenIssuer(route) => {
                             self.handle_of_issuer(route, arrived, account).await
                         }
+                        Asked::Health => {
+                            Ok(debug_listener::health(self.services.health.as_deref()))
+                        }
                     }
                 };
                 handling.instrument(span.clone()).await
@@ -146,7 +156,7 @@ impl State {
         let path = RequestPath::decode(head.uri.path());
         match &self.site {
             Site::Registry(_) => path.below(&self.settings.prefix),
-            Site::TokenIssuer => path,
+            Site::TokenIssuer | Site::Debug => path,
         }
     }
 
@@ -165,6 +175,10 @@ impl State {
                 let route = TokenRoute::parse(&head.method, path, &self.settings.prefix)?;
                 Ok(Asked::TokenIssuer(route))
             }
+            Site::Debug => {
+                debug_listener::parse(&head.method, path)?;
+                Ok(Asked::Health)
+            }
         }
     }
 
@@ -172,7 +186,7 @@ impl State {
     pub(super) fn error_answer(&self, error: &ServerError) -> Response<ResponseBody> {
         match self.site {
             Site::Registry(_) => error.response(),
-            Site::TokenIssuer => error.plain_response(),
+            Site::TokenIssuer | Site::Debug => error.plain_response(),
         }
     }
 
@@ -182,7 +196,7 @@ impl State {
         let host = host.and_then(|value| value.to_str().ok()).unwrap_or("HOST");
         let authority_url = match self.site {
             Site::Registry(_) => Some(format!("https://{host}/ca.crt")),
-            Site::TokenIssuer => None,
+            Site::TokenIssuer | Site::Debug => None,
         };
         ServerError::PlainHttp { authority_url }
     }
@@ -231,6 +245,9 @@ impl State {
             Route::BaseRedirect => return Ok(self.base_redirect(&reading.origin)),
             Route::Token => return token::answer(self, &head, body, reading, account).await,
             _ => {}
+        }
+        if self.is_unhealthy() {
+            return Err(ServerError::Unhealthy);
         }
         let origin = reading.origin;
         let access = route.access();
@@ -369,8 +386,10 @@ impl State {
     /// `Allow`, for answers to OPTIONS and for 405 (RFC 9110 sections 9.3.7 and 15.5.6). It contains OPTIONS only in
     /// answers to OPTIONS; in a 405 the list is that of distribution.
     fn methods_allowed(&self, path: &RequestPath, method: &Method) -> String {
-        let Site::Registry(registry) = &self.site else {
-            return token_listener::METHODS.to_owned();
+        let registry = match &self.site {
+            Site::Registry(registry) => registry,
+            Site::TokenIssuer => return token_listener::METHODS.to_owned(),
+            Site::Debug => return debug_listener::METHODS.to_owned(),
         };
         let settings = registry.settings();
         let takes = Takes {
@@ -389,12 +408,15 @@ impl State {
 
     async fn ready(&self, registry: &Registry) -> Response<ResponseBody> {
         let readiness = registry.health.readiness().await;
-        let (status, first) = if readiness.still.is_empty() {
+        let is_unhealthy = self.is_unhealthy();
+        let (status, first) = if readiness.still.is_empty() && !is_unhealthy {
             (StatusCode::OK, "ready")
         } else {
             (StatusCode::SERVICE_UNAVAILABLE, "not ready")
         };
-        let still = readiness.still.iter().map(|what| format!("still: {what}"));
+        let checks = is_unhealthy.then(|| "a health check of the configuration fails".to_owned());
+        let still = readiness.still.iter().map(ToString::to_string);
+        let still = still.chain(checks).map(|what| format!("still: {what}"));
         let degraded = readiness.degraded.iter();
         let accounts = self.services.auth.trouble().await.map(str::to_owned);
         let degraded = degraded
@@ -406,6 +428,12 @@ impl State {
             .chain(degraded);
         let text: String = lines.map(|line| line + "\n").collect();
         response::bytes(status, "text/plain", text)
+    }
+
+    /// Whether a health check fails.
+    fn is_unhealthy(&self) -> bool {
+        let health = self.services.health.as_ref();
+        health.is_some_and(|health| health.is_failing())
     }
 
     fn authority_certificate(&self) -> Result<Response<ResponseBody>, ServerError> {

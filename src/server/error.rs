@@ -69,6 +69,9 @@ pub(super) enum ServerError {
     /// No slot is free, and no connection can be closed.
     #[error("all connections are taken; hint: try again in a few seconds")]
     NoPlace,
+    /// A health check of the configuration fails.
+    #[error("a health check fails: see /debug/health")]
+    Unhealthy,
     /// A plain HTTP request on a port for HTTPS.
     #[error("this port serves HTTPS, not HTTP{}", .authority_url.as_ref().map(|url| format!("; the CA certificate is at {url}")).unwrap_or_default())]
     PlainHttp {
@@ -168,8 +171,12 @@ impl ServerError {
     }
 
     fn log(&self, status: StatusCode) {
-        let is_ours =
-            status.is_server_error() && !matches!(self, Self::MemoryBudget(_) | Self::NoPlace);
+        // A check that fails was logged when it began to.
+        let is_known = matches!(
+            self,
+            Self::MemoryBudget(_) | Self::NoPlace | Self::Unhealthy
+        );
+        let is_ours = status.is_server_error() && !is_known;
         if is_ours {
             tracing::error!(error = %field(&chain(self)), status = status.as_u16(), "request failed");
         } else {
@@ -247,6 +254,7 @@ impl ServerError {
             Self::MemoryBudget(_) | Self::NoPlace => {
                 (StatusCode::SERVICE_UNAVAILABLE, Code::TooManyRequests)
             }
+            Self::Unhealthy => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown),
         }
     }
@@ -269,7 +277,7 @@ impl ServerError {
             Self::Registry(RegistryError::Store(StoreError::Busy { .. })) => {
                 "the registry's storage is busy; hint: try again in a few seconds".to_owned()
             }
-            Self::MemoryBudget(_) | Self::NoPlace => self.to_string(),
+            Self::MemoryBudget(_) | Self::NoPlace | Self::Unhealthy => self.to_string(),
             _ if status.is_server_error() => {
                 "internal error; the registry's log has the cause".to_owned()
             }

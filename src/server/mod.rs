@@ -11,6 +11,7 @@ mod admission;
 mod blobs;
 mod connection;
 pub mod control;
+mod debug_listener;
 mod dispatch;
 mod error;
 mod forwarded;
@@ -40,6 +41,7 @@ pub use self::token::is_form;
 use self::error::ServerError;
 use crate::auth::Auth;
 use crate::clock::Clock;
+use crate::health::HealthChecks;
 use crate::host_port::HostPort;
 use crate::registry::{MemoryBudget, Registry};
 
@@ -52,6 +54,8 @@ pub struct Services {
     pub clock: Arc<dyn Clock>,
     /// The memory that bodies may take which are held whole.
     pub memory: MemoryBudget,
+    /// While one fails, the registry is not served.
+    pub health: Option<Arc<HealthChecks>>,
 }
 
 /// What a listener serves.
@@ -61,6 +65,8 @@ pub enum Site {
     Registry(Arc<Registry>),
     /// The token endpoint alone, as `docker_auth` serves it. Of the settings, `prefix` is `server.path_prefix`.
     TokenIssuer,
+    /// The health checks that fail (`http.debug.addr`).
+    Debug,
 }
 
 /// The configuration of the server.
@@ -80,6 +86,8 @@ pub struct Settings {
     pub real_ip: Option<RealIp>,
     /// `http.http2.disabled`
     pub http2_disabled: bool,
+    /// `http.h2c.enabled`: HTTP/2 without TLS, also where it is disabled otherwise.
+    pub h2c: bool,
     /// `http.draintimeout`: the time for open requests when the server shuts down.
     pub drain_secs: u64,
     /// `limits`
@@ -153,6 +161,7 @@ impl Settings {
             trusted_proxies: Vec::new(),
             real_ip: None,
             http2_disabled: false,
+            h2c: false,
             drain_secs: DRAIN_SECS_DEFAULT,
             limits: Limits::DEFAULT,
         }

@@ -7,12 +7,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Left to right: a module names itself and modules to its right.
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 19] = [
     "cli",
     "instance",
     "config",
     "server",
     "tls",
+    "health",
     "registry",
     "auth",
     "client",

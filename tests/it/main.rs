@@ -42,6 +42,7 @@ mod fallback_tags;
 mod first_run;
 mod golden;
 mod handing_back;
+mod health;
 mod htpasswd;
 mod index;
 mod issuer_certificates;

@@ -9,6 +9,7 @@ use boathouse::auth::{self, Auth, Authentication, Secret, User};
 use boathouse::auth::{Rule, RuleText};
 use boathouse::clock::{Clock, ManualClock};
 use boathouse::config::{self, Config, TokenListener};
+use boathouse::health::Check;
 use boathouse::index::Index;
 use boathouse::instance::{Expected, Instance, Parts, Plan};
 use boathouse::oci::{Algorithm, Digest};
@@ -43,6 +44,10 @@ pub(crate) struct Options {
     pub(crate) more_listeners: Vec<Listener>,
     /// `docker_auth`'s own listener, if there is one.
     pub(crate) token_listener: Option<TokenListener>,
+    /// `health`
+    pub(crate) health: Vec<Check>,
+    /// Whether there is a debug listener.
+    pub(crate) has_debug_listener: bool,
 }
 
 impl Default for Options {
@@ -59,6 +64,8 @@ impl Default for Options {
             runs_tasks: true,
             more_listeners: Vec::new(),
             token_listener: None,
+            health: Vec::new(),
+            has_debug_listener: false,
         }
     }
 }
@@ -110,6 +117,8 @@ pub(crate) struct TestRegistry {
     pub(crate) address: SocketAddr,
     /// Of `docker_auth`'s own listener.
     pub(crate) token_address: Option<BoundAddress>,
+    /// Of the debug listener.
+    pub(crate) debug_address: Option<SocketAddr>,
     pub(crate) clock: ManualClock,
     pub(crate) registry: Arc<Registry>,
     pub(crate) auth: Arc<Auth>,
@@ -156,6 +165,10 @@ impl TestRegistry {
             tls: options.tls,
             registry: options.registry,
             token_listener: options.token_listener,
+            health: options.health,
+            debug_address: options
+                .has_debug_listener
+                .then(|| SocketAddr::from(([127, 0, 0, 1], 0)).into()),
             ..config_of(data.state())
         };
         let plan = Plan {
@@ -175,6 +188,8 @@ impl TestRegistry {
         let address = instance.address().expect("an address");
         let address = address.tcp().expect("a TCP address");
         let token_address = instance.token_address();
+        let debug_address = instance.debug_address();
+        let debug_address = debug_address.and_then(|address| address.tcp());
         let (registry, auth) = (Arc::clone(instance.registry()), Arc::clone(&instance.auth));
         let ending = CancellationToken::new();
         let ended = ending.clone().cancelled_owned();
@@ -186,6 +201,7 @@ impl TestRegistry {
         Self {
             address,
             token_address,
+            debug_address,
             clock,
             registry,
             auth,

@@ -188,7 +188,7 @@ async fn serve_until_ended(
         tracing::info!(%address, "listening for token requests, as docker_auth does");
     }
     instance.reload_on(hangups);
-    instance.run(endings.received()).await;
+    Box::pin(instance.run(endings.received())).await;
     tracing::info!("ended");
     Ok(())
 }

@@ -8,6 +8,7 @@
 
 mod documentation;
 mod external;
+mod health;
 mod mistakes;
 mod prefix;
 mod reload;
@@ -117,7 +118,7 @@ fn the_config_of_the_registry_image_is_taken_with_notes() {
     );
     assert_eq!(config.tls, tls::Settings::None);
     assert!(!config.auth.required);
-    assert_eq!(loaded.notes.len(), 3, "{:?}", loaded.notes);
+    assert_eq!(loaded.notes.len(), 2, "{:?}", loaded.notes);
     assert_eq!(loaded.warnings.len(), 2, "{:?}", loaded.warnings);
 }
 
