@@ -27,7 +27,6 @@ mod client;
 mod closed_output;
 mod config;
 mod config_command;
-mod config_oracle;
 mod connections;
 mod control;
 mod crash;
