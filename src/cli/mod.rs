@@ -86,6 +86,7 @@ mod tests {
             "boathouse up",
             "boathouse up --dir d --addr [::1]:5443 --host a --host 10.0.0.5 --new-ca",
             "boathouse up --from a.yml --from b.yml --dir d --tls own --host a",
+            "boathouse serve",
             "boathouse serve --config a.yml --config b.yml",
             "boathouse check",
             "boathouse check --config a.yml",
@@ -116,7 +117,6 @@ mod tests {
         }
         for line in [
             "boathouse",
-            "boathouse serve",
             "boathouse up --addr nowhere",
             "boathouse up --tls own",
             "boathouse up --from a.yml --addr :5000",
