@@ -112,7 +112,9 @@ fn circles<'a>(named: &BTreeMap<&'a str, BTreeSet<String>>) -> Vec<&'a str> {
 fn no_files_of_the_registry_know_each_other_in_a_circle() {
     let files = files();
     let named = named(&files);
-    assert_eq!(circles(&named), [""; 0], "{named:#?}");
+    // One circle is open: the walk of an inspection and its look at one repository. The root leads into it.
+    let open = ["", "inspection", "inspection/repository"];
+    assert_eq!(circles(&named), open, "{named:#?}");
     // The scan sees what there is to see.
     assert!(named["index_sync/reading"].contains("core"));
     assert!(named["locks"].contains("index_sync/gate"));
@@ -158,11 +160,11 @@ fn nothing_but_a_commit_changes_the_store() {
     assert_eq!(files_with("upload.finish("), ["commit"]);
 }
 
-/// A task that is an actor of its own could hold locks beside those of an operation.
+/// A task that is an actor of its own could hold locks beside those of an operation. Handing back runs where nothing is served.
 #[test]
 fn only_the_loops_of_tasks_are_actors_of_their_own() {
     assert_eq!(
         files_with("Actor::task("),
-        ["blobs", "index_sync", "index_sync/reading"]
+        ["blobs", "handing_back", "index_sync", "index_sync/reading"]
     );
 }

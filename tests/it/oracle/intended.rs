@@ -151,7 +151,7 @@ impl Verdict {
             .map(|rule| (&*rule.name, rule.count));
         let counted: BTreeMap<&str, usize> = counted.collect();
         let found = rules
-            .rules
+            .differences
             .iter()
             .map(|rule| (&*rule.name, found(&rule.name)));
         assert_eq!(found.collect::<BTreeMap<_, _>>(), counted);
