@@ -5,39 +5,25 @@
 
 mod finding;
 mod repository;
+mod walk;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::TryStreamExt as _;
 
 pub use self::finding::{Finding, Kind, LinkTo, Meaning};
 use self::repository::Look;
+pub use self::walk::Found;
+use self::walk::{Names, Walk};
 use super::core::Core;
 use super::index_sync::comparing::{Progress, Tell};
-use crate::layout::{self, Key, OwnedPlace, Prefix};
+use crate::layout::{self, OwnedPlace, Prefix};
 use crate::oci::RepositoryName;
-use crate::store::{Depth, Small};
+use crate::store::Depth;
 
 /// The room of inspections.
 pub struct Inspection {
     core: Arc<Core>,
-}
-
-/// Receives findings.
-pub type Found<'a> = &'a mut (dyn FnMut(Finding) + Send);
-
-/// The names directly below a prefix.
-#[derive(Default)]
-struct Names {
-    directories: Vec<String>,
-    files: Vec<String>,
-}
-
-/// One inspection.
-struct Walk<'a> {
-    core: &'a Core,
-    found: Found<'a>,
 }
 
 impl Inspection {
@@ -49,10 +35,7 @@ impl Inspection {
 
     /// Shows `found` everything; returns how many repositories there are.
     pub async fn run(&self, tell: Tell<'_>, found: Found<'_>) -> u64 {
-        let mut walk = Walk {
-            core: &self.core,
-            found,
-        };
+        let mut walk = Walk::new(&self.core, found);
         let repositories = walk.repositories().await;
         let total = repositories.len() as u64;
         for (done, name) in (0..).zip(&repositories) {
@@ -66,14 +49,6 @@ impl Inspection {
 }
 
 impl Walk<'_> {
-    fn tell(&mut self, kind: Kind, place: impl Into<String>, detail: impl Into<String>) {
-        (self.found)(Finding {
-            kind,
-            place: place.into(),
-            detail: detail.into(),
-        });
-    }
-
     /// All repositories, in order.
     async fn repositories(&mut self) -> Vec<RepositoryName> {
         let root = layout::repositories_directory();
@@ -122,8 +97,7 @@ impl Walk<'_> {
                 let Ok(part) = format!("{below}{directory}/").parse::<Prefix>() else {
                     continue;
                 };
-                let core = self.core;
-                let mut entries = core.store.list(&part, Depth::All);
+                let mut entries = self.core.store.list(&part, Depth::All);
                 loop {
                     match entries.try_next().await {
                         Ok(None) => break,
@@ -142,60 +116,5 @@ impl Walk<'_> {
                 }
             }
         }
-    }
-
-    /// The names directly below `prefix`; those that came before it could no longer be read.
-    async fn names(&mut self, prefix: &Prefix) -> Names {
-        let core = self.core;
-        let mut entries = core.store.list(prefix, Depth::One);
-        let mut names = Names::default();
-        loop {
-            match entries.try_next().await {
-                Ok(None) => break,
-                Err(error) => {
-                    self.unreadable(prefix.as_str(), &error);
-                    break;
-                }
-                Ok(Some(entry)) => {
-                    let name = entry.key.strip_prefix(prefix.as_str());
-                    let name = name.unwrap_or_default();
-                    match name.strip_suffix('/') {
-                        Some(directory) => names.directories.push(directory.to_owned()),
-                        None => names.files.push(name.to_owned()),
-                    }
-                }
-            }
-        }
-        names
-    }
-
-    /// What is at `keys`; what cannot be read is left out.
-    async fn read(&mut self, keys: &[Key], size_max_bytes: u64) -> BTreeMap<Key, Small> {
-        let mut contents = BTreeMap::new();
-        let core = self.core;
-        let gather = |key: &Key, content| drop(contents.insert(key.clone(), content));
-        if core.read_each(keys, size_max_bytes, gather).await.is_ok() {
-            return contents;
-        }
-        // One of them cannot be read, and the others were not reached.
-        for key in keys {
-            if contents.contains_key(key) {
-                continue;
-            }
-            let gather = |key: &Key, content| drop(contents.insert(key.clone(), content));
-            let key = std::slice::from_ref(key);
-            if let Err(error) = core.read_each(key, size_max_bytes, gather).await {
-                self.unreadable(key.iter().map(Key::as_str).collect::<String>(), &error);
-            }
-        }
-        contents
-    }
-
-    fn unreadable(&mut self, place: impl Into<String>, error: &dyn std::error::Error) {
-        let mut cause = error;
-        while let Some(source) = cause.source() {
-            cause = source;
-        }
-        self.tell(Kind::Unreadable, place, cause.to_string());
     }
 }

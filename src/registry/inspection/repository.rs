@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::{Kind, LinkTo, Names, Walk};
+use super::finding::{Kind, LinkTo};
+use super::walk::{Names, Walk};
 use crate::layout::{self, Key, Place, Prefix, UploadId};
 use crate::oci::{Algorithm, Descriptor, Digest, Manifest, MediaType, RepositoryName, Tag};
 use crate::registry::core::{LINK_SIZE_MAX_BYTES, READ_SIZE_MAX_BYTES};
@@ -82,7 +83,7 @@ impl<'a, 'w> Look<'a, 'w> {
         }
     }
 
-    /// The digests that have a directory below `prefix`. What else is there is told of.
+    /// The digests that have a directory below `prefix`. Other entries are reported.
     async fn digests(&mut self, prefix: &Prefix, algorithm: Algorithm) -> Vec<Digest> {
         let Names { directories, files } = self.walk.names(prefix).await;
         let mut digests = Vec::new();
@@ -129,7 +130,7 @@ impl<'a, 'w> Look<'a, 'w> {
                     absent.push(key);
                     continue;
                 }
-                // It was told of.
+                // It was reported.
                 None => continue,
             };
             if let Ok(target) = text.trim().parse() {
@@ -189,7 +190,7 @@ impl<'a, 'w> Look<'a, 'w> {
             let mut contents = self.walk.read(&keys, READ_SIZE_MAX_BYTES).await;
             for ((digest, link, target), key) in part.iter().zip(keys) {
                 let summary = match contents.remove(&key) {
-                    // It was told of.
+                    // It was reported.
                     None => None,
                     Some(Small::Absent) => {
                         let kind = Kind::MissingData(LinkTo::Manifest);
@@ -277,7 +278,7 @@ impl<'a, 'w> Look<'a, 'w> {
     async fn judge_unlinked(&mut self, link: &Key, digest: &Digest) {
         let data = Place::BlobData(*digest).key();
         let kind = match self.walk.core.find(&data).await {
-            // Where its link is there, that was told of.
+            // Where its link exists, that was reported.
             Ok(None) => Kind::MissingReference,
             Ok(Some(_)) => Kind::ReferenceElsewhere,
             Err(error) => return self.walk.unreadable(data.as_str(), &error),
@@ -345,7 +346,7 @@ impl<'a, 'w> Look<'a, 'w> {
             let detail = indexes.to_string();
             self.walk.tell(Kind::OciIndexes, directory.as_str(), detail);
         }
-        // Referrers that a fallback tag lists are told of as such.
+        // Referrers that a fallback tag lists are reported as such.
         let is_referrer = |digest: &&Digest| {
             let summary = self.revisions.get(*digest);
             summary.is_some_and(|summary| summary.as_ref().is_some_and(|one| one.subject.is_some()))
