@@ -8,51 +8,19 @@ use boathouse::config::{self, Loaded};
 use serde_json::Value;
 
 use crate::golden::golden;
+use crate::guide;
 use crate::lab::Lab;
 use crate::program::{Ran, command};
 
 const HASH: &str = "$2y$04$8V8Wmy8aZlSUUPExATbHaeieZ4/V3CAuxE0jmw820Fy60YNJLcyuq";
 
-/// The two files of the guide, with relative paths.
-const REGISTRY: &str = "\
-version: 0.1
-log: {fields: {service: registry}}
-auth:
-  token:
-    realm: \"https://macvm.store/auth\"
-    service: \"jarosik-oci-service\"
-    issuer: \"jarosik-token-issuer\"
-    rootcertbundle: certs/cert.pem
-storage:
-  delete: {enabled: true}
-  filesystem: {rootdirectory: registry-data}
-  cache: {blobdescriptor: inmemory}
-http: {addr: \":5000\", secret: thisisasecretforhttp, host: \"https://macvm.store\"}
-";
-const AUTH: &str = "\
-server: {addr: \":5001\"}
-token:
-  issuer: \"jarosik-token-issuer\"
-  expiration: 900
-  certificate: \"certs/cert.pem\"
-  key: \"certs/privkey.pem\"
-users:
-  \"tjarosik\": {password: \"HASH\"}
-  \"marcin\": {password: \"<redacted>\"}
-  \"\": {}
-acl:
-  - match: {account: \"tjarosik\"}
-    actions: [\"*\"]
-  - match: {account: \"marcin\"}
-    actions: [\"*\"]
-  - match: {account: \"\", name: \"public/*\"}
-    actions: [\"pull\"]
-";
-
 fn lab() -> Lab {
     let lab = Lab::empty();
-    lab.write("registry.yml", REGISTRY);
-    lab.write("auth_config.yml", AUTH.replace("HASH", HASH));
+    // With relative paths.
+    let written = |text: &str, port| text.replace("DIR/", "").replace("ADDRESS", port);
+    lab.write("registry.yml", written(guide::REGISTRY, ":5000"));
+    let auth_config = guide::AUTH_CONFIG.replace("HASH", HASH);
+    lab.write("auth_config.yml", written(&auth_config, ":5001"));
     fs::create_dir(lab.path("registry-data")).unwrap();
     on_both(&lab, &["token-key", "make"]).fine();
     lab

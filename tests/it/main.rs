@@ -40,6 +40,7 @@ mod encoded_paths;
 mod fallback_tags;
 mod first_run;
 mod golden;
+mod guide;
 mod handing_back;
 mod health;
 mod htpasswd;

@@ -10,57 +10,26 @@ use boathouse::config::{self, Loaded};
 use http::StatusCode;
 
 use crate::golden::golden;
+use crate::guide;
 use crate::lab::Lab;
 use crate::program::{Ran, command};
 
 const PASSWORD: &str = "the old password";
 const SECRET: &str = "thisisasecretforhttp";
 
-const REGISTRY: &str = "\
-version: 0.1
-log: {fields: {service: registry}}
-auth:
-  token:
-    realm: \"https://macvm.store/auth\"
-    service: \"jarosik-oci-service\"
-    issuer: \"jarosik-token-issuer\"
-    rootcertbundle: DIR/certs/cert.pem
-storage:
-  delete: {enabled: true}
-  filesystem: {rootdirectory: DIR/registry-data}
-  cache: {blobdescriptor: inmemory}
-http: {addr: \"ADDRESS\", secret: thisisasecretforhttp, host: \"https://macvm.store\", headers: {X-A: [b]}}
-";
-const AUTH: &str = "\
-server: {addr: \"ADDRESS\"}
-token:
-  issuer: \"jarosik-token-issuer\"
-  expiration: 900
-  certificate: \"DIR/certs/cert.pem\"
-  key: \"DIR/certs/privkey.pem\"
-users:
-  \"tjarosik\": {password: \"HASH\"}
-  \"marcin\": {password: \"<redacted>\"}
-  \"\": {}
-acl:
-  - match: {account: \"tjarosik\"}
-    actions: [\"*\"]
-  - match: {account: \"marcin\"}
-    actions: [\"*\"]
-  - match: {account: \"\", name: \"public/*\"}
-    actions: [\"pull\"]
-    comment: everybody
-";
 /// What no reading of a plain installation may change.
 const PLAIN: &str =
     "storage: {filesystem: {rootdirectory: DIR/registry-data}}\nhttp: {addr: '0.0.0.0:0'}\n";
 
 /// The two files of the guide, and some data.
-fn guide() -> Lab {
+fn old_installation() -> Lab {
     let lab = Lab::empty();
     let hash = bcrypt::hash(PASSWORD, 4).unwrap();
-    lab.configure("registry.yml", REGISTRY);
-    lab.configure("auth_config.yml", &AUTH.replace("HASH", &hash));
+    let more = "store\", headers: {X-A: [b]}}";
+    let registry = guide::REGISTRY.replace("store\"}", more);
+    lab.configure("registry.yml", &registry);
+    let auth_config = guide::AUTH_CONFIG.replace("HASH", &hash) + "    comment: everybody\n";
+    lab.configure("auth_config.yml", &auth_config);
     fs::create_dir_all(lab.path("registry-data/docker/registry/v2/repositories")).unwrap();
     let (certificate, key) = (lab.place("certs/cert.pem"), lab.place("certs/privkey.pem"));
     let line = [
@@ -122,7 +91,7 @@ fn shown(lab: &Lab, text: &str) -> String {
 
 #[tokio::test]
 async fn the_guide_s_installation_becomes_ours_with_the_same_meaning() {
-    let lab = guide();
+    let lab = old_installation();
     let before = BOTH.map(|file| lab.read(file));
     let key = lab.read("certs/privkey.pem");
     let mut program = lab.serve_by(&mut up(&lab, &BOTH, &[])).await;
@@ -215,7 +184,7 @@ async fn own_certificates_are_made_where_there_were_none_and_no_proxy_has_any() 
 
 #[test]
 fn an_error_leaves_nothing_behind() {
-    let lab = guide();
+    let lab = old_installation();
     let refused = |lab: &Lab, more: &[&str]| {
         let refused = Ran::of(&mut up(lab, &BOTH, more), "").failed();
         shown(lab, &refused)

@@ -16,6 +16,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, ClientConfig, NamedGroup, RootCertStore, SupportedProtocolVersion};
 
 use crate::client::{Call, Client, Protocol, Target, trust};
+use crate::guide;
 use crate::lab::Lab;
 use crate::program::{Program, command, ran};
 use crate::support::{Answer, Options, TestRegistry, token_listener, with_users};
@@ -169,49 +170,14 @@ async fn the_header_with_the_address_must_be_there() {
     get(&lab, "/").await.expect(StatusCode::OK);
 }
 
-/// The `registry.yml` of the guide that most installations follow, but for paths and addresses.
-const REGISTRY_YML: &str = r#"version: 0.1
-log: {fields: {service: registry}}
-auth:
-  token:
-    realm: "https://macvm.store/auth"
-    service: "jarosik-oci-service"
-    issuer: "jarosik-token-issuer"
-    rootcertbundle: DIR/cert.pem
-storage:
-  delete: {enabled: true}
-  filesystem: {rootdirectory: DIR/registry-data}
-  cache: {blobdescriptor: inmemory}
-http: {addr: "ADDRESS", secret: thisisasecretforhttp, host: "https://macvm.store"}
-"#;
-
-/// Its `auth_config.yml`. `HASH` is that of `tjarosik`'s password.
-const AUTH_CONFIG_YML: &str = r#"server: {addr: "ADDRESS"}
-token:
-  issuer: "jarosik-token-issuer"
-  expiration: 900
-  certificate: "DIR/cert.pem"
-  key: "DIR/privkey.pem"
-users:
-  "tjarosik": {password: "HASH"}
-  "marcin": {password: "HASH"}
-  "": {}
-acl:
-  - match: {account: "tjarosik"}
-    actions: ["*"]
-  - match: {account: "marcin"}
-    actions: ["*"]
-  - match: {account: "", name: "public/*"}
-    actions: ["pull"]
-"#;
-
 /// The guide's files, and the certificate that both name.
-fn guide() -> Lab {
+fn installation() -> Lab {
     let lab = Lab::empty();
     let hash = bcrypt::hash("tjarosik-secret", 4).unwrap();
-    lab.configure("registry.yml", REGISTRY_YML);
-    lab.configure("auth_config.yml", &AUTH_CONFIG_YML.replace("HASH", &hash));
-    make_pair(&lab, "cert.pem", "privkey.pem");
+    lab.configure("registry.yml", guide::REGISTRY);
+    let auth_config = guide::AUTH_CONFIG.replace("HASH", &hash);
+    lab.configure("auth_config.yml", &auth_config.replace("<redacted>", &hash));
+    make_pair(&lab, "certs/cert.pem", "certs/privkey.pem");
     lab
 }
 
@@ -257,7 +223,7 @@ async fn push_with_a_token(registry: &Program, issuer: SocketAddr) {
 
 #[tokio::test]
 async fn the_files_of_the_guide_run_together_in_one_program() {
-    let lab = guide();
+    let lab = installation();
     let mut program = start(&lab, &["registry.yml", "auth_config.yml"]);
     program.listens().await;
     let issuer = program.listens_for_tokens().await;
@@ -273,7 +239,7 @@ async fn the_files_of_the_guide_run_together_in_one_program() {
 
 #[tokio::test]
 async fn the_files_of_the_guide_run_alone_as_an_issuer_and_a_registry() {
-    let lab = guide();
+    let lab = installation();
     let config = lab.place("auth_config.yml");
     let shown = ran(&["check", "--config", &config], &[], "").fine();
     assert!(
@@ -323,7 +289,7 @@ fn files_in(lab: &Lab) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn an_issuer_alone_needs_a_key() {
-    let lab = guide();
+    let lab = installation();
     let text = lab.read("auth_config.yml");
     let without_pair = text.lines().filter(|line| !line.contains(".pem"));
     lab.write(
@@ -344,7 +310,7 @@ async fn an_issuer_alone_needs_a_key() {
 
 #[tokio::test]
 async fn its_certificate_is_read_again_at_a_hangup() {
-    let lab = guide();
+    let lab = installation();
     make_pair(&lab, "tls.crt", "tls.key");
     let text = lab.read("auth_config.yml").replace(
         "server: {",
@@ -392,7 +358,7 @@ async fn it_offers_the_versions_curves_and_suites_that_are_configured() {
         )
     };
     let suites = "[TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305, TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA]";
-    let lab = guide();
+    let lab = installation();
     make_pair(&lab, "tls.crt", "tls.key");
     let file = |options: &str| {
         let at = lab.place("");
@@ -454,7 +420,7 @@ async fn it_offers_the_versions_curves_and_suites_that_are_configured() {
 
 #[tokio::test]
 async fn on_a_unix_socket_the_address_comes_from_the_header() {
-    let lab = guide();
+    let lab = installation();
     let socket = lab.path("auth.sock");
     let text = lab.read("auth_config.yml");
     let on_socket = |more: &str| {

@@ -1,28 +1,16 @@
 //! `docker-auth-config-validation.jsonl`: texts of configurations, whether `docker_auth` started with them, and what a doubtful
 //! value came to mean.
 
-use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
 
-use super::intended::{Facts, Rules, Verdict, intended};
+use super::intended::{Facts, Rules, Verdict, check_all, intended};
 use super::served::{Directory, Served};
-use super::{Answer, records, text};
+use super::{Answer, text};
 use crate::client::basic;
-
-/// Configurations that are asked at the same time.
-const AT_ONCE: usize = 4;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn we_start_with_what_docker_auth_starts_with() {
-    let rules = intended().configs;
-    let cases = records(&rules.file);
-    let verdicts = stream::iter(&cases).map(|case| judge(case, &rules));
-    let verdicts: Vec<Verdict> = verdicts.buffer_unordered(AT_ONCE).collect().await;
-    let mut whole = Verdict::default();
-    for verdict in verdicts {
-        whole.add(verdict);
-    }
-    whole.check(&rules);
+    check_all(&intended().configs, judge).await;
 }
 
 async fn judge(case: &Value, rules: &Rules) -> Verdict {

@@ -7,8 +7,10 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::{StreamExt as _, stream};
 use regex::Regex;
 use serde::Deserialize;
+use serde_json::Value;
 
 const INTENDED: &str = include_str!("../../oracle/intended.json");
 
@@ -106,6 +108,21 @@ pub(crate) struct Verdict {
     wrong: Vec<String>,
 }
 
+/// Configurations that are asked at the same time.
+const AT_ONCE: usize = 4;
+
+/// Every case of the file of `rules` is judged, and each difference must have its rule.
+pub(crate) async fn check_all(rules: &Rules, judge: impl AsyncFn(&Value, &Rules) -> Verdict) {
+    let cases = super::records(&rules.file);
+    let verdicts = stream::iter(&cases).map(|case| judge(case, rules));
+    let verdicts: Vec<Verdict> = verdicts.buffer_unordered(AT_ONCE).collect().await;
+    let mut whole = Verdict::default();
+    for verdict in verdicts {
+        whole.add(verdict);
+    }
+    whole.check(rules);
+}
+
 impl Verdict {
     pub(crate) fn same(&mut self) {
         self.same += 1;
@@ -121,7 +138,7 @@ impl Verdict {
         }
     }
 
-    pub(crate) fn add(&mut self, other: Self) {
+    fn add(&mut self, other: Self) {
         self.same += other.same;
         for (name, count) in other.by_rule {
             *self.by_rule.entry(name).or_default() += count;

@@ -2,28 +2,16 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
 
 use super::facts::{self, header};
-use super::intended::{Rules, Verdict, intended};
+use super::intended::{Rules, Verdict, check_all, intended};
 use super::served::{Directory, Served};
-use super::{Answer, records, strings, text};
-
-/// Configurations that are asked at the same time.
-const AT_ONCE: usize = 4;
+use super::{Answer, strings, text};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn docker_auth_decided_the_same() {
-    let rules = intended().requests;
-    let cases = records(&rules.file);
-    let verdicts = stream::iter(&cases).map(|case| judge(case, &rules));
-    let verdicts: Vec<Verdict> = verdicts.buffer_unordered(AT_ONCE).collect().await;
-    let mut whole = Verdict::default();
-    for verdict in verdicts {
-        whole.add(verdict);
-    }
-    whole.check(&rules);
+    check_all(&intended().requests, judge).await;
 }
 
 async fn judge(case: &Value, rules: &Rules) -> Verdict {
