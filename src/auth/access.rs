@@ -215,7 +215,7 @@ pub enum Refusal {
         /// `Retry-After`
         retry_after_secs: u64,
     },
-    /// 503: whoever decides about the account or the right cannot be asked. The text is for the log.
+    /// 503: what decides about the account or the right is unavailable. The text is for the log.
     #[error("{0}")]
     Unavailable(String),
     /// 400: the Host cannot stand in a challenge, or there are several `Authorization` headers.
@@ -280,7 +280,7 @@ pub enum TokenRefusal {
     /// 404: only foreign tokens are accepted here, nothing is issued.
     #[error("this registry issues no tokens")]
     NoIssuer,
-    /// 500, as in `docker_auth`: whoever decides about the account or the right cannot be asked. The text is for the log.
+    /// 500, as in `docker_auth`: what decides about the account or the right is unavailable. The text is for the log.
     #[error("{0}")]
     Unavailable(String),
     /// 500

@@ -37,7 +37,7 @@ pub(super) enum LoggedIn {
     No,
     /// Not judged: too many failures, or too many waiting.
     Later { retry_after_secs: u64 },
-    /// Not judged: whoever knows the account cannot be asked. The text is for the log.
+    /// Not judged: an external authenticator is unavailable. The text is for the log.
     Unavailable(String),
 }
 

@@ -98,12 +98,7 @@ pub fn for_distribution(
     version: DistributionVersion,
 ) -> Result<Exported, ConfigErrors> {
     let (tree, loaded) = read(files, environment)?;
-    let mut export = Export {
-        tree: &tree,
-        loaded: &loaded,
-        out: Node::empty_map(Place::variable("export")),
-        remarks: Vec::new(),
-    };
+    let mut export = Export::of(&tree, &loaded);
     export.plain("version", "0.1");
     export.log();
     let of_version = match version {
@@ -143,12 +138,7 @@ pub fn for_docker_auth(
             .hint("`boathouse config export --for distribution` is all that is needed")
             .into());
     }
-    let mut export = Export {
-        tree: &tree,
-        loaded: &loaded,
-        out: Node::empty_map(Place::variable("export")),
-        remarks: Vec::new(),
-    };
+    let mut export = Export::of(&tree, &loaded);
     export.token_server(surroundings, version);
     let accounts = export.accounts(surroundings.now_unix_secs);
     export.copy("ext_auth");
@@ -177,7 +167,16 @@ struct Export<'a> {
     remarks: Vec<String>,
 }
 
-impl Export<'_> {
+impl<'a> Export<'a> {
+    fn of(tree: &'a Node, loaded: &'a Loaded) -> Self {
+        Self {
+            tree,
+            loaded,
+            out: Node::empty_map(Place::variable("export")),
+            remarks: Vec::new(),
+        }
+    }
+
     fn done(self) -> Exported {
         Exported {
             text: written::yaml(&self.out),

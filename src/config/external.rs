@@ -82,7 +82,7 @@ keys! {
     /// It must find one entry at most. What has a meaning in a filter is escaped in the account's name.
     LDAP_FILTER: Text = docker_auth("ldap_auth.filter").text("").at_reload();
 
-    /// The name as which the directory is searched; empty for a search as nobody.
+    /// The name as which the directory is searched; without it the search is anonymous.
     LDAP_BIND_NAME: Text = docker_auth("ldap_auth.bind_dn").text("").at_reload();
 
     /// The file with the password of `bind_dn`. It is read at each login.

@@ -152,11 +152,7 @@ pub(super) fn difference(
     }
     fn rules(loaded: &Loaded<Served>) -> Vec<RuleText> {
         let rules = loaded.config.auth().accounts.acl.iter();
-        let without_place = |text: &RuleText| RuleText {
-            place: String::new(),
-            ..text.clone()
-        };
-        rules.map(|rule| without_place(rule.text())).collect()
+        rules.map(|rule| rule.text().without_place()).collect()
     }
     let (before, after) = (values(one), values(other));
     let names = before.keys().chain(after.keys()).copied();

@@ -14,7 +14,6 @@ use super::node::{Node, Value};
 use super::template::{Entry, write_level};
 use super::users_file::UsersFile;
 use super::{Loaded, load, read_files, written};
-use crate::auth::RuleText;
 
 /// What is in the old files.
 #[derive(Debug)]
@@ -95,10 +94,7 @@ impl OldFiles {
             acl: auth
                 .rules()
                 .iter()
-                .map(|rule| RuleText {
-                    place: String::new(),
-                    ..rule.text().clone()
-                })
+                .map(|rule| rule.text().without_place())
                 .collect(),
             revoked: auth.revoked(),
         })

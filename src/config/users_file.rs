@@ -256,13 +256,7 @@ impl UsersFile {
     /// Equal but for the places of the rules, which change with every edit.
     pub fn same_as(&self, other: &Self) -> bool {
         let acl = |file: &Self| -> Vec<RuleText> {
-            let rules = file.acl.iter().cloned();
-            rules
-                .map(|rule| RuleText {
-                    place: String::new(),
-                    ..rule
-                })
-                .collect()
+            file.acl.iter().map(RuleText::without_place).collect()
         };
         self.users == other.users && self.revoked == other.revoked && acl(self) == acl(other)
     }

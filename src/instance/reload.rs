@@ -20,7 +20,7 @@ use crate::tls::Tls;
 /// Of the usual mistakes in rules, how many are logged at a time: generated rules make the same one thousands of times.
 const MISTAKES_LOGGED_MAX: usize = 20;
 
-/// What is probably not meant in a configuration, as far as the log was told.
+/// What is probably not meant in a configuration, as far as it was logged.
 #[derive(Debug, Default)]
 pub struct Warnings(BTreeSet<String>);
 
@@ -57,7 +57,7 @@ pub struct ConfigSource {
     pub environment: BTreeMap<String, String>,
     /// Every key in force, as the program was started.
     pub in_force: Vec<InForce>,
-    /// What the log was told of it.
+    /// What was logged about it.
     pub warnings: Warnings,
 }
 
@@ -70,7 +70,7 @@ pub(crate) struct Reload {
     auth: Arc<Auth>,
     /// The file of accounts that is followed. Locked from the reading of the files until they are in force.
     followed: Mutex<Option<AccountFile>>,
-    /// What the log was told of the configuration.
+    /// What was logged about the configuration.
     warnings: Mutex<Warnings>,
 }
 

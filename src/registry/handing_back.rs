@@ -1,7 +1,7 @@
 //! Handing the data back to another registry of the same layout: what it needs and does not have is written.
 //!
 //! Source: docs/storage-layout.md "Handing back". Must not know what is lost all the same (`inspection`). Invariants: what is
-//! written changes nothing that is served here but lists of tags; done again, it writes nothing. No blob is linked here: whoever
+//! written changes nothing that is served here but lists of tags; done again, it writes nothing. No blob is linked here: a client that
 //! knows the digest of a private blob could have named it in a manifest.
 
 use std::collections::BTreeMap;

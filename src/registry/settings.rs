@@ -57,7 +57,7 @@ pub enum References {
 /// without the referrers API that serves the same data later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FallbackTags {
-    /// Where the data were taken over from another registry. Whoever opens the data replaces it by one of the others.
+    /// Where the data were taken over from another registry. Opening the data replaces it by one of the others.
     WhereTakenOver,
     /// Kept up to date with each push and delete.
     Kept,

@@ -207,17 +207,16 @@ impl State {
         arrived: Arrived,
         account: &mut String,
     ) -> Result<Response<ResponseBody>, ServerError> {
-        let Arrived {
-            head,
-            body,
-            reading,
-            peer,
-            ..
-        } = arrived;
         match route {
             TokenRoute::Index => Ok(token_listener::index(self)),
             TokenRoute::Token => {
-                token_listener::check_address(self, peer)?;
+                token_listener::check_address(self, arrived.peer)?;
+                let Arrived {
+                    head,
+                    body,
+                    reading,
+                    ..
+                } = arrived;
                 token::answer(self, &head, body, reading, account).await
             }
         }

@@ -95,7 +95,7 @@ fn connects(
     true
 }
 
-fn server(lab: &Lab, asks_for: ClientCertificate) -> Tls {
+fn opened(lab: &Lab, asks_for: ClientCertificate) -> Result<Tls, TlsError> {
     lab.open_with(&Settings::Files {
         certificate: lab.path("keys/tls.crt"),
         key: lab.path("keys/tls.key"),
@@ -106,7 +106,10 @@ fn server(lab: &Lab, asks_for: ClientCertificate) -> Tls {
             asks_for,
         }),
     })
-    .unwrap()
+}
+
+fn server(lab: &Lab, asks_for: ClientCertificate) -> Tls {
+    opened(lab, asks_for).unwrap()
 }
 
 #[test]
@@ -148,16 +151,7 @@ fn a_file_without_an_authority_is_refused() {
     lab.open();
     for text in ["", "nothing"] {
         fs::write(lab.path("clients.crt"), text).unwrap();
-        let opened = lab.open_with(&Settings::Files {
-            certificate: lab.path("keys/tls.crt"),
-            key: lab.path("keys/tls.key"),
-            minimum: MinimumVersion::Tls12,
-            offers: Offers::default(),
-            clients: Some(Clients {
-                authorities: vec![lab.path("clients.crt")],
-                asks_for: ClientCertificate::Verified,
-            }),
-        });
+        let opened = opened(&lab, ClientCertificate::Verified);
         assert!(matches!(opened, Err(TlsError::Pem { .. })), "{text}");
     }
 }

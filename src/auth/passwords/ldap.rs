@@ -88,7 +88,7 @@ pub struct LdapSettings {
     pub base: String,
     /// What finds an account; `${account}` stands for its name.
     pub filter: String,
-    /// As whom to search; empty: as nobody.
+    /// The name to search as; empty: an anonymous search.
     pub bind_dn: String,
     /// The file of its password, read at each login.
     pub bind_password_file: Option<PathBuf>,

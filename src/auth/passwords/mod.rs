@@ -51,7 +51,7 @@ pub(super) enum Verdict {
     Wrong,
     /// Not known: too many failures, or too many waiting requests.
     Later { retry_after_secs: u64 },
-    /// Not known: whoever knows the account cannot be asked. The text is for the log.
+    /// Not known: an external authenticator is unavailable. The text is for the log.
     Unavailable(String),
 }
 

@@ -51,6 +51,15 @@ pub struct RuleText {
 }
 
 impl RuleText {
+    /// The rule itself, to compare: its place changes with every edit of its file.
+    #[must_use]
+    pub fn without_place(&self) -> Self {
+        Self {
+            place: String::new(),
+            ..self.clone()
+        }
+    }
+
     /// The conditions that it has, but for those on labels: the key in the file, and the pattern.
     pub fn conditions(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let fields = Field::ALL.into_iter();
