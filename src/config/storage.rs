@@ -30,7 +30,8 @@ keys! {
 
     /// The directory of the images, in the layout of Docker's registry.
     ///
-    /// The directory is the default only where `storage.filesystem` is present without it.
+    /// It must exist: `serve` makes none, since its disk may not be mounted. The directory is the default only where
+    /// `storage.filesystem` is present without it.
     ROOT_DIRECTORY: FilePath = distribution("storage.filesystem.rootdirectory").path(ROOT_DIRECTORY_DEFAULT).in_template(InTemplate::FirstRun(FirstRunValue::RootDirectory));
 
     /// Whether clients may delete, as far as the rules allow it.

@@ -1,16 +1,18 @@
 //! Whether a part of an installation is missing that was there before: its authority, its keys, its users, its data.
 //!
 //! Without this, a start where the disk of the data is not mounted, or where a backup was restored in part, would make an empty
-//! store and an authority that no client trusts, and call that a success. Must not make anything but its own record. Invariant:
-//! a part that a start needs and that was ever there is made again only by somebody who asked for it.
+//! store and an authority that no client trusts, and call that a success. Must not make anything but its own records.
+//! Invariants: a part that a start needs and that was ever there is made again only if the command line asks for it; `serve`
+//! never makes the directory of the data.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 
-use crate::config::{Config, Signing};
+use crate::config::{Config, Signing, shell_word};
 use crate::durable_file;
 use crate::layout::OWN_DIRECTORY;
 use crate::tls;
@@ -18,12 +20,21 @@ use crate::tls;
 /// Which parts have been there, one a line; beside the data.
 const RECORD: &str = "parts";
 
+/// Names a directory of a service that is not on the disk of the data: systemd sets it for `StateDirectory=`.
+const STATE_DIRECTORY_VARIABLE: &str = "STATE_DIRECTORY";
+
+/// The root directories that this service has served, one a line; in the directory of [`STATE_DIRECTORY_VARIABLE`].
+const SERVED_RECORD: &str = "served-data";
+
+/// The variables of the process.
+pub(crate) type Environment = BTreeMap<String, String>;
+
 /// Which parts must be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
     /// All: `up` writes the config last.
     All,
-    /// Those of which there are traces: with `serve`, parts are made when they are first needed.
+    /// Those of which there are traces, and the root directory: with `serve`, other parts are made when they are first needed.
     Known,
     /// None: the first run, or `--recreate-missing`.
     None,
@@ -52,6 +63,7 @@ impl Part {
 /// Refuses a start without parts that must be there. `makes_new_authority`: none is needed.
 pub(crate) fn refuse(
     config: &Config,
+    environment: &Environment,
     expected: Expected,
     makes_new_authority: bool,
 ) -> anyhow::Result<()> {
@@ -63,14 +75,13 @@ pub(crate) fn refuse(
     let mut missing = Vec::new();
     for (part, paths) in parts(config) {
         let is_there = match part {
-            // The layout of the old registry, or what we keep beside it.
             Part::Data => paths.iter().any(|path| exists(path)),
             Part::Authority | Part::TokenKey | Part::Users => paths.iter().all(|path| exists(path)),
         };
         let is_expected = match (expected, part) {
             (_, Part::Authority) if makes_new_authority => false,
             (Expected::All, _) => true,
-            (_, Part::Data) => has_traces_of_data(config),
+            (_, Part::Data) => has_traces_of_data(config, environment),
             (_, part) => has(&record, part),
         };
         if is_expected && !is_there {
@@ -78,7 +89,7 @@ pub(crate) fn refuse(
         }
     }
     if missing.is_empty() {
-        return Ok(());
+        return refuse_missing_root(config);
     }
     let mut lines = vec!["this installation is not complete".to_owned()];
     for (part, paths) in missing {
@@ -96,6 +107,33 @@ pub(crate) fn refuse(
          hint: --recreate-missing starts without it: an authority that every client must trust anew, new keys (all tokens end), an empty store, and with `up` a new admin",
         lines.join("\n")
     )
+}
+
+/// Refuses a root directory that does not exist: it may be on a disk that is not mounted, and the images of a new store would be
+/// hidden once it is.
+pub(crate) fn refuse_missing_root(config: &Config) -> anyhow::Result<()> {
+    let root = config.storage.root_directory();
+    if exists(root) {
+        return Ok(());
+    }
+    bail!(
+        "the directory of the images is missing: {}\n\
+         hint: if it is on a disk of its own, mount that; for a new store, as the user that Boathouse runs as: mkdir -p -m 750 {}",
+        root.display(),
+        shell_word(&root.to_string_lossy())
+    )
+}
+
+/// What to say of a root directory in which nothing was ever stored: it may be where a disk is to be mounted.
+pub(crate) fn empty_root_warning(config: &Config) -> Option<String> {
+    let root = config.storage.root_directory();
+    let is_empty = !data_directories(config).iter().any(|path| exists(path));
+    is_empty.then(|| {
+        format!(
+            "{} holds no images: a new store begins there; hint: if it held images before, its disk is not mounted: mount it and start again",
+            root.display()
+        )
+    })
 }
 
 /// Refuses to make a users file where a server of this installation has had one: a new file would end all accounts of the lost
@@ -120,8 +158,8 @@ fn has(record: &str, part: Part) -> bool {
     record.lines().any(|line| line == part.name())
 }
 
-/// Remembers for later starts which parts there are now.
-pub(crate) fn remember(config: &Config) {
+/// Remembers for later starts which parts there are now, and apart from the data that they were served.
+pub(crate) fn remember(config: &Config, environment: &Environment) {
     let mut text = String::new();
     for (part, paths) in parts(config) {
         if part != Part::Data && paths.iter().all(|path| exists(path)) {
@@ -129,11 +167,22 @@ pub(crate) fn remember(config: &Config) {
             text.push('\n');
         }
     }
-    let path = record_path(config);
-    if fs::read_to_string(&path).is_ok_and(|before| before == text) {
+    write_record(&record_path(config), &text);
+    if let Some(path) = served_record_path(environment)
+        && !was_served(config, environment)
+    {
+        let mut served = fs::read_to_string(&path).unwrap_or_default();
+        served.push_str(&config.storage.root_directory().to_string_lossy());
+        served.push('\n');
+        write_record(&path, &served);
+    }
+}
+
+fn write_record(path: &Path, text: &str) {
+    if fs::read_to_string(path).is_ok_and(|before| before == text) {
         return;
     }
-    if let Err(error) = durable_file::replace(&path, text.as_bytes(), durable_file::PRIVATE_FILE) {
+    if let Err(error) = durable_file::replace(path, text.as_bytes(), durable_file::PRIVATE_FILE) {
         // A store that may only be read has no record, and what is missing there cannot be made again either.
         tracing::debug!(%error, path = %path.display(), "cannot write down which parts there are");
     }
@@ -167,13 +216,20 @@ fn parts(config: &Config) -> Vec<(Part, Vec<PathBuf>)> {
     if let Some(file) = &config.auth.users_file {
         parts.push((Part::Users, vec![file.clone()]));
     }
-    let data = ["docker", OWN_DIRECTORY].map(|name| config.storage.root_directory().join(name));
-    parts.push((Part::Data, data.to_vec()));
+    parts.push((Part::Data, data_directories(config).to_vec()));
     parts
 }
 
-/// What lies elsewhere and is made when data are first served.
-fn has_traces_of_data(config: &Config) -> bool {
+/// The layout of the old registry, and what we keep beside it. Data that were ever served have one of them.
+fn data_directories(config: &Config) -> [PathBuf; 2] {
+    ["docker", OWN_DIRECTORY].map(|name| config.storage.root_directory().join(name))
+}
+
+/// Whether something that is not with the data shows that they were served: a file that is made then, or the service's record.
+fn has_traces_of_data(config: &Config, environment: &Environment) -> bool {
+    if was_served(config, environment) {
+        return true;
+    }
     let keys = super::keys::keys_directory(config);
     let traces = [
         config.state_directory.join("index.state"),
@@ -182,6 +238,22 @@ fn has_traces_of_data(config: &Config) -> bool {
     ];
     let elsewhere = |path: &&PathBuf| !path.starts_with(config.storage.root_directory());
     traces.iter().filter(elsewhere).any(|path| exists(path))
+}
+
+/// Whether the service that this process runs as has served the data.
+fn was_served(config: &Config, environment: &Environment) -> bool {
+    let record = served_record_path(environment).and_then(|path| fs::read_to_string(path).ok());
+    let root = config.storage.root_directory().to_string_lossy();
+    record.is_some_and(|record| record.lines().any(|line| line == root))
+}
+
+fn served_record_path(environment: &Environment) -> Option<PathBuf> {
+    // With several directories, systemd puts colons between them.
+    let directories = environment.get(STATE_DIRECTORY_VARIABLE)?;
+    let directory = PathBuf::from(directories.split(':').next()?);
+    directory
+        .is_absolute()
+        .then(|| directory.join(SERVED_RECORD))
 }
 
 fn record_path(config: &Config) -> PathBuf {

@@ -22,6 +22,7 @@ use anyhow::Context as _;
 use data_encoding::HEXLOWER;
 use futures_util::FutureExt as _;
 
+use self::missing_parts::Environment;
 pub use self::missing_parts::Expected;
 pub use self::reload::{ConfigSource, Warnings};
 
@@ -98,11 +99,30 @@ pub struct BoundInstance {
     reload: Arc<Reload>,
 }
 
+impl Plan {
+    /// The variables of the process; none where a test has no source.
+    fn environment(&self) -> Environment {
+        let source = self.source.as_ref();
+        source.map_or_else(Environment::new, |source| source.environment.clone())
+    }
+}
+
 impl Instance {
     /// Locks the data, and opens the store and its index. Nothing runs yet. Needs a running tokio runtime.
     pub fn open(plan: Plan) -> anyhow::Result<Self> {
         let config = &plan.config;
-        missing_parts::refuse(config, plan.expected, plan.makes_new_authority)?;
+        let environment = plan.environment();
+        missing_parts::refuse(
+            config,
+            &environment,
+            plan.expected,
+            plan.makes_new_authority,
+        )?;
+        if plan.expected == Expected::Known
+            && let Some(warning) = missing_parts::empty_root_warning(config)
+        {
+            tracing::warn!("{warning}");
+        }
         let is_half_recreated =
             plan.expected == Expected::None && missing_parts::is_half_an_authority(config);
         let renews_authority = plan.makes_new_authority || is_half_recreated;
@@ -167,7 +187,7 @@ impl Instance {
             health: Some(Arc::clone(&health)),
         };
         let server = Server::listen(listeners, &services).context(CANNOT_SERVE)?;
-        missing_parts::remember(config);
+        missing_parts::remember(config, &self.plan.environment());
         let source = self.plan.source.take();
         let certificates = certificates.into_iter().flatten().collect();
         let accounts = &self.plan.config.auth;

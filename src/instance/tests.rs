@@ -31,6 +31,7 @@ fn open(directory: &Path, clock: &ManualClock) -> Instance {
         "{{http: {{addr: '127.0.0.1:0'}}, storage: {{filesystem: {{rootdirectory: '{place}/data'}}}}}}"
     );
     std::fs::write(&file, text).unwrap();
+    std::fs::create_dir_all(directory.join("data")).unwrap();
     let loaded = config::load(&[file], &std::collections::BTreeMap::new()).unwrap();
     Instance::open(Plan {
         config: loaded.config,

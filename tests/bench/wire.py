@@ -47,6 +47,7 @@ class Server:
             f"state_directory: {self.directory}/state\n"
             f'http: {{addr: "127.0.0.1:{port}", http2: {{disabled: false}}}}\n{secure}{more}\n'
         )
+        os.mkdir(os.path.join(self.directory, "data"))
         path = os.path.join(self.directory, "registry.yml")
         with open(path, "w") as file:
             file.write(config)

@@ -26,7 +26,6 @@ async fn a_reader_that_has_gone_ends_a_command_quietly_with_its_usual_code() {
         "http: {addr: '127.0.0.1:1'}\nstorage: {filesystem: {rootdirectory: DIR/data}}\n\
          users: {ann: {password: x}}\nacl: [{match: {account: amy}, actions: ['*']}]\n",
     );
-    std::fs::create_dir(lab.path("data")).unwrap();
     for line in [
         &["check"][..],
         &["status"],

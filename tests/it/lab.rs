@@ -48,8 +48,12 @@ impl Lab {
     }
 
     /// Writes a configuration in which `DIR/` stands for the lab's directory, and `ADDRESS` for any free address: the program
-    /// says which.
+    /// says which. Makes the directory of the data, as an administrator does.
     pub(crate) fn configure(&self, name: &str, text: &str) {
+        let root = regex::Regex::new("rootdirectory: DIR/([a-z-]+)").unwrap();
+        for found in root.captures_iter(text) {
+            fs::create_dir_all(self.path(&found[1])).unwrap();
+        }
         let text = text.replace("DIR/", &self.place("/"));
         self.write(name, text.replace("ADDRESS", ANY_ADDRESS));
     }

@@ -219,6 +219,74 @@ async fn serve_refuses_when_what_was_there_is_missing() {
 }
 
 #[tokio::test]
+async fn serve_makes_no_root_directory_and_warns_of_an_empty_one() {
+    let lab = Lab::open();
+    fs::remove_dir(lab.path("data")).unwrap();
+    let root = lab.place("data");
+    let refused = Program::start(&lab.path("log"), &mut lab.command(&["serve"]));
+    for said in [refused.refuses().await, lab.run(&["check"]).failed()] {
+        let missing = format!("error: the directory of the images is missing: {root}\n");
+        assert!(said.contains(&missing), "{said}");
+        assert!(
+            said.contains(&format!(
+                "as the user that Boathouse runs as: mkdir -p -m 750 {root}\n"
+            )),
+            "{said}"
+        );
+    }
+    assert!(!lab.path("data").exists(), "it was made");
+
+    fs::create_dir(lab.path("data")).unwrap();
+    let warning = format!("{root} holds no images: a new store begins there; hint: ");
+    let checked = lab.run(&["check"]);
+    assert!(checked.talk.contains(&warning), "{}", checked.talk);
+    checked.fine();
+    let log = lab.serve().await.end();
+    assert_eq!(log.matches(&warning).count(), 1, "{log}");
+    let log = lab.serve().await.end();
+    assert!(!log.contains(&warning), "{log}");
+    assert!(!lab.run(&["check"]).talk.contains(&warning));
+}
+
+/// The usual case: the mount point is there, and empty.
+#[tokio::test]
+async fn a_service_remembers_apart_from_the_data_that_it_has_served_them() {
+    let lab = Lab::open();
+    lab.configure(
+        "other.yml",
+        "http: {addr: 'ADDRESS'}\nstorage: {filesystem: {rootdirectory: DIR/other}}\n",
+    );
+    fs::create_dir(lab.path("state")).unwrap();
+    let state = format!("{}:{}", lab.place("state"), lab.place("more"));
+    let as_service = |mut command: Command| {
+        command.env("STATE_DIRECTORY", &state);
+        command
+    };
+    lab.serve_by(&mut as_service(lab.command(&["serve"])))
+        .await
+        .end();
+    fs::remove_dir_all(lab.path("data")).unwrap();
+    fs::create_dir(lab.path("data")).unwrap();
+    let mut serve = as_service(lab.command(&["serve"]));
+    let said = Program::start(&lab.path("log"), &mut serve).refuses().await;
+    assert!(
+        said.contains("missing: data (") && said.contains("mount its disk"),
+        "{said}"
+    );
+    assert_eq!(fs::read_dir(lab.path("data")).unwrap().count(), 0);
+    // Other data of the same service have never been there.
+    let mut other = as_service(command(
+        &["serve", "--config", &lab.place("other.yml")],
+        &[],
+    ));
+    lab.serve_by(&mut other).await.end();
+    let mut recreate = as_service(lab.command(&["serve", "--recreate-missing"]));
+    lab.serve_by(&mut recreate).await.end();
+    let served = format!("{}\n{}\n", lab.place("data"), lab.place("other"));
+    assert_eq!(lab.read("state/served-data"), served);
+}
+
+#[tokio::test]
 async fn a_relative_path_that_means_two_places_is_refused() {
     let lab = Lab::empty();
     let path = |name: &str| lab.path(name);
@@ -252,7 +320,9 @@ async fn a_relative_path_that_means_two_places_is_refused() {
         "{}",
         neither.talk
     );
-    assert!(root(neither).contains(work));
+    assert!(neither.out.contains(work), "{}", neither.out);
+    let missing = "the directory of the images is missing: ";
+    assert!(neither.failed().contains(missing));
     fs::create_dir(&in_etc).unwrap();
     for file in [absolute, "../etc/c.yml"] {
         let root = root(run(&["check"], file));

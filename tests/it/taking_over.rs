@@ -211,6 +211,14 @@ fn an_error_leaves_nothing_behind() {
         assert!(!lab.path(file).exists());
     }
     assert!(!lab.path("registry-data/boathouse").exists());
+    // A disk that is not mounted.
+    let root = lab.path("registry-data");
+    fs::rename(&root, lab.path("away")).unwrap();
+    assert!(
+        refused(&lab, &[]).contains("the directory of the images is missing: DIR/registry-data")
+    );
+    assert!(!root.exists());
+    fs::rename(lab.path("away"), &root).unwrap();
     // What is not ours to replace.
     lab.write("users.yml", "users: {eve: {}}\n");
     assert!(refused(&lab, &[]).contains("users.yml exists already, with other users or rules"));

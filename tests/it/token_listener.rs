@@ -271,7 +271,7 @@ async fn the_files_of_the_guide_run_alone_as_an_issuer_and_a_registry() {
     issuer.end();
     registry.end();
     let written: Vec<_> = files_in(&lab).difference(&before).cloned().collect();
-    let expected = ["auth_config.yml.log", "registry-data", "registry.yml.log"];
+    let expected = ["auth_config.yml.log", "registry.yml.log"];
     assert_eq!(written, expected);
     let status = ran(&["status", "--config", &config], &[], "").failed();
     assert!(

@@ -1,4 +1,5 @@
-//! `boathouse check`: reads the configuration as `serve` would, and shows what is in force; or looks through the data.
+//! `boathouse check`: reads the configuration as `serve` would, shows what is in force, and fails where `serve` would miss a part;
+//! or looks through the data.
 //!
 //! Must not start or write anything. Invariant: what is in force, or was found, goes to stdout, everything else to stderr, and
 //! no secret to either.
@@ -10,7 +11,8 @@ use crate::cli::installation::{self, Installation, Where};
 use crate::cli::progress::Meter;
 use crate::cli::talk;
 use crate::clock::{Clock as _, SystemClock};
-use crate::config;
+use crate::config::{self, Served};
+use crate::instance::{Expected, missing_parts};
 
 /// `boathouse check`
 #[derive(Debug, clap::Args)]
@@ -51,7 +53,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             talk::line(format_args!("note: this is of {}", file.display()));
         }
     }
-    let loaded = match config::load_served(&files, &crate::cli::environment()) {
+    let environment = crate::cli::environment();
+    let loaded = match config::load_served(&files, &environment) {
         Ok(loaded) => loaded,
         Err(errors) => {
             for error in &errors {
@@ -74,6 +77,12 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let now_unix_secs = SystemClock::new().unix_secs();
     for certificate in loaded.config.auth().ending_certificates(now_unix_secs) {
         talk::line(format_args!("warning: {certificate}"));
+    }
+    if let Served::Registry(config) = &loaded.config {
+        missing_parts::refuse(config, &environment, Expected::Known, false)?;
+        if let Some(warning) = missing_parts::empty_root_warning(config) {
+            talk::line(format_args!("warning: {warning}"));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -276,6 +276,7 @@ mod tests {
             taken.local_addr().unwrap()
         );
         fs::write(path("config.yml"), text).unwrap();
+        fs::create_dir(path("data")).unwrap();
         let start = Start {
             config_files: vec![path("config.yml")],
             makes_new_authority: true,

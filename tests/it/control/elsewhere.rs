@@ -13,7 +13,8 @@ use crate::program::{Program, Ran, command, ran};
 /// The configuration in a directory of its own, and another one for the server to run in.
 fn lab(storage: &str) -> Lab {
     let lab = Lab::empty();
-    fs::create_dir(lab.path("work")).unwrap();
+    fs::create_dir_all(lab.path("work/data")).unwrap();
+    fs::create_dir(lab.path("other")).unwrap();
     let text =
         format!("http: {{addr: 'ADDRESS'}}\n{storage}\nusers_file: DIR/etc/users.yml\nacl: []\n");
     lab.configure("etc/boathouse.yml", &text);

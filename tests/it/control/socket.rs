@@ -75,6 +75,7 @@ async fn a_server_without_its_socket_is_not_worked_around() {
 #[test]
 fn without_data_nothing_is_made() {
     let lab = Lab::open();
+    fs::remove_dir(lab.path("data")).unwrap();
     let said = lab.run(&["du"]).failed();
     assert!(said.contains("cannot look at "), "{said}");
     assert!(!lab.path("data").exists());

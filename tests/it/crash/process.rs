@@ -94,6 +94,7 @@ impl Process {
             lab.join("data").display()
         );
         fs::write(lab.join("registry.yml"), text).expect("a configuration");
+        fs::create_dir_all(lab.join("data")).expect("a directory for the data");
         let mut command = executable.command(executable.arguments, lab);
         let program = Program::start(&lab.join("log"), &mut command);
         Self { program, address }

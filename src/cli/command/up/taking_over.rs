@@ -15,6 +15,7 @@ use crate::config::{
     Config, NewCertificates, NewPlaces, OldFiles, OldProgram, UsersFile, UsersFileError, shell_word,
 };
 use crate::durable_file;
+use crate::instance::missing_parts;
 use crate::instance::places::{Places, Surroundings};
 use crate::oci::{Algorithm, Digest};
 use crate::server::Address;
@@ -48,6 +49,7 @@ pub(super) fn take_over(arguments: &Arguments) -> anyhow::Result<(PathBuf, bool)
     }
     let environment = crate::cli::environment();
     let files = OldFiles::read(&old, &environment).map_err(|errors| anyhow!("{errors}"))?;
+    missing_parts::refuse_missing_root(&files.loaded.config)?;
     let certificates = Certificates::choose(arguments.tls, &files.loaded.config)?;
     let new_places = NewPlaces {
         users: &places.users,
@@ -63,6 +65,9 @@ pub(super) fn take_over(arguments: &Arguments) -> anyhow::Result<(PathBuf, bool)
     let accounts = files.accounts();
     refuse_what_is_in_the_way(&files, &places)?;
     let made_users = write(&places, accounts.as_ref(), &text)?;
+    if let Some(warning) = missing_parts::empty_root_warning(&files.loaded.config) {
+        talk::line(format_args!("warning: {warning}"));
+    }
     for line in report(
         &files,
         &places,
