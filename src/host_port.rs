@@ -103,7 +103,8 @@ impl HostPort {
         }
     }
 
-    fn address(&self) -> Option<IpAddr> {
+    /// The host, if it is an address and not a name.
+    pub fn address(&self) -> Option<IpAddr> {
         self.host.parse().ok()
     }
 }

@@ -50,7 +50,9 @@ pub use tokens::endpoint::TokenRequest;
 pub use tokens::keys::{make_token_key, make_token_key_of};
 pub use tokens::own_names::Listening;
 pub use tokens::verifier::{TOKEN_ALGORITHMS, TOKEN_ALGORITHMS_WITHOUT_KEYS};
-pub use tokens::{EndingCertificate, JwkSet, JwkSetError, TokenFault, ending_certificates};
+pub use tokens::{
+    EndingCertificate, JwkSet, JwkSetError, TokenFault, ending_certificates, is_vouched_for,
+};
 
 /// Why authentication cannot be set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -1,9 +1,11 @@
-//! What is wrong with the data of an installation, and what keeps it from going back to another registry.
+//! What is wrong with the data of an installation, and what would be lost if another registry served them.
 //!
-//! Must not know what the data mean (`registry::inspection`). Invariants: nothing is written; a running server is not asked and
-//! not disturbed.
+//! Must not know what the data mean (`registry::inspection`). Invariants: nothing is written; a running server is neither asked
+//! nor disturbed.
 
 use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -11,8 +13,9 @@ use serde::Serialize;
 
 use super::installation::Installation;
 use super::progress::Meter;
+use crate::auth::User;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{UsersFile, own_keys};
+use crate::config::{self, AuthConfig, OldFile, UsersFile, own_keys};
 use crate::index::Index;
 use crate::registry::{self, Finding, Kind, Meaning, Registry};
 use crate::store::user_access::{self, UserIds};
@@ -25,7 +28,11 @@ const CLOSED_NAMED_MAX: usize = 20;
 pub(super) struct Findings {
     /// Repositories looked through.
     repositories: u64,
-    findings: Vec<Line>,
+    /// What to do something about.
+    #[serde(rename = "findings")]
+    problems: Vec<Line>,
+    /// What is only to be known.
+    notes: Vec<Line>,
 }
 
 /// A finding as it is printed.
@@ -107,25 +114,36 @@ impl Findings {
                 detail: finding.detail,
             })
         });
+        let (notes, problems) = lines.partition(|line| line.meaning.is_note);
         Ok(Self {
             repositories,
-            findings: lines.collect(),
+            problems,
+            notes,
         })
     }
 
+    /// Whether there is nothing to do; there may be notes.
     pub(super) fn is_empty(&self) -> bool {
-        self.findings.is_empty()
+        self.problems.is_empty()
     }
 
-    /// One line for each, and a summary. With `wanted` beyond damage, each begins with the registries that it matters to.
+    pub(super) fn has_notes(&self) -> bool {
+        !self.notes.is_empty()
+    }
+
+    /// One line for each, the notes last, and a summary. With `wanted` beyond damage, each begins with the registries that it
+    /// matters to.
     pub(super) fn text(&self, wanted: Wanted) -> String {
         let mut text = String::new();
         for Line {
             meaning,
             place,
             detail,
-        } in &self.findings
+        } in self.problems.iter().chain(&self.notes)
         {
+            if meaning.is_note {
+                text.push_str("note: ");
+            }
             let (old, new) = (meaning.docker_registry_2_8, meaning.distribution_3_1);
             if wanted != Wanted::Damage {
                 let column = |effect: &str, name| if effect.is_empty() { " - " } else { name };
@@ -149,12 +167,16 @@ impl Findings {
             // Writing into a String cannot fail.
             let _ = writeln!(text, "; hint: {}", meaning.hint);
         }
-        let _ = writeln!(
+        let _ = write!(
             text,
             "{} repositories looked through: {} findings",
             self.repositories,
-            self.findings.len()
+            self.problems.len()
         );
+        if !self.notes.is_empty() {
+            let _ = write!(text, ", {} notes", self.notes.len());
+        }
+        text.push('\n');
         text
     }
 }
@@ -209,9 +231,20 @@ fn closed_to_user(
     Ok(findings)
 }
 
-/// What only this program reads: accounts of the users file, keys of the configuration.
+/// What the old programs do not know of accounts, rules and other keys.
 fn of_configuration(installation: &Installation) -> anyhow::Result<Vec<Finding>> {
     let loaded = &installation.loaded;
+    let mut old_files = Vec::new();
+    for file in &installation.config_files {
+        let text =
+            fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let named = OldFile::named_in(&text).into_iter();
+        old_files.extend(named.map(|file| file.path));
+    }
+    if !old_files.is_empty() {
+        // The old programs start by these again.
+        return Ok(since_taken_over(&loaded.config.auth, &old_files));
+    }
     let mut findings = Vec::new();
     if let Some(path) = &loaded.config.auth.users_file {
         let file = UsersFile::read_if_there(path).map_err(|errors| anyhow!("{errors}"))?;
@@ -231,4 +264,60 @@ fn of_configuration(installation: &Installation) -> anyhow::Result<Vec<Finding>>
         });
     }
     Ok(findings)
+}
+
+/// How accounts and rules differ from those of the old programs' files.
+fn since_taken_over(auth: &AuthConfig, old_files: &[PathBuf]) -> Vec<Finding> {
+    let place = |path: &Path| path.display().to_string();
+    let old = match config::load_again(old_files, &super::environment()) {
+        Ok(loaded) => loaded.config.auth,
+        Err(errors) => {
+            let first = errors.iter().next();
+            let places: Vec<String> = old_files.iter().map(|path| place(path)).collect();
+            return vec![Finding {
+                kind: Kind::NoOldFiles,
+                place: places.join(", "),
+                detail: first.map_or_else(String::new, |error| error.message.clone()),
+            }];
+        }
+    };
+    let Some(users_file) = &auth.users_file else {
+        return Vec::new();
+    };
+    let (before, now) = (old.users(), auth.users());
+    // docker_auth knows nothing of when tokens become void.
+    let known = |user: &User| {
+        let end = user.expires_unix_secs;
+        (user.password_hash.clone(), user.labels.clone(), end)
+    };
+    let kept = now
+        .iter()
+        .filter_map(|(name, user)| match before.get(name) {
+            None => Some((Kind::OwnAccount, name)),
+            Some(old) => (known(old) != known(user)).then_some((Kind::ChangedAccount, name)),
+        });
+    let removed = before.keys().filter(|name| !now.contains_key(*name));
+    let removed = removed.map(|name| (Kind::RemovedAccount, name));
+    let mut findings: Vec<Finding> = kept
+        .chain(removed)
+        .map(|(kind, name)| Finding {
+            kind,
+            place: place(users_file),
+            detail: name.clone(),
+        })
+        .collect();
+    let rules = |auth: &AuthConfig| {
+        let rules = auth.rules();
+        let texts = rules.iter().map(|rule| rule.text().without_place());
+        texts.collect::<Vec<_>>()
+    };
+    let (before, now) = (rules(&old), rules(auth));
+    if before != now {
+        findings.push(Finding {
+            kind: Kind::ChangedRules,
+            place: place(users_file),
+            detail: format!("{} before, {} now", before.len(), now.len()),
+        });
+    }
+    findings
 }

@@ -18,10 +18,11 @@ use super::users_file::UsersFile;
 use super::{accounts, external, htpasswd, limits, token_listener, tokens};
 use crate::auth::{
     AccountSource as _, Accounts, Authentication, EndingCertificate, Limits, Mistake, Rule, Scheme,
-    Secret, Settings, SigningKeyPem, TokenSettings, User, ending_certificates, mistakes,
+    Secret, Settings, SigningKeyPem, TokenSettings, User, ending_certificates, is_vouched_for,
+    mistakes,
 };
 use crate::auth::{AutoRedirect, JwkSet, TOKEN_ALGORITHMS, TOKEN_ALGORITHMS_WITHOUT_KEYS};
-use crate::clock::SystemClock;
+use crate::clock::{Clock as _, SystemClock};
 
 /// All that the files say about authentication; secrets and keys made at start are added by the cli.
 #[derive(Debug, Clone)]
@@ -231,6 +232,7 @@ pub(super) fn read(reader: &mut Reader<'_>, listener_pair: Option<&Pair>) -> Aut
         users_file,
         failed_logins: limits::failed_logins(reader),
     };
+    warn_of_untrusted_certificate(reader, &config);
     if is_htpasswd {
         htpasswd::read(reader, &mut config);
     } else if ours {
@@ -336,6 +338,22 @@ fn trusted_certificates(reader: &mut Reader<'_>, own: Option<&TokenPair>) -> Vec
     path.and_then(|path| pem::trusted_certificates(reader, key.path, &path, own))
         .into_iter()
         .collect()
+}
+
+/// This program believes its own tokens in any case; the registry that it took over from does not. A JWKS may hold the key.
+fn warn_of_untrusted_certificate(reader: &mut Reader<'_>, config: &AuthConfig) {
+    let (Signing::Files(own), [trusted]) =
+        (&config.signing, config.trusted_certificates_pem.as_slice())
+    else {
+        return;
+    };
+    let now_unix_secs = SystemClock::new().unix_secs();
+    if reader.node(tokens::JWKS.path).is_none() && !is_vouched_for(own, trusted, now_unix_secs) {
+        reader.warn(
+            tokens::ROOT_CERTIFICATES.path,
+            "the certificate that signs tokens here (token.certificate, else server.certificate) is not in this file: another registry that trusts the file refuses them; add it to the file",
+        );
+    }
 }
 
 fn trusted_keys(reader: &mut Reader<'_>) -> JwkSet {

@@ -263,6 +263,12 @@ fn check_directory(reader: &mut Reader<'_>, settings: &LdapSettings) {
             "the connection is not protected: who is on the way to the directory can read all passwords",
         );
     }
+    if settings.base.is_empty() {
+        reader.warn(
+            LDAP_BASE.path,
+            "missing: most directories find nobody without it; written like `ou=people,dc=example`",
+        );
+    }
     if !settings.filter.is_empty() && !settings.is_filter_valid() {
         let hint = "written like `(&(uid=${account})(objectClass=person))`, as in RFC 4515";
         reader.refuse(LDAP_FILTER.path, "not a filter", hint);

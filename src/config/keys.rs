@@ -3,6 +3,7 @@
 //! Each section declares its own keys (`key` says how); here are those that no section reads. Must not know what the keys do.
 //! Invariant: a key that could open a door when it is ignored is never `Harmless`.
 
+use super::error::Place;
 use super::key::{
     Family, Fate, Files, Key, OFF, Row, Source, TakesEffect, Unread, distribution, ours,
 };
@@ -142,15 +143,22 @@ pub fn needs_restart<'a>(before: &'a [InForce], now: &'a [InForce]) -> Vec<&'a s
     changed.map(|key| key.key.as_str()).collect()
 }
 
-/// Keys that were written and that only this program knows.
+/// Keys that only this program knows, in files that other programs read: files that have other keys too.
 pub fn own_keys(in_force: &[InForce]) -> impl Iterator<Item = &InForce> {
-    in_force.iter().filter(|key| {
+    let is_own = |key: &InForce| {
         let path: Vec<&str> = key.key.split('.').collect();
-        let is_ours = match look_up(Scope::Config, &path) {
+        match look_up(Scope::Config, &path) {
             Known::Key(row) => row.source == Source::Boathouse,
             Known::Prefix { .. } | Known::Unknown => false,
-        };
-        is_ours && key.place.is_some()
+        }
+    };
+    let others = in_force.iter().filter(move |key| !is_own(key));
+    let others: Vec<&Place> = others.filter_map(|key| key.place.as_ref()).collect();
+    in_force.iter().filter(move |key| {
+        let place = key.place.as_ref();
+        let is_read_by_others =
+            place.is_some_and(|place| others.iter().any(|other| other.is_in(place)));
+        is_own(key) && is_read_by_others
     })
 }
 

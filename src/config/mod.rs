@@ -9,6 +9,7 @@
 
 mod account_file;
 mod accounts;
+mod addresses;
 mod authentication;
 mod certificates;
 mod documentation;
@@ -56,7 +57,7 @@ pub use keys::{needs_restart, own_keys};
 pub use merged::{Merged, Shown, ShownKey, merged, shown};
 pub use pem::TokenPair;
 pub use reader::{InForce, Secret, Value};
-pub use taken_over::{NewCertificates, NewPlaces, OldFiles, OldProgram};
+pub use taken_over::{NewCertificates, NewPlaces, OldFile, OldFiles, OldProgram};
 pub use template::Template;
 pub use token_listener::{IssuerConfig, TokenListener};
 pub use users_file::{UsersFile, UsersFileError};
@@ -370,7 +371,7 @@ fn sections(reader: &mut Reader<'_>) -> Config {
     let (health, debug_address) = (health::checks(reader), health::debug_address(reader));
     let is_plain = tls == tls::Settings::None;
     http::warn_of_openness(reader, &server.address, is_plain, !auth.required);
-    Config {
+    let config = Config {
         telemetry,
         server,
         external_host,
@@ -383,5 +384,7 @@ fn sections(reader: &mut Reader<'_>) -> Config {
         storage,
         state_directory,
         secret,
-    }
+    };
+    addresses::check(reader, &config);
+    config
 }

@@ -177,15 +177,26 @@ impl<'a> Reader<'a> {
         self.tree.find_even_null(key).map(|node| &node.place)
     }
 
-    /// An error about `key`, at its place if it has one.
-    pub(super) fn refuse(&mut self, key: &str, message: &str, hint: &str) {
-        self.errors
-            .push(ConfigError::new(self.place(key), key, message).hint(hint));
+    /// The place of `key` or, where it is missing, of the section that lacks it.
+    fn place_or_section(&self, mut key: &str) -> Option<&'a Place> {
+        loop {
+            let place = self.place(key);
+            if place.is_some() {
+                return place;
+            }
+            (key, _) = key.rsplit_once('.')?;
+        }
     }
 
-    /// A warning about `key`, with its place if it has one.
+    /// An error about `key`, with its place or that of its section.
+    pub(super) fn refuse(&mut self, key: &str, message: &str, hint: &str) {
+        self.errors
+            .push(ConfigError::new(self.place_or_section(key), key, message).hint(hint));
+    }
+
+    /// A warning about `key`, with its place or that of its section.
     pub(super) fn warn(&mut self, key: &str, message: &str) {
-        let text = match self.place(key) {
+        let text = match self.place_or_section(key) {
             Some(place) => format!("{place}: {key}: {message}"),
             None => format!("{key}: {message}"),
         };
@@ -392,7 +403,9 @@ impl<T: Copy + PartialEq> Readable for Words<T> {
                 let known = words.find(|(word, _)| word.eq_ignore_ascii_case(text));
                 known.map_or_else(
                     || {
-                        let words: Vec<&str> = self.words.iter().map(|(word, _)| *word).collect();
+                        // An empty word stands for the default.
+                        let words = self.words.iter().map(|(word, _)| *word);
+                        let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
                         let hint = format!("one of {}", words.join(", "));
                         reader.refuse(key, "not a word that is known here", &hint);
                         self.default

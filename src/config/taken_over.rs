@@ -1,10 +1,11 @@
 //! The files of the old programs as one clean `boathouse.yml` and one file of users, with the same meaning.
 //!
-//! Must not touch the file system but to read the old files. Invariant: what is returned was read again, and differs from the
+//! The new file names the old ones, so that later commands know them. Must not touch the file system but to read the old files. Invariant: what is returned was read again, and differs from the
 //! old files in nothing but where users and rules are kept, and in the certificates, if own ones were asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::{fmt, fs, io};
 
 use super::error::{ConfigError, ConfigErrors, Place};
 use super::key::Fate;
@@ -14,6 +15,7 @@ use super::node::{Node, Value};
 use super::template::{Entry, write_level};
 use super::users_file::UsersFile;
 use super::{Loaded, load, read_files, written};
+use crate::oci::{Algorithm, Digest};
 
 /// What is in the old files.
 #[derive(Debug)]
@@ -34,6 +36,50 @@ pub enum OldProgram {
     Distribution,
     /// `docker_auth`
     DockerAuth,
+}
+
+/// A file from which a configuration was made, as it was then. `Display` is the line for it in that configuration.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OldFile {
+    /// Its full path.
+    pub path: PathBuf,
+    /// Of its content.
+    pub digest: Digest,
+}
+
+/// Before the digest and the path of an [`OldFile`].
+const MADE_FROM: &str = "# made from: ";
+
+impl OldFile {
+    /// Reads the file at the full path `path`.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            digest: Digest::of(Algorithm::Sha256, &fs::read(path)?),
+        })
+    }
+
+    /// The files that the text of a configuration names.
+    pub fn named_in(text: &str) -> Vec<Self> {
+        let lines = text.lines().filter_map(|line| line.strip_prefix(MADE_FROM));
+        let files = lines.filter_map(|line| {
+            let (digest, path) = line.split_once(' ')?;
+            Some(Self {
+                path: path.into(),
+                digest: digest.parse().ok()?,
+            })
+        });
+        files.collect()
+    }
+}
+
+impl fmt::Display for OldFile {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A line break in a path would end the comment.
+        let path = self.path.display().to_string();
+        let path = path.replace(char::is_control, "?");
+        write!(out, "{MADE_FROM}{} {path}", self.digest)
+    }
 }
 
 /// Where the new files are.

@@ -57,9 +57,7 @@ impl IndexError {
     /// What to do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::InUse { .. } => {
-                Some("stop the other instance first, or let this one use another directory")
-            }
+            Self::InUse { .. } => Some("stop the other instance first"),
             Self::Full { .. } => Some(
                 "make room on the volume (64 MiB at least); the index itself may be removed, it is filled again from the store",
             ),

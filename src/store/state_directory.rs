@@ -212,9 +212,7 @@ impl StateDirectoryError {
     /// What to do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::InUse { .. } => {
-                Some("stop the other instance first, or let this one serve another directory")
-            }
+            Self::InUse { .. } => Some("stop the other instance first"),
             Self::BadSecret { .. } => Some(
                 "restore the file from a backup, or remove it: a new one is made, all logins and uploads in progress end",
             ),

@@ -284,7 +284,7 @@ async fn healthy_data_have_no_findings_beside_a_running_server_too() {
     assert_eq!(ran.code, Some(1));
     assert!(
         ran.talk.contains("another instance is running")
-            && ran.talk.contains("hint: stop the other instance first"),
+            && ran.talk.contains("hint: stop the other instance first\n"),
         "{}",
         ran.talk
     );
@@ -355,7 +355,7 @@ fn what_another_user_may_not_read_is_named_and_opened() {
     );
     let text = lab.prints(&[&["check", "--hand-back"][..], &stranger].concat(), 1);
     assert!(text.contains(&line), "{text}");
-    let text = lab.prints(&[&["hand-back"][..], &stranger].concat(), 0);
+    let text = lab.prints(&[&["hand-back"][..], &stranger].concat(), 1);
     assert!(
         !text.contains(&line) && text.contains("may not write"),
         "{text}"
@@ -388,5 +388,56 @@ fn accounts_and_keys_of_this_program_are_named() {
     assert_eq!(
         lab.prints(&["check", "--data"], 0),
         "0 repositories looked through: 0 findings\n"
+    );
+    // A file that holds nothing of the old programs stays behind with Boathouse.
+    lab.configure(
+        "boathouse.yml",
+        "http: {addr: 'ADDRESS'}\nstorage: {filesystem: {rootdirectory: DIR/data}}\n",
+    );
+    lab.write("more.yml", "http: {trusted_proxies: [127.0.0.1]}\n");
+    let line = ["check", "--hand-back", "--config", &lab.place("more.yml")];
+    let text = lab.prints(&line, 0);
+    assert_eq!(text, "0 repositories looked through: 0 findings\n");
+}
+
+/// An index, its children and attached manifests go back as they are: the exit code is for what to do something about.
+#[test]
+fn what_needs_nothing_done_is_a_note() {
+    let lab = Lab::on_old_data();
+    let image = lab.write_image("attached", Some("v1"), "");
+    lab.write_referrer("attached", 1, image);
+    let text = lab.prints(&["hand-back"], 0);
+    let expected = "nothing is lost\n\
+        note: 2.8  -   docker/registry/v2/repositories/attached/: untagged manifests that refer to others (1); \
+        2.8: garbage-collect -m deletes them; hint: do not run garbage-collect -m with 2.8\n\
+        1 repositories looked through: 0 findings, 1 notes\n";
+    let (_, lost) = text.split_once('\n').unwrap();
+    // The fallback tag that was written is an OCI index too; clients that read it accept the type.
+    assert_eq!(lost, expected);
+    let index = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[]}}"#);
+    lab.link_manifest("attached", Some("index"), &index);
+    let text = lab.prints(&["check", "--hand-back"], 0);
+    assert!(text.contains("attached/: OCI indexes (1); "), "{text}");
+    let json = lab.json(&["check", "--hand-back"]);
+    let count = |name: &str| json[name].as_array().unwrap().len();
+    assert_eq!((count("findings"), count("notes")), (0, 2), "{json}");
+}
+
+/// What is lost all the same is in the exit code of `hand-back`, as of `check`.
+#[test]
+fn a_loss_is_in_the_exit_code() {
+    let lab = Lab::on_old_data();
+    lab.write_image("a", Some("v1"), "");
+    let unknown = r#"{"schemaVersion":2,"mediaType":"application/vnd.example+json"}"#;
+    lab.link_manifest("a", Some("unknown"), unknown);
+    let ran = lab.run(&["hand-back"]);
+    let code = ran.code;
+    assert_eq!(code, Some(1), "a loss is not in the exit code: {}", ran.out);
+    assert!(
+        ran.out
+            .contains("not a manifest of a type that registries know")
+            && !ran.out.contains("nothing is lost"),
+        "{}",
+        ran.out
     );
 }

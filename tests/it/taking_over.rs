@@ -132,9 +132,12 @@ async fn the_guide_s_installation_becomes_ours_with_the_same_meaning() {
         let mode = fs::metadata(lab.path(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
-    // The same again only serves; with other files it is refused.
+    // The same again only serves, in any order; with other files it is refused.
     let changed = lab.read("users.yml");
-    lab.serve_by(&mut up(&lab, &BOTH, &[])).await.end();
+    let [registry, auth_config] = BOTH;
+    for files in [BOTH, [auth_config, registry]] {
+        lab.serve_by(&mut up(&lab, &files, &[])).await.end();
+    }
     assert_eq!(lab.read("users.yml"), changed);
     lab.write("registry.yml", before[0].clone() + "# more\n");
     let refused = Ran::of(&mut up(&lab, &BOTH, &[]), "").failed();
@@ -180,6 +183,40 @@ async fn own_certificates_are_made_where_there_were_none_and_no_proxy_has_any() 
         assert_eq!(config.tls != boathouse::tls::Settings::None, is_own);
         assert!(!config.auth.required);
     }
+}
+
+/// The old programs start by their old files, so what these hold is not lost.
+#[tokio::test]
+async fn the_way_back_names_what_changed_since_and_nothing_else() {
+    let lab = old_installation();
+    lab.serve_by(&mut up(&lab, &BOTH, &[])).await.end();
+    let check = |code: i32| {
+        let ran = lab.run(&["check", "--hand-back"]);
+        assert_eq!(ran.code, Some(code), "{}{}", ran.out, ran.talk);
+        lab.shown(&ran.out)
+    };
+    assert_eq!(check(0), "0 repositories looked through: 0 findings\n");
+    for line in [
+        &["user", "add", "ann", "--pull", "a", "--password-stdin"][..],
+        &["user", "passwd", "tjarosik", "--password-stdin"],
+        &["user", "remove", "marcin"],
+    ] {
+        lab.run_with(line, "another password").fine();
+    }
+    let text = check(1);
+    for expected in [
+        "DIR/users.yml: an account of the users file (ann); ",
+        "DIR/users.yml: an account whose password, labels or end have changed since (tjarosik); ",
+        "DIR/users.yml: an account that was removed since (marcin); 2.8 and 3.1: can log in again; ",
+        "DIR/users.yml: rules that have changed since (3 before, ",
+        ": 4 findings\n",
+    ] {
+        assert!(text.contains(expected), "{expected}\n{text}");
+    }
+    fs::remove_file(lab.path("auth_config.yml")).unwrap();
+    let text = check(1);
+    let expected = "2.8 3.1  DIR/registry.yml, DIR/auth_config.yml: the files from which this configuration was made cannot be read (no such file); ";
+    assert!(text.starts_with(expected), "{text}");
 }
 
 #[test]

@@ -278,6 +278,18 @@ impl fmt::Display for EndingCertificate {
     }
 }
 
+/// Whether tokens that carry the certificates of `own` are believed by a registry that trusts those of `trusted_pem` alone.
+pub fn is_vouched_for(own: &SigningKeyPem, trusted_pem: &str, now_unix_secs: u64) -> bool {
+    let own = certificates_of_pem(&own.certificate_pem).unwrap_or_default();
+    let own: Vec<String> = own.iter().map(|der| STANDARD.encode(der)).collect();
+    let trusted = certificates_of_pem(trusted_pem).and_then(TrustedCertificates::new);
+    // What cannot be read is reported by `Auth::new`, and what has ended by `ending_certificates`.
+    trusted.map_or(true, |trusted| {
+        let vouched = trusted.key_of_chain(&own, now_unix_secs);
+        !matches!(vouched, Err(TokenFault::CertificateUntrusted))
+    })
+}
+
 /// Of the certificate of our key and those that are trusted, the ones that have expired, or expire within 30 days. Certificates that cannot be read are left to
 /// [`Auth::new`](crate::auth::Auth::new), which reports them.
 pub fn ending_certificates(

@@ -18,7 +18,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Deserializer, Serialize};
 
-pub use certificates::{EndingCertificate, ending_certificates};
+pub use certificates::{EndingCertificate, ending_certificates, is_vouched_for};
 pub use jwks::{JwkSet, JwkSetError};
 
 use crate::auth::accounts::Labels;

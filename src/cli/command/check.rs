@@ -22,7 +22,7 @@ pub(in crate::cli) struct Arguments {
     /// Look through the data for damage; exit code 1 if there is any
     #[arg(long)]
     data: bool,
-    /// Name what docker-registry 2.8 or distribution 3.1 would not serve, or would delete; exit code 1 if there is anything
+    /// Name what docker-registry 2.8 or distribution 3.1 would not serve, or would delete; exit code 1 if there is anything to do
     #[arg(long)]
     hand_back: bool,
     /// With --hand-back: the user that the old registry runs as (NAME, UID or UID:GID); by default the owner of the data
@@ -87,7 +87,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Exit code 0 if nothing was found, 1 otherwise.
+/// Exit code 0 if there is nothing to do, 1 otherwise.
 fn look_through(arguments: &Arguments, wanted: Wanted) -> anyhow::Result<ExitCode> {
     let installation = Installation::find(&arguments.place)?;
     let meter = Meter::new("looking through the data");

@@ -1,7 +1,7 @@
 //! `boathouse hand-back`: writes what the old registry needs before it serves the data again.
 //!
-//! Must not know what that is (`registry::handing_back`). Invariants: it runs only where no server does; done again, it writes
-//! nothing; what is lost all the same is printed.
+//! Must not know what that is (`registry::handing_back`). Invariants: it runs only where no server does; a second run writes
+//! nothing; what is lost all the same is printed, and is in the exit code.
 
 use std::process::ExitCode;
 
@@ -37,7 +37,7 @@ struct Answer {
     lost: Findings,
 }
 
-/// Exit code 0, whatever is lost.
+/// Exit code 0 if nothing is lost, 1 otherwise.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let installation = Installation::find(&arguments.place)?;
     let config = &installation.loaded.config;
@@ -73,7 +73,12 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         lost,
     };
     let text = text(&answer);
-    talk::data(&answer, arguments.json, text)
+    talk::data(&answer, arguments.json, text)?;
+    Ok(if answer.lost.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn text(answer: &Answer) -> String {
@@ -84,13 +89,13 @@ fn text(answer: &Answer) -> String {
         links,
     } = answer.written;
     let opened = answer.opened;
-    let lost = if answer.lost.is_empty() {
-        "nothing is lost\n".to_owned()
-    } else {
-        format!(
-            "what the old registry does not serve, or may delete, all the same:\n{}",
-            answer.lost.text(Wanted::Obstacles)
-        )
+    let findings = answer.lost.text(Wanted::Obstacles);
+    let lost = match (answer.lost.is_empty(), answer.lost.has_notes()) {
+        (true, false) => "nothing is lost\n".to_owned(),
+        (true, true) => format!("nothing is lost\n{findings}"),
+        (false, _) => format!(
+            "what the old registry does not serve, or may delete, all the same:\n{findings}"
+        ),
     };
     format!(
         "{repositories} repositories; written: {fallback_tags} fallback tags, {layer_directories} `_layers` directories, {links} links; opened to the old registry's user: {opened} files and directories\n{lost}"

@@ -61,7 +61,7 @@ pub enum Kind {
     ListedReferrers,
     /// Untagged manifests that an index lists.
     UntaggedChildren,
-    /// OCI indexes.
+    /// OCI indexes that clients ask for by themselves: not the lists of referrers.
     OciIndexes,
     /// A file or directory that the old registry's user may not read.
     ClosedToUser,
@@ -69,6 +69,14 @@ pub enum Kind {
     UnwritableToUser,
     /// An account that only the users file has.
     OwnAccount,
+    /// An account that the old program's file has with another password, other labels or another end.
+    ChangedAccount,
+    /// An account that only the old program's file has.
+    RemovedAccount,
+    /// Rules that differ from those of the old program's file.
+    ChangedRules,
+    /// The old program's files cannot be read.
+    NoOldFiles,
     /// A key of the configuration that only this program knows.
     OwnKey,
 }
@@ -94,6 +102,9 @@ pub struct Meaning {
     /// Whether it is damage, whichever registry serves the data.
     #[serde(skip)]
     pub is_damage: bool,
+    /// Whether it is only to be known: nothing is lost if nothing is done about it.
+    #[serde(skip)]
+    pub is_note: bool,
     /// What docker-registry 2.8 makes of it; empty if it does not matter there.
     pub docker_registry_2_8: &'static str,
     /// What distribution 3.1 makes of it; empty if it does not matter there.
@@ -111,6 +122,7 @@ impl Meaning {
             what,
             hint,
             is_damage: true,
+            is_note: false,
             docker_registry_2_8,
             distribution_3_1,
         }
@@ -128,6 +140,18 @@ impl Meaning {
         }
     }
 
+    const fn note(
+        what: &'static str,
+        docker_registry_2_8: &'static str,
+        distribution_3_1: &'static str,
+        hint: &'static str,
+    ) -> Self {
+        Self {
+            is_note: true,
+            ..Self::obstacle(what, docker_registry_2_8, distribution_3_1, hint)
+        }
+    }
+
     /// Whether going back to either of the two is hindered.
     pub fn is_obstacle(&self) -> bool {
         !self.docker_registry_2_8.is_empty() || !self.distribution_3_1.is_empty()
@@ -137,6 +161,8 @@ impl Meaning {
 const PUSH_AGAIN: &str = "push it again";
 const HAND_BACK: &str = "`boathouse hand-back` writes it";
 const HAND_BACK_REWRITES: &str = "`boathouse hand-back` rewrites it";
+const EXPORT_ACCOUNTS: &str =
+    "`boathouse config export --for docker_auth` prints a file with the accounts and rules of now";
 const GC_ABORTS: &str = "500; garbage-collect aborts";
 const GC_M_ABORTS: &str = "500 by this tag; garbage-collect -m aborts";
 
@@ -265,7 +291,7 @@ impl Kind {
                 "",
                 "remove it once that registry no longer runs",
             ),
-            Self::OpenUpload => Meaning::obstacle(
+            Self::OpenUpload => Meaning::note(
                 "an unfinished upload; its client must begin again after going back",
                 "the upload is lost",
                 "the upload is lost",
@@ -289,23 +315,23 @@ impl Kind {
                 "not found by clients; garbage-collect -m deletes it",
                 HAND_BACK,
             ),
-            Self::ListedReferrers => Meaning::obstacle(
+            Self::ListedReferrers => Meaning::note(
                 "untagged manifests that refer to others",
                 "garbage-collect -m deletes them",
                 "",
                 "do not run garbage-collect -m with 2.8",
             ),
-            Self::UntaggedChildren => Meaning::obstacle(
+            Self::UntaggedChildren => Meaning::note(
                 "untagged manifests that an index lists",
                 "garbage-collect -m deletes them",
                 "",
                 "do not run garbage-collect -m with 2.8",
             ),
-            Self::OciIndexes => Meaning::obstacle(
+            Self::OciIndexes => Meaning::note(
                 "OCI indexes",
                 "404 for clients that do not accept the type",
                 "",
-                "nothing to do for current clients",
+                "current clients accept it",
             ),
             Self::ClosedToUser => Meaning::obstacle(
                 "the old registry's user may not read it",
@@ -323,7 +349,31 @@ impl Kind {
                 "an account of the users file",
                 "unknown to docker_auth",
                 "unknown to docker_auth",
-                "copy it and its rules into auth_config.yml",
+                EXPORT_ACCOUNTS,
+            ),
+            Self::ChangedAccount => Meaning::obstacle(
+                "an account whose password, labels or end have changed since",
+                "docker_auth has the old ones",
+                "docker_auth has the old ones",
+                EXPORT_ACCOUNTS,
+            ),
+            Self::RemovedAccount => Meaning::obstacle(
+                "an account that was removed since",
+                "can log in again",
+                "can log in again",
+                EXPORT_ACCOUNTS,
+            ),
+            Self::ChangedRules => Meaning::obstacle(
+                "rules that have changed since",
+                "the old rules decide",
+                "the old rules decide",
+                EXPORT_ACCOUNTS,
+            ),
+            Self::NoOldFiles => Meaning::obstacle(
+                "the files from which this configuration was made cannot be read",
+                "cannot start",
+                "cannot start",
+                "restore them; or `boathouse config export` prints new ones, for distribution and for docker_auth",
             ),
             Self::OwnKey => Meaning::obstacle(
                 "a key of the configuration that only Boathouse knows",

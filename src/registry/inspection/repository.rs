@@ -30,6 +30,8 @@ pub(super) struct Look<'a, 'w> {
     layers: HashMap<Digest, (Digest, Meta)>,
     revisions: HashMap<Digest, Option<Summary>>,
     tagged: HashSet<Digest>,
+    /// What fallback tags point at, whatever other tags do.
+    fallback: HashSet<Digest>,
     /// Blobs whose length was found to be wrong.
     damaged: HashSet<Digest>,
 }
@@ -53,6 +55,7 @@ impl<'a, 'w> Look<'a, 'w> {
             layers: HashMap::new(),
             revisions: HashMap::new(),
             tagged: HashSet::new(),
+            fallback: HashSet::new(),
             damaged: HashSet::new(),
         };
         if !has("_layers") {
@@ -302,7 +305,15 @@ impl<'a, 'w> Look<'a, 'w> {
             self.walk
                 .tell(Kind::StrayInTags, format!("{prefix}{file}"), "");
         }
-        let link = |tag: &Tag| ((), Place::TagCurrent(self.name, tag).key());
+        let subjects = self.revisions.iter().flat_map(|(digest, summary)| {
+            let subject = summary.as_ref().and_then(|summary| summary.subject);
+            std::iter::once(*digest).chain(subject)
+        });
+        let fallback_tags: HashSet<Tag> = subjects.map(|one| Tag::of_referrers(&one)).collect();
+        let link = |tag: &Tag| {
+            let is_fallback = fallback_tags.contains(tag);
+            (is_fallback, Place::TagCurrent(self.name, tag).key())
+        };
         let links = tags.iter().map(link).collect();
         let (targets, absent) = self.targets(LinkTo::Tag, links).await;
         for key in absent {
@@ -312,10 +323,13 @@ impl<'a, 'w> Look<'a, 'w> {
                 "missing: a tag without its link",
             );
         }
-        for ((), key, target) in targets {
+        for (is_fallback, key, target) in targets {
             if !self.revisions.contains_key(&target) {
                 self.walk
                     .tell(Kind::DanglingTag, key.as_str(), target.to_string());
+            }
+            if is_fallback {
+                self.fallback.insert(target);
             }
             self.tagged.insert(target);
         }
@@ -326,7 +340,9 @@ impl<'a, 'w> Look<'a, 'w> {
         let mut unlinked = BTreeSet::new();
         for (digest, summary) in &self.revisions {
             let Some(summary) = summary else { continue };
-            indexes += u64::from(summary.media_type == MediaType::OciIndex);
+            // Clients that ask for a fallback tag accept the type.
+            let is_asked_for = !self.fallback.contains(digest);
+            indexes += u64::from(summary.media_type == MediaType::OciIndex && is_asked_for);
             for child in &summary.children {
                 if self.revisions.contains_key(&child.digest) {
                     if !self.tagged.contains(&child.digest) {

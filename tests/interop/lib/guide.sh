@@ -110,7 +110,7 @@ issuer_command() {
   if [[ -n $DOCKER_AUTH_BIN ]]; then
     exec "$DOCKER_AUTH_BIN" --alsologtostderr "$AUTH_YML"
   fi
-  sed "s/^server: {/http: {/" "$AUTH_YML" >"$W/alone.yml"; mkdir -p "$W/alone"; printf "storage: {filesystem: {rootdirectory: $W/alone}}\n" >>"$W/alone.yml"; exec "$BOATHOUSE" serve --config "$W/alone.yml" #DEV
+  exec "$BOATHOUSE" serve --config "$AUTH_YML"
 }
 start_issuer() {
   issuer_command >>"$W/issuer.log" 2>&1 &

@@ -100,7 +100,12 @@ fn a_directory_is_looked_at_as_far_as_that_is_possible() {
     };
     let whole = "addr: 'ldap.lab:636', base: o=lab, filter: '(uid=${account})'";
     for (text, said) in [
-        ("{}", "ldap_auth.addr: missing"),
+        ("{}", "0.yml:3: ldap_auth.addr: missing"),
+        ("{addr: 'ldap.lab:636'}", "0.yml:3: ldap_auth.base: missing"),
+        (
+            "{addr: 'ldap.lab:636'}",
+            "0.yml:3: ldap_auth.filter: does not contain",
+        ),
         (
             "{addr: 'ldap.lab:389', filter: '(uid=${account})'}",
             "ldap_auth.tls: the connection is not protected",
@@ -119,7 +124,7 @@ fn a_directory_is_looked_at_as_far_as_that_is_possible() {
         ),
         (
             &format!("{{{whole}, bind_dn: cn=x}}"),
-            "bind_password_file: missing",
+            "0.yml:3: ldap_auth.bind_password_file: missing",
         ),
         (
             &format!("{{{whole}, bind_dn: cn=x, bind_password_file: /no/such}}"),
@@ -138,15 +143,18 @@ fn a_directory_is_looked_at_as_far_as_that_is_possible() {
     }
     for text in [
         &format!("{{{whole}}}"),
-        "{addr: 'localhost:389', filter: '(uid=${account})'}",
-        "{addr: 'ldap.lab:389', tls: starttls, filter: '(uid=${account})'}",
-        "{addr: 'ldap.lab:636', tls: '', filter: '(uid=${account})'}",
+        "{addr: 'localhost:389', base: o=lab, filter: '(uid=${account})'}",
+        "{addr: 'ldap.lab:389', tls: starttls, base: o=lab, filter: '(uid=${account})'}",
+        "{addr: 'ldap.lab:636', tls: '', base: o=lab, filter: '(uid=${account})'}",
     ] {
         assert_eq!(lines(text), Vec::<String>::new(), "{text}");
     }
     for (text, said) in [
         ("{addr: ldap.lab}", "ldap_auth.addr: must be HOST:PORT"),
-        ("{tls: ssl}", "ldap_auth.tls: not a word"),
+        (
+            "{tls: ssl}",
+            "0.yml:2: ldap_auth.tls: not a word that is known here\nhint: one of none, starttls, always",
+        ),
         (
             "{filter: '(uid=${account}'}",
             "ldap_auth.filter: not a filter",
@@ -167,5 +175,6 @@ fn a_directory_is_looked_at_as_far_as_that_is_possible() {
     ] {
         let message = refused(&format!("acl: []\nldap_auth: {text}\n"));
         assert!(message.contains(said), "{text}: {message}");
+        assert!(!message.contains("always, "), "{message}");
     }
 }

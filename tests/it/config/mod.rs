@@ -6,6 +6,7 @@
     reason = "the helpers of tests are tests too"
 )]
 
+mod addresses;
 mod documentation;
 mod external;
 mod health;

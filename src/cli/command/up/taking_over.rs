@@ -3,6 +3,7 @@
 //! Must not know any key. Invariants: the old files, their keys and the data stay as they are; nothing is written before all
 //! that was asked for is found to be possible, and after an error nothing new is left; no secret is printed.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,12 +13,12 @@ use clap::ValueEnum;
 use super::{Arguments, foreign_files, port};
 use crate::cli::talk;
 use crate::config::{
-    Config, NewCertificates, NewPlaces, OldFiles, OldProgram, UsersFile, UsersFileError, shell_word,
+    Config, NewCertificates, NewPlaces, OldFile, OldFiles, OldProgram, UsersFile, UsersFileError,
+    shell_word,
 };
 use crate::durable_file;
 use crate::instance::missing_parts;
 use crate::instance::places::{Places, Surroundings};
-use crate::oci::{Algorithm, Digest};
 use crate::server::Address;
 use crate::tls;
 
@@ -30,9 +31,6 @@ pub(super) enum CertificateChoice {
     Keep,
 }
 
-/// What the new file says of the old ones, so that a later run knows them again.
-const MADE_FROM: &str = "# made from: ";
-
 /// Takes the installation over if this is the first run. Returns the new configuration, and whether this run made it.
 pub(super) fn take_over(arguments: &Arguments) -> anyhow::Result<(PathBuf, bool)> {
     let old = full_paths(&arguments.from)?;
@@ -42,9 +40,12 @@ pub(super) fn take_over(arguments: &Arguments) -> anyhow::Result<(PathBuf, bool)
         None => durable_file::directory_of(first).to_owned(),
     };
     let places = Places::choose(Some(&directory), &Surroundings::here())?;
-    let fingerprint = fingerprint(&old)?;
+    let old_files = old
+        .iter()
+        .map(|file| OldFile::read(file).with_context(|| format!("cannot read {}", file.display())));
+    let old_files = old_files.collect::<anyhow::Result<Vec<_>>>()?;
     if places.config.exists() {
-        refuse_another(&places.config, &fingerprint)?;
+        refuse_another(&places.config, &old_files)?;
         return Ok((places.config, false));
     }
     let environment = crate::cli::environment();
@@ -60,7 +61,7 @@ pub(super) fn take_over(arguments: &Arguments) -> anyhow::Result<(PathBuf, bool)
         }),
     };
     let text = files
-        .render(&head(&old, &fingerprint), &new_places, &environment)
+        .render(&head(&old_files), &new_places, &environment)
         .map_err(|errors| anyhow!("{errors}"))?;
     let accounts = files.accounts();
     refuse_what_is_in_the_way(&files, &places)?;
@@ -88,38 +89,27 @@ fn full_paths(files: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     full.collect()
 }
 
-/// Of the names and contents of the old files.
-fn fingerprint(files: &[PathBuf]) -> anyhow::Result<String> {
-    let mut all = Vec::new();
-    for file in files {
-        let content = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-        for part in [file.as_os_str().as_encoded_bytes(), &content] {
-            all.extend_from_slice(&u64::try_from(part.len())?.to_be_bytes());
-            all.extend_from_slice(part);
-        }
-    }
-    Ok(Digest::of(Algorithm::Sha256, &all).to_string())
-}
-
-fn head(old: &[PathBuf], fingerprint: &str) -> String {
-    let names: Vec<String> = old.iter().map(|file| file.display().to_string()).collect();
-    // A line break in a name would end the comment.
-    let names = names.join(", ").replace(char::is_control, "?");
+fn head(old_files: &[OldFile]) -> String {
+    let old_files: Vec<String> = old_files.iter().map(ToString::to_string).collect();
+    let old_files = old_files.join("\n");
     format!(
-        "# Boathouse, taken over from {names}, which it does not read any more.\n\
+        "# Boathouse, taken over from the files below, which it does not read any more.\n\
          # After a change: `boathouse check --config THIS_FILE`, then SIGHUP for certificates, or a restart.\n\
          # docs/configuration.md describes all keys; one that is not here has its default.\n\
-         {MADE_FROM}{fingerprint}\n"
+         {old_files}\n"
     )
 }
 
 /// A configuration that is there already is served only if it was made from the very same files.
-fn refuse_another(config: &Path, fingerprint: &str) -> anyhow::Result<()> {
+fn refuse_another(config: &Path, old_files: &[OldFile]) -> anyhow::Result<()> {
     let text =
         fs::read_to_string(config).with_context(|| format!("cannot read {}", config.display()))?;
     let config = config.display();
-    match text.lines().find_map(|line| line.strip_prefix(MADE_FROM)) {
-        Some(made_from) if made_from == fingerprint => Ok(()),
+    let made_from: BTreeSet<OldFile> = OldFile::named_in(&text).into_iter().collect();
+    if made_from == old_files.iter().cloned().collect() {
+        return Ok(());
+    }
+    match made_from.first() {
         Some(_) => bail!(
             "{config} was made from these files or others, and they have changed since; nothing was changed\n\
              hint: `boathouse serve --config {config}` serves it as it is; to take the files over again, move it and users.yml away"
@@ -308,6 +298,9 @@ fn report(
     }
     lines.push("To go back: stop Boathouse, then".to_owned());
     let config_word = shell_word(&places.config.to_string_lossy());
+    lines.push(format!(
+        "  boathouse check --hand-back --config {config_word}  # what would be lost"
+    ));
     lines.push(format!("  boathouse hand-back --config {config_word}"));
     for (file, program) in &files.programs {
         let file = shell_word(&file.to_string_lossy());
