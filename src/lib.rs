@@ -2,8 +2,8 @@
 //!
 //! The modules have one strict order. Each names only modules to its right; the test `tests/it/layers.rs` enforces it:
 //!
-//! `cli > instance > config > server > tls > health > registry > auth > client > index > store > layout > oci > telemetry >
-//! heartbeat > clock > host_port > durable_file > platform`
+//! `cli > instance > config > server > metrics > tls > health > registry > auth > client > index > store > layout > oci >
+//! telemetry > heartbeat > clock > host_port > durable_file > platform`
 //!
 //! `docs/architecture.md` describes each module and the path of a request through them.
 
@@ -19,6 +19,7 @@ pub mod host_port;
 pub mod index;
 pub mod instance;
 pub mod layout;
+pub mod metrics;
 pub mod oci;
 pub mod platform;
 pub mod registry;

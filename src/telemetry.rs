@@ -77,9 +77,10 @@ pub fn start(
         (false, false) => Format::Text,
     };
     lines::set_json(settings.json);
+    let is_for_journal = is_journal(environment);
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(Guarded::new(writer.clone(), format))
+        .with_writer(Guarded::new(writer.clone(), format, is_for_journal))
         // Errors of the formatter go to stderr by a macro that panics if it cannot write.
         .log_internal_errors(false);
     let started = if settings.json {
@@ -110,6 +111,17 @@ pub fn flush() {
     if let Some(writer) = WRITER.get() {
         writer.flush();
     }
+}
+
+/// Whether stderr goes to the journal of systemd: `JOURNAL_STREAM` then has its device and inode (systemd.exec(5)). Where stderr
+/// was redirected since, they differ.
+fn is_journal(environment: &dyn Fn(&str) -> Option<String>) -> bool {
+    let stream = environment("JOURNAL_STREAM");
+    let stderr = rustix::fs::fstat(std::io::stderr());
+    let (Some(stream), Ok(stderr)) = (stream, stderr) else {
+        return false;
+    };
+    stream == format!("{}:{}", stderr.st_dev, stderr.st_ino)
 }
 
 fn filter(

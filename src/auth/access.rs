@@ -50,6 +50,8 @@ pub enum Access {
     Session(RepositoryName, SessionUse),
     /// The list of repositories.
     Catalog,
+    /// The page of metrics.
+    Metrics,
 }
 
 /// What is done with an upload session.
@@ -65,6 +67,7 @@ impl Access {
     /// The scope that covers this, in parts; none for what needs none.
     pub(super) fn scope(&self) -> Option<(&'static str, &str, &'static [&'static str])> {
         const REPOSITORY: &str = "repository";
+        const REGISTRY: &str = "registry";
         match self {
             Self::Public | Self::Any => None,
             Self::Pull(name) | Self::Session(name, SessionUse::Status) => {
@@ -74,8 +77,15 @@ impl Access {
                 Some((REPOSITORY, name.as_str(), &["pull", "push"]))
             }
             Self::Delete(name) => Some((REPOSITORY, name.as_str(), &["delete"])),
-            Self::Catalog => Some(("registry", "catalog", &["*"])),
+            Self::Catalog => Some((REGISTRY, "catalog", &["*"])),
+            Self::Metrics => Some((REGISTRY, "metrics", &["*"])),
         }
+    }
+
+    /// The same as text, as challenges and logs have it.
+    pub(super) fn scope_text(&self) -> Option<String> {
+        let (resource_type, name, actions) = self.scope()?;
+        Some(format!("{resource_type}:{name}:{}", actions.join(",")))
     }
 }
 
@@ -93,8 +103,9 @@ pub(super) enum Identity {
     Open,
     /// No credentials.
     Nobody,
-    /// A password that is wrong, or an `Authorization` that cannot be read.
-    WrongPassword,
+    /// A password that is wrong, or an `Authorization` that cannot be read; with the account that was named, as in
+    /// [`Details::claimed_account`].
+    WrongPassword(Option<String>),
     /// A token that is not believed.
     InvalidToken(TokenFault),
     /// A right password, or an account without one.
@@ -120,7 +131,7 @@ impl Caller {
         match &self.identity {
             Identity::Open
             | Identity::Nobody
-            | Identity::WrongPassword
+            | Identity::WrongPassword(_)
             | Identity::InvalidToken(_) => "",
             Identity::Basic { account, .. } => account,
             Identity::Ours { token, .. } | Identity::Foreign(token) => &token.claims.sub,
@@ -133,7 +144,7 @@ impl Caller {
             Identity::Basic { generation, .. } | Identity::Ours { generation, .. } => generation,
             Identity::Open
             | Identity::Nobody
-            | Identity::WrongPassword
+            | Identity::WrongPassword(_)
             | Identity::InvalidToken(_)
             | Identity::Foreign(_) => "",
         }
@@ -147,7 +158,7 @@ impl Caller {
             Identity::Ours { token, .. } => token.claims.bh.as_ref()?.labels.as_ref(),
             Identity::Open
             | Identity::Nobody
-            | Identity::WrongPassword
+            | Identity::WrongPassword(_)
             | Identity::InvalidToken(_)
             | Identity::Foreign(_) => None,
         }
@@ -181,7 +192,7 @@ impl Caller {
             }
             Identity::Open
             | Identity::Nobody
-            | Identity::WrongPassword
+            | Identity::WrongPassword(_)
             | Identity::InvalidToken(_)
             | Identity::Basic { .. } => false,
         }
@@ -202,18 +213,20 @@ pub enum Refusal {
         /// The header's value.
         challenge: String,
         /// For the answer's body.
-        reason: &'static str,
-        /// What is wrong with the token, for the log: the client is not told.
-        fault: Option<TokenFault>,
+        reason: Reason,
+        /// For the log.
+        details: Details,
     },
     /// 403 DENIED: the password is right, the right is missing.
     #[error("requested access to the resource is denied")]
-    Denied,
+    Denied(Details),
     /// 429 TOOMANYREQUESTS.
     #[error("too many failed logins")]
     TooManyFailures {
         /// `Retry-After`
         retry_after_secs: u64,
+        /// For the log.
+        details: Details,
     },
     /// 503: what decides about the account or the right is unavailable. The text is for the log.
     #[error("{0}")]
@@ -223,17 +236,55 @@ pub enum Refusal {
     Malformed(&'static str),
 }
 
-impl Refusal {
-    /// Why the caller is refused, for the log; `None` if the caller gave no credential.
-    pub fn logged(&self) -> Option<&'static str> {
+/// What the log says of a refusal, and the client is not told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Details {
+    /// The account that a failed login named, if it is in a list: a name that nobody has may be a password that was typed into
+    /// the wrong field.
+    pub claimed_account: Option<String>,
+    /// The right that is missing, as a scope: `repository:team/app:pull,push`.
+    pub needed: Option<String>,
+    /// Where the rule stands that decided (`file:line`), or what else did.
+    pub decided_by: Option<String>,
+}
+
+/// Why a request needs another credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// It has none.
+    NoCredential,
+    /// The password is wrong, there is no such account, or the header cannot be read.
+    WrongPassword,
+    /// The token is not believed, or has expired. What is wrong with it is for the log: the client is not told.
+    InvalidToken(TokenFault),
+    /// The token does not permit this.
+    InsufficientScope,
+}
+
+impl Reason {
+    /// For the client.
+    pub fn as_str(self) -> &'static str {
         match self {
-            Self::Unauthorized { reason, fault, .. } => {
-                Some(fault.map_or(*reason, TokenFault::as_str))
-            }
-            Self::Denied => Some("not permitted"),
-            Self::TooManyFailures { .. } => Some("slowed: too many failed logins"),
-            Self::Malformed(_) | Self::Unavailable(_) => None,
+            Self::NoCredential => "authentication required",
+            Self::WrongPassword => "authentication failed",
+            Self::InvalidToken(TokenFault::Expired) => "expired token",
+            Self::InvalidToken(_) => "invalid token",
+            Self::InsufficientScope => "insufficient scope",
         }
+    }
+
+    /// For the log.
+    pub fn logged(self) -> &'static str {
+        match self {
+            Self::InvalidToken(fault) => fault.as_str(),
+            Self::NoCredential | Self::WrongPassword | Self::InsufficientScope => self.as_str(),
+        }
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(self.as_str())
     }
 }
 
@@ -270,12 +321,16 @@ pub enum TokenRefusal {
     Unauthorized {
         /// The header's value.
         challenge: String,
+        /// For the log.
+        details: Details,
     },
     /// 429
     #[error("too many failed logins")]
     TooManyFailures {
         /// `Retry-After`
         retry_after_secs: u64,
+        /// For the log.
+        details: Details,
     },
     /// 404: only foreign tokens are accepted here, nothing is issued.
     #[error("this registry issues no tokens")]
@@ -303,8 +358,7 @@ pub(super) fn bearer(
         quoted(&realm(settings, origin)?),
         quoted(&settings.service)
     );
-    if let Some((resource_type, name, actions)) = access.scope() {
-        let scope = format!("{resource_type}:{name}:{}", actions.join(","));
+    if let Some(scope) = access.scope_text() {
         challenge.push_str(",scope=");
         challenge.push_str(&quoted(&scope));
     }

@@ -124,12 +124,15 @@ async fn failed_logins_are_slowed_and_known_good_ones_are_not() {
         assert!(matches!(outcome, Err(TokenRefusal::Unauthorized { .. })));
     }
     let outcome = lab.token("", Some("alice:wrong-again")).await;
-    assert_eq!(
-        outcome,
-        Err(TokenRefusal::TooManyFailures {
-            retry_after_secs: 1
-        })
-    );
+    let Err(TokenRefusal::TooManyFailures {
+        retry_after_secs,
+        details,
+    }) = outcome
+    else {
+        panic!("not slowed");
+    };
+    assert_eq!(retry_after_secs, 1);
+    assert_eq!(details.claimed_account.as_deref(), Some("alice"));
     lab.alice().await;
 }
 

@@ -31,7 +31,9 @@ mod settings;
 mod tests;
 mod tokens;
 
-pub use access::{Access, Caller, Origin, Refusal, SessionUse, TokenAnswer, TokenRefusal};
+pub use access::{
+    Access, Caller, Details, Origin, Reason, Refusal, SessionUse, TokenAnswer, TokenRefusal,
+};
 pub use accounts::{AccountSource, Accounts, BCRYPT_COST_MAX, User};
 pub use external::External;
 pub use fair_queue::{Crowded, FairQueue, Turn, address_group};

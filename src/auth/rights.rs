@@ -4,7 +4,7 @@
 //! rules of now, except with foreign tokens, whose own list decides; no right outlives the rule or token that gave it; an
 //! explanation comes from the same functions as the verdict.
 
-use super::access::{self, Access, Caller, Identity, Origin, Refusal};
+use super::access::{self, Access, Caller, Details, Identity, Origin, Reason, Refusal};
 use super::accounts::{ANONYMOUS, Current, Labels};
 use super::ext_authz;
 use super::rules::{self, Fields, Question, RuleText, Unmet};
@@ -127,7 +127,12 @@ impl Auth {
         if *access == Access::Public {
             return Ok(());
         }
-        let unauthorized = |error: Option<&str>, reason, fault| {
+        let unauthorized = |reason: Reason, details: Details| {
+            let error = match reason {
+                Reason::NoCredential | Reason::WrongPassword => None,
+                Reason::InvalidToken(_) => Some("invalid_token"),
+                Reason::InsufficientScope => Some("insufficient_scope"),
+            };
             let challenge = match &self.scheme {
                 Scheme::Bearer => access::bearer(&self.token, origin, access, error)?,
                 Scheme::Basic { realm } => access::basic(realm),
@@ -135,39 +140,75 @@ impl Auth {
             Err(Refusal::Unauthorized {
                 challenge,
                 reason,
-                fault,
+                details,
             })
         };
-        match caller.identity {
+        let needed = || Details {
+            needed: access.scope_text(),
+            ..Details::default()
+        };
+        match &caller.identity {
             Identity::Open => return Ok(()),
-            Identity::Nobody => return unauthorized(None, "authentication required", None),
+            Identity::Nobody => return unauthorized(Reason::NoCredential, needed()),
             Identity::InvalidToken(fault) => {
-                return unauthorized(Some("invalid_token"), "invalid token", Some(fault));
+                return unauthorized(Reason::InvalidToken(*fault), needed());
             }
-            Identity::WrongPassword => return unauthorized(None, "authentication failed", None),
+            Identity::WrongPassword(claimed_account) => {
+                let details = Details {
+                    claimed_account: claimed_account.clone(),
+                    ..needed()
+                };
+                return unauthorized(Reason::WrongPassword, details);
+            }
             Identity::Basic { .. } | Identity::Ours { .. } | Identity::Foreign(_) => {}
         }
         // An external account may have ended without anybody knowing here: its tokens live no longer than they say.
         let may_go_on = matches!(access, Access::Session(..)) && caller.external_labels().is_none();
         if caller.expired_secs > 0 && !may_go_on {
-            return unauthorized(
-                Some("invalid_token"),
-                "expired token",
-                Some(TokenFault::Expired),
-            );
+            return unauthorized(Reason::InvalidToken(TokenFault::Expired), needed());
         }
         // Such a token is for no registry: it shows who is calling, and opens nothing.
         let is_shut = caller.is_for_no_service() && *access != Access::Any;
         if !is_shut && self.holds(caller, access, origin) {
             return Ok(());
         }
+        let details = Details {
+            decided_by: Some(self.decided_by(caller, access, origin)),
+            ..needed()
+        };
         match caller.identity {
             // What `ext_authz` grants is in tokens only, so such a client must ask for one.
             Identity::Basic { .. } if !self.is_left_to_program(caller, access, origin) => {
-                Err(Refusal::Denied)
+                Err(Refusal::Denied(details))
             }
-            _ => unauthorized(Some("insufficient_scope"), "insufficient scope", None),
+            _ => unauthorized(Reason::InsufficientScope, details),
         }
+    }
+
+    /// What decided against a caller with a good credential: where the rule stands, or what else.
+    fn decided_by(&self, caller: &Caller, access: &Access, origin: &Origin) -> String {
+        let Some((resource_type, name, actions)) = access.scope() else {
+            return "the token".to_owned();
+        };
+        let speaks_for_itself = matches!(caller.identity, Identity::Foreign(_));
+        if speaks_for_itself
+            || caller.is_for_no_service()
+            || self.rules_allow(caller, origin, resource_type, name, actions)
+        {
+            return "the token: it was made without this right".to_owned();
+        }
+        let fields = self.fields_here(caller, resource_type, name);
+        let labels = caller.external_labels();
+        self.judge(
+            fields,
+            labels,
+            origin,
+            |accounts, question| match rules::decide(accounts.rules(), question) {
+                None => "no rule matches".to_owned(),
+                Some(rule) if rule.text().place.is_empty() => "a rule".to_owned(),
+                Some(rule) => rule.text().place.clone(),
+            },
+        )
     }
 
     fn holds(&self, caller: &Caller, access: &Access, origin: &Origin) -> bool {
@@ -186,7 +227,7 @@ impl Auth {
         let by_rules = || self.rules_allow(caller, origin, resource_type, name, actions);
         match (&caller.identity, access) {
             (Identity::Open, _) => true,
-            (Identity::Nobody | Identity::WrongPassword | Identity::InvalidToken(_), _) => false,
+            (Identity::Nobody | Identity::WrongPassword(_) | Identity::InvalidToken(_), _) => false,
             (Identity::Foreign(token), _) => by_token(token),
             (Identity::Basic { .. } | Identity::Ours { .. }, Access::Catalog) => {
                 caller.account() != ANONYMOUS
@@ -313,7 +354,7 @@ impl Auth {
     ) -> bool {
         match &caller.identity {
             Identity::Open => true,
-            Identity::Nobody | Identity::WrongPassword | Identity::InvalidToken(_) => false,
+            Identity::Nobody | Identity::WrongPassword(_) | Identity::InvalidToken(_) => false,
             Identity::Basic { .. } | Identity::Ours { .. } => {
                 let said = self.rules_say(caller, origin, "repository", name, &["pull"]);
                 said.unwrap_or_else(|| {
@@ -344,7 +385,7 @@ impl Auth {
         let has_credential = match &caller.identity {
             Identity::Open
             | Identity::Nobody
-            | Identity::WrongPassword
+            | Identity::WrongPassword(_)
             | Identity::InvalidToken(_) => false,
             Identity::Basic { .. } | Identity::Ours { .. } => caller.account() != ANONYMOUS,
             Identity::Foreign(_) => true,
@@ -388,7 +429,7 @@ impl Auth {
             Identity::Basic { .. } | Identity::Ours { .. } => self.now().await,
             Identity::Open
             | Identity::Nobody
-            | Identity::WrongPassword
+            | Identity::WrongPassword(_)
             | Identity::InvalidToken(_)
             | Identity::Foreign(_) => self.known(),
         };
@@ -399,13 +440,14 @@ impl Auth {
         let ended = match &caller.identity {
             Identity::Open
             | Identity::Nobody
-            | Identity::WrongPassword
+            | Identity::WrongPassword(_)
             | Identity::InvalidToken(_) => None,
             Identity::Basic {
                 account,
                 generation,
                 labels: _,
-            } => (!is_current(account, generation)).then_some(Identity::WrongPassword),
+            } => (!is_current(account, generation))
+                .then(|| Identity::WrongPassword(Some(account.clone()))),
             Identity::Ours { token, generation } => {
                 let revoked = !is_current(&token.claims.sub, generation);
                 let revoked = revoked.then_some(TokenFault::Revoked);

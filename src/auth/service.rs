@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
 
 use super::SetupError;
-use super::access::{Caller, Identity, Origin, Refusal};
+use super::access::{Caller, Details, Identity, Origin, Refusal};
 use super::accounts::{Accounts, Current, Labels};
 use super::keyed_hash::KeyedHash;
 use super::passwords::{Authenticator, Freshness, Passwords, StoredHashes, Verdict};
@@ -157,7 +157,7 @@ impl Auth {
             .then(|| endpoint::decode_basic(credentials.trim()))
             .flatten();
         let Some(login) = login else {
-            return Ok(caller(Identity::WrongPassword));
+            return Ok(caller(Identity::WrongPassword(None)));
         };
         match self.log_in(&login, origin, Freshness::Lately).await {
             LoggedIn::As { generation, labels } => Ok(caller(Identity::Basic {
@@ -165,11 +165,24 @@ impl Auth {
                 generation,
                 labels,
             })),
-            LoggedIn::No => Ok(caller(Identity::WrongPassword)),
-            LoggedIn::Later { retry_after_secs } => {
-                Err(Refusal::TooManyFailures { retry_after_secs })
+            LoggedIn::No => {
+                let claimed = self.details_of(&login).claimed_account;
+                Ok(caller(Identity::WrongPassword(claimed)))
             }
+            LoggedIn::Later { retry_after_secs } => Err(Refusal::TooManyFailures {
+                retry_after_secs,
+                details: self.details_of(&login),
+            }),
             LoggedIn::Unavailable(reason) => Err(Refusal::Unavailable(reason)),
+        }
+    }
+
+    /// What the log says of a login that failed.
+    pub(super) fn details_of(&self, login: &Login) -> Details {
+        let is_listed = !login.account.is_empty() && self.known().is_listed(&login.account);
+        Details {
+            claimed_account: is_listed.then(|| login.account.clone()),
+            ..Details::default()
         }
     }
 

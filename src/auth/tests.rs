@@ -324,10 +324,13 @@ async fn basic_is_judged_by_the_rules() {
         lab.may(&right, Access::Delete(name("team/app"))).await,
         Ok(())
     );
-    assert_eq!(
-        lab.may(&right, Access::Push(name("other/app"))).await,
-        Err(Refusal::Denied)
-    );
+    let denied = lab.may(&right, Access::Push(name("other/app"))).await;
+    let Err(Refusal::Denied(details)) = denied else {
+        panic!("{denied:?}");
+    };
+    let needed = "repository:other/app:pull,push";
+    assert_eq!(details.needed.as_deref(), Some(needed));
+    assert!(details.decided_by.is_some());
     let wrong = basic_header("alice:wrong");
     assert!(!challenge(lab.may(&wrong, Access::Any).await).contains("error="));
     let caller = lab

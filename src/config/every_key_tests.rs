@@ -136,9 +136,9 @@ const KEYS: &[Keys] = &[
     distribution(
         Honoured,
         "http",
-        "net h2c.enabled tls.clientcas tls.clientauth debug.addr debug.prometheus.enabled",
+        "net h2c.enabled tls.clientcas tls.clientauth debug.addr debug.prometheus.enabled debug.prometheus.path",
     ),
-    distribution(Noted, "http", "debug.prometheus.path tls.ciphersuites"),
+    distribution(Noted, "http", "tls.ciphersuites"),
     distribution(
         Refused,
         "http.tls.letsencrypt",

@@ -1,4 +1,4 @@
-//! `health` and `http.debug`: what is checked beside the requests, and where that is shown.
+//! `health` and `http.debug`: what is checked beside the requests, and where that and the metrics are shown.
 //!
 //! Must not know how a check is made. Invariant: a check that is written and cannot be made is an error.
 
@@ -8,9 +8,7 @@ use std::path::Path;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use serde::Deserialize;
 
-use super::key::{
-    Family, Flag, Key, Number, OptionalText, Seconds, Special, Unread, distribution, keys,
-};
+use super::key::{Family, Flag, Number, OptionalText, Seconds, Special, Text, distribution, keys};
 use super::reader::Reader;
 use super::{duration, from_node};
 use crate::health::{CHECK_SECS, Check, Target};
@@ -72,21 +70,24 @@ keys! {
     /// 503 if there are any. The other debug pages of distribution, which are those of Go, do not exist.
     DEBUG_ADDRESS: OptionalText = distribution("http.debug.addr").optional_text();
 
-    /// Whether metrics are wanted at the same address.
+    /// Whether metrics are shown at the same address, to everybody who can reach it.
     ///
-    /// Metrics are not built yet: a warning says so.
+    /// Accounts with the right `registry:metrics:*` find them at `/metrics` of the main address, with and without this key.
     PROMETHEUS: Flag = distribution("http.debug.prometheus.enabled").flag(false);
-}
 
-const UNREAD: &[Key<Unread>] =
-    &[distribution("http.debug.prometheus.path").harmless("metrics are not built yet")];
+    /// The path of the metrics at the debug address.
+    PROMETHEUS_PATH: Text = distribution("http.debug.prometheus.path").text("/metrics");
+}
 
 pub(super) const FAMILY: Family = Family {
     heading: "Health checks",
     intro: "While a check fails, every request to the registry but `/`, `/healthz`, `/readyz` and those for tokens is answered with 503 `UNAVAILABLE`. A check is made the first time after its interval. Without these keys, `/readyz` alone says how the registry is.",
     keys: KEYS,
-    unread: UNREAD,
+    unread: &[],
 };
+
+/// The other path of the debug listener.
+const HEALTH_PATH: &str = "/debug/health";
 
 /// A day.
 const SECS_MAX: u64 = 86_400;
@@ -231,14 +232,33 @@ fn header_map(headers: &BTreeMap<String, Vec<String>>) -> Option<HeaderMap> {
     Some(map)
 }
 
-/// Where `/debug/health` is answered.
-pub(super) fn debug_address(reader: &mut Reader<'_>) -> Option<HostPort> {
-    if reader.get(&PROMETHEUS) {
-        reader.warn(
-            PROMETHEUS.path,
-            "no metrics are written yet: Prometheus finds nothing at this address",
+/// The path of the metrics at the debug address, if they are shown there.
+pub(super) fn metrics_path(reader: &mut Reader<'_>, has_address: bool) -> Option<String> {
+    let (is_on, path) = (reader.get(&PROMETHEUS), reader.get(&PROMETHEUS_PATH));
+    // distribution takes an empty path for the default.
+    let path = if path.is_empty() {
+        PROMETHEUS_PATH.kind.0.to_owned()
+    } else {
+        path
+    };
+    if !path.starts_with('/') || path == HEALTH_PATH {
+        reader.refuse(
+            PROMETHEUS_PATH.path,
+            "must be a path of its own that begins with a slash",
+            "written like `/metrics`",
         );
     }
+    if is_on && !has_address {
+        reader.warn(
+            PROMETHEUS.path,
+            "has no effect without http.debug.addr; accounts with the right `registry:metrics:*` find the metrics at `/metrics` of the main address",
+        );
+    }
+    is_on.then_some(path)
+}
+
+/// Where `/debug/health` is answered.
+pub(super) fn debug_address(reader: &mut Reader<'_>) -> Option<HostPort> {
     let text = reader.get(&DEBUG_ADDRESS)?;
     let address = text.parse().ok();
     if address.is_none() {

@@ -87,6 +87,8 @@ pub struct Config {
     pub health: Vec<Check>,
     /// `http.debug.addr`
     pub debug_address: Option<HostPort>,
+    /// `http.debug.prometheus`: the path of the metrics there; `None` where they are not shown.
+    pub metrics_path: Option<String>,
     /// Users, rules, tokens.
     pub auth: AuthConfig,
     /// `server.addr`: `docker_auth`'s own listener.
@@ -369,6 +371,7 @@ fn sections(reader: &mut Reader<'_>) -> Config {
     let token_listener = token_listener::token_listener(reader, &server, &auth, listener_pair);
     let registry = storage::registry(reader);
     let (health, debug_address) = (health::checks(reader), health::debug_address(reader));
+    let metrics_path = health::metrics_path(reader, debug_address.is_some());
     let is_plain = tls == tls::Settings::None;
     http::warn_of_openness(reader, &server.address, is_plain, !auth.required);
     let config = Config {
@@ -379,6 +382,7 @@ fn sections(reader: &mut Reader<'_>) -> Config {
         registry,
         health,
         debug_address,
+        metrics_path,
         auth,
         token_listener,
         storage,

@@ -14,6 +14,7 @@ use super::{CANNOT_SERVE, bind_for_tokens};
 use crate::auth::{Auth, Secret};
 use crate::clock::Clock;
 use crate::config::{IssuerConfig, Signing};
+use crate::metrics::{self, Metrics};
 use crate::registry::MemoryBudget;
 use crate::server::{BoundAddress, Server, Services, Site};
 
@@ -45,6 +46,14 @@ impl TokenIssuer {
             clock: Arc::clone(clock),
             memory: MemoryBudget::new(config.whole_bodies_bytes),
             health: None,
+            // Counted, and shown nowhere: the files of docker_auth name no address for it.
+            metrics: Arc::new(Metrics::new(metrics::Sources {
+                registry: None,
+                auth: Arc::clone(&auth),
+                health: None,
+                certificates: Vec::new(),
+                clock: Arc::clone(clock),
+            })),
         };
         let server = Server::listen(vec![(listener, Site::TokenIssuer)], &services);
         let reload = Reload::new(source, &config.auth, auth, certificates);

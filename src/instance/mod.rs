@@ -38,6 +38,7 @@ use crate::health::HealthChecks;
 use crate::heartbeat::Heartbeat;
 use crate::index::{self, Index};
 use crate::layout::OWN_DIRECTORY;
+use crate::metrics::{self, Metrics};
 use crate::registry::{self, FallbackTags, Registry};
 use crate::server::control::{Control, ControlSocket};
 use crate::server::{self, BoundAddress, Listener, Server, Services, Site};
@@ -174,10 +175,13 @@ impl Instance {
             tls.clone(),
             tokens.as_ref().and_then(|each| each.tls.clone()),
         ];
+        let of_debug = Site::Debug {
+            metrics_path: config.metrics_path.clone(),
+        };
         let of_registry = |listener| (listener, Site::Registry(Arc::clone(&self.registry)));
         let listeners = std::iter::once(of_registry(listener))
             .chain(tokens.map(|listener| (listener, Site::TokenIssuer)))
-            .chain(debug.map(|listener| (listener, Site::Debug)))
+            .chain(debug.map(|listener| (listener, of_debug)))
             .chain(more.into_iter().map(of_registry))
             .collect();
         let services = Services {
@@ -185,6 +189,17 @@ impl Instance {
             clock: Arc::clone(clock),
             memory: self.registry.memory().clone(),
             health: Some(Arc::clone(&health)),
+            metrics: Arc::new(Metrics::new(metrics::Sources {
+                registry: Some(Arc::clone(&self.registry)),
+                auth: Arc::clone(&auth),
+                health: Some(Arc::clone(&health)),
+                certificates: ["registry", "token"]
+                    .into_iter()
+                    .zip(&certificates)
+                    .filter_map(|(site, tls)| Some((site, tls.clone()?)))
+                    .collect(),
+                clock: Arc::clone(clock),
+            })),
         };
         let server = Server::listen(listeners, &services).context(CANNOT_SERVE)?;
         missing_parts::remember(config, &self.plan.environment());

@@ -50,6 +50,8 @@ struct Found {
     verdicts: HashMap<Digest, (Version, Verdict)>,
     /// What was warned of, as text.
     warned: HashSet<String>,
+    /// Versions of data that were found damaged.
+    damaged_data: u64,
 }
 
 /// What the file of some data is.
@@ -120,12 +122,18 @@ impl Damage {
         let verdict = (meta.version.clone(), verdict);
         let before = found.verdicts.insert(*digest, verdict.clone());
         if verdict.1 == Verdict::Damaged && before != Some(verdict) {
+            found.damaged_data += 1;
             tracing::warn!(
                 %digest,
                 size_bytes = meta.size_bytes,
                 "the stored data are not what their digest says, and count as absent; hint: push them again"
             );
         }
+    }
+
+    /// How often data were found that are not what their digest says; each version of a file counts once.
+    pub(super) fn damaged_data(&self) -> u64 {
+        self.lock().damaged_data
     }
 
     /// Whether what is wrong with this version of `key` is not warned of yet.

@@ -74,6 +74,11 @@ impl MemoryBudget {
         self.held_bytes() > self.0.limit_bytes / 2
     }
 
+    /// The most that may be reserved.
+    pub fn limit_bytes(&self) -> usize {
+        self.0.limit_bytes
+    }
+
     /// What is reserved now.
     pub fn held_bytes(&self) -> usize {
         self.0.lock().bytes

@@ -55,7 +55,7 @@ pub use self::manifests::{ManifestContent, Manifests, PushedManifest, StoredMani
 pub use self::memory_budget::{BudgetSpent, Holder, MemoryBudget, Reservation};
 pub use self::readiness::{HealthCheck, Readiness, Trouble};
 pub use self::referrers::{Referrer, ReferrersPage};
-pub use self::sessions::Owner;
+pub use self::sessions::{Owner, UploadFigures};
 pub use self::settings::{
     Children, FallbackTags, LayerUrls, Limits, References, Settings, UploadPurging,
 };

@@ -15,7 +15,7 @@ use super::core::Core;
 use crate::heartbeat::{Heartbeat, Pulse, SLOW_AFTER, STILL_AFTER, Standing};
 use crate::index::Health;
 use crate::layout::Prefix;
-use crate::store::{Constraint, Depth, ObjectStore, StoreError};
+use crate::store::{Constraint, Depth, ObjectStore, Room, StoreError};
 
 /// How long an answer waits for the store: most probes give it a second.
 const PROBE_TIME: Duration = Duration::from_millis(500);
@@ -226,6 +226,24 @@ impl HealthCheck {
             Health::Rebuilding { done, total } => Some(Trouble::IndexFilling(done, total)),
             Health::Degraded { .. } => Some(Trouble::IndexOutOfOrder),
         }
+    }
+
+    /// How much may still be written to the store; `None` if the store has no limit, or does not answer in time.
+    pub async fn room(&self) -> Option<Room> {
+        tokio::select! {
+            room = self.core.store.room() => room.ok().flatten(),
+            () = self.core.clock.sleep(PROBE_TIME) => None,
+        }
+    }
+
+    /// How long the request has waited that has waited longest for others that change the same.
+    pub fn longest_wait(&self) -> Duration {
+        self.core.locks.longest_wait().unwrap_or_default()
+    }
+
+    /// How often stored data were found that are not what their digest says; each version of a file counts once.
+    pub fn damaged_data(&self) -> u64 {
+        self.core.damage.damaged_data()
     }
 
     /// Logs what stands still, when that begins and when it ends; never returns.

@@ -72,6 +72,15 @@ enum Entry {
     Idle(Kept),
 }
 
+/// How many upload sessions there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UploadFigures {
+    /// That were used within the last hour and have not ended; of an owner with very many, only some.
+    pub open: u64,
+    /// That a request works on.
+    pub active: u64,
+}
+
 /// An upload between two requests.
 pub(super) struct Kept {
     pub(super) upload: Box<dyn Upload>,
@@ -250,6 +259,15 @@ impl Sessions {
         drop(state);
         // Files are closed with the guard released.
         drop(closed);
+    }
+
+    /// How many sessions have not ended, and on how many of them a request works.
+    pub(super) fn figures(&self) -> UploadFigures {
+        let state = self.lock();
+        UploadFigures {
+            open: state.shares.count() as u64,
+            active: (state.open.len() - state.idle.count()) as u64,
+        }
     }
 
     /// Remembers how the session ended.

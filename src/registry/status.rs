@@ -69,12 +69,16 @@ pub struct IndexStatus {
 }
 
 impl Listings {
-    /// How much there is: running totals of the index.
+    /// How much there is: running totals of the index, with all that has happened so far.
     pub async fn status(&self) -> Result<Status, IndexedError> {
-        let index = &self.core.gate.index;
-        index.settle().await;
-        let totals = index.totals();
-        Ok(Status {
+        self.core.gate.index.settle().await;
+        Ok(self.figures().await)
+    }
+
+    /// The same without what still waits to be written to the index.
+    pub async fn figures(&self) -> Status {
+        let totals = self.core.gate.index.totals();
+        Status {
             repositories: totals.repositories,
             tags: totals.tags,
             manifests: totals.revisions,
@@ -86,7 +90,7 @@ impl Listings {
             not_ready: Vec::new(),
             degraded: Vec::new(),
             index: self.index_status().await,
-        })
+        }
     }
 
     async fn index_status(&self) -> IndexStatus {

@@ -15,7 +15,7 @@ use super::commit::{Commit, discard};
 use super::core::{Core, put_link};
 use super::error::{BodyError, RegistryError};
 use super::event::{Actor, Event};
-use super::sessions::{Ended, Entered, Kept, Owner, Progress, Sessions, UploadBusy};
+use super::sessions::{Ended, Entered, Kept, Owner, Progress, Sessions, UploadBusy, UploadFigures};
 use crate::heartbeat::Heartbeat;
 use crate::layout::{Place, UploadId, upload_directory};
 use crate::oci::range::Sent;
@@ -67,6 +67,11 @@ impl Uploads {
     /// Of [`Uploads::close_idle`].
     pub fn heartbeat(&self) -> Arc<Heartbeat> {
         Arc::clone(&self.heartbeat)
+    }
+
+    /// How many sessions there are now.
+    pub fn figures(&self) -> UploadFigures {
+        self.sessions.figures()
     }
 
     /// Closes sessions that have been idle for too long; never returns. Their bytes stay.

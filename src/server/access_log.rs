@@ -9,8 +9,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::auth::Details;
 use crate::clock::Clock;
 use crate::layout::UploadId;
+use crate::metrics::{CountedRequest, Refused};
 use crate::telemetry::field;
 
 /// The target of these lines, by which `telemetry` can disable them.
@@ -20,6 +22,8 @@ pub(super) const TARGET: &str = crate::telemetry::ACCESS_LOG_TARGET;
 pub(super) struct Line {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) began: Duration,
+    /// The same request in the metrics.
+    pub(super) counted: CountedRequest,
     pub(super) id: RequestId,
     pub(super) client: std::net::IpAddr,
     pub(super) method: http::Method,
@@ -28,20 +32,35 @@ pub(super) struct Line {
     pub(super) account: String,
     pub(super) user_agent: String,
     /// Why the caller was refused (401, 403 and 429).
-    pub(super) refusal: Option<&'static str>,
+    pub(super) refusal: Option<LoggedRefusal>,
     pub(super) status: u16,
     pub(super) sent_bytes: u64,
+}
+
+/// Why a caller was refused.
+pub(super) struct LoggedRefusal {
+    /// As what it is counted.
+    pub(super) counted: Refused,
+    pub(super) text: &'static str,
+    pub(super) details: Details,
 }
 
 impl Line {
     pub(super) fn add_sent(&mut self, bytes: usize) {
         self.sent_bytes += bytes as u64;
+        self.counted.send(bytes);
     }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
         let duration = self.clock.elapsed().saturating_sub(self.began);
+        self.counted.end(self.status, duration);
+        let refusal = self.refusal.as_ref();
+        let detail = |of: fn(&Details) -> &Option<String>| {
+            let text = of(&refusal?.details).as_deref()?;
+            Some(tracing::field::display(field(text)))
+        };
         tracing::info!(
             target: TARGET,
             id = %self.id,
@@ -53,7 +72,10 @@ impl Drop for Line {
             status = self.status,
             sent_bytes = self.sent_bytes,
             duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-            refusal = self.refusal,
+            refusal = refusal.map(|refusal| refusal.text),
+            claimed_account = detail(|details| &details.claimed_account),
+            needed = detail(|details| &details.needed),
+            decided_by = detail(|details| &details.decided_by),
             user_agent = %field(&self.user_agent),
             "request"
         );

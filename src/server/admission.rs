@@ -23,6 +23,7 @@ use super::Limits;
 use super::activity::{Activity, Phase};
 use crate::auth::address_group;
 use crate::clock::Clock;
+use crate::metrics::Connections as Figures;
 
 /// Slots beyond the limit, in which only health requests are answered: enough for all programs that monitor one machine.
 pub(super) const RESERVE: usize = 32;
@@ -114,6 +115,29 @@ impl Admission {
     /// The number of slots that are taken.
     pub(super) fn taken(&self) -> usize {
         self.lock().slots.count
+    }
+
+    /// How many connections there are, and what they do; those in the reserve are among them.
+    pub(super) fn figures(&self) -> Figures {
+        let now = self.0.clock.elapsed();
+        let state = self.lock();
+        let mut figures = Figures {
+            limit: self.0.limit,
+            ..Figures::default()
+        };
+        for connection in state.slots.all().chain(state.reserve.all()) {
+            let count = match connection.activity.phase() {
+                Phase::Handshake { .. } => &mut figures.handshake,
+                Phase::Idle { .. } => &mut figures.idle,
+                Phase::Working => &mut figures.working,
+                Phase::Waiting { since } if now.saturating_sub(since) >= STALLED_AFTER => {
+                    &mut figures.stalled
+                }
+                Phase::Waiting { .. } => &mut figures.waiting,
+            };
+            *count += 1;
+        }
+        figures
     }
 
     /// A slot for a connection from `peer`, in the reserve if there is no other; `None` if the reserve is full too.

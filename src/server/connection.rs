@@ -5,6 +5,7 @@
 //! progress.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -35,6 +36,7 @@ use super::state::{self, Peer, State};
 use super::{Services, Settings, Site};
 use crate::auth::{FairQueue, Listening};
 use crate::clock::Clock;
+use crate::metrics::{Direction, Stop};
 use crate::platform;
 use crate::tls::Tls;
 
@@ -168,12 +170,16 @@ impl Server {
             })?;
             let proxies = settings.trusted_proxies.clone();
             let clock = Arc::clone(&services.clock);
+            let admission = Admission::new(limit(&settings), proxies, clock);
+            let seen = admission.clone();
+            let look = Box::new(move || seen.figures());
+            services.metrics.add_listener(site.label(), look);
             let state = State {
                 services: services.clone(),
                 site,
                 tls,
                 routes,
-                admission: Admission::new(limit(&settings), proxies, clock),
+                admission,
                 handshakes: handshakes.clone(),
                 configured_headers: state::configured_headers(&settings),
                 settings,
@@ -234,10 +240,13 @@ async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                // Without a slot, the connection is closed.
-                if let Some(slot) = admission.admit(peer.ip()) {
-                    let state = Arc::clone(state);
-                    connections.spawn(serve(state, stream, peer, slot, ending.clone()));
+                match admission.admit(peer.ip()) {
+                    Some(slot) => {
+                        let state = Arc::clone(state);
+                        connections.spawn(serve(state, stream, peer, slot, ending.clone()));
+                    }
+                    // The connection is closed.
+                    None => state.services.metrics.counters.refuse_connection(),
                 }
             }
             Err(error) => {
@@ -320,7 +329,10 @@ async fn serve(
                     serve_http(state, stream, peer, slot, HttpOver::Tls, ending).await;
                 }
                 // Usually the client does not trust our authority. It reports the cause itself.
-                Err(error) => tracing::debug!(%error, peer = %peer.address, "TLS handshake failed"),
+                Err(error) => {
+                    state.services.metrics.counters.fail_handshake();
+                    tracing::debug!(%error, peer = %peer.address, "TLS handshake failed");
+                }
             }
         }
     }
@@ -375,6 +387,7 @@ async fn serve_http<S>(
 {
     let limits = &state.settings.limits;
     let clock = Arc::clone(&state.services.clock);
+    let counters = Arc::clone(&state.services.metrics.counters);
     let has_unread_body = Arc::new(AtomicBool::new(false));
     let guard = StallGuard::new(
         stream,
@@ -424,9 +437,25 @@ async fn serve_http<S>(
         }
     };
     if let Err(error) = result {
+        if has_stopped_reading(error.as_ref()) {
+            counters.stop(Direction::Send, Stop::Stalled);
+        }
         // Clients often close connections early.
         tracing::debug!(error = %crate::telemetry::chain(error.as_ref()), peer = %peer.address, "connection ended early");
     }
+}
+
+/// Whether a connection ended because its client read nothing for the stall limit (`stall`), or the network lost it.
+fn has_stopped_reading(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref().map(std::io::Error::kind);
+        if kind == Some(std::io::ErrorKind::TimedOut) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Resolves when an evicted connection must close.

@@ -1,7 +1,7 @@
-//! The debug listener, `http.debug.addr`: the health checks that fail.
+//! The debug listener, `http.debug.addr`: the health checks that fail, and metrics.
 //!
-//! Source: distribution's `/debug/health`. Must not know how checks are made. Invariant: it answers also while a check fails,
-//! and shows nothing of the registry.
+//! Source: distribution's `/debug/health` and `http.debug.prometheus`. Must not know how checks are made, nor what is counted.
+//! Invariant: it answers also while a check fails, and shows nothing that is stored.
 
 use http::{Method, Response, StatusCode};
 
@@ -9,17 +9,42 @@ use super::response::{self, ResponseBody};
 use super::route::{RequestPath, RouteError};
 use crate::health::HealthChecks;
 
-/// The methods of its one path.
+/// The methods of its paths.
 pub(super) const METHODS: &str = "GET, HEAD";
 
-/// Refuses all requests but those for the checks.
-pub(super) fn parse(method: &Method, path: &RequestPath) -> Result<(), RouteError> {
-    if path.as_str() != "/debug/health" {
-        return Err(RouteError::NotFound);
+/// What a request to this listener asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DebugRoute {
+    /// `/debug/health`
+    Health,
+    /// `http.debug.prometheus.path`
+    Metrics,
+}
+
+impl DebugRoute {
+    /// Parses a request; `metrics_path` is `None` where metrics are not shown here.
+    pub(super) fn parse(
+        method: &Method,
+        path: &RequestPath,
+        metrics_path: Option<&str>,
+    ) -> Result<Self, RouteError> {
+        let route = match path.as_str() {
+            "/debug/health" => Self::Health,
+            path if Some(path) == metrics_path => Self::Metrics,
+            _ => return Err(RouteError::NotFound),
+        };
+        match *method {
+            Method::GET | Method::HEAD => Ok(route),
+            _ => Err(RouteError::Method),
+        }
     }
-    match *method {
-        Method::GET | Method::HEAD => Ok(()),
-        _ => Err(RouteError::Method),
+
+    /// A name for logs.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Health => "debug-health",
+            Self::Metrics => "metrics",
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use hyper::body::Body as _;
 use tracing::Instrument as _;
 
 use super::access_log::{self, Line, RequestId};
+use super::debug_listener::{self, DebugRoute};
 use super::incoming::RequestBody;
 use super::open_requests::RequestInFlight;
 use super::origin::Reading;
@@ -22,11 +23,10 @@ use super::response::ResponseBody;
 use super::route::{RequestPath, Route, RouteError, Takes};
 use super::state::{Allowed, Peer, State, authorization};
 use super::token_listener::{self, TokenRoute};
-use super::{
-    ServerError, Site, blobs, debug_listener, listings, manifests, origin, response, token, uploads,
-};
+use super::{ServerError, Site, blobs, listings, manifests, origin, response, token, uploads};
 use crate::auth::{Access, Caller, Origin};
 use crate::host_port::is_authority;
+use crate::metrics::{self, Handler};
 use crate::registry::{Holder, Registry};
 use crate::telemetry::field;
 
@@ -34,24 +34,33 @@ use crate::telemetry::field;
 enum Asked {
     Registry(Arc<Registry>, Route),
     TokenIssuer(TokenRoute),
-    Health,
+    Debug(DebugRoute),
 }
 
 impl Asked {
-    /// A name for logs and metrics.
+    /// A name for logs.
     fn label(&self) -> &'static str {
         match self {
             Self::Registry(_, route) => route.label(),
             Self::TokenIssuer(route) => route.label(),
-            Self::Health => "debug-health",
+            Self::Debug(route) => route.label(),
+        }
+    }
+
+    /// What it is counted as.
+    fn handler(&self) -> Handler {
+        match self {
+            Self::Registry(_, route) => route.handler(),
+            Self::TokenIssuer(_) => Handler::Token,
+            Self::Debug(_) => Handler::Other,
         }
     }
 
     /// Whether it is answered in the reserve too: monitoring must not fail because all connections are taken.
-    fn is_health(&self) -> bool {
+    fn is_monitoring(&self) -> bool {
         matches!(
             self,
-            Self::Registry(_, Route::Health | Route::Ready) | Self::Health
+            Self::Registry(_, Route::Health | Route::Ready) | Self::Debug(_)
         )
     }
 }
@@ -73,9 +82,13 @@ impl State {
         peer: Peer,
         in_flight: RequestInFlight,
     ) -> Response<ResponseBody> {
-        let (head, body) = request.into_parts();
+        let (head, mut body) = request.into_parts();
         let path = self.path_of(&head);
         let asked = check_host(&head).and_then(|()| self.parse(&head, &path));
+        let counters = &self.services.metrics.counters;
+        let counted = asked.as_ref().map_or(Handler::Other, Asked::handler);
+        let counted = counters.begin(counted, &head.method);
+        body.count(counted.handler());
         let mut reading = origin::read(&self.settings, peer, &head.headers, &head.uri);
         let named = reading.request_id.take();
         let id = named.unwrap_or_else(RequestId::random);
@@ -85,6 +98,7 @@ impl State {
         let mut line = Line {
             clock: Arc::clone(&self.services.clock),
             began: self.services.clock.elapsed(),
+            counted,
             id: id.clone(),
             client: reading.origin.client,
             method: method.clone(),
@@ -99,7 +113,7 @@ impl State {
         let (shown_method, shown_path) = (field(method.as_str()), field(&line.path));
         let span = tracing::info_span!("request", %id, method = %shown_method, route = line.route, path = %shown_path);
         let handled = match asked {
-            Ok(asked) if peer.is_reserve && !asked.is_health() => Err(ServerError::NoPlace),
+            Ok(asked) if peer.is_reserve && !asked.is_monitoring() => Err(ServerError::NoPlace),
             Ok(asked) => {
                 let arrived = Arrived {
                     head,
@@ -117,9 +131,10 @@ impl State {
                         Asked::TokenIssuer(route) => {
                             self.handle_of_issuer(route, arrived, account).await
                         }
-                        Asked::Health => {
+                        Asked::Debug(DebugRoute::Health) => {
                             Ok(debug_listener::health(self.services.health.as_deref()))
                         }
+                        Asked::Debug(DebugRoute::Metrics) => Ok(self.metrics_page().await),
                     }
                 };
                 handling.instrument(span.clone()).await
@@ -134,6 +149,9 @@ impl State {
         });
         let mut answer = counted.unwrap_or_else(|error: ServerError| {
             line.refusal = error.refusal();
+            if let Some(refusal) = &line.refusal {
+                counters.refuse(refusal.counted);
+            }
             span.in_scope(|| self.error_answer(&error))
         });
         let asks_for_methods = method == Method::OPTIONS && matches!(self.site, Site::Registry(_));
@@ -156,7 +174,7 @@ impl State {
         let path = RequestPath::decode(head.uri.path());
         match &self.site {
             Site::Registry(_) => path.below(&self.settings.prefix),
-            Site::TokenIssuer | Site::Debug => path,
+            Site::TokenIssuer | Site::Debug { .. } => path,
         }
     }
 
@@ -175,9 +193,9 @@ impl State {
                 let route = TokenRoute::parse(&head.method, path, &self.settings.prefix)?;
                 Ok(Asked::TokenIssuer(route))
             }
-            Site::Debug => {
-                debug_listener::parse(&head.method, path)?;
-                Ok(Asked::Health)
+            Site::Debug { metrics_path } => {
+                let route = DebugRoute::parse(&head.method, path, metrics_path.as_deref())?;
+                Ok(Asked::Debug(route))
             }
         }
     }
@@ -186,7 +204,7 @@ impl State {
     pub(super) fn error_answer(&self, error: &ServerError) -> Response<ResponseBody> {
         match self.site {
             Site::Registry(_) => error.response(),
-            Site::TokenIssuer | Site::Debug => error.plain_response(),
+            Site::TokenIssuer | Site::Debug { .. } => error.plain_response(),
         }
     }
 
@@ -196,7 +214,7 @@ impl State {
         let host = host.and_then(|value| value.to_str().ok()).unwrap_or("HOST");
         let authority_url = match self.site {
             Site::Registry(_) => Some(format!("https://{host}/ca.crt")),
-            Site::TokenIssuer | Site::Debug => None,
+            Site::TokenIssuer | Site::Debug { .. } => None,
         };
         ServerError::PlainHttp { authority_url }
     }
@@ -245,7 +263,8 @@ impl State {
             Route::Token => return token::answer(self, &head, body, reading, account).await,
             _ => {}
         }
-        if self.is_unhealthy() {
+        // While a check fails, figures are wanted most.
+        if self.is_unhealthy() && route != Route::Metrics {
             return Err(ServerError::Unhealthy);
         }
         let origin = reading.origin;
@@ -304,6 +323,7 @@ impl State {
                 Err(ServerError::Internal)
             }
             Route::Base => Ok(response::bytes(StatusCode::OK, "application/json", "{}")),
+            Route::Metrics => Ok(self.metrics_page().await),
             Route::Catalog(page) => listings::catalog(self, &request, &page).await,
             Route::Tags(name, page) => listings::tags(self, &request, &name, &page).await,
             Route::Referrers(name, subject, artifact_type, page) => {
@@ -388,7 +408,7 @@ impl State {
         let registry = match &self.site {
             Site::Registry(registry) => registry,
             Site::TokenIssuer => return token_listener::METHODS.to_owned(),
-            Site::Debug => return debug_listener::METHODS.to_owned(),
+            Site::Debug { .. } => return debug_listener::METHODS.to_owned(),
         };
         let settings = registry.settings();
         let takes = Takes {
@@ -427,6 +447,11 @@ impl State {
             .chain(degraded);
         let text: String = lines.map(|line| line + "\n").collect();
         response::bytes(status, "text/plain", text)
+    }
+
+    async fn metrics_page(&self) -> Response<ResponseBody> {
+        let page = self.services.metrics.page().await;
+        response::bytes(StatusCode::OK, metrics::CONTENT_TYPE, page)
     }
 
     /// Whether a health check fails.

@@ -7,10 +7,12 @@ use http::header::{HeaderName, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
+use super::access_log::LoggedRefusal;
 use super::response;
 use super::response::ResponseBody;
 use super::route::RouteError;
-use crate::auth::{Refusal, TokenRefusal};
+use crate::auth::{Reason, Refusal, TokenRefusal};
+use crate::metrics::Refused;
 use crate::oci::Digest;
 use crate::registry::{BodyError, BudgetSpent, RegistryError};
 use crate::store::StoreError;
@@ -191,16 +193,38 @@ impl ServerError {
         answer
     }
 
-    /// Why the caller was refused, for the access log; `None` if the request failed for another reason.
-    pub(super) fn refusal(&self) -> Option<&'static str> {
-        match self {
-            Self::Refusal(refusal) => refusal.logged(),
-            Self::Token(TokenRefusal::Unauthorized { .. }) => Some("authentication failed"),
-            Self::Token(TokenRefusal::TooManyFailures { .. }) => {
-                Some("slowed: too many failed logins")
+    /// Why the caller was refused, as it is counted and for the access log; `None` if the request failed for another reason.
+    pub(super) fn refusal(&self) -> Option<LoggedRefusal> {
+        let (counted, text, details) = match self {
+            Self::Refusal(Refusal::Unauthorized {
+                reason, details, ..
+            }) => {
+                let counted = match reason {
+                    Reason::NoCredential => Refused::NoCredential,
+                    Reason::WrongPassword => Refused::WrongPassword,
+                    Reason::InvalidToken(_) => Refused::InvalidToken,
+                    Reason::InsufficientScope => Refused::NotPermitted,
+                };
+                (counted, reason.logged(), details)
             }
-            _ => None,
-        }
+            Self::Refusal(Refusal::Denied(details)) => {
+                (Refused::NotPermitted, "not permitted", details)
+            }
+            Self::Token(TokenRefusal::Unauthorized { details, .. }) => {
+                let text = Reason::WrongPassword.logged();
+                (Refused::WrongPassword, text, details)
+            }
+            Self::Refusal(Refusal::TooManyFailures { details, .. })
+            | Self::Token(TokenRefusal::TooManyFailures { details, .. }) => {
+                (Refused::Slowed, "slowed: too many failed logins", details)
+            }
+            _ => return None,
+        };
+        Some(LoggedRefusal {
+            counted,
+            text,
+            details: details.clone(),
+        })
     }
 
     fn status_and_code(&self) -> (StatusCode, Code) {
@@ -217,7 +241,7 @@ impl ServerError {
             },
             Self::Refusal(refusal) => match refusal {
                 Refusal::Unauthorized { .. } => (StatusCode::UNAUTHORIZED, Code::Unauthorized),
-                Refusal::Denied => (StatusCode::FORBIDDEN, Code::Denied),
+                Refusal::Denied(_) => (StatusCode::FORBIDDEN, Code::Denied),
                 Refusal::TooManyFailures { .. } => {
                     (StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests)
                 }
@@ -292,13 +316,15 @@ impl ServerError {
         let value = |text: &str| HeaderValue::from_str(text).ok();
         let header = match self {
             Self::Refusal(Refusal::Unauthorized { challenge, .. })
-            | Self::Token(TokenRefusal::Unauthorized { challenge }) => {
+            | Self::Token(TokenRefusal::Unauthorized { challenge, .. }) => {
                 (WWW_AUTHENTICATE, value(challenge))
             }
-            Self::Refusal(Refusal::TooManyFailures { retry_after_secs })
-            | Self::Token(TokenRefusal::TooManyFailures { retry_after_secs }) => {
-                (RETRY_AFTER, Some(HeaderValue::from(*retry_after_secs)))
-            }
+            Self::Refusal(Refusal::TooManyFailures {
+                retry_after_secs, ..
+            })
+            | Self::Token(TokenRefusal::TooManyFailures {
+                retry_after_secs, ..
+            }) => (RETRY_AFTER, Some(HeaderValue::from(*retry_after_secs))),
             Self::Registry(RegistryError::TooManyUploads { .. }) => {
                 (RETRY_AFTER, Some(RETRY_AFTER_SESSIONS_SECS.into()))
             }

@@ -18,6 +18,7 @@ use super::ServerError;
 use super::activity::RequestActivity;
 use super::admission::Admission;
 use crate::clock::Clock;
+use crate::metrics::{Counters, Direction, HandlerCounters, Stop};
 use crate::registry::{self, BodyError, MemoryBudget, Reservation};
 
 /// The body of a request. It records whether it was read to its end.
@@ -26,6 +27,8 @@ pub(super) struct RequestBody {
     has_ended: bool,
     has_unread_body: Arc<AtomicBool>,
     activity: Arc<RequestActivity>,
+    /// `None` until it is known what answers the request.
+    counters: Option<Arc<HandlerCounters>>,
 }
 
 impl RequestBody {
@@ -41,7 +44,13 @@ impl RequestBody {
             has_ended,
             has_unread_body,
             activity,
+            counters: None,
         }
+    }
+
+    /// Counts its bytes from now on.
+    pub(super) fn count(&mut self, counters: Arc<HandlerCounters>) {
+        self.counters = Some(counters);
     }
 
     /// Whether the body is known to be empty before it is read.
@@ -54,8 +63,11 @@ impl RequestBody {
         let frame = self.incoming.frame().await;
         self.activity.waits_for_server();
         if let Some(Ok(frame)) = &frame {
-            self.activity
-                .transferred(frame.data_ref().map_or(0, Bytes::len));
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            self.activity.transferred(bytes);
+            if let Some(counters) = &self.counters {
+                counters.receive(bytes);
+            }
         }
         // After an error the client sends no more.
         self.has_ended = !matches!(frame, Some(Ok(_)));
@@ -80,6 +92,7 @@ pub(super) struct BodyLimits {
     pub(super) admission: Admission,
     pub(super) whole_body_secs: u64,
     pub(super) memory: MemoryBudget,
+    pub(super) counters: Arc<Counters>,
 }
 
 /// How often memory is checked during the time for a body that is held in memory.
@@ -202,7 +215,10 @@ impl Receiving {
             let frame = tokio::select! {
                 biased;
                 frame = self.body.frame() => frame,
-                () = stall => return Err(BodyError::Stalled { limit_secs }),
+                () = stall => {
+                    self.body_limits.counters.stop(Direction::Receive, Stop::Stalled);
+                    return Err(BodyError::Stalled { limit_secs });
+                }
             };
             match frame {
                 None => return Ok(None),
@@ -223,6 +239,9 @@ impl Receiving {
     fn check_rate(&self) -> Result<(), BodyError> {
         let took = self.body_limits.clock.elapsed().saturating_sub(self.began);
         if self.body_limits.is_too_slow(took, self.received_bytes) {
+            self.body_limits
+                .counters
+                .stop(Direction::Receive, Stop::TooSlow);
             return Err(BodyError::TooSlow);
         }
         Ok(())

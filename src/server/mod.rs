@@ -43,6 +43,7 @@ use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::health::HealthChecks;
 use crate::host_port::HostPort;
+use crate::metrics::Metrics;
 use crate::registry::{MemoryBudget, Registry};
 
 /// What every listener needs.
@@ -56,6 +57,8 @@ pub struct Services {
     pub memory: MemoryBudget,
     /// While one fails, the registry is not served.
     pub health: Option<Arc<HealthChecks>>,
+    /// What is counted, and the page of all figures.
+    pub metrics: Arc<Metrics>,
 }
 
 /// What a listener serves.
@@ -65,8 +68,22 @@ pub enum Site {
     Registry(Arc<Registry>),
     /// The token endpoint alone, as `docker_auth` serves it. Of the settings, `prefix` is `server.path_prefix`.
     TokenIssuer,
-    /// The health checks that fail (`http.debug.addr`).
-    Debug,
+    /// The health checks that fail (`http.debug.addr`), and metrics.
+    Debug {
+        /// `http.debug.prometheus.path`; `None` where metrics are not shown here.
+        metrics_path: Option<String>,
+    },
+}
+
+impl Site {
+    /// A name for metrics.
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Registry(_) => "registry",
+            Self::TokenIssuer => "token",
+            Self::Debug { .. } => "debug",
+        }
+    }
 }
 
 /// The configuration of the server.

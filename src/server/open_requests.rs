@@ -15,6 +15,7 @@ use futures_util::Stream as _;
 
 use super::activity::{Activity, RequestActivity};
 use super::incoming::BodyLimits;
+use crate::metrics::{Direction, Stop};
 use crate::store::{ByteStream, StoreError};
 
 /// How much of an answer is handed over at a time. For a client that has stopped reading, the HTTP library holds at most
@@ -146,11 +147,16 @@ impl OpenRequest {
         let stood_still = now.saturating_sub(answering.seen.1);
         let took = now.saturating_sub(answering.began);
         let is_stalled = stood_still >= Duration::from_secs(body_limits.stall_secs);
-        if is_stalled || body_limits.is_too_slow(took, answering.sent_bytes) {
-            *phase = Phase::GivenUp;
-            return true;
-        }
-        false
+        let why = if is_stalled {
+            Stop::Stalled
+        } else if body_limits.is_too_slow(took, answering.sent_bytes) {
+            Stop::TooSlow
+        } else {
+            return false;
+        };
+        body_limits.counters.stop(Direction::Send, why);
+        *phase = Phase::GivenUp;
+        true
     }
 }
 
@@ -232,6 +238,7 @@ mod tests {
             admission,
             whole_body_secs: 120,
             memory: crate::registry::MemoryBudget::new(1024),
+            counters: Arc::default(),
         }
     }
 

@@ -10,6 +10,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::auth::{Access, SessionUse};
 use crate::layout::UploadId;
+use crate::metrics::Handler;
 use crate::oci::{
     Algorithm, Digest, DigestError, NameError, Reference, ReferenceError, RepositoryName, Tag,
     TagError,
@@ -93,6 +94,7 @@ type Methods = (
 enum Endpoint<'a> {
     Health,
     Ready,
+    Metrics,
     AuthorityCertificate,
     Token,
     BaseRedirect,
@@ -115,6 +117,7 @@ impl<'a> Endpoint<'a> {
             [] => match path {
                 "/" | "/healthz" => Self::Health,
                 "/readyz" => Self::Ready,
+                "/metrics" => Self::Metrics,
                 "/ca.crt" => Self::AuthorityCertificate,
                 "/v2" => Self::BaseRedirect,
                 "/token" | "/auth" | "/auth/token" => Self::Token,
@@ -138,6 +141,7 @@ impl<'a> Endpoint<'a> {
         match self {
             Self::Health
             | Self::Ready
+            | Self::Metrics
             | Self::AuthorityCertificate
             | Self::BaseRedirect
             | Self::Base
@@ -165,6 +169,8 @@ pub enum Route {
     Health,
     /// `GET /readyz`: whether it can serve requests.
     Ready,
+    /// `GET /metrics`: the page that Prometheus reads.
+    Metrics,
     /// `GET /ca.crt`: the CA certificate.
     AuthorityCertificate,
     /// `GET|POST /token`, `/auth`, `/auth/token`.
@@ -230,6 +236,7 @@ impl Route {
         match endpoint {
             Endpoint::Health => reading(Self::Health),
             Endpoint::Ready => reading(Self::Ready),
+            Endpoint::Metrics => reading(Self::Metrics),
             Endpoint::AuthorityCertificate => reading(Self::AuthorityCertificate),
             Endpoint::BaseRedirect => reading(Self::BaseRedirect),
             Endpoint::Base => reading(Self::Base),
@@ -295,6 +302,7 @@ impl Route {
             | Self::BaseRedirect => Access::Public,
             Self::Base => Access::Any,
             Self::Catalog(_) => Access::Catalog,
+            Self::Metrics => Access::Metrics,
             Self::Tags(name, _)
             | Self::Referrers(name, ..)
             | Self::BlobRead(name, _)
@@ -311,12 +319,39 @@ impl Route {
         }
     }
 
-    /// A name for logs and metrics.
+    /// What it is counted as. Names are distribution's where it has the endpoint.
+    pub(super) fn handler(&self) -> Handler {
+        match self {
+            Self::Options
+            | Self::Health
+            | Self::Ready
+            | Self::Metrics
+            | Self::AuthorityCertificate => Handler::Other,
+            Self::Token => Handler::Token,
+            Self::BaseRedirect | Self::Base => Handler::Base,
+            Self::Catalog(_) => Handler::Catalog,
+            Self::Tags(..) => Handler::Tags,
+            Self::Referrers(..) => Handler::Referrers,
+            Self::BlobRead(..) | Self::BlobDelete(..) => Handler::Blob,
+            Self::UploadBegin(..) => Handler::BlobUpload,
+            Self::UploadAppend(..)
+            | Self::UploadFinish(..)
+            | Self::UploadStatus(..)
+            | Self::UploadCancel(..) => Handler::BlobUploadChunk,
+            Self::ManifestRead(..)
+            | Self::ManifestNowhere(_)
+            | Self::ManifestPut(..)
+            | Self::ManifestDelete(..) => Handler::Manifest,
+        }
+    }
+
+    /// A name for logs.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Options => "options",
             Self::Health => "health",
             Self::Ready => "ready",
+            Self::Metrics => "metrics",
             Self::AuthorityCertificate => "authority-certificate",
             Self::Token => "token",
             Self::BaseRedirect => "base-redirect",
@@ -342,7 +377,9 @@ impl Route {
     /// in a defined state, or because it resumes a session, and a client that retries must find that done.
     pub fn runs_to_its_end(&self) -> bool {
         match self.access() {
-            Access::Public | Access::Any | Access::Catalog | Access::Pull(_) => false,
+            Access::Public | Access::Any | Access::Catalog | Access::Metrics | Access::Pull(_) => {
+                false
+            }
             Access::Push(_) | Access::Delete(_) | Access::Session(..) => true,
         }
     }

@@ -39,6 +39,7 @@ fn endpoints() -> Vec<(&'static str, String, Access)> {
         ("GET", "/healthz".into(), Access::Public),
         ("GET", "/".into(), Access::Public),
         ("GET", "/readyz".into(), Access::Public),
+        ("GET", "/metrics".into(), Access::Metrics),
         ("GET", "/ca.crt".into(), Access::Public),
         ("GET", "/v2".into(), Access::Public),
         ("GET", "/token?service=x".into(), Access::Public),
@@ -109,7 +110,8 @@ fn all_labels() -> Vec<&'static str> {
         current = match current {
             Route::Options => Route::Health,
             Route::Health => Route::Ready,
-            Route::Ready => Route::AuthorityCertificate,
+            Route::Ready => Route::Metrics,
+            Route::Metrics => Route::AuthorityCertificate,
             Route::AuthorityCertificate => Route::Token,
             Route::Token => Route::BaseRedirect,
             Route::BaseRedirect => Route::Base,
@@ -327,6 +329,7 @@ fn every_method_that_a_path_lists_is_taken_there_and_no_other() {
     let paths = [
         "/".to_owned(),
         "/readyz".into(),
+        "/metrics".into(),
         "/ca.crt".into(),
         "/token".into(),
         "/v2".into(),

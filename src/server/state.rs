@@ -94,6 +94,7 @@ impl State {
             admission: self.admission.clone(),
             whole_body_secs: self.settings.limits.whole_body_secs,
             memory: self.services.memory.clone(),
+            counters: Arc::clone(&self.services.metrics.counters),
         }
     }
 

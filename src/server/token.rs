@@ -48,6 +48,7 @@ pub(super) async fn answer(
         origin: &origin,
     };
     let answer = state.services.auth.token(&request).await?;
+    state.services.metrics.counters.issue_token();
     answer.account.clone_into(account);
     // Without `issued_at`: a client whose clock is behind would treat the token as expired.
     let mut body = json!({ "token": answer.token, "access_token": answer.token, "expires_in": answer.expires_in_secs });

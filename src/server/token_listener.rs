@@ -41,7 +41,7 @@ impl TokenRoute {
         }
     }
 
-    /// A name for logs and metrics.
+    /// A name for logs.
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::Index => "token-index",

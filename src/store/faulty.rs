@@ -16,8 +16,8 @@ use crate::layout::{Key, Prefix};
 use crate::oci::range::ByteRange;
 use crate::oci::{Algorithm, Digest};
 use crate::store::{
-    Constraint, Content, Depth, Fingerprint, Listing, Meta, ObjectStore, Small, Step, StoreError,
-    Upload,
+    Constraint, Content, Depth, Fingerprint, Listing, Meta, ObjectStore, Room, Small, Step,
+    StoreError, Upload,
 };
 
 /// A call of the seam.
@@ -153,6 +153,10 @@ impl<H: Hook> ObjectStore for HookedStore<H> {
     async fn constraint(&self) -> Result<Option<Constraint>, StoreError> {
         let inner = self.inner.constraint().await?;
         Ok(self.hook.constraint().or(inner))
+    }
+
+    async fn room(&self) -> Result<Option<Room>, StoreError> {
+        self.inner.room().await
     }
 
     fn heartbeats(&self) -> Vec<Arc<Heartbeat>> {

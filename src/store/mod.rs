@@ -148,6 +148,11 @@ pub trait ObjectStore: Send + Sync {
         Ok(None)
     }
 
+    /// How much may still be written; `None` if the store has no limit of its own.
+    async fn room(&self) -> Result<Option<Room>, StoreError> {
+        Ok(None)
+    }
+
     /// The loops of the store, to see whether they move.
     fn heartbeats(&self) -> Vec<Arc<Heartbeat>> {
         Vec::new()
@@ -262,6 +267,15 @@ pub enum Constraint {
     Full,
     /// It can only be read.
     ReadOnly,
+}
+
+/// The volume of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// What may still be written.
+    pub free_bytes: u64,
+    /// All of it.
+    pub size_bytes: u64,
 }
 
 /// How deep [`ObjectStore::list`] looks.

@@ -9,6 +9,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tracing::Level;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// The maximum of bytes of one text from a client in one line. The longest valid path of the API has 401 bytes: a name of
@@ -106,6 +107,10 @@ fn is_dangerous(character: char) -> bool {
 pub(super) struct Guarded<W> {
     inner: W,
     format: Format,
+    /// Whether each line begins with its priority, as the journal reads it (sd-daemon(3)).
+    is_for_journal: bool,
+    /// The level of the event that is written.
+    level: Level,
 }
 
 /// The format of the lines.
@@ -118,8 +123,26 @@ pub(super) enum Format {
 }
 
 impl<W> Guarded<W> {
-    pub(super) fn new(inner: W, format: Format) -> Self {
-        Self { inner, format }
+    pub(super) fn new(inner: W, format: Format, is_for_journal: bool) -> Self {
+        Self {
+            inner,
+            format,
+            is_for_journal,
+            level: Level::INFO,
+        }
+    }
+
+    /// What a line begins with.
+    fn line_start(&self) -> &'static str {
+        if !self.is_for_journal {
+            return "";
+        }
+        match self.level {
+            Level::ERROR => "<3>",
+            Level::WARN => "<4>",
+            Level::INFO => "<6>",
+            _ => "<7>",
+        }
     }
 }
 
@@ -127,11 +150,16 @@ impl<'a, M: MakeWriter<'a>> MakeWriter<'a> for Guarded<M> {
     type Writer = Guarded<M::Writer>;
 
     fn make_writer(&'a self) -> Self::Writer {
-        Guarded::new(self.inner.make_writer(), self.format)
+        Guarded::new(self.inner.make_writer(), self.format, self.is_for_journal)
     }
 
     fn make_writer_for(&'a self, meta: &tracing::Metadata<'_>) -> Self::Writer {
-        Guarded::new(self.inner.make_writer_for(meta), self.format)
+        Guarded {
+            inner: self.inner.make_writer_for(meta),
+            format: self.format,
+            is_for_journal: self.is_for_journal,
+            level: *meta.level(),
+        }
     }
 }
 
@@ -140,8 +168,14 @@ impl<W: Write> Write for Guarded<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
         let event = text.strip_suffix('\n').unwrap_or(&text);
-        if event.chars().any(is_dangerous) {
+        let start = self.line_start();
+        if !start.is_empty() || event.chars().any(is_dangerous) {
             let mut guarded = guarded(event, self.format);
+            if !start.is_empty() {
+                // The journal takes each line for a message of its own.
+                guarded = guarded.replace('\n', &format!("\n{start}"));
+                guarded.insert_str(0, start);
+            }
             guarded.push('\n');
             self.inner.write_all(guarded.as_bytes())?;
         } else {
@@ -245,9 +279,26 @@ mod tests {
     }
 
     fn written(text: &str, format: Format) -> String {
-        let mut guarded = Guarded::new(Vec::new(), format);
+        let mut guarded = Guarded::new(Vec::new(), format, false);
         guarded.write_all(text.as_bytes()).unwrap();
         String::from_utf8(guarded.inner).unwrap()
+    }
+
+    #[test]
+    fn the_journal_is_given_the_priority_of_each_line() {
+        let written = |level, text: &str| {
+            let mut guarded = Guarded {
+                level,
+                ..Guarded::new(Vec::new(), Format::Text, true)
+            };
+            guarded.write_all(text.as_bytes()).unwrap();
+            String::from_utf8(guarded.inner).unwrap()
+        };
+        assert_eq!(written(Level::ERROR, "a\n"), "<3>a\n");
+        let hint = "a\nhint: b\n";
+        assert_eq!(written(Level::WARN, hint), "<4>a\n<4>    hint: b\n");
+        assert_eq!(written(Level::INFO, "a\n"), "<6>a\n");
+        assert_eq!(written(Level::TRACE, "<3>a\n"), "<7><3>a\n");
     }
 
     #[test]

@@ -127,6 +127,7 @@ struct Current {
 struct AuthorityText {
     pem: Arc<str>,
     fingerprint: String,
+    end: OffsetDateTime,
 }
 
 impl Tls {
@@ -239,6 +240,22 @@ impl Tls {
         leaf.map(certificates::names_in).unwrap_or_default()
     }
 
+    /// When the certificates end that are served now, in seconds since 1970: the server's, and that of our authority.
+    pub fn ends(&self) -> Vec<(&'static str, u64)> {
+        let current = self.state.served.0.load();
+        let leaf = current.key.end_entity_cert();
+        let leaf = leaf.ok().and_then(|der| {
+            let leaf = certificates::Leaf::parse(der).ok()?;
+            Some(leaf.ends)
+        });
+        let authority = current.authority.as_ref();
+        let authority = authority.map(|authority| authority.end);
+        [("server", leaf), ("authority", authority)]
+            .into_iter()
+            .filter_map(|(name, end)| Some((name, u64::try_from(end?.unix_timestamp()).ok()?)))
+            .collect()
+    }
+
     /// SHA-256 of the CA certificate, `AB:CD:…`.
     pub fn authority_fingerprint(&self) -> Option<String> {
         Some(self.authority()?.fingerprint)
@@ -319,6 +336,7 @@ impl Source {
                     key: Arc::new(leaf),
                     authority: Some(AuthorityText {
                         fingerprint: certificates::fingerprint(&authority.certificate),
+                        end: authority.not_after,
                         pem: authority.pem.into(),
                     }),
                 })

@@ -54,6 +54,7 @@ pub(crate) fn guarded() -> Vec<(Method, String, Option<&'static str>)> {
             "/v2/_catalog".into(),
             Some("registry:catalog:*"),
         ),
+        (Method::GET, "/metrics".into(), Some("registry:metrics:*")),
         (Method::GET, "/v2/ann/app/tags/list".into(), pull),
         (Method::GET, format!("/v2/ann/app/referrers/{digest}"), pull),
         (Method::GET, format!("/v2/ann/app/blobs/{digest}"), pull),

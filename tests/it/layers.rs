@@ -7,11 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Left to right: a module names itself and modules to its right.
-const ORDER: [&str; 19] = [
+const ORDER: [&str; 20] = [
     "cli",
     "instance",
     "config",
     "server",
+    "metrics",
     "tls",
     "health",
     "registry",
@@ -30,7 +31,7 @@ const ORDER: [&str; 19] = [
 ];
 
 /// What may be named in few places only: the text, where it is at home, and why.
-const AT_HOME: [(&str, &[&str], &str); 5] = [
+const AT_HOME: [(&str, &[&str], &str); 6] = [
     (
         "hyper::",
         &["server/", "client/"],
@@ -50,6 +51,11 @@ const AT_HOME: [(&str, &[&str], &str); 5] = [
         "ldap3::",
         &["auth/passwords/ldap.rs"],
         "one file knows the LDAP library",
+    ),
+    (
+        "prometheus_client::",
+        &["metrics/exposition.rs"],
+        "one file knows the library of the text format",
     ),
     (
         "tokio::process",

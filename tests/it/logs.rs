@@ -103,7 +103,9 @@ async fn log_of(format: &str, ask: impl AsyncFnOnce(SocketAddr)) -> String {
          http: {{addr: 'ADDRESS'}}\n\
          token: {{issuer: lab, expiration: 900}}\n\
          users: {{{}, {odd}}}\n\
-         acl: [{{match: {{account: ann, name: 'ann/*'}}, actions: ['*']}}]\n",
+         acl:\n\
+         - {{match: {{account: ann, name: 'ann/*'}}, actions: ['*']}}\n\
+         - {{match: {{account: ann, name: 'locked/*'}}, actions: [pull]}}\n",
         account("ann", "secret")
     ));
     let program = lab.serve().await;
@@ -240,6 +242,12 @@ async fn a_refused_request_names_the_account_whose_credential_is_good() {
         lacking.expect(StatusCode::UNAUTHORIZED);
         let broken = call("/v2/ann/broken/tags/list", "Bearer not.a.token").await;
         broken.expect(StatusCode::UNAUTHORIZED);
+        let locked = Call::to(address, Method::POST, "/v2/locked/app/blobs/uploads/");
+        let locked = locked.header("authorization", &ann).send().await;
+        locked.expect(StatusCode::FORBIDDEN);
+        // A password in the place of a name.
+        let swapped = basic("hunter2-is-my-password", "ann");
+        call("/v2/ann/swapped/tags/list", &swapped).await;
         for attempt in 0..12 {
             let wrong = basic("ann", &format!("wrong {attempt}"));
             call("/token?service=boathouse", &wrong).await;
@@ -261,6 +269,35 @@ async fn a_refused_request_names_the_account_whose_credential_is_good() {
             found["refusal"].as_str().unwrap_or("none").to_owned(),
         )
     };
+    // What was asked for, what decided, and whom a failed login named.
+    let details = |path: &str, status: u16| {
+        let found = lines
+            .iter()
+            .find(|line| line["path"] == path && line["status"] == status);
+        let found = found.unwrap_or_else(|| panic!("{path} {status}: {log}"));
+        let text = |name: &str| found[name].as_str().unwrap_or_default().to_owned();
+        [text("needed"), text("decided_by"), text("claimed_account")]
+    };
+    let is = |found: [String; 3], expected: [&str; 3]| assert_eq!(found, expected);
+    let no_rule = ["repository:bob/denied:pull", "no rule matches", ""];
+    is(details("/v2/bob/denied/tags/list", 403), no_rule);
+    let by_token = "the token: it was made without this right";
+    let lacking = ["repository:ann/lacking:pull", by_token, ""];
+    is(details("/v2/ann/lacking/tags/list", 401), lacking);
+    let [needed, rule, _] = details("/v2/locked/app/blobs/uploads/", 403);
+    assert_eq!(needed, "repository:locked/app:pull,push");
+    assert!(
+        rule.ends_with(".yml:8"),
+        "not the place of the rule: {rule}"
+    );
+    is(details("/token", 401), ["", "", "ann"]);
+    is(details("/token", 429), ["", "", "ann"]);
+    let swapped = ["repository:ann/swapped:pull", "", ""];
+    is(details("/v2/ann/swapped/tags/list", 401), swapped);
+    assert!(
+        !log.contains("hunter2"),
+        "a name that nobody has is in the log"
+    );
     let told = |account: &str, refusal: &str| (account.to_owned(), refusal.to_owned());
     let denied = of("/v2/bob/denied/tags/list", 403);
     assert_eq!(denied, told("ann", "not permitted"));

@@ -56,6 +56,7 @@ mod lost_logs;
 mod manifest_kinds;
 mod manifests;
 mod memory;
+mod metrics;
 mod moved;
 mod oracle;
 mod own_certificates;

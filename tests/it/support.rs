@@ -48,6 +48,8 @@ pub(crate) struct Options {
     pub(crate) health: Vec<Check>,
     /// Whether there is a debug listener.
     pub(crate) has_debug_listener: bool,
+    /// The path of the metrics there.
+    pub(crate) metrics_path: Option<String>,
 }
 
 impl Default for Options {
@@ -66,6 +68,7 @@ impl Default for Options {
             token_listener: None,
             health: Vec::new(),
             has_debug_listener: false,
+            metrics_path: None,
         }
     }
 }
@@ -166,6 +169,7 @@ impl TestRegistry {
             registry: options.registry,
             token_listener: options.token_listener,
             health: options.health,
+            metrics_path: options.metrics_path,
             debug_address: options
                 .has_debug_listener
                 .then(|| SocketAddr::from(([127, 0, 0, 1], 0)).into()),

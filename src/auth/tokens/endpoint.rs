@@ -12,7 +12,7 @@ use percent_encoding::percent_decode_str;
 use super::{
     self as token, Audience, BACKDATED_SECS, Claims, OUR_CLAIM_VERSION, OurClaim, refresh,
 };
-use crate::auth::access::{self, Origin, TokenAnswer, TokenRefusal};
+use crate::auth::access::{self, Details, Origin, TokenAnswer, TokenRefusal};
 use crate::auth::accounts::{ANONYMOUS, Labels};
 use crate::auth::passwords::Freshness;
 use crate::auth::rules::Fields;
@@ -42,7 +42,7 @@ impl Auth {
         };
         let asked = read(request, self.scopes_max).map_err(|error| match error {
             Unreadable::Malformed(text) => TokenRefusal::Malformed(text),
-            Unreadable::Credentials => self.unauthorized(),
+            Unreadable::Credentials => self.unauthorized(Details::default()),
         })?;
         let shown = self
             .identify(asked.credentials, &asked.service, request.origin)
@@ -96,9 +96,10 @@ impl Auth {
         Ok(self.answer(shown.account, token, refresh_token))
     }
 
-    fn unauthorized(&self) -> TokenRefusal {
+    fn unauthorized(&self, details: Details) -> TokenRefusal {
         TokenRefusal::Unauthorized {
             challenge: access::basic(&self.token.issuer),
+            details,
         }
     }
 
@@ -118,7 +119,7 @@ impl Auth {
                 return self
                     .by_refresh_token(token, account.as_deref(), service)
                     .await
-                    .ok_or_else(|| self.unauthorized());
+                    .ok_or_else(|| self.unauthorized(Details::default()));
             }
         };
         match self.log_in(&login, origin, Freshness::Now).await {
@@ -128,10 +129,11 @@ impl Auth {
                 account: login.account,
                 by: None,
             }),
-            LoggedIn::No => Err(self.unauthorized()),
-            LoggedIn::Later { retry_after_secs } => {
-                Err(TokenRefusal::TooManyFailures { retry_after_secs })
-            }
+            LoggedIn::No => Err(self.unauthorized(self.details_of(&login))),
+            LoggedIn::Later { retry_after_secs } => Err(TokenRefusal::TooManyFailures {
+                retry_after_secs,
+                details: self.details_of(&login),
+            }),
             LoggedIn::Unavailable(reason) => Err(TokenRefusal::Unavailable(reason)),
         }
     }

@@ -124,6 +124,11 @@ impl Shares {
         }
     }
 
+    /// How many sessions are counted.
+    pub(super) fn count(&self) -> usize {
+        self.holders.len()
+    }
+
     pub(super) fn holder_of(&self, id: UploadId) -> Option<Holder> {
         self.holders.get(&id).cloned()
     }
@@ -149,6 +154,10 @@ impl Shares {
 }
 
 impl Idle {
+    pub(super) fn count(&self) -> usize {
+        self.ages.len()
+    }
+
     pub(super) fn insert(&mut self, id: UploadId, holder: Option<Holder>, now: Duration) {
         let age = (now, self.next);
         self.next += 1;

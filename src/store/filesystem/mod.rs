@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use rustix::fs::StatVfsMountFlags;
+use rustix::fs::{StatVfs, StatVfsMountFlags};
 
 use self::committer::Writer;
 use self::disk::is_absent;
@@ -48,8 +48,8 @@ use crate::oci::Algorithm;
 use crate::oci::range::ByteRange;
 use crate::platform;
 use crate::store::{
-    Constraint, Content, Depth, Fingerprint, Gathered, Listing, Meta, ObjectStore, Small, Step,
-    StoreError, Upload,
+    Constraint, Content, Depth, Fingerprint, Gathered, Listing, Meta, ObjectStore, Room, Small,
+    Step, StoreError, Upload,
 };
 
 /// How many keys are looked at, and read, before a hop to where waiting is allowed, as long as all is in memory: a few
@@ -114,6 +114,14 @@ impl FilesystemStore {
             writer,
             volume,
             buffers: Arc::default(),
+        })
+    }
+
+    async fn volume_state(&self) -> Result<StatVfs, StoreError> {
+        let root = self.volume.root().to_owned();
+        let volume = blocking(move || rustix::fs::statvfs(&root)).await?;
+        volume.map_err(|source| {
+            StoreError::from_io("look at the disk of the store", io::Error::from(source))
         })
     }
 }
@@ -205,18 +213,21 @@ impl ObjectStore for FilesystemStore {
     }
 
     async fn constraint(&self) -> Result<Option<Constraint>, StoreError> {
-        let root = self.volume.root().to_owned();
-        let volume = blocking(move || rustix::fs::statvfs(&root)).await?;
-        let volume = volume.map_err(|source| {
-            StoreError::from_io("look at the disk of the store", io::Error::from(source))
-        })?;
+        let volume = self.volume_state().await?;
         if volume.f_flag.contains(StatVfsMountFlags::RDONLY) {
             return Ok(Some(Constraint::ReadOnly));
         }
-        let free_bytes = volume.f_bavail.saturating_mul(volume.f_frsize);
-        let size_bytes = volume.f_blocks.saturating_mul(volume.f_frsize);
+        let Room {
+            free_bytes,
+            size_bytes,
+        } = room_of(&volume);
         let is_full = free_bytes < ROOM_MIN_BYTES.min(size_bytes / 100);
         Ok((is_full || free_bytes == 0).then_some(Constraint::Full))
+    }
+
+    async fn room(&self) -> Result<Option<Room>, StoreError> {
+        let volume = self.volume_state().await?;
+        Ok(Some(room_of(&volume)))
     }
 
     fn heartbeats(&self) -> Vec<Arc<Heartbeat>> {
@@ -237,6 +248,14 @@ impl ObjectStore for FilesystemStore {
         let session = Sessions::resume(&self.sessions, prefix).await?;
         Ok(session
             .map(|session| Box::new(FileUpload::new(session, &self.writer)) as Box<dyn Upload>))
+    }
+}
+
+/// What a process without privileges may still write, and the size of the volume.
+fn room_of(volume: &StatVfs) -> Room {
+    Room {
+        free_bytes: volume.f_bavail.saturating_mul(volume.f_frsize),
+        size_bytes: volume.f_blocks.saturating_mul(volume.f_frsize),
     }
 }
 

@@ -44,10 +44,34 @@ http: {debug: {addr: ':5002', prometheus: {enabled: true, path: /metrics}}}
     assert_eq!((*status, *timeout_secs), (204, 3));
     assert_eq!(headers.get_all("x-one").iter().count(), 2);
     assert_eq!(loaded.config.debug_address.expect("given").port(), 5_002);
-    let is_warned = |warning: &String| warning.contains("no metrics are written yet");
-    assert!(loaded.warnings.iter().any(is_warned));
+    assert_eq!(loaded.config.metrics_path.as_deref(), Some("/metrics"));
     let none = taken("health: {storagedriver: {enabled: false}, http: [], tcp: }\n");
     assert!(none.config.health.is_empty() && none.config.debug_address.is_none());
+}
+
+#[test]
+fn metrics_are_shown_where_the_configuration_says() {
+    let read = |text: &str| taken(&format!("http: {{debug: {{{text}}}}}\n"));
+    let path = |text: &str| read(text).config.metrics_path;
+    assert_eq!(path("addr: ':1'"), None);
+    assert_eq!(path("addr: ':1', prometheus: {path: /m}"), None);
+    let custom = path("addr: ':1', prometheus: {enabled: true, path: /m}");
+    assert_eq!(custom.as_deref(), Some("/m"));
+    let empty = path("addr: ':1', prometheus: {enabled: true, path: ''}");
+    assert_eq!(empty.as_deref(), Some("/metrics"));
+    let nowhere = read("prometheus: {enabled: true}");
+    let is_warned = |warning: &String| warning.contains("has no effect without http.debug.addr");
+    assert!(
+        nowhere.warnings.iter().any(is_warned),
+        "{:?}",
+        nowhere.warnings
+    );
+    for bad in ["metrics", "/debug/health"] {
+        let errors = refused(&format!(
+            "http: {{debug: {{addr: ':1', prometheus: {{enabled: true, path: {bad}}}}}}}\n"
+        ));
+        assert!(errors.contains("must be a path of its own"), "{errors}");
+    }
 }
 
 #[test]
