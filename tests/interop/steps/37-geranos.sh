@@ -60,3 +60,11 @@ wait "$pushing" || true
 check "push again after the server was killed in the middle" push_vm "$broken"
 check "pull it" pull_vm "$broken" "$W/broken-back"
 same_files "the machine came back whole" "$W/vm" "$W/broken-back/$broken"
+
+# Curie's plugins, which judge Geranos by what it prints and by the disk.
+PLUGINS=$lib/../../../packaging/curie
+plugin() { SSL_CERT_FILE=$CA "$PLUGINS/$1" --reference "$2"; }
+check "Curie's push plugin" plugin push "$vm"
+geranos rm "$vm"
+check "Curie's pull plugin" plugin pull "$vm"
+refused "Curie's pull plugin says that there is no such image" 'was not pulled whole' plugin pull "$REGISTRY/lab/none:v1"
