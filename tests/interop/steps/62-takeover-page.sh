@@ -53,6 +53,11 @@ prints() {
   [[ $(cat "$2"; echo end) == $pattern ]] || diff "$1" "$2"
 }
 
+# store_push_as NAME PASSWORD IMAGE REPOSITORY:TAG
+store_push_as() {
+  skopeo --insecure-policy copy --quiet --all --preserve-digests --dest-creds "$1:$2" "oci:$3:latest" "docker://$STORE/$4"
+}
+
 systemctl start docker_auth docker-registry
 store_login >"$W/login"
 check "the old programs take an image" store_push "$W/image" team/app:1
@@ -68,5 +73,17 @@ section "Go back"
 stock "$W/stock-now"
 check "every image is there, also what Boathouse took" diff "$W/stock" "$W/stock-now"
 check "the old programs take an image" store_push "$W/later" team/later:2
+stock "$W/stock"
 systemctl stop docker_auth docker-registry
-rm -r /run/bin
+
+section "Leave the old files behind"
+stock "$W/stock-now"
+check "every image is there by the new files" diff "$W/stock" "$W/stock-now"
+check "… and an account of Boathouse's own takes one" store_push_as ci "$(</etc/boathouse/ci-password)" "$W/later" team/by-ci:1
+stock "$W/stock"
+section "Go back from there"
+stock "$W/stock-now"
+check "every image is there with the old programs again" diff "$W/stock" "$W/stock-now"
+check "… and the account takes another one" store_push_as ci "$(</etc/boathouse/ci-password)" "$W/later" team/by-ci:2
+systemctl stop docker_auth docker-registry
+rm -r /run/bin /etc/boathouse

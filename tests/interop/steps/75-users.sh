@@ -30,9 +30,9 @@ robot=$(user add robot --push 'team/app' --expires 90d)
 same "the file keeps its owner" "nobody 600" "$(stat -c '%U %a' "$DIR/users.yml")"
 refused "a name is taken once" 'there is an account' user_says add ann
 same "three users and the admin are listed" "admin ann bob robot" \
-  "$(user list --json | jq -r '[.[].name] | join(" ")')"
+  "$(user list --json | jq -r '[.accounts[].name] | join(" ")')"
 check "the robot ends in about 90 days" bash -c '
-  days=$((($(date -d "$("$1" user list --json --dir "$2" | jq -er ".[3].expires")" +%s) - $(date +%s)) / 86400))
+  days=$((($(date -d "$("$1" user list --json --dir "$2" | jq -er ".accounts[3].expires")" +%s) - $(date +%s)) / 86400))
   ((days == 89 || days == 90))' - "$BOATHOUSE" "$DIR"
 
 check "ann logs in" as_user ann "$ann"
