@@ -67,6 +67,9 @@ pub struct TokenSettings {
     pub lifetime_secs: u64,
     /// Whether a client that asks for a refresh token gets one: it keeps that instead of the password.
     pub refresh_tokens: bool,
+    /// Whether tokens that are issued say which of our accounts they are of, so that the rules of now decide about them. Without
+    /// it the token itself decides until it expires, as with `docker_auth`'s.
+    pub names_generation: bool,
     /// Our own key; without one no tokens are issued.
     pub signing: Option<SigningKeyPem>,
     /// Certificates whose keys, or whose issued certificates' keys, sign tokens that are believed.
@@ -105,6 +108,7 @@ impl Default for TokenSettings {
             lifetime_secs: Self::LIFETIME_SECS,
             // docker would store one in place of the password, and Tart cannot use it.
             refresh_tokens: false,
+            names_generation: true,
             signing: None,
             trusted_certificates_pem: Vec::new(),
             trusted_keys: JwkSet::default(),

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{anyhow, bail};
+use anyhow::bail;
 
 use crate::config::{self, Config, Loaded};
 use crate::host_port::HostPort;
@@ -33,8 +33,7 @@ pub(super) struct Installation {
 impl Installation {
     pub(super) fn find(place: &Where) -> anyhow::Result<Self> {
         let config_files = config_files(place)?;
-        let loaded = config::load_again(&config_files, &super::environment())
-            .map_err(|errors| anyhow!("{errors}"))?;
+        let loaded = config::load_again(&config_files, &super::environment())?;
         Ok(Self {
             config_files,
             loaded,
@@ -44,8 +43,7 @@ impl Installation {
     /// For a command that changes the file of users, and reads it itself.
     pub(super) fn find_for_a_change(place: &Where) -> anyhow::Result<Self> {
         let config_files = config_files(place)?;
-        let loaded = config::load_without_users_file(&config_files, &super::environment())
-            .map_err(|errors| anyhow!("{errors}"))?;
+        let loaded = config::load_without_users_file(&config_files, &super::environment())?;
         Ok(Self {
             config_files,
             loaded,

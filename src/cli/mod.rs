@@ -51,12 +51,16 @@ fn environment() -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The error and its causes, and last the hints of all of them.
+/// The error and its causes, and last the hints of all of them. Several errors of a configuration keep their hints beside them.
 fn told(error: &anyhow::Error) -> String {
     let mut told = Vec::new();
     let mut hints = Vec::new();
     for (depth, cause) in error.chain().enumerate() {
         let intro = if depth == 0 { "error" } else { "  because" };
+        if let Some(errors) = cause.downcast_ref::<crate::config::ConfigErrors>() {
+            told.extend(errors.iter().map(|error| format!("{intro}: {error}")));
+            continue;
+        }
         for (number, line) in cause.to_string().lines().enumerate() {
             match line {
                 hint if hint.starts_with("hint: ") => hints.push(hint.to_owned()),
@@ -109,6 +113,7 @@ mod tests {
             "boathouse config export --for docker_auth",
             "boathouse token-key make --config a.yml --config b.yml --issuer lab",
             "boathouse token-key make --certificate a --key b",
+            "boathouse trust --mobileconfig lab.mobileconfig --dir d",
             "boathouse user revoke ann --config a.yml",
             "boathouse user list --json",
             "boathouse acl explain ann team/app push --ip 10.0.0.5 --json --dir d",
@@ -139,5 +144,22 @@ mod tests {
         let error = cause.context("cannot write x\nhint: look");
         let expected = "error: cannot write x\n  because: it is full\nhint: look\nhint: make room";
         assert_eq!(told(&error), expected);
+    }
+
+    #[test]
+    fn errors_of_a_configuration_keep_their_hints_beside_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.yml");
+        std::fs::write(&file, "htp: {}\nstorge: {}\n").unwrap();
+        let errors = crate::config::load(std::slice::from_ref(&file), &BTreeMap::new());
+        let told = told(&errors.unwrap_err().into());
+        let lines: Vec<&str> = told.lines().collect();
+        for (name, line) in [("htp", lines[0]), ("storge", lines[2])] {
+            assert!(line.starts_with("error: ") && line.contains(name), "{told}");
+        }
+        assert!(
+            lines[1].starts_with("hint: ") && lines[3].starts_with("hint: "),
+            "{told}"
+        );
     }
 }

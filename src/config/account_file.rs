@@ -244,7 +244,9 @@ impl AccountFile {
             (None, Format::Users { .. }) => Parsed::default(),
             (None, Format::Htpasswd) => {
                 let error = ConfigError::new(Some(&Place::file(path)), "", "no such file");
-                return Err(error.hint("make it with `htpasswd -B -c FILE NAME`").into());
+                return Err(error
+                    .hint("make it with `htpasswd -B -C 10 -c FILE NAME`")
+                    .into());
             }
         };
         let known = Known {

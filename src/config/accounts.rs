@@ -146,7 +146,7 @@ impl From<&RuleText> for RuleEntry {
 }
 
 /// Said of a password that nobody can log in with.
-const NOT_A_HASH: &str = "not a bcrypt hash, so this user cannot log in; `htpasswd -nB NAME` prints one (`$2y$10$` and 53 characters)";
+const NOT_A_HASH: &str = "not a bcrypt hash, so this user cannot log in; `htpasswd -nB -C 10 NAME` prints one (`$2y$10$` and 53 characters)";
 
 /// The accounts of a `users` map. A null is no account, as in `docker_auth`.
 pub(super) fn accounts(users: &Node, errors: &mut ConfigErrors) -> BTreeMap<String, User> {

@@ -291,12 +291,12 @@ fn issuer(reader: &mut Reader<'_>) -> String {
             "give both the same name, or remove one",
         );
     }
-    let is_theirs = ours.is_none() && theirs.is_some();
-    reader.get(if is_theirs {
-        &tokens::REGISTRY_ISSUER
-    } else {
-        &tokens::ISSUER
-    })
+    // Each file's key is in force with its own place.
+    let of_registry = theirs.map(|_| reader.get(&tokens::REGISTRY_ISSUER));
+    match of_registry {
+        Some(issuer) if ours.is_none() => issuer,
+        Some(_) | None => reader.get(&tokens::ISSUER),
+    }
 }
 
 /// Who signs, and the files that are named for it. `docker_auth` takes the token's pair, and its listener's if there is none;

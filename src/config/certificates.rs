@@ -80,8 +80,7 @@ const CLIENT_CERTIFICATES: &[(&str, ClientCertificate)] = &[
 ];
 
 const UNREAD: &[Key<Unread>] = &[
-    distribution("http.tls.ciphersuites")
-        .harmless("not needed: only strong suites are offered; remove this line"),
+    distribution("http.tls.ciphersuites").harmless("not needed: only strong suites are offered"),
     distribution("http.tls.letsencrypt")
         .refused(
             OFF,

@@ -12,7 +12,7 @@ use super::node::{Node, Value};
 use super::pem::TokenPair;
 use super::reader;
 use super::users_file::UsersFile;
-use super::{AuthConfig, Loaded, check, load_again, read_files, written};
+use super::{AuthConfig, Config, Loaded, Served, check, load_served_again, read_files, written};
 use crate::auth::{RuleText, User};
 use crate::tls;
 
@@ -98,7 +98,8 @@ pub fn for_distribution(
     version: DistributionVersion,
 ) -> Result<Exported, ConfigErrors> {
     let (tree, loaded) = read(files, environment)?;
-    let mut export = Export::of(&tree, &loaded);
+    let loaded = super::of_registry(loaded)?;
+    let mut export = Export::of(&tree, &loaded, &loaded.config.auth);
     export.plain("version", "0.1");
     export.log();
     let of_version = match version {
@@ -131,14 +132,20 @@ pub fn for_docker_auth(
     version: DistributionVersion,
 ) -> Result<Exported, ConfigErrors> {
     let (tree, loaded) = read(files, environment)?;
-    let auth = &loaded.config.auth;
-    if !auth.required || auth.is_foreign_only || auth.htpasswd().is_some() {
+    let auth = loaded.config.auth();
+    if auth.is_foreign_only {
+        let message = "these files accept the tokens of another server, and issue none";
+        return Err(ConfigError::new(None, "", message)
+            .hint("name the file with the users and rules too")
+            .into());
+    }
+    if !auth.required || auth.htpasswd().is_some() {
         let message = "this configuration issues no tokens, so docker_auth has nothing to do";
         return Err(ConfigError::new(None, "", message)
             .hint("`boathouse config export --for distribution` is all that is needed")
             .into());
     }
-    let mut export = Export::of(&tree, &loaded);
+    let mut export = Export::of(&tree, &loaded, auth);
     export.token_server(surroundings, version);
     let accounts = export.accounts(surroundings.now_unix_secs);
     export.copy("ext_auth");
@@ -153,25 +160,28 @@ pub fn for_docker_auth(
 fn read(
     files: &[PathBuf],
     environment: &BTreeMap<String, String>,
-) -> Result<(Node, Loaded), ConfigErrors> {
+) -> Result<(Node, Loaded<Served>), ConfigErrors> {
     let mut tree = read_files(files)?;
     let loaded = check(&mut tree, files, environment, PARTS)?;
     merged::write_full_paths(&mut tree, files, &loaded);
-    Ok((tree, load_again(files, environment)?))
+    Ok((tree, load_served_again(files, environment)?))
 }
 
-struct Export<'a> {
+/// `C` is [`Config`] for the file of a registry, and [`Served`] for that of a token server.
+struct Export<'a, C> {
     tree: &'a Node,
-    loaded: &'a Loaded,
+    loaded: &'a Loaded<C>,
+    auth: &'a AuthConfig,
     out: Node,
     remarks: Vec<String>,
 }
 
-impl<'a> Export<'a> {
-    fn of(tree: &'a Node, loaded: &'a Loaded) -> Self {
+impl<'a, C> Export<'a, C> {
+    fn of(tree: &'a Node, loaded: &'a Loaded<C>, auth: &'a AuthConfig) -> Self {
         Self {
             tree,
             loaded,
+            auth,
             out: Node::empty_map(Place::variable("export")),
             remarks: Vec::new(),
         }
@@ -222,74 +232,8 @@ impl<'a> Export<'a> {
         }
     }
 
-    fn log(&mut self) {
-        // distribution has no level below.
-        let level = match self.loaded.config.telemetry.level {
-            tracing::Level::TRACE => tracing::Level::DEBUG,
-            level => level,
-        };
-        self.plain("log.level", &level.as_str().to_lowercase());
-    }
-
-    fn storage(&mut self) {
-        let config = &self.loaded.config;
-        self.path(
-            "storage.filesystem.rootdirectory",
-            config.storage.root_directory(),
-        );
-        self.plain("storage.delete.enabled", &config.registry.deletes_enabled);
-        if config.registry.readonly {
-            self.plain("storage.maintenance.readonly.enabled", &true);
-        }
-        let cache = self.tree.find("storage.cache.blobdescriptor");
-        match cache.map(|node| &node.value) {
-            Some(Value::Scalar { text, .. }) if text == "inmemory" => {
-                self.plain("storage.cache.blobdescriptor", "inmemory");
-            }
-            Some(_) => self.remarks.push(
-                "storage.cache: left out; only `inmemory` means the same to every version"
-                    .to_owned(),
-            ),
-            None => {}
-        }
-        if self.tree.find("redis").is_some() {
-            self.remarks
-                .push("redis: left out; 2.8 and 3.1 read different keys there".to_owned());
-        }
-    }
-
-    fn http(&mut self, surroundings: &Surroundings) {
-        let config = &self.loaded.config;
-        if let Some(address) = self.in_force("http.addr") {
-            self.text("http.addr", &address);
-        }
-        if let Some(host) = &config.external_host {
-            self.text("http.host", host);
-        } else {
-            // `Location` follows the request or is relative, as here.
-            let is_relative = config.server.locations == crate::server::Locations::Relative;
-            self.plain("http.relativeurls", &is_relative);
-        }
-        if config.server.prefix != "/" {
-            self.text("http.prefix", &config.server.prefix);
-        }
-        if let Some(secret) = &config.secret {
-            self.text("http.secret", secret.expose());
-        }
-        if let Some(pair) = &surroundings.server_pair {
-            self.path("http.tls.certificate", &pair.certificate);
-            self.path("http.tls.key", &pair.key);
-        }
-        if let tls::Settings::Automatic { .. } = config.tls {
-            self.remarks.push(
-                "http.tls: the registry shows the last certificate that Boathouse made; without Boathouse nothing renews it"
-                    .to_owned(),
-            );
-        }
-    }
-
     fn authentication(&mut self, surroundings: &Surroundings) {
-        let auth = &self.loaded.config.auth;
+        let auth = self.auth;
         if let Some(file) = auth.htpasswd() {
             self.path("auth.htpasswd.path", file);
             self.copy("auth.htpasswd.realm");
@@ -398,7 +342,7 @@ impl<'a> Export<'a> {
             ));
         }
         self.text("server.addr", &address);
-        let auth = &self.loaded.config.auth;
+        let auth = self.auth;
         self.text("token.issuer", &auth.issuer);
         self.plain("token.expiration", &auth.lifetime_secs);
         let TokenPair { certificate, key } = &surroundings.token_pair;
@@ -415,7 +359,7 @@ impl<'a> Export<'a> {
 
     /// The sections `users` and `acl`.
     fn accounts(&mut self, now_unix_secs: u64) -> String {
-        let auth = &self.loaded.config.auth;
+        let auth = self.auth;
         let (users, remarks) = exportable_users(auth, now_unix_secs);
         self.remarks.extend(remarks);
         let rules: Vec<RuleText> = auth
@@ -453,6 +397,74 @@ impl<'a> Export<'a> {
             text.push_str("acl: []\n");
         }
         text
+    }
+}
+
+impl Export<'_, Config> {
+    fn log(&mut self) {
+        // distribution has no level below.
+        let level = match self.loaded.config.telemetry.level {
+            tracing::Level::TRACE => tracing::Level::DEBUG,
+            level => level,
+        };
+        self.plain("log.level", &level.as_str().to_lowercase());
+    }
+
+    fn storage(&mut self) {
+        let config = &self.loaded.config;
+        self.path(
+            "storage.filesystem.rootdirectory",
+            config.storage.root_directory(),
+        );
+        self.plain("storage.delete.enabled", &config.registry.deletes_enabled);
+        if config.registry.readonly {
+            self.plain("storage.maintenance.readonly.enabled", &true);
+        }
+        let cache = self.tree.find("storage.cache.blobdescriptor");
+        match cache.map(|node| &node.value) {
+            Some(Value::Scalar { text, .. }) if text == "inmemory" => {
+                self.plain("storage.cache.blobdescriptor", "inmemory");
+            }
+            Some(_) => self.remarks.push(
+                "storage.cache: left out; only `inmemory` means the same to every version"
+                    .to_owned(),
+            ),
+            None => {}
+        }
+        if self.tree.find("redis").is_some() {
+            self.remarks
+                .push("redis: left out; 2.8 and 3.1 read different keys there".to_owned());
+        }
+    }
+
+    fn http(&mut self, surroundings: &Surroundings) {
+        let config = &self.loaded.config;
+        if let Some(address) = self.in_force("http.addr") {
+            self.text("http.addr", &address);
+        }
+        if let Some(host) = &config.external_host {
+            self.text("http.host", host);
+        } else {
+            // `Location` follows the request or is relative, as here.
+            let is_relative = config.server.locations == crate::server::Locations::Relative;
+            self.plain("http.relativeurls", &is_relative);
+        }
+        if config.server.prefix != "/" {
+            self.text("http.prefix", &config.server.prefix);
+        }
+        if let Some(secret) = &config.secret {
+            self.text("http.secret", secret.expose());
+        }
+        if let Some(pair) = &surroundings.server_pair {
+            self.path("http.tls.certificate", &pair.certificate);
+            self.path("http.tls.key", &pair.key);
+        }
+        if let tls::Settings::Automatic { .. } = config.tls {
+            self.remarks.push(
+                "http.tls: the registry shows the last certificate that Boathouse made; without Boathouse nothing renews it"
+                    .to_owned(),
+            );
+        }
     }
 }
 

@@ -96,7 +96,7 @@ pub(super) fn parse(text: &str, source: &Place) -> Result<Parsed, ConfigError> {
             password_hash: Some(hash.to_owned()),
             ..User::default()
         };
-        let hint = "make the entry with `htpasswd -B`";
+        let hint = "make the entry with `htpasswd -B -C 10`";
         let mut useless = |message| parsed.warnings.push(refused(message, hint).to_string());
         match user.bcrypt_cost() {
             _ if name.is_empty() => {

@@ -41,12 +41,10 @@ const LEVELS: &[(&str, Level)] = &[
 const FORMATTERS: &[(&str, bool)] = &[("text", false), ("json", true), ("logstash", true)];
 
 const UNREAD: &[Key<Unread>] = &[
-    distribution("log.fields").harmless("lines of the log have no extra fields; remove this line"),
-    distribution("log.hooks")
-        .harmless("the log is not mailed; remove this line, and watch `/readyz`"),
-    distribution("log.reportcaller")
-        .harmless("not needed: lines of the log name their module; remove this line"),
-    distribution("reporting").harmless("nothing is reported to other services; remove this line"),
+    distribution("log.fields").harmless("lines of the log have no extra fields"),
+    distribution("log.hooks").harmless("the log is not mailed; watch `/readyz`"),
+    distribution("log.reportcaller").harmless("not needed: lines of the log name their module"),
+    distribution("reporting").harmless("nothing is reported to other services"),
 ];
 
 pub(super) const FAMILY: Family = Family {

@@ -146,20 +146,13 @@ pub(super) fn difference(
     other: &Loaded<Served>,
     may_differ: &dyn Fn(&str) -> bool,
 ) -> Option<String> {
-    fn values(loaded: &Loaded<Served>) -> BTreeMap<&str, &reader::Value> {
-        let keys = loaded.in_force.iter();
-        keys.map(|key| (key.key.as_str(), &key.value)).collect()
-    }
     fn rules(loaded: &Loaded<Served>) -> Vec<RuleText> {
         let rules = loaded.config.auth().accounts.acl.iter();
         rules.map(|rule| rule.text().without_place()).collect()
     }
-    let (before, after) = (values(one), values(other));
-    let names = before.keys().chain(after.keys()).copied();
-    let mut names = names.filter(|name| !may_differ(name));
-    let differs = names.find(|name| before.get(name) != after.get(name));
-    if let Some(name) = differs {
-        return Some(name.to_owned());
+    let mut names = differing_keys(&one.in_force, &other.in_force).into_iter();
+    if let Some(name) = names.find(|name| !may_differ(name)) {
+        return Some(name);
     }
     let users = [one, other].map(|loaded| &loaded.config.auth().accounts.users);
     let differ = [
@@ -170,6 +163,18 @@ pub(super) fn difference(
         .iter()
         .find(|(key, differ)| *differ && !may_differ(key));
     differ.map(|(key, _)| (*key).to_owned())
+}
+
+/// The keys whose values differ, in the order of their names.
+pub(super) fn differing_keys(one: &[InForce], other: &[InForce]) -> BTreeSet<String> {
+    fn values(in_force: &[InForce]) -> BTreeMap<&str, &reader::Value> {
+        let keys = in_force.iter();
+        keys.map(|key| (key.key.as_str(), &key.value)).collect()
+    }
+    let (before, after) = (values(one), values(other));
+    let names = before.keys().chain(after.keys()).copied();
+    let differing = names.filter(|name| before.get(name) != after.get(name));
+    differing.map(str::to_owned).collect()
 }
 
 /// Every key in force as a tree. What is in force only in words is shown as it is written.

@@ -195,7 +195,15 @@ pub fn load_again(
     files: &[PathBuf],
     environment: &BTreeMap<String, String>,
 ) -> Result<Loaded, ConfigErrors> {
-    of_registry(read_and_check(files, environment, Parts::NO_CERTIFICATES)?)
+    of_registry(load_served_again(files, environment)?)
+}
+
+/// The same for files that may describe an issuer of tokens alone.
+pub fn load_served_again(
+    files: &[PathBuf],
+    environment: &BTreeMap<String, String>,
+) -> Result<Loaded<Served>, ConfigErrors> {
+    read_and_check(files, environment, Parts::NO_CERTIFICATES)
 }
 
 /// The users and rules alone, of a registry or of an issuer of tokens, as [`load_again`] reads them.
@@ -203,7 +211,7 @@ pub fn load_accounts_again(
     files: &[PathBuf],
     environment: &BTreeMap<String, String>,
 ) -> Result<Loaded<AuthConfig>, ConfigErrors> {
-    let loaded = read_and_check(files, environment, Parts::NO_CERTIFICATES)?;
+    let loaded = load_served_again(files, environment)?;
     Ok(loaded.map(|served| match served {
         Served::Registry(config) => config.auth,
         Served::TokenIssuer(config) => config.auth,
@@ -236,7 +244,7 @@ fn of_registry(loaded: Loaded<Served>) -> Result<Loaded, ConfigErrors> {
             "storage",
             "no storage is configured: these files describe an issuer of tokens, and no registry",
         )
-        .hint("give the registry's own file as another `--config`")
+        .hint("name the registry's own file too, beside this one")
         .into()),
     }
 }
@@ -311,6 +319,7 @@ fn read_files(files: &[PathBuf]) -> Result<Node, ConfigErrors> {
                 .into(),
         );
     };
+    refuse_repeated(files)?;
     let mut errors = ConfigErrors::default();
     let mut tree = Node::empty_map(Place::file(first));
     for file in files {
@@ -330,6 +339,23 @@ fn read_files(files: &[PathBuf]) -> Result<Node, ConfigErrors> {
         }
     }
     errors.or(tree)
+}
+
+/// One error for a file that is named twice, instead of one for each key in it.
+fn refuse_repeated(files: &[PathBuf]) -> Result<(), ConfigErrors> {
+    let mut seen = Vec::new();
+    for file in files {
+        // What cannot be found is reported where it is read.
+        let real = std::fs::canonicalize(file).unwrap_or_else(|_| file.clone());
+        if seen.contains(&real) {
+            let message = "this file is named twice";
+            return Err(ConfigError::new(Some(&Place::file(file)), "", message)
+                .hint("name it once")
+                .into());
+        }
+        seen.push(real);
+    }
+    Ok(())
 }
 
 fn merge_document(tree: &mut Node, mut document: Node, errors: &mut ConfigErrors) {

@@ -139,16 +139,15 @@ struct PlatformEntry {
     os: String,
 }
 
-const OWN_INDEX: &str = "not needed: the index here needs no cache; remove this line";
+const OWN_INDEX: &str = "not needed: the index here needs no cache";
 
 /// Why a storage driver of distribution is refused, and what to do.
 const NO_BUCKET: &str = "copy the data into a directory (`rclone copy`), and name it in storage.filesystem.rootdirectory";
 
 const UNREAD: &[Key<Unread>] = &[
     distribution("storage.filesystem.maxthreads")
-        .harmless("not needed: limits.connections bounds reads and writes; remove this line"),
-    distribution("storage.redirect")
-        .harmless("not needed: a directory never redirects; remove this line"),
+        .harmless("not needed: limits.connections bounds reads and writes"),
+    distribution("storage.redirect").harmless("not needed: a directory never redirects"),
     distribution("storage.cache").harmless(OWN_INDEX),
     distribution("storage.tag").harmless(OWN_INDEX),
     distribution("redis").harmless(OWN_INDEX),
@@ -176,7 +175,7 @@ const UNREAD: &[Key<Unread>] = &[
         )
         .hint("remove it"),
     distribution("compatibility.schema1.signingkeyfile")
-        .harmless("not needed: schema 1 images are not converted here; remove this line"),
+        .harmless("not needed: schema 1 images are not converted here"),
     ours("retention").not_yet(OFF),
 ];
 

@@ -14,7 +14,8 @@ use super::merged::{self, check_text};
 use super::node::{Node, Value};
 use super::template::{Entry, write_level};
 use super::users_file::UsersFile;
-use super::{Loaded, load, read_files, written};
+use super::{InForce, Loaded, known, load, read_files, written};
+use crate::auth::{Rule, RuleText};
 use crate::oci::{Algorithm, Digest};
 
 /// What is in the old files.
@@ -24,6 +25,8 @@ pub struct OldFiles {
     pub loaded: Loaded,
     /// The program that reads each of them.
     pub programs: Vec<(PathBuf, OldProgram)>,
+    /// Keys that have no effect and are not in the new file, each with the reason.
+    pub left_out: Vec<String>,
     /// The variables from which a value in force comes; they stay in force over the new file.
     pub variables: Vec<String>,
     tree: Node,
@@ -126,6 +129,8 @@ impl OldFiles {
         Ok(Self {
             programs: programs.collect::<Result<_, ConfigErrors>>()?,
             variables: merged::variables(&served, files),
+            // What is wrong was refused above.
+            left_out: known::check(&tree, Scope::Config, &mut ConfigErrors::default()),
             loaded,
             tree,
         })
@@ -144,6 +149,75 @@ impl OldFiles {
                 .collect(),
             revoked: auth.revoked(),
         })
+    }
+
+    /// How `new`, which was made of these files, differs from what they are now, as far as the files `changed` decide it: a line
+    /// for each key, user and rule. What only `new` has may have been added there.
+    pub fn differences(&self, new: &Loaded, changed: &[PathBuf]) -> Vec<String> {
+        let in_changed = |place: &Place| changed.iter().any(|file| place.is_in(&Place::file(file)));
+        let mut lines = Vec::new();
+        for key in merged::differing_keys(&self.loaded.in_force, &new.in_force) {
+            if is_moved(&key) {
+                continue;
+            }
+            let old = place_of(&key, &self.loaded.in_force);
+            match (old, place_of(&key, &new.in_force)) {
+                (Some(old), _) if !in_changed(old) => {}
+                (Some(old), Some(new)) => lines.push(format!("{key}: {old} and {new} differ")),
+                (Some(old), None) => lines.push(format!("{key}: only at {old}")),
+                (None, Some(new)) => lines.push(format!("{key}: only at {new}")),
+                (None, None) => {}
+            }
+        }
+        let sections = ["users", "acl"].map(|key| self.tree.find_even_null(key));
+        let mut sections = sections.into_iter().flatten();
+        if sections.any(|node| in_changed(&node.place)) {
+            self.compare_accounts(new, &mut lines);
+        }
+        lines
+    }
+
+    fn compare_accounts(&self, new: &Loaded, lines: &mut Vec<String>) {
+        let (old, new) = (&self.loaded.config.auth, &new.config.auth);
+        let (old_users, new_users) = (old.users(), new.users());
+        let file = new.users_file.as_deref().unwrap_or(Path::new("users.yml"));
+        let (file, place) = (file.display(), |name: &str| {
+            old.places
+                .get(name)
+                .map(Place::to_string)
+                .unwrap_or_default()
+        });
+        for (name, user) in &old_users {
+            match new_users.get(name) {
+                None => lines.push(format!("users.{name}: only at {}", place(name))),
+                Some(new) if new != user => {
+                    lines.push(format!("users.{name}: {} and {file} differ", place(name)));
+                }
+                Some(_) => {}
+            }
+        }
+        let added = new_users
+            .keys()
+            .filter(|name| !old_users.contains_key(*name));
+        lines.extend(added.map(|name| format!("users.{name}: only in {file}")));
+        let texts = |rules: Vec<Rule>| -> Vec<RuleText> {
+            rules.iter().map(|rule| rule.text().clone()).collect()
+        };
+        let (old_rules, new_rules) = (texts(old.rules()), texts(new.rules()));
+        let bare = |rules: &[RuleText]| -> Vec<RuleText> {
+            rules.iter().map(RuleText::without_place).collect()
+        };
+        let (old_bare, new_bare) = (bare(&old_rules), bare(&new_rules));
+        let before = lines.len();
+        for (rules, others) in [(&old_rules, &new_bare), (&new_rules, &old_bare)] {
+            let only_here = rules
+                .iter()
+                .filter(|rule| !others.contains(&rule.without_place()));
+            lines.extend(only_here.map(|rule| format!("acl: a rule only at {}", rule.place)));
+        }
+        if lines.len() == before && old_bare != new_bare {
+            lines.push("acl: the same rules in another order or number".to_owned());
+        }
     }
 
     /// The text of `boathouse.yml`, below the comment `head`.
@@ -185,8 +259,6 @@ impl OldFiles {
         let text = head.to_owned() + &text_of(&tree);
         let again = check_text(&text, environment)?;
         let before = check_text(&written::yaml(&self.tree), environment)?;
-        let moved = ["users", "acl", "users_file", "tls"];
-        let is_moved = |key: &str| moved.contains(&key.split('.').next().unwrap_or_default());
         match merged::difference(&before, &again, &is_moved) {
             None => Ok(text),
             Some(key) => Err(ConfigError::new(None, key, "cannot be taken over as it is")
@@ -196,6 +268,18 @@ impl OldFiles {
                 .into()),
         }
     }
+}
+
+/// Where a key was written, if it was.
+fn place_of<'a>(key: &str, in_force: &'a [InForce]) -> Option<&'a Place> {
+    let found = in_force.iter().find(|known| known.key == key)?;
+    found.place.as_ref()
+}
+
+/// Whether a key is about where users and rules are kept, or about certificates of our own.
+fn is_moved(key: &str) -> bool {
+    let section = key.split('.').next().unwrap_or_default();
+    ["users", "acl", "users_file", "tls"].contains(&section)
 }
 
 /// The keys that have an effect, in the order of the documentation, each with what it is for.

@@ -37,7 +37,9 @@ impl TokenIssuer {
         // A registry keeps a secret with its data. Here the key of the tokens is all that outlives a restart, and refresh
         // tokens must outlive it too.
         let secret = derived_secret(signing.key_pem.as_bytes(), "auth of an issuer")?;
-        let settings = config.auth.settings(Secret(secret), None);
+        let mut settings = config.auth.settings(Secret(secret), None);
+        // No registry has this secret: not another process, and not this one once it serves the registry's file too.
+        settings.token.names_generation = false;
         let auth = Arc::new(Auth::new(settings, Arc::clone(clock))?);
         let listener = bind_for_tokens(&config.listener, clock)?;
         let certificates = listener.tls.iter().cloned().collect();

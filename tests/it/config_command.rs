@@ -75,6 +75,14 @@ fn what_is_in_force_is_shown_with_its_places_and_without_secrets() {
     assert_eq!(found("acl[2].match.name")["value"], "public/*");
     assert_eq!(found("limits.connections")["from"], "default");
     assert_eq!(found("users_file")["value"], Value::Null);
+    // Each of the two files has the issuer, at a place of its own.
+    for (key, file) in [
+        ("token.issuer", "auth_config.yml"),
+        ("auth.token.issuer", "registry.yml"),
+    ] {
+        let place = found(key)["from"].as_str().unwrap().to_owned();
+        assert!(place.contains(file), "{key}: {place}");
+    }
 }
 
 #[test]
@@ -178,6 +186,66 @@ fn the_old_programs_get_files_of_their_own() {
     assert_eq!(values(&before), values(&after));
     assert_eq!(before.config.auth.users(), after.config.auth.users());
     assert_eq!(rules(&before), rules(&after));
+}
+
+#[test]
+fn each_file_alone_has_its_users_and_its_export() {
+    let lab = lab();
+    let alone = |line: &[&str], file: &str| {
+        let mut command = command(line, &[]);
+        command
+            .current_dir(lab.path(""))
+            .arg("--config")
+            .arg(lab.path(file));
+        Ran::of(&mut command, "")
+    };
+    let listed = alone(&["user", "list"], "auth_config.yml").fine();
+    assert!(
+        listed.contains("tjarosik") && listed.contains("everything"),
+        "{listed}"
+    );
+    let listed = alone(&["user", "list"], "registry.yml");
+    assert!(
+        listed.talk.contains("another server issues the tokens"),
+        "{}",
+        listed.talk
+    );
+
+    let export = ["config", "export", "--for", "docker_auth"];
+    let exported = alone(&export, "auth_config.yml");
+    assert!(
+        exported.talk.contains("holds the hashes of passwords"),
+        "{}",
+        exported.talk
+    );
+    lab.write("again.yml", exported.fine());
+    let accounts = |file: &str| {
+        let loaded = config::load_accounts_again(&[lab.path(file)], &BTreeMap::new());
+        loaded.unwrap_or_else(|errors| panic!("{errors}")).config
+    };
+    let (before, after) = (accounts("auth_config.yml"), accounts("again.yml"));
+    assert_eq!(before.users(), after.users());
+    assert_eq!(before.token_pair, after.token_pair);
+    let refused = alone(&export, "registry.yml").failed();
+    assert!(
+        refused.contains("accept the tokens of another server")
+            && refused.contains("hint: name the file with the users and rules too"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_file_that_is_named_twice_is_one_error() {
+    let lab = lab();
+    let file = lab.place("registry.yml");
+    let (other, link) = (lab.place("auth_config.yml"), lab.place("link.yml"));
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    let merge = ["config", "merge", &file, &other, &link];
+    let refused = Ran::of(&mut command(&merge, &[]), "").failed();
+    assert_eq!(
+        lab.shown(&refused),
+        "error: DIR/link.yml: this file is named twice\nhint: name it once\n"
+    );
 }
 
 /// An installation that was born here: own certificates, own key, accounts that commands made.

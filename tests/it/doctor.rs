@@ -11,6 +11,7 @@ use crate::access::lab as registry_with_rules;
 use crate::data::tree;
 use crate::lab::PASSWORD;
 use crate::program::{free_address, ran};
+use crate::support::{Options, TestRegistry};
 use crate::trust::Served;
 
 const STEPS: [&str; 7] = ["name", "port", "tls", "clock", "login", "push", "pull"];
@@ -131,7 +132,12 @@ async fn each_thing_that_is_wrong_has_its_step_and_its_hint() {
 
     let plain = registry_with_rules();
     let not_tls = failed_at("tls", &doctor(&plain.address.to_string(), PASSWORD));
-    assert!(not_tls.contains("--plain-http"), "{not_tls}");
+    assert!(
+        not_tls.contains("a registry answers at ")
+            && not_tls.contains("over plain http only")
+            && not_tls.contains("--plain-http"),
+        "{not_tls}"
+    );
 
     let trust = [
         "trust",
@@ -203,6 +209,29 @@ async fn rights_are_told_by_the_rule_that_lacks() {
         "{foreign}"
     );
     assert!(foreign.contains("--repository"), "{foreign}");
+}
+
+/// Where nothing can be deleted, nothing is left behind; bytes are pushed all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_stays_where_nothing_can_be_deleted() {
+    let mut options = Options::default();
+    options.registry.deletes_enabled = false;
+    let registry = TestRegistry::start(options);
+    let address = registry.address.to_string();
+    let line = ["doctor", &address, "--plain-http", "--json", "--size", "1"];
+    let report: Value = serde_json::from_str(&ran(&line, &[], "").fine()).unwrap();
+    assert_eq!(report["is_healthy"], true, "{report:#}");
+    let (push, pull) = (&report["steps"][5], &report["steps"][6]);
+    let found = push["found"].as_str().unwrap();
+    assert!(found.ends_with(", then cancelled"), "{report:#}");
+    assert_eq!(pull["outcome"], "left_out");
+    let reason = pull["found"].as_str().unwrap();
+    assert!(
+        reason.contains("could not be deleted (the registry answers 405"),
+        "{reason}"
+    );
+    let list = registry.get("/v2/_catalog").send().await.json();
+    assert_eq!(list["repositories"], serde_json::json!([]));
 }
 
 /// Answers as macOS's `AirPlay` receiver does to whatever is sent.

@@ -132,20 +132,96 @@ async fn the_guide_s_installation_becomes_ours_with_the_same_meaning() {
         let mode = fs::metadata(lab.path(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
-    // The same again only serves, in any order; with other files it is refused.
+    // The same again only serves, in any order of the files.
     let changed = lab.read("users.yml");
-    let [registry, auth_config] = BOTH;
-    for files in [BOTH, [auth_config, registry]] {
-        lab.serve_by(&mut up(&lab, &files, &[])).await.end();
-    }
+    lab.serve_by(&mut up(&lab, &BOTH, &[])).await.end();
+    let turned = [BOTH[1], BOTH[0]];
+    lab.serve_by(&mut up(&lab, &turned, &["--dir", &directory]))
+        .await
+        .end();
     assert_eq!(lab.read("users.yml"), changed);
-    lab.write("registry.yml", before[0].clone() + "# more\n");
-    let refused = Ran::of(&mut up(&lab, &BOTH, &[]), "").failed();
-    assert!(
-        refused
-            .contains("boathouse.yml was made from these files or others, and they have changed"),
-        "{refused}"
+}
+
+/// What was changed in the old files is listed, and nothing that was added here since is lost.
+#[tokio::test]
+async fn files_that_were_changed_since_are_compared_and_not_taken_over_again() {
+    let lab = old_installation();
+    lab.serve_by(&mut up(&lab, &BOTH, &[])).await.end();
+    let directory = lab.place("");
+    let add = [
+        "user", "add", "ci", "--pull", "team/**", "--dir", &directory,
+    ];
+    Ran::of(&mut command(&add, &[]), "").fine();
+    let (config, users) = (lab.read("boathouse.yml"), lab.read("users.yml"));
+    let refused = || Ran::of(&mut up(&lab, &BOTH, &[]), "").failed();
+
+    // A comment has no meaning: `ci`, which only the new file has, is no difference of that file either.
+    let registry = lab.read("registry.yml");
+    lab.write("registry.yml", registry.clone() + "# more\n");
+    let log = lab.serve_by(&mut up(&lab, &BOTH, &[])).await.end();
+    assert!(log.contains("nothing that has an effect"), "{log}");
+
+    lab.write(
+        "registry.yml",
+        registry.replace("enabled: true", "enabled: false"),
     );
+    let said = shown(&lab, &refused());
+    assert!(
+        said.contains(
+            "DIR/registry.yml changed since DIR/boathouse.yml was made from it; nothing was changed"
+        ) && said
+            .contains("\n  storage.delete.enabled: DIR/registry.yml:10 and DIR/boathouse.yml:")
+            && !said.contains("\n  users"),
+        "{said}"
+    );
+    lab.write("registry.yml", &registry);
+
+    let auth = lab.read("auth_config.yml");
+    let changed = auth.replace("\"marcin\"", "\"martin\"");
+    lab.write("auth_config.yml", &changed);
+    let said = shown(&lab, &refused());
+    for line in [
+        "users.martin: only at DIR/auth_config.yml:",
+        "users.marcin: only in DIR/users.yml",
+        "users.ci: only in DIR/users.yml",
+        "acl: a rule only at DIR/auth_config.yml:",
+        "acl: a rule only at DIR/users.yml:",
+        "hint: write what you want to bring over into DIR/boathouse.yml, users and rules in DIR/users.yml; what was added there since stays",
+        "hint: `boathouse up --dir DIR` starts",
+    ] {
+        assert!(said.contains(line), "{line}\n{said}");
+    }
+    assert!(!said.contains("tjarosik"), "{said}");
+
+    let other = Ran::of(&mut up(&lab, &["registry.yml"], &[]), "").failed();
+    assert!(other.contains("was made from other files: "), "{other}");
+    assert_eq!(
+        (lab.read("boathouse.yml"), lab.read("users.yml")),
+        (config, users)
+    );
+}
+
+/// What is written into the new file is not called left out.
+#[tokio::test]
+async fn only_keys_that_are_not_in_the_new_file_are_left_out() {
+    let lab = Lab::empty();
+    let more = "server: {hsts: true}\nlog: {fields: {service: registry}}\n";
+    lab.configure("registry.yml", &(PLAIN.to_owned() + more));
+    fs::create_dir_all(lab.path("registry-data/docker")).unwrap();
+    let log = lab
+        .serve_by(&mut up(&lab, &["registry.yml"], &[]))
+        .await
+        .end();
+    let said = shown(&lab, &log);
+    assert!(
+        said.contains("  left out      DIR/registry.yml:4: log.fields has no effect"),
+        "{said}"
+    );
+    assert!(
+        said.contains("  note          server.hsts: has no effect"),
+        "{said}"
+    );
+    assert!(lab.read("boathouse.yml").contains("hsts: true"));
 }
 
 /// Clients that come over plain HTTP without a proxy are the only ones for whom something changes, and that is printed.

@@ -287,6 +287,24 @@ fn files_in(lab: &Lab) -> BTreeSet<String> {
         .collect()
 }
 
+/// As those of `docker_auth`: a client stays logged in while the issuer's process becomes part of the registry's.
+#[tokio::test]
+async fn tokens_of_an_issuer_alone_count_once_both_files_are_served() {
+    let lab = installation();
+    let mut issuer = start(&lab, &["auth_config.yml"]);
+    let address = issuer.listens_for_tokens().await;
+    let path = "/auth?service=jarosik-oci-service&scope=repository:team/app:pull,push";
+    let token = Call::to(address, Method::GET, path).basic("tjarosik", "tjarosik-secret");
+    let token = token.send().await.expect(StatusCode::OK).json();
+    issuer.end();
+    let mut both = start(&lab, &["registry.yml", "auth_config.yml"]);
+    both.listens().await;
+    let upload = Call::to(both.address(), Method::POST, "/v2/team/app/blobs/uploads/");
+    let upload = upload.bearer(token["token"].as_str().unwrap());
+    upload.send().await.expect(StatusCode::ACCEPTED);
+    both.end();
+}
+
 #[tokio::test]
 async fn an_issuer_alone_needs_a_key() {
     let lab = installation();

@@ -85,7 +85,7 @@ impl Auth {
             exp: iat.saturating_add(self.token.lifetime_secs),
             jti: token::random_id().map_err(|()| TokenRefusal::Internal)?,
             access,
-            bh: Some(OurClaim {
+            bh: self.token.names_generation.then_some(OurClaim {
                 v: OUR_CLAIM_VERSION,
                 generation: shown.generation,
                 labels: shown.labels.as_deref().cloned(),

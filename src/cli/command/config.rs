@@ -6,13 +6,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::anyhow;
+use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::cli::installation::{Installation, Where, config_files, registry_name};
+use crate::cli::installation::{Where, config_files, registry_name};
 use crate::cli::talk;
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::{self, Config, DistributionVersion, TokenPair};
+use crate::config::{self, DistributionVersion, Served, TokenPair};
 use crate::instance::keys;
 use crate::tls;
 
@@ -74,18 +74,17 @@ enum Version {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let environment = crate::cli::environment();
-    let failed = |errors: config::ConfigErrors| anyhow!("{errors}");
     match &arguments.action {
         Action::Show { place, json } => {
             let files = config_files(place)?;
-            let shown = config::shown(&files, &environment).map_err(failed)?;
+            let shown = config::shown(&files, &environment)?;
             for note in &shown.notes {
                 talk::line(format_args!("note: {note}"));
             }
             talk::data(&shown.keys, *json, shown.text)
         }
         Action::Merge { files } => {
-            let merged = config::merged(files, &environment).map_err(failed)?;
+            let merged = config::merged(files, &environment)?;
             talk::line(
                 "note: this file holds secrets; only the user that runs Boathouse should be able to read it (chmod 600)",
             );
@@ -99,8 +98,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Action::Export(arguments) => {
-            let installation = Installation::find(&arguments.place)?;
-            let surroundings = surroundings(&installation.loaded.config);
+            let files = config_files(&arguments.place)?;
+            let loaded = config::load_served_again(&files, &environment)?;
+            let surroundings = surroundings(&loaded.config)?;
             let version = match arguments.distribution_version {
                 Version::V2_8 => DistributionVersion::V2_8,
                 Version::V3_1 => DistributionVersion::V3_1,
@@ -109,8 +109,15 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 Program::Distribution => config::for_distribution,
                 Program::DockerAuth => config::for_docker_auth,
             };
-            let files = &installation.config_files;
-            let exported = export(files, &environment, &surroundings, version).map_err(failed)?;
+            let exported = export(&files, &environment, &surroundings, version)?;
+            talk::line(match arguments.program {
+                Program::Distribution => {
+                    "note: this file may hold secrets; only the user that runs the registry should be able to read it (chmod 600)"
+                }
+                Program::DockerAuth => {
+                    "note: this file holds the hashes of passwords; only the user that runs docker_auth should be able to read it (chmod 600)"
+                }
+            });
             for remark in &exported.remarks {
                 talk::line(format_args!("note: {remark}"));
             }
@@ -121,7 +128,21 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// What the old programs need and the files do not say.
-fn surroundings(config: &Config) -> config::Surroundings {
+fn surroundings(served: &Served) -> anyhow::Result<config::Surroundings> {
+    let now_unix_secs = SystemClock::new().unix_secs();
+    let config = match served {
+        Served::Registry(config) => config,
+        // `docker_auth`'s own file names all that it needs: such a file without a pair for tokens was refused.
+        Served::TokenIssuer(issuer) => {
+            let pair = issuer.auth.token_pair.clone();
+            return Ok(config::Surroundings {
+                server_pair: None,
+                token_pair: pair.context("no key signs tokens")?,
+                host: String::new(),
+                now_unix_secs,
+            });
+        }
+    };
     let keys = keys::keys_directory(config);
     let pair = |name: &str| TokenPair {
         certificate: keys.join(format!("{name}.crt")),
@@ -141,7 +162,7 @@ fn surroundings(config: &Config) -> config::Surroundings {
     let host = name
         .rsplit_once(':')
         .map_or(name.as_str(), |(host, _)| host);
-    config::Surroundings {
+    Ok(config::Surroundings {
         server_pair,
         token_pair: config
             .auth
@@ -149,6 +170,6 @@ fn surroundings(config: &Config) -> config::Surroundings {
             .clone()
             .unwrap_or_else(|| pair("token")),
         host: host.to_owned(),
-        now_unix_secs: SystemClock::new().unix_secs(),
-    }
+        now_unix_secs,
+    })
 }

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use clap::Subcommand;
 
 use crate::auth;
@@ -99,8 +99,7 @@ fn subject(text: &str) -> Result<String, String> {
 /// What the configuration names, and its issuer as far as a certificate can have it as its subject.
 fn configured(place: &Where) -> anyhow::Result<(TokenPair, Option<String>)> {
     let files = installation::config_files(place)?;
-    let loaded = config::load_accounts_again(&files, &crate::cli::environment())
-        .map_err(|errors| anyhow!("{errors}"))?;
+    let loaded = config::load_accounts_again(&files, &crate::cli::environment())?;
     let auth = loaded.config;
     let Some(pair) = auth.token_pair else {
         bail!(

@@ -57,12 +57,58 @@ fn the_list_shows_accounts_of_all_files_and_no_hash() {
     assert!(!listed.contains("$2") && !shown.contains("$2"), "{listed}");
     done(&lab, &["user", "remove", "ci"]);
     assert_eq!(
-        json(&lab, &["user", "list", "--json"])
+        json(&lab, &["user", "list", "--json"])["accounts"]
             .as_array()
             .unwrap()
             .len(),
         2
     );
+}
+
+/// Rights that no account is named for.
+#[test]
+fn the_list_shows_rules_for_everybody_and_those_of_htpasswd() {
+    let lab = installation();
+    lab.configure(
+        "more.yml",
+        "users: {amy: {password: x, labels: {team: [ops]}}}\n\
+         acl:\n\
+         - {match: {account: amy}, actions: [pull]}\n\
+         - {match: {account: 'ci-*', name: 'ci/**'}, actions: [push, pull]}\n\
+         - {match: {labels: {team: ops}, ip: 10.0.0.0/8}, actions: ['*']}\n\
+         - {match: {name: 'public/*'}, actions: [pull]}\n\
+         storage: {filesystem: {rootdirectory: DIR/data}}\n",
+    );
+    let listed = ran(
+        &["user", "list", "--config", &lab.place("more.yml")],
+        &[],
+        "",
+    )
+    .fine();
+    let narrow = regex::Regex::new("   +").unwrap();
+    let narrow = narrow.replace_all(&lab.shown(&listed), "  ").into_owned();
+    golden("user-list-rules.txt", &narrow);
+
+    lab.write(
+        "htpasswd",
+        "ann:$2y$04$8V8Wmy8aZlSUUPExATbHaeieZ4/V3CAuxE0jmw820Fy60YNJLcyuq\n",
+    );
+    lab.configure(
+        "htpasswd.yml",
+        "auth: {htpasswd: {realm: lab, path: DIR/htpasswd}}\n\
+         storage: {filesystem: {rootdirectory: DIR/data}}\n",
+    );
+    let listed = [
+        "user",
+        "list",
+        "--json",
+        "--config",
+        &lab.place("htpasswd.yml"),
+    ];
+    let listed: Value = serde_json::from_str(&ran(&listed, &[], "").fine()).unwrap();
+    assert_eq!(listed["accounts"][0]["name"], "ann");
+    assert_eq!(listed["rules"][0]["actions"], serde_json::json!(["*"]));
+    assert_eq!(listed["rules"][0]["match"], serde_json::json!({}));
 }
 
 #[test]

@@ -11,7 +11,6 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::anyhow;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
@@ -86,8 +85,7 @@ impl Wish {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     // Rules are explained for an issuer of tokens without a registry too.
     let files = installation::config_files(&arguments.place)?;
-    let loaded = config::load_accounts_again(&files, &crate::cli::environment())
-        .map_err(|errors| anyhow!("{errors}"))?;
+    let loaded = config::load_accounts_again(&files, &crate::cli::environment())?;
     let Action::Explain(arguments) = &arguments.action;
     let report = Report::new(&loaded.config, arguments)?;
     let mut out = io::stdout().lock();

@@ -27,6 +27,7 @@ use crate::client::http::{self as client, Client, Server, Trust};
 use crate::clock::{Clock, SystemClock};
 use crate::host_port::HostPort;
 use crate::oci::RepositoryName;
+use crate::tls;
 
 /// The repository of scratch blobs, below the account's name.
 const SCRATCH: &str = "doctor-scratch";
@@ -71,10 +72,14 @@ struct Examination {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let address = match &arguments.registry {
-        Some(address) => address.clone(),
-        None => here(&arguments.place)?,
+    let server = match &arguments.registry {
+        Some(address) => Server {
+            address: address.clone(),
+            is_tls: !arguments.plain_http,
+        },
+        None => here(&arguments.place, arguments.plain_http)?,
     };
+    let address = &server.address;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let machine = Machine::below(arguments.root.as_deref());
     let credentials = if let Some(account) = &arguments.username {
@@ -94,10 +99,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut report = Report::new(address.to_string());
     let examination = Examination {
         network: Network {
-            server: Server {
-                address,
-                is_tls: !arguments.plain_http,
-            },
+            server,
             machine,
             clock,
         },
@@ -120,13 +122,22 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// The registry on this machine.
-fn here(place: &Where) -> anyhow::Result<HostPort> {
+/// The registry on this machine, by the scheme that its clients use.
+fn here(place: &Where, plain_http: bool) -> anyhow::Result<Server> {
     const HINT: &str = "hint: name the registry: `boathouse doctor HOST:PORT`";
     let installation = Installation::find(place).context(HINT)?;
-    let name = configured_name(&installation.loaded.config)?;
-    let address = client::parse_registry(&name);
-    address.map_err(|shape| anyhow::anyhow!("cannot examine `{name}`: {shape}\n{HINT}"))
+    let config = &installation.loaded.config;
+    let name = configured_name(config)?;
+    let address = client::parse_registry(&name)
+        .map_err(|shape| anyhow::anyhow!("cannot examine `{name}`: {shape}\n{HINT}"))?;
+    let serves_tls = match &config.external_host {
+        Some(external) => external.is_https(),
+        None => config.tls != tls::Settings::None,
+    };
+    Ok(Server {
+        address,
+        is_tls: serves_tls && !plain_http,
+    })
 }
 
 /// Below the account's own name, where it most likely may push.
@@ -177,7 +188,7 @@ impl Examination {
         let scratch = report.note(Step::Push, transfer.push(self.size_mib).await)?;
         let mut pulled = transfer.pull(&scratch).await;
         let cleaned = transfer.clean_up(&scratch).await;
-        if let Ok(finding) = &mut pulled {
+        if let (Ok(finding), Some(cleaned)) = (&mut pulled, cleaned) {
             finding.found = format!("{}; {cleaned}", finding.found);
         }
         report.note(Step::Pull, pulled)

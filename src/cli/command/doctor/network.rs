@@ -23,6 +23,9 @@ use crate::host_port::HostPort;
 /// What macOS's `AirPlay` receiver listens on; registries are often given the first.
 const AIRPLAY_PORTS: [u16; 2] = [5_000, 7_000];
 
+/// The header by which every registry is known.
+const API_VERSION: &str = "docker-distribution-api-version";
+
 /// Clocks may differ by as much as a token's times may (docs/security.md).
 const SKEW_SECS_MAX: u64 = 60;
 
@@ -94,27 +97,45 @@ impl Network {
 
     /// Whether `AirPlay` answers, which says so of itself over plain HTTP.
     async fn is_airplay(&self, client: &Client, address: SocketAddr) -> bool {
-        let plain = Server {
-            is_tls: false,
-            ..self.server.clone()
-        };
-        let ask = async {
-            let stream = client.reach(address).await?;
-            let mut connection = client.speak(&plain, stream).await?;
-            connection.send(get("/"), 0).await
-        };
-        let answer = ask.await;
+        let answer = self.ask_plainly(client, address, "/").await;
         answer.is_ok_and(|answer| {
             let server = answer.headers().get(SERVER);
             server.is_some_and(|name| name.as_bytes().starts_with(b"AirTunes"))
         })
     }
 
+    /// Whether a registry answers over plain HTTP; each of them names the version of the API.
+    async fn is_plain_registry(&self, client: &Client, address: SocketAddr) -> bool {
+        let answer = self.ask_plainly(client, address, "/v2/").await;
+        answer.is_ok_and(|answer| answer.headers().contains_key(API_VERSION))
+    }
+
+    async fn ask_plainly(
+        &self,
+        client: &Client,
+        address: SocketAddr,
+        path: &str,
+    ) -> Result<Answer, ClientError> {
+        let plain = Server {
+            is_tls: false,
+            ..self.server.clone()
+        };
+        let stream = client.reach(address).await?;
+        let mut connection = client.speak(&plain, stream).await?;
+        connection.send(get(path), 0).await
+    }
+
     /// Who vouches for the certificate; gives on all authorities of this machine's clients.
     pub(super) async fn tls(&self, address: SocketAddr) -> anyhow::Result<Finding<RootCertStore>> {
         if !self.server.is_tls {
             let found = "not asked for: passwords and images are sent unencrypted";
-            return Ok(Finding::new(found, RootCertStore::empty()));
+            let mut all = RootCertStore::empty();
+            // The token endpoint may speak https all the same.
+            for store in Store::ALL {
+                let roots = store.roots(&self.machine, &self.registry().to_string());
+                all.extend(roots.roots.iter().cloned());
+            }
+            return Ok(Finding::new(found, all));
         }
         let chain = self.chain(address).await?;
         let registry = self.registry();
@@ -188,8 +209,14 @@ impl Network {
             Err(ClientError::NotTls { .. }) if self.is_airplay(&client, address).await => {
                 Err(airplay(address))
             }
+            Err(ClientError::NotTls { .. }) if self.is_plain_registry(&client, address).await => {
+                let registry = self.registry();
+                bail!(
+                    "a registry answers at {registry}, over plain http only\nhint: behind a proxy that has the certificate, examine the address that clients use: `boathouse doctor HOST`; without one, `boathouse doctor {registry} --plain-http`, and each client must be configured for an insecure registry"
+                )
+            }
             Err(ClientError::NotTls { .. }) => bail!(
-                "{} does not speak https\nhint: is this the right port? If the registry serves plain http on purpose, `--plain-http` examines it, and clients must be told that it is insecure",
+                "{} does not speak https, and no registry answers there over plain http\nhint: is this the right port? `boathouse up` prints it",
                 self.registry()
             ),
             Err(error) => Err(error.into()),

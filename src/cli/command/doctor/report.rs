@@ -49,6 +49,8 @@ impl Step {
 enum Outcome {
     Ok,
     Failed,
+    /// Nothing was wrong, and the step would have left something behind.
+    LeftOut,
     NotTried,
 }
 
@@ -57,6 +59,7 @@ impl Outcome {
         match self {
             Self::Ok => "ok",
             Self::Failed => "FAILED",
+            Self::LeftOut => "left out",
             Self::NotTried => "not tried",
         }
     }
@@ -68,6 +71,8 @@ pub(super) struct Finding<T> {
     /// What could be better all the same.
     pub(super) hint: Option<String>,
     pub(super) bytes_per_sec: Option<u64>,
+    /// Whether the step was left out on purpose; `found` says why.
+    pub(super) is_left_out: bool,
     pub(super) value: T,
 }
 
@@ -77,6 +82,7 @@ impl<T> Finding<T> {
             found: found.into(),
             hint: None,
             bytes_per_sec: None,
+            is_left_out: false,
             value,
         }
     }
@@ -131,7 +137,11 @@ impl Report {
         let line = self.steps.iter_mut().find(|line| line.step == step);
         let (outcome, found, hint, bytes_per_sec, value) = match result {
             Ok(finding) => (
-                Outcome::Ok,
+                if finding.is_left_out {
+                    Outcome::LeftOut
+                } else {
+                    Outcome::Ok
+                },
                 finding.found,
                 finding.hint,
                 finding.bytes_per_sec,
@@ -151,7 +161,8 @@ impl Report {
                 bytes_per_sec,
             };
         }
-        self.is_healthy = self.steps.iter().all(|line| line.outcome == Outcome::Ok);
+        let is_fine = |line: &Line| matches!(line.outcome, Outcome::Ok | Outcome::LeftOut);
+        self.is_healthy = self.steps.iter().all(is_fine);
         value
     }
 

@@ -1,7 +1,7 @@
 //! A blob there and back: whether the account may, whether the bytes stay what they are, and how fast they go.
 //!
-//! Must not know how one logs in. Invariant: what was pushed is random, so it is no one's blob, and it is deleted again as far
-//! as the registry lets its clients delete.
+//! Must not know how one logs in. Invariant: what is pushed is random, so it is no one's blob, and nothing of it stays: where this
+//! account may not delete, the upload is cancelled instead of finished, and nothing can be pulled.
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
@@ -22,6 +22,8 @@ pub(super) struct Scratch {
     piece: Bytes,
     pieces: usize,
     digest: Digest,
+    /// Why it could not be deleted; then it was not made.
+    undeletable: Option<String>,
 }
 
 impl Scratch {
@@ -38,6 +40,7 @@ impl Scratch {
             piece: piece.into(),
             pieces: size_mib,
             digest: hasher.finish(),
+            undeletable: None,
         })
     }
 
@@ -55,9 +58,12 @@ pub(super) struct Transfer<'a> {
 }
 
 impl Transfer<'_> {
-    /// Pushes a scratch blob.
+    /// Pushes a scratch blob, or, where it would stay, all of it but the end.
     pub(super) async fn push(&mut self, size_mib: usize) -> anyhow::Result<Finding<Scratch>> {
-        let scratch = Scratch::random(size_mib)?;
+        let mut scratch = Scratch::random(size_mib)?;
+        // No such blob exists: this shows only whether one could be deleted.
+        let refused = self.delete(&scratch).await.err();
+        scratch.undeletable = refused.map(|error| first_line(&error));
         let path = format!("/v2/{}/blobs/uploads/", self.repository);
         let begun = self.send(Method::POST, &path, client::empty(), 0).await?;
         let location = begun.headers().get(LOCATION).cloned();
@@ -67,6 +73,9 @@ impl Transfer<'_> {
             .and_then(|location| location.to_str().ok());
         let location = location.context("the registry's answer has no Location to push to")?;
         let path = relative(location)?;
+        if scratch.undeletable.is_some() {
+            return self.push_and_cancel(&path, scratch).await;
+        }
         let separator = if path.contains('?') { '&' } else { '?' };
         let digest = &scratch.digest;
         let path = format!("{path}{separator}digest={digest}");
@@ -78,8 +87,36 @@ impl Transfer<'_> {
         Ok(self.moved(size, before, scratch))
     }
 
+    /// Sends all bytes to the upload session at `path`, then cancels it.
+    async fn push_and_cancel(
+        &mut self,
+        path: &str,
+        scratch: Scratch,
+    ) -> anyhow::Result<Finding<Scratch>> {
+        let size = scratch.size_bytes();
+        let body = client::repeated(scratch.piece.clone(), scratch.pieces);
+        let before = self.clock.elapsed();
+        let sent = self.send(Method::PATCH, path, body, size).await?;
+        let mut finding = self.moved(size, before, scratch);
+        let location = sent.headers().get(LOCATION).cloned();
+        self.expect(sent, StatusCode::ACCEPTED, "push").await?;
+        let location = location.as_ref().and_then(|text| text.to_str().ok());
+        let path = location.map_or(Ok(path.to_owned()), relative)?;
+        let cancelled = self.send(Method::DELETE, &path, client::empty(), 0).await?;
+        self.expect(cancelled, StatusCode::NO_CONTENT, "push")
+            .await?;
+        finding.found.push_str(", then cancelled");
+        Ok(finding)
+    }
+
     /// Pulls it back.
     pub(super) async fn pull(&mut self, scratch: &Scratch) -> anyhow::Result<Finding<()>> {
+        if let Some(reason) = &scratch.undeletable {
+            let found = format!("what is pushed could not be deleted ({reason})");
+            let mut finding = Finding::new(found, ());
+            finding.is_left_out = true;
+            return Ok(finding);
+        }
         let path = format!("/v2/{}/blobs/{}", self.repository, scratch.digest);
         let before = self.clock.elapsed();
         let answer = self.send(Method::GET, &path, client::empty(), 0).await?;
@@ -101,24 +138,29 @@ impl Transfer<'_> {
         Ok(finding)
     }
 
-    /// Removes the scratch blob; tells what became of it.
-    pub(super) async fn clean_up(&mut self, scratch: &Scratch) -> String {
-        let path = format!("/v2/{}/blobs/{}", self.repository, scratch.digest);
-        let deleted = async {
-            let answer = self.send(Method::DELETE, &path, client::empty(), 0).await?;
-            match answer.status() {
-                StatusCode::ACCEPTED | StatusCode::NOT_FOUND => Ok(()),
-                _ => Err(self.refusal(answer, "delete").await),
-            }
-        };
-        match deleted.await {
+    /// Removes the scratch blob. Returns what became of it; `None` if none was made.
+    pub(super) async fn clean_up(&mut self, scratch: &Scratch) -> Option<String> {
+        if scratch.undeletable.is_some() {
+            return None;
+        }
+        Some(match self.delete(scratch).await {
             Ok(()) => "the scratch blob was deleted".to_owned(),
             Err(error) => {
-                let error = error.to_string();
-                let reason = error.lines().next().unwrap_or_default();
+                let reason = first_line(&error);
                 let (repository, digest) = (self.repository, &scratch.digest);
                 format!("the scratch blob stays in {repository} ({reason}): {digest}")
             }
+        })
+    }
+
+    async fn delete(&mut self, scratch: &Scratch) -> anyhow::Result<()> {
+        let path = format!("/v2/{}/blobs/{}", self.repository, scratch.digest);
+        let answer = self.send(Method::DELETE, &path, client::empty(), 0).await?;
+        match answer.status() {
+            status @ (StatusCode::ACCEPTED | StatusCode::NOT_FOUND) => {
+                self.expect(answer, status, "delete").await
+            }
+            _ => Err(self.refusal(answer, "delete").await),
         }
     }
 
@@ -143,10 +185,10 @@ impl Transfer<'_> {
         if let Some(authorization) = &self.login.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        if matches!(method, Method::POST | Method::PUT) {
+        if matches!(method, Method::POST | Method::PATCH | Method::PUT) {
             request = request.header(CONTENT_LENGTH, size_bytes);
         }
-        if method == Method::PUT {
+        if matches!(method, Method::PATCH | Method::PUT) {
             request = request.header(CONTENT_TYPE, "application/octet-stream");
         }
         let request = request.body(body)?;
@@ -185,6 +227,12 @@ impl Transfer<'_> {
             message.unwrap_or_default()
         )
     }
+}
+
+/// An error without its hints.
+fn first_line(error: &anyhow::Error) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 /// A `Location`, which may name the host again, as a path on the connection that is there.

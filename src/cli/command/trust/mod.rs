@@ -9,11 +9,12 @@ mod fingerprint;
 mod install;
 pub(super) mod machine;
 mod person;
+mod profile;
 mod remote;
 pub(super) mod stores;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -48,6 +49,9 @@ pub(in crate::cli) struct Arguments {
     /// How clients on this machine call the registry, if not as `up` says (may be repeated)
     #[arg(long, value_name = "HOST:PORT", value_parser = client::parse_registry, conflicts_with = "remote")]
     name: Vec<HostPort>,
+    /// Write a configuration profile for macOS (a new file), and do nothing else
+    #[arg(long, value_name = "FILE", conflicts_with = "install")]
+    mobileconfig: Option<PathBuf>,
     /// Do it, instead of printing what to do
     #[arg(long)]
     install: bool,
@@ -85,6 +89,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if !arguments.install && !scope.is_limited() {
         talk::line(format_args!("warning: {UNLIMITED}"));
     }
+    if let Some(file) = &arguments.mobileconfig {
+        return write_profile(file, &subject);
+    }
     let mut out = io::stdout().lock();
     let ways = ways(&machine, &subject.names);
     if !arguments.install {
@@ -100,6 +107,22 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         agree_to_scope(&installer, &ways, arguments.yes, &person)?;
     }
     install(&installer, &ways, arguments.yes, &person, &mut out)
+}
+
+/// Writes the profile for macOS. A file that exists may be another authority's, so it is kept.
+fn write_profile(file: &Path, subject: &Subject) -> anyhow::Result<ExitCode> {
+    let name = subject
+        .names
+        .first()
+        .map_or("this registry", String::as_str);
+    let text = profile::text(&subject.authority, name);
+    durable_file::create(file, text.as_bytes(), 0o644)
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    talk::line(format_args!(
+        "{} is written. On each Mac: `open` it, then install it in System Settings, General, Device Management; or give it to your device management",
+        file.display()
+    ));
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What it means to trust such an authority.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 
 use self::first_run::{ADMIN, FirstConfig, Request, Workshop};
 use super::serve::{self, LogArguments, Start};
@@ -133,7 +133,7 @@ fn host_name(text: &str) -> Result<String, TlsError> {
 fn recreate_admin(places: &Places, request: &Request) -> anyhow::Result<()> {
     let files = [places.config.clone()];
     let loaded = config::load_again(&files, &crate::cli::environment());
-    let auth = loaded.map_err(|errors| anyhow!("{errors}"))?.config.auth;
+    let auth = loaded?.config.auth;
     match auth.users_file {
         Some(users) if !users.exists() && !auth.places.contains_key(ADMIN) => {
             let places = Places {

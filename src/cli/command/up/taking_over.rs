@@ -3,18 +3,18 @@
 //! Must not know any key. Invariants: the old files, their keys and the data stay as they are; nothing is written before all
 //! that was asked for is found to be possible, and after an error nothing new is left; no secret is printed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 
 use super::{Arguments, foreign_files, port};
 use crate::cli::talk;
 use crate::config::{
-    Config, NewCertificates, NewPlaces, OldFile, OldFiles, OldProgram, UsersFile, UsersFileError,
-    shell_word,
+    self, Config, NewCertificates, NewPlaces, OldFile, OldFiles, OldProgram, UsersFile,
+    UsersFileError, shell_word,
 };
 use crate::durable_file;
 use crate::instance::missing_parts;
@@ -44,12 +44,12 @@ pub(super) fn take_over(arguments: &Arguments) -> anyhow::Result<(PathBuf, bool)
         .iter()
         .map(|file| OldFile::read(file).with_context(|| format!("cannot read {}", file.display())));
     let old_files = old_files.collect::<anyhow::Result<Vec<_>>>()?;
+    let environment = crate::cli::environment();
     if places.config.exists() {
-        refuse_another(&places.config, &old_files)?;
+        refuse_changed(&places.config, &old_files, &environment)?;
         return Ok((places.config, false));
     }
-    let environment = crate::cli::environment();
-    let files = OldFiles::read(&old, &environment).map_err(|errors| anyhow!("{errors}"))?;
+    let files = OldFiles::read(&old, &environment)?;
     missing_parts::refuse_missing_root(&files.loaded.config)?;
     let certificates = Certificates::choose(arguments.tls, &files.loaded.config)?;
     let new_places = NewPlaces {
@@ -60,9 +60,7 @@ pub(super) fn take_over(arguments: &Arguments) -> anyhow::Result<(PathBuf, bool)
             keys_directory: &places.keys_directory,
         }),
     };
-    let text = files
-        .render(&head(&old_files), &new_places, &environment)
-        .map_err(|errors| anyhow!("{errors}"))?;
+    let text = files.render(&head(&old_files), &new_places, &environment)?;
     let accounts = files.accounts();
     refuse_what_is_in_the_way(&files, &places)?;
     let made_users = write(&places, accounts.as_ref(), &text)?;
@@ -100,25 +98,66 @@ fn head(old_files: &[OldFile]) -> String {
     )
 }
 
-/// A configuration that is there already is served only if it was made from the very same files.
-fn refuse_another(config: &Path, old_files: &[OldFile]) -> anyhow::Result<()> {
+/// A configuration that exists already is served if it was made from these files and nothing in them has another meaning since.
+/// Otherwise the differences are listed. They are not merged: accounts, passwords and keys may have been changed here on purpose.
+fn refuse_changed(
+    config: &Path,
+    old_files: &[OldFile],
+    environment: &BTreeMap<String, String>,
+) -> anyhow::Result<()> {
     let text =
         fs::read_to_string(config).with_context(|| format!("cannot read {}", config.display()))?;
-    let config = config.display();
-    let made_from: BTreeSet<OldFile> = OldFile::named_in(&text).into_iter().collect();
-    if made_from == old_files.iter().cloned().collect() {
+    let (made_from, shown) = (OldFile::named_in(&text), config.display());
+    if made_from.is_empty() {
+        bail!(
+            "{shown} exists already, and was not made from these files; nothing was changed\n\
+             hint: name another directory with --dir"
+        );
+    }
+    let paths = |files: &[OldFile]| -> BTreeSet<PathBuf> {
+        files.iter().map(|file| file.path.clone()).collect()
+    };
+    if paths(&made_from) != paths(old_files) {
+        let made_from = paths(&made_from);
+        let made_from: Vec<String> = made_from
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        bail!(
+            "{shown} exists already, and was made from other files: {}; nothing was changed\n\
+             hint: name the same files, or another directory with --dir",
+            made_from.join(", ")
+        );
+    }
+    let changed = old_files.iter().filter(|file| !made_from.contains(file));
+    let changed: Vec<PathBuf> = changed.map(|file| file.path.clone()).collect();
+    if changed.is_empty() {
         return Ok(());
     }
-    match made_from.first() {
-        Some(_) => bail!(
-            "{config} was made from these files or others, and they have changed since; nothing was changed\n\
-             hint: `boathouse serve --config {config}` serves it as it is; to take the files over again, move it and users.yml away"
-        ),
-        None => bail!(
-            "{config} exists already, and was not made from these files; nothing was changed\n\
-             hint: name another directory with --dir"
-        ),
+    let new = config::load_again(&[config.to_owned()], environment)?;
+    let old: Vec<PathBuf> = old_files.iter().map(|file| file.path.clone()).collect();
+    let differences = OldFiles::read(&old, environment)?.differences(&new, &changed);
+    let changed: Vec<String> = changed
+        .iter()
+        .map(|file| file.display().to_string())
+        .collect();
+    let changed = changed.join(" and ");
+    if differences.is_empty() {
+        talk::line(format_args!(
+            "note: {changed} changed since {shown} was made from it, but nothing that has an effect"
+        ));
+        return Ok(());
     }
+    let users = new.config.auth.users_file.as_deref();
+    let users = users.map(|users| format!(", users and rules in {}", users.display()));
+    let directory = shell_word(&durable_file::directory_of(config).to_string_lossy());
+    bail!(
+        "{changed} changed since {shown} was made from it; nothing was changed. What differs now:\n  {}\n\
+         hint: write what you want to bring over into {shown}{}; what was added there since stays\n\
+         hint: `boathouse up --dir {directory}` starts with what is there, and does not read the old files",
+        differences.join("\n  "),
+        users.unwrap_or_default()
+    )
 }
 
 /// Which certificates the registry shows, and why.
@@ -220,7 +259,7 @@ fn write(places: &Places, accounts: Option<&UsersFile>, text: &str) -> anyhow::R
 }
 
 fn write_users(path: &Path, accounts: &UsersFile) -> anyhow::Result<bool> {
-    let there = UsersFile::read_if_there(path).map_err(|errors| anyhow!("{errors}"))?;
+    let there = UsersFile::read_if_there(path)?;
     match there {
         Some(there) if there.same_as(accounts) => Ok(false),
         Some(_) => bail!(
@@ -287,8 +326,12 @@ fn report(
         ));
     }
     lines.push(format!("  certificates  {}", certificates.reason));
-    for note in &files.loaded.notes {
+    for note in &files.left_out {
         lines.push(format!("  left out      {note}"));
+    }
+    let others = files.loaded.notes.iter();
+    for note in others.filter(|note| !files.left_out.contains(note)) {
+        lines.push(format!("  note          {note}"));
     }
     if !files.variables.is_empty() {
         let names = files.variables.join(", ");

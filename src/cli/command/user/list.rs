@@ -1,15 +1,23 @@
-//! `boathouse user list`: accounts of all files, and what was granted to each by name.
+//! `boathouse user list`: accounts of all files, what was granted to each by name, and the rules that decide about others too.
 //!
 //! Invariant: no hash is shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::auth::{Grant, Rule, User, exactly};
+use crate::auth::{Grant, Rule, RuleText, User, exactly};
 use crate::cli::moment;
-use crate::config::{AuthConfig, Loaded};
+use crate::config::AuthConfig;
+
+/// Everything that is shown.
+#[derive(Debug, Serialize)]
+struct List {
+    accounts: Vec<Row>,
+    /// Rules that name none of the accounts, in their order: they may decide about any.
+    rules: Vec<SharedRule>,
+}
 
 /// An account as it is shown.
 #[derive(Debug, Serialize)]
@@ -29,7 +37,7 @@ struct Row {
     rules: Vec<RuleRow>,
 }
 
-/// A rule that names the account. Rules with patterns may decide about it too.
+/// A rule that names the account. [`SharedRule`]s may decide about it too.
 #[derive(Debug, Serialize)]
 struct RuleRow {
     place: String,
@@ -41,32 +49,106 @@ struct RuleRow {
     summary: String,
 }
 
-/// Writes the accounts.
+/// A rule that names none of the accounts.
+#[derive(Debug, Serialize)]
+struct SharedRule {
+    place: String,
+    /// What must hold, by the key in the file; with nothing in it, the rule is for every account and repository.
+    #[serde(rename = "match")]
+    conditions: BTreeMap<String, String>,
+    actions: Vec<String>,
+}
+
+/// Writes the accounts, and the rules that name none of them.
 pub(super) fn write(
-    loaded: &Loaded,
+    auth: &AuthConfig,
     now_unix_secs: u64,
     as_json: bool,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let rows = rows(&loaded.config.auth, now_unix_secs);
+    let list = List {
+        accounts: rows(auth, now_unix_secs),
+        rules: shared_rules(auth),
+    };
     if as_json {
-        serde_json::to_writer_pretty(&mut *out, &rows)?;
+        serde_json::to_writer_pretty(&mut *out, &list)?;
         return writeln!(out);
     }
     let mut lines = vec![["NAME", "ENDS", "MAY", "FROM"].map(str::to_owned)];
-    lines.extend(rows.into_iter().map(Row::into_cells));
-    let width = |column: usize| {
-        let cells = lines.iter().filter_map(|line| line.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let (name_width, end_width, may_width) = (width(0), width(1), width(2));
-    for [name, ends, may, from] in &lines {
+    lines.extend(list.accounts.into_iter().map(Row::into_cells));
+    write_columns(&lines, out)?;
+    if !list.rules.is_empty() {
         writeln!(
             out,
-            "{name:name_width$}  {ends:end_width$}  {may:may_width$}  {from}"
+            "\nRules that name none of these accounts; the first rule that matches decides:"
         )?;
+        let mut lines = vec![["MATCHES", "MAY", "FROM"].map(str::to_owned)];
+        lines.extend(list.rules.into_iter().map(SharedRule::into_cells));
+        write_columns(&lines, out)?;
     }
     Ok(())
+}
+
+/// Writes a table whose columns are as wide as their longest cell; the last one has no width.
+fn write_columns<const COLUMNS: usize>(
+    lines: &[[String; COLUMNS]],
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let mut widths = [0; COLUMNS];
+    for line in lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    for line in lines {
+        let cells = line.iter().zip(widths);
+        let cells: Vec<String> = cells
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        writeln!(out, "{}", cells.join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+impl SharedRule {
+    fn into_cells(self) -> [String; 3] {
+        let conditions = self.conditions.iter();
+        let conditions: Vec<String> = conditions
+            .map(|(key, pattern)| format!("{key} {pattern:?}"))
+            .collect();
+        let matches = match conditions.as_slice() {
+            [] => "everything".to_owned(),
+            conditions => conditions.join(", "),
+        };
+        [
+            matches,
+            format!("[{}]", self.actions.join(", ")),
+            self.place,
+        ]
+    }
+}
+
+/// The rules that no account's own row shows.
+fn shared_rules(auth: &AuthConfig) -> Vec<SharedRule> {
+    let names: BTreeSet<String> = auth.users().keys().map(|name| exactly(name)).collect();
+    let is_shared = |rule: &&RuleText| {
+        let account = rule.account.as_ref();
+        account.is_none_or(|account| !names.contains(account))
+    };
+    let rules = auth.rules();
+    let shared = rules.iter().map(Rule::text).filter(is_shared);
+    let shown = shared.map(|rule| {
+        let conditions = rule.conditions();
+        let conditions = conditions.map(|(key, pattern)| (key.to_owned(), pattern.to_owned()));
+        let labels = rule.labels.iter();
+        let labels = labels.map(|(label, pattern)| (format!("labels.{label}"), pattern.clone()));
+        SharedRule {
+            place: rule.place.clone(),
+            conditions: conditions.chain(labels).collect(),
+            actions: rule.actions.clone(),
+        }
+    });
+    shown.collect()
 }
 
 impl Row {

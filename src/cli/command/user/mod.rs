@@ -17,12 +17,12 @@ use clap::{Args, Subcommand};
 
 use self::changes::{Addition, ChangeError};
 use crate::auth::{Grant, MistakeKind};
-use crate::cli::installation::{Installation, Where};
+use crate::cli::installation::{Installation, Where, config_files};
 use crate::cli::moment::{self, Expiry};
 use crate::cli::password::{self, Password};
 use crate::cli::talk::{self, Talk};
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::{Loaded, UsersFile};
+use crate::config::{self, Loaded, UsersFile};
 use crate::instance::missing_parts;
 
 /// Longer input is no password: bcrypt reads 72 bytes.
@@ -101,8 +101,15 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let now_unix_secs = SystemClock::new().unix_secs();
     let (mut out, mut talk) = (io::stdout().lock(), Talk);
     if let Action::List { json } = arguments.action {
-        let installation = Installation::find(&arguments.place)?;
-        let written = list::write(&installation.loaded, now_unix_secs, json, &mut out);
+        // Accounts are listed for an issuer of tokens without a registry too.
+        let files = config_files(&arguments.place)?;
+        let auth = config::load_accounts_again(&files, &crate::cli::environment())?.config;
+        if auth.is_foreign_only {
+            talk::line(
+                "note: no accounts: another server issues the tokens that these files accept",
+            );
+        }
+        let written = list::write(&auth, now_unix_secs, json, &mut out);
         talk::written(written)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -263,7 +270,7 @@ impl Command<'_> {
         if let Some(htpasswd) = auth.htpasswd() {
             let path = htpasswd.display();
             bail!(
-                "the accounts are those of {path} (auth.htpasswd), which no command here changes\nhint: `htpasswd -B {path} NAME`; it takes effect at once"
+                "the accounts are those of {path} (auth.htpasswd), which no command here changes\nhint: `htpasswd -B -C 10 {path} NAME`; it takes effect at once"
             );
         }
         let Some(file) = auth.users_file.as_deref() else {

@@ -278,7 +278,7 @@ fn without_a_users_file_the_way_to_one_is_told() {
     fs::write(lab.directory.path().join("htpasswd"), "").unwrap();
     let error = lab.run("add ann").result.unwrap_err().to_string();
     assert!(
-        error.contains("auth.htpasswd") && error.contains("htpasswd -B"),
+        error.contains("auth.htpasswd") && error.contains("htpasswd -B -C 10"),
         "{error}"
     );
 }
