@@ -9,7 +9,9 @@ GRAFANA=$lib/../../../packaging/grafana
 start_server "$W/home"
 stop_server
 boathouse_up() {
-  REGISTRY_HTTP_DEBUG_ADDR=$DEBUG REGISTRY_HTTP_DEBUG_PROMETHEUS_ENABLED=true exec "$BOATHOUSE" up --dir "$1"
+  export REGISTRY_HTTP_DEBUG_ADDR=$DEBUG REGISTRY_HTTP_DEBUG_PROMETHEUS_ENABLED=true
+  export REGISTRY_HEALTH_FILECHECKERS_0_FILE=$W/down REGISTRY_HEALTH_FILECHECKERS_0_INTERVAL=1s
+  exec "$BOATHOUSE" up --dir "$1"
 }
 start_server "$W/home"
 "$BOATHOUSE" user add reader --pull 'team/*' --password-stdin --dir "$DIR" <<<another-password-for-tests >>"$W/user-add" 2>&1
@@ -23,6 +25,13 @@ check "… and pulled" skopeo_copy "docker://$REGISTRY/team/app:v1" "oci:$W/pull
 same "a failed login" 401 "$(anonymous -u admin:wrong "$URL/token?service=boathouse")"
 http -X POST -o /dev/null "$URL/v2/team/app/blobs/uploads/"
 curl -s "$URL/v2/" >/dev/null || true
+# … and an error of the server: a health check that fails for a while.
+answers() { [[ $(anonymous "$URL/v2/") == "$1" ]]; }
+touch "$W/down"
+check "while a health check fails, requests are refused" wait_until 20 answers 503
+same "… and the metrics say why" 1 "$(curl -sS --fail "$PAGE" | awk '$1 == "boathouse_health_checks_failing" { print $2 + 0 }')"
+rm "$W/down"
+check "… until it passes" wait_until 20 answers 401
 
 # sample NAME : its value on the page.
 sample() { curl -sS --fail "$PAGE" | awk -v name="$1" '$1 == name { print $2 + 0 }'; }
