@@ -87,6 +87,16 @@ pub fn tighten_umask(taken: u32) {
     umask(before | Mode::from_bits_truncate(taken));
 }
 
+/// The address of a Unix socket: a path or, on Linux, also an abstract name, which begins with `@`.
+pub fn socket_address(name: &str) -> io::Result<std::os::unix::net::SocketAddr> {
+    #[cfg(target_os = "linux")]
+    if let Some(name) = name.strip_prefix('@') {
+        use std::os::linux::net::SocketAddrExt as _;
+        return std::os::unix::net::SocketAddr::from_abstract_name(name);
+    }
+    std::os::unix::net::SocketAddr::from_pathname(name)
+}
+
 /// The effective user id of this process; 0 is root.
 pub fn effective_user_id() -> u32 {
     rustix::process::geteuid().as_raw()

@@ -4,6 +4,7 @@
 //! error ends with what to do about it.
 
 mod command;
+mod credentials;
 mod findings;
 mod installation;
 mod moment;
@@ -18,7 +19,12 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use self::command::Command;
+use crate::server::UnexpectedSocket;
 use crate::telemetry;
+
+/// The exit code of a server that does not start because its configuration has mistakes: a restart does not help
+/// (`RestartPreventExitStatus=`). `EX_CONFIG` of sysexits(3).
+const MISCONFIGURED: u8 = 78;
 
 /// A self-contained home for container images and VM images.
 #[derive(Debug, Parser)]
@@ -36,7 +42,11 @@ pub fn main() -> ExitCode {
         Err(error) => {
             telemetry::flush();
             talk::line(told(&error));
-            ExitCode::FAILURE
+            if error.is::<UnexpectedSocket>() {
+                ExitCode::from(MISCONFIGURED)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     };
     telemetry::flush();
@@ -95,6 +105,8 @@ mod tests {
             "boathouse check",
             "boathouse check --config a.yml",
             "boathouse serve --config a.yml --log-format json",
+            "boathouse reload",
+            "boathouse reload --config a.yml --config b.yml",
             "boathouse completions bash",
             "boathouse man pages",
             "boathouse user add ann --push team/** --push a --pull b --expires 90d --password-stdin",

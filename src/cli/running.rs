@@ -87,7 +87,7 @@ fn refuse_other_data(installation: &Installation, path: &Path) -> anyhow::Result
 }
 
 /// `None` if no server listens at `path`. Every wait has a limit.
-fn ask(path: &Path, request: &Request, meter: &Meter) -> anyhow::Result<Option<Answer>> {
+pub(super) fn ask(path: &Path, request: &Request, meter: &Meter) -> anyhow::Result<Option<Answer>> {
     let mut stream = match connect(path) {
         Ok(stream) => stream,
         Err(error) if is_nobody(&error) => return Ok(None),
@@ -234,7 +234,7 @@ async fn do_here(
         registry.index_sync.read_everything().await?;
     }
     instance.keep_index();
-    let reload = Box::new(|| async { Ok(()) }.boxed());
+    let reload = Box::new(|| async { Ok(Vec::new()) }.boxed());
     let control = Control::new(registry, None, reload, clock);
     let answer = control
         .carry_out(request, &|progress| meter.tell(progress))

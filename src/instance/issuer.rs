@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 
 use super::keys::derived_secret;
 use super::reload::{ConfigSource, Reload};
+use super::service_manager::ServiceManager;
 use super::signals::Hangups;
 use super::{CANNOT_SERVE, bind_for_tokens};
 use crate::auth::{Auth, Secret};
@@ -16,12 +17,13 @@ use crate::clock::Clock;
 use crate::config::{IssuerConfig, Signing};
 use crate::metrics::{self, Metrics};
 use crate::registry::MemoryBudget;
-use crate::server::{BoundAddress, Server, Services, Site};
+use crate::server::{BoundAddress, PassedSockets, Server, Services, Site};
 
 /// An issuer that is bound to its address.
 pub(crate) struct TokenIssuer {
     server: Server,
     reload: Arc<Reload>,
+    clock: Arc<dyn Clock>,
 }
 
 impl TokenIssuer {
@@ -30,6 +32,7 @@ impl TokenIssuer {
         config: &IssuerConfig,
         source: Option<ConfigSource>,
         clock: &Arc<dyn Clock>,
+        mut passed: PassedSockets,
     ) -> anyhow::Result<Self> {
         let Signing::Files(signing) = &config.auth.signing else {
             bail!("no key signs tokens");
@@ -41,7 +44,8 @@ impl TokenIssuer {
         // No registry has this secret: not another process, and not this one once it serves the registry's file too.
         settings.token.names_generation = false;
         let auth = Arc::new(Auth::new(settings, Arc::clone(clock))?);
-        let listener = bind_for_tokens(&config.listener, clock)?;
+        let listener = bind_for_tokens(&config.listener, clock, &mut passed)?;
+        passed.refuse_more()?;
         let certificates = listener.tls.iter().cloned().collect();
         let services = Services {
             auth: Arc::clone(&auth),
@@ -62,6 +66,7 @@ impl TokenIssuer {
         Ok(Self {
             server: server.context(CANNOT_SERVE)?,
             reload: Arc::new(reload),
+            clock: Arc::clone(clock),
         })
     }
 
@@ -70,12 +75,20 @@ impl TokenIssuer {
         self.server.addresses().into_iter().next()
     }
 
-    /// Serves until `shutdown` resolves, and reloads on each SIGHUP.
-    pub(crate) async fn run(self, hangups: Hangups, shutdown: impl Future<Output = ()> + Send) {
+    /// Serves until `shutdown` resolves, reloads on each SIGHUP, and reports to the service manager.
+    pub(crate) async fn run(
+        self,
+        hangups: Hangups,
+        manager: &ServiceManager,
+        shutdown: impl Future<Output = ()> + Send,
+    ) {
         let reload = self.reload;
+        let heartbeat = ServiceManager::heartbeat(Arc::clone(&self.clock));
+        manager.ready();
         tokio::select! {
             () = self.server.run(shutdown) => {}
-            () = hangups.call(|| reload.run_aside()) => {}
+            () = hangups.call(|| reload.run_aside(manager)) => {}
+            () = manager.report(None, &heartbeat, self.clock.as_ref()), if manager.is_there() => {}
         }
     }
 }

@@ -9,12 +9,14 @@ pub(crate) mod keys;
 pub(crate) mod missing_parts;
 pub(crate) mod places;
 pub(crate) mod reload;
+pub(crate) mod service_manager;
 pub(crate) mod signals;
 mod tasks;
 #[cfg(test)]
 mod tests;
 
 use std::future::Future;
+use std::mem;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,6 +30,7 @@ pub use self::reload::{ConfigSource, Warnings};
 
 use self::keys::derived_secret;
 use self::reload::Reload;
+use self::service_manager::ServiceManager;
 use self::signals::Hangups;
 use self::tasks::Tasks;
 use crate::auth::{self, Auth};
@@ -41,7 +44,7 @@ use crate::layout::OWN_DIRECTORY;
 use crate::metrics::{self, Metrics};
 use crate::registry::{self, FallbackTags, Registry};
 use crate::server::control::{Control, ControlSocket};
-use crate::server::{self, BoundAddress, Listener, Server, Services, Site};
+use crate::server::{self, BoundAddress, Listener, PassedSockets, Server, Services, Site};
 use crate::store::ObjectStore;
 use crate::store::filesystem;
 use crate::store::state_directory::{StateDirectory, StateDirectoryError};
@@ -75,6 +78,8 @@ pub struct Parts {
     pub index: Option<Arc<Index>>,
     /// Instead of what the config says about users, rules and tokens.
     pub auth: Option<auth::Settings>,
+    /// Sockets of the service manager, for the addresses that the config names.
+    pub sockets: PassedSockets,
 }
 
 /// The data, locked and open for operations. Nothing listens yet.
@@ -98,6 +103,7 @@ pub struct BoundInstance {
     tls: Option<Arc<Tls>>,
     server: Server,
     reload: Arc<Reload>,
+    service_manager: Arc<ServiceManager>,
 }
 
 impl Plan {
@@ -149,20 +155,24 @@ impl Instance {
 
     /// Binds the configured address, and `more` listeners.
     pub fn bind(mut self, more: Vec<Listener>) -> anyhow::Result<BoundInstance> {
+        let mut passed = mem::take(&mut self.plan.parts.sockets);
         let Plan { config, clock, .. } = &self.plan;
         let auth = Arc::new(Auth::new(self.auth_settings()?, Arc::clone(clock))?);
-        let mut listener = Listener::on(config.server.clone()).context(CANNOT_SERVE)?;
+        let mut listener =
+            Listener::on(config.server.clone(), &mut passed).context(CANNOT_SERVE)?;
         let tokens = config.token_listener.as_ref();
-        let tokens = tokens.map(|listener| bind_for_tokens(listener, clock));
+        let tokens = tokens.map(|listener| bind_for_tokens(listener, clock, &mut passed));
         let tokens = tokens.transpose()?;
         let debug = config.debug_address.clone().map(|address| {
-            Listener::on(server::Settings {
+            let settings = server::Settings {
                 address: address.into(),
                 prefix: "/".to_owned(),
                 ..config.server.clone()
-            })
+            };
+            Listener::on(settings, &mut passed)
         });
         let debug = debug.transpose().context(CANNOT_SERVE)?;
+        passed.refuse_more()?;
         let (registry, checks) = (Arc::clone(&self.registry), config.health.clone());
         let health = Arc::new(HealthChecks::new(checks, registry, Arc::clone(clock)));
         if self.renews_authority {
@@ -214,6 +224,7 @@ impl Instance {
             tls,
             server,
             reload: Arc::new(reload),
+            service_manager: Arc::default(),
         })
     }
 
@@ -274,13 +285,18 @@ impl BoundInstance {
         self.tls.as_deref()
     }
 
+    /// Reports to the service manager.
+    pub(crate) fn report_to(&mut self, manager: Arc<ServiceManager>) {
+        self.service_manager = manager;
+    }
+
     /// Reloads on each SIGHUP from now on.
     pub(crate) fn reload_on(&self, hangups: Hangups) {
         let clock = Arc::clone(&self.instance.plan.clock);
         let heartbeat = Heartbeat::new("the reload on SIGHUP", clock);
-        let reload = Arc::clone(&self.reload);
+        let (reload, manager) = (Arc::clone(&self.reload), Arc::clone(&self.service_manager));
         self.instance.tasks.spawn(heartbeat, async move {
-            hangups.call(|| reload.run_aside()).await;
+            hangups.call(|| reload.run_aside(&manager)).await;
         });
     }
 
@@ -288,6 +304,8 @@ impl BoundInstance {
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
         self.instance.keep_index();
         self.spawn_tasks();
+        // Connections wait at the bound sockets until they are accepted.
+        self.service_manager.ready();
         self.run_without_tasks(shutdown).await;
     }
 
@@ -323,6 +341,15 @@ impl BoundInstance {
         if let Some(tls) = &self.tls {
             tasks.spawn_of(tls, tls.heartbeat(), |tls| tls.keep_fresh().boxed());
         }
+        if self.service_manager.is_there() {
+            let clock = Arc::clone(&self.instance.plan.clock);
+            let heartbeat = ServiceManager::heartbeat(Arc::clone(&clock));
+            let (manager, registry) = (Arc::clone(&self.service_manager), Arc::clone(registry));
+            tasks.spawn(Arc::clone(&heartbeat), async move {
+                let registry = Some(registry.as_ref());
+                manager.report(registry, &heartbeat, clock.as_ref()).await;
+            });
+        }
         if let Some((socket, control)) = self.control() {
             tasks.spawn(socket.heartbeat(), async move { socket.run(control).await });
         }
@@ -338,13 +365,13 @@ impl BoundInstance {
                 tracing::warn!(
                     %error,
                     path = %path.display(),
-                    "`status`, `du` and `rebuild` cannot reach this server; accounts and SIGHUP are not affected"
+                    "`status`, `du`, `rebuild` and `reload` cannot reach this server; accounts and SIGHUP are not affected"
                 );
                 return None;
             }
         };
         let registry = Arc::clone(&self.instance.registry);
-        let reload = Reload::on_command(&self.reload);
+        let reload = Reload::on_command(&self.reload, &self.service_manager);
         let auth = Some(Arc::clone(&self.auth));
         let control = Control::new(registry, auth, reload, Arc::clone(clock));
         Some((socket, Arc::new(control)))
@@ -352,8 +379,12 @@ impl BoundInstance {
 }
 
 /// `docker_auth`'s own listener, with its certificate.
-fn bind_for_tokens(listener: &TokenListener, clock: &Arc<dyn Clock>) -> anyhow::Result<Listener> {
-    let mut bound = Listener::on(listener.server.clone()).context(CANNOT_SERVE)?;
+fn bind_for_tokens(
+    listener: &TokenListener,
+    clock: &Arc<dyn Clock>,
+    passed: &mut PassedSockets,
+) -> anyhow::Result<Listener> {
+    let mut bound = Listener::on(listener.server.clone(), passed).context(CANNOT_SERVE)?;
     bound.tls = Tls::open(&listener.tls, Arc::clone(clock))?.map(Arc::new);
     Ok(bound)
 }

@@ -1,4 +1,4 @@
-//! SIGHUP: users, rules and certificates are read again.
+//! SIGHUP and `boathouse reload`: users, rules and certificates are read again.
 //!
 //! Invariants: a mistake in the files changes nothing; users and rules come first, and a certificate that cannot be read
 //! keeps no revocation from taking effect; what cannot change while the program runs is named, not ignored; keys that sign
@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail};
 
+use super::service_manager::ServiceManager;
 use crate::auth::Auth;
 use crate::config::{self, AccountFile, AuthConfig, ConfigErrors, InForce, Loaded};
 use crate::server::control;
@@ -94,30 +95,37 @@ impl Reload {
     }
 
     /// [`Reload::run`] in a thread of its own: it reads and parses files, for seconds if there are many accounts.
-    pub(super) async fn run_aside(self: &Arc<Self>) -> anyhow::Result<()> {
+    pub(super) async fn run_aside(
+        self: &Arc<Self>,
+        manager: &ServiceManager,
+    ) -> anyhow::Result<Vec<String>> {
+        manager.reloading();
         let reload = Arc::clone(self);
         let done = tokio::task::spawn_blocking(move || reload.run());
-        done.await.context("the reload failed")??;
-        tracing::info!("users, rules and certificates were read again");
-        Ok(())
+        let result = done.await.context("the reload failed").flatten();
+        manager.reloaded(&result);
+        if result.is_ok() {
+            tracing::info!("users, rules and certificates were read again");
+        }
+        result
     }
 
     /// What the control socket calls.
-    pub(super) fn on_command(reload: &Arc<Self>) -> control::Reload {
-        let reload = Arc::clone(reload);
+    pub(super) fn on_command(reload: &Arc<Self>, manager: &Arc<ServiceManager>) -> control::Reload {
+        let (reload, manager) = (Arc::clone(reload), Arc::clone(manager));
         Box::new(move || {
-            let reload = Arc::clone(&reload);
+            let (reload, manager) = (Arc::clone(&reload), Arc::clone(&manager));
             Box::pin(async move {
-                let done = reload.run_aside().await;
+                let done = reload.run_aside(&manager).await;
                 done.map_err(|error| format!("{error:#}"))
             })
         })
     }
 
-    /// Reads the files again. An error says what stays as it was.
-    fn run(&self) -> anyhow::Result<()> {
+    /// Reads the files again. Returns the changed keys that only a restart applies. An error says what stays as it was.
+    fn run(&self) -> anyhow::Result<Vec<String>> {
         match &self.source {
-            None => Ok(()),
+            None => Ok(Vec::new()),
             Some(source) => self.run_with(source, || {
                 config::load_accounts_again(&source.files, &source.environment)
             }),
@@ -128,7 +136,7 @@ impl Reload {
         &self,
         source: &ConfigSource,
         load: impl FnOnce() -> Result<Loaded<AuthConfig>, ConfigErrors>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Vec<String>> {
         // Otherwise a slow reload could put what it read back over what a faster one read after it: an account that was
         // removed from the configuration would be back.
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -141,7 +149,8 @@ impl Reload {
         let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
         warnings.log(&loaded.warnings, &loaded.config);
         drop(warnings);
-        for key in config::needs_restart(&source.in_force, &loaded.in_force) {
+        let needs_restart = config::needs_restart(&source.in_force, &loaded.in_force);
+        for key in &needs_restart {
             tracing::warn!(key, "config key changed; restart to apply it");
         }
         // One that cannot be read keeps no other from being read.
@@ -154,7 +163,7 @@ impl Reload {
                 "users and rules were read again, but this server was started without authentication, and stays so until it is restarted"
             );
         }
-        Ok(())
+        Ok(needs_restart.into_iter().map(str::to_owned).collect())
     }
 }
 

@@ -45,9 +45,9 @@ impl Hangups {
     }
 
     /// Calls `reload` on each signal; never returns. An error says what stays as it was.
-    pub(super) async fn call<F, E>(mut self, reload: impl Fn() -> F)
+    pub(super) async fn call<F, T, E>(mut self, reload: impl Fn() -> F)
     where
-        F: Future<Output = Result<(), E>>,
+        F: Future<Output = Result<T, E>>,
         E: fmt::Display,
     {
         while self.0.recv().await.is_some() {
@@ -81,7 +81,7 @@ mod tests {
         let counted = reloads.clone();
         let running = tokio::spawn(hangups.call(move || {
             counted.fetch_add(1, Ordering::SeqCst);
-            std::future::ready(Err("a bad file"))
+            std::future::ready(Err::<(), _>("a bad file"))
         }));
         for expected in 1..=2 {
             kill_process(getpid(), Signal::HUP).unwrap();

@@ -24,7 +24,7 @@ async fn says(log: &KeptLog, text: &str) {
 }
 
 /// An instance on empty data, as the program opens it.
-fn open(directory: &Path, clock: &ManualClock) -> Instance {
+pub(super) fn open(directory: &Path, clock: &ManualClock) -> Instance {
     let file = directory.join("config.yml");
     let place = directory.display();
     let text = format!(

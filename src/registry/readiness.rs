@@ -54,6 +54,15 @@ pub struct Readiness {
     pub degraded: Vec<Trouble>,
 }
 
+impl Readiness {
+    /// Whether a loop of this program stands still or has ended, which a restart may mend. No restart mends a store that is
+    /// full, read-only, unreadable or silent.
+    pub fn needs_restart(&self) -> bool {
+        let is_ours = |trouble: &Trouble| matches!(trouble, Trouble::Standing(_));
+        self.still.iter().any(is_ours)
+    }
+}
+
 /// One thing that is not as it should be; holds nothing that only the operator may see.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trouble {

@@ -119,7 +119,9 @@ async fn a_store_that_does_not_answer_is_asked_once_and_named() {
     assert_eq!(first.degraded, [Trouble::Silent(0)]);
     lab.clock.advance(STILL_AFTER);
     for _ in 0..3 {
-        let still = lab.readiness_in_time().await.still;
+        let readiness = lab.readiness_in_time().await;
+        assert!(!readiness.needs_restart(), "no restart mends a disk");
+        let still = readiness.still;
         assert!(
             matches!(*still, [Trouble::Silent(secs)] if secs >= STILL_AFTER.as_secs()),
             "{still:?}"
@@ -142,6 +144,7 @@ async fn a_keeper_that_has_panicked_is_named_and_nobody_waits_for_it() {
     let readiness = lab.registry.health.readiness().await;
     let told: Vec<String> = readiness.still.iter().map(ToString::to_string).collect();
     assert_eq!(told, ["the keeper of the index has ended, 7 s ago"]);
+    assert!(readiness.needs_restart());
 
     lab.registry.core.gate.freshness().registry_opened();
     let compared = lab.registry.index_sync.compare(&|_| {}).await;
@@ -155,10 +158,9 @@ async fn a_keeper_that_has_panicked_is_named_and_nobody_waits_for_it() {
 async fn a_store_whose_look_panics_is_not_ready() {
     let lab = Lab::new(false).await;
     lab.mood(PANICS);
-    assert_eq!(
-        lab.registry.health.readiness().await.still,
-        [Trouble::Unreadable]
-    );
+    let readiness = lab.registry.health.readiness().await;
+    assert_eq!(readiness.still, [Trouble::Unreadable]);
+    assert!(!readiness.needs_restart(), "no restart mends a disk");
     lab.mood(CALM);
     assert_eq!(lab.registry.health.readiness().await, Readiness::default());
 }

@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -30,7 +31,7 @@ use super::admission::{Admission, RESERVE, Slot};
 use super::incoming::RequestBody;
 use super::open_requests::OpenRequests;
 use super::route::Route;
-use super::socket::{BindError, BoundAddress, BoundSocket, ListeningSocket, Stream};
+use super::socket::{BindError, BoundAddress, BoundSocket, ListeningSocket, PassedSockets, Stream};
 use super::stall::StallGuard;
 use super::state::{self, Peer, State};
 use super::{Services, Settings, Site};
@@ -74,9 +75,10 @@ const CHECKS_PER_REST: u32 = 4;
 /// The first byte of every TLS connection: a handshake record (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// A place where a server listens: a bound socket, and what is served there.
+/// A place where a server listens: its bound sockets, and what is served there.
 pub struct Listener {
-    socket: BoundSocket,
+    /// At least one; several where each has one family of addresses.
+    sockets: Vec<BoundSocket>,
     /// Certificates; `None` for plain HTTP.
     pub tls: Option<Arc<Tls>>,
     /// What is answered here, of the site.
@@ -104,20 +106,23 @@ impl Routes {
 }
 
 impl Listener {
-    /// Binds the address of the settings. All routes, no TLS.
-    pub fn on(settings: Settings) -> Result<Self, BindError> {
-        let socket = BoundSocket::bind(&settings.address)?;
-        Ok(Self::new(socket, settings))
+    /// Takes the sockets for the address of the settings that were passed; without one, binds it. All routes, no TLS.
+    pub fn on(settings: Settings, passed: &mut PassedSockets) -> Result<Self, BindError> {
+        let mut sockets = passed.take_for(&settings.address);
+        if sockets.is_empty() {
+            sockets.push(BoundSocket::bind(&settings.address)?);
+        }
+        Ok(Self::new(sockets, settings))
     }
 
     /// Takes a socket that is bound already, as an init system passes it to the services that it starts.
     pub fn inherited(descriptor: OwnedFd, settings: Settings) -> Self {
-        Self::new(BoundSocket::inherited(descriptor), settings)
+        Self::new(vec![BoundSocket::inherited(descriptor)], settings)
     }
 
-    fn new(socket: BoundSocket, settings: Settings) -> Self {
+    fn new(sockets: Vec<BoundSocket>, settings: Settings) -> Self {
         Self {
-            socket,
+            sockets,
             tls: None,
             routes: Routes::All,
             settings,
@@ -128,7 +133,7 @@ impl Listener {
     fn listening(&self) -> Option<Listening> {
         let tls = self.tls.clone();
         Some(Listening {
-            port: self.socket.address().ok()?.tcp()?.port(),
+            port: self.sockets.first()?.address().ok()?.tcp()?.port(),
             is_https: tls.is_some(),
             names: Box::new(move || tls.as_ref().map(|tls| tls.own_names()).unwrap_or_default()),
         })
@@ -137,7 +142,7 @@ impl Listener {
 
 /// A server that is bound to its addresses, and does not accept connections yet.
 pub struct Server {
-    listeners: Vec<(ListeningSocket, Arc<State>)>,
+    listeners: Vec<(Vec<ListeningSocket>, Arc<State>)>,
 }
 
 impl Server {
@@ -159,12 +164,13 @@ impl Server {
         let handshakes = handshake_queue(limits.sum());
         let listen = |(listener, site): (Listener, Site)| {
             let Listener {
-                socket,
+                sockets,
                 tls,
                 routes,
                 settings,
             } = listener;
-            let socket = socket.listen().map_err(|source| BindError {
+            let sockets: io::Result<_> = sockets.into_iter().map(BoundSocket::listen).collect();
+            let sockets = sockets.map_err(|source| BindError {
                 address: settings.address.clone(),
                 source,
             })?;
@@ -184,7 +190,7 @@ impl Server {
                 configured_headers: state::configured_headers(&settings),
                 settings,
             };
-            Ok((socket, Arc::new(state)))
+            Ok((sockets, Arc::new(state)))
         };
         let listeners: Result<_, BindError> = listeners.into_iter().map(listen).collect();
         Ok(Self {
@@ -192,10 +198,13 @@ impl Server {
         })
     }
 
-    /// The bound addresses, in the order of the listeners.
+    /// The bound address of each listener, of its first socket.
     pub fn addresses(&self) -> Vec<BoundAddress> {
-        let addresses = self.listeners.iter().map(|(socket, _)| socket.address());
-        addresses.cloned().collect()
+        let sockets = self.listeners.iter().map(|(sockets, _)| sockets.first());
+        sockets
+            .flatten()
+            .map(|socket| socket.address().clone())
+            .collect()
     }
 
     /// Serves until `shutdown` resolves. Then it accepts no more connections, waits for open requests within the drain
@@ -203,10 +212,11 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
         let ending = CancellationToken::new();
         let connections = TaskTracker::new();
-        let accepting = self
-            .listeners
-            .iter()
-            .map(|(socket, state)| accept(socket, state, &connections, &ending));
+        let accepting = self.listeners.iter().flat_map(|(sockets, state)| {
+            let (connections, ending) = (&connections, &ending);
+            let accept = move |socket| accept(socket, state, connections, ending);
+            sockets.iter().map(accept)
+        });
         tokio::select! {
             _ = join_all(accepting) => {}
             () = shutdown => {}

@@ -45,7 +45,7 @@ const REQUEST_TIME: Duration = Duration::from_secs(10);
     deny_unknown_fields
 )]
 pub enum Request {
-    /// Reload users, rules and certificates, as SIGHUP does. Commands of earlier versions request it.
+    /// Reload users, rules and certificates, as SIGHUP does.
     Reload,
     /// The number and size of the stored objects, and the state of the index.
     Status,
@@ -69,7 +69,11 @@ pub enum Answer {
     /// Intermediate progress.
     Progress(Progress),
     /// To [`Request::Reload`].
-    Reloaded,
+    Reloaded {
+        /// Changed keys that only a restart applies.
+        #[serde(default)]
+        needs_restart: Vec<String>,
+    },
     /// To [`Request::Status`].
     Status(Box<Status>),
     /// To [`Request::Rebuild`].
@@ -91,8 +95,8 @@ pub enum Answer {
     },
 }
 
-/// Reloads the files; an error says what was not reloaded.
-pub type Reload = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+/// Reloads the files, and returns the changed keys that only a restart applies; an error says what was not reloaded.
+pub type Reload = Box<dyn Fn() -> BoxFuture<'static, Result<Vec<String>, String>> + Send + Sync>;
 
 /// Executes requests.
 pub struct Control {
@@ -129,7 +133,7 @@ impl Control {
         let answer = match request {
             Request::Reload => {
                 return match (self.reload)().await {
-                    Ok(()) => Answer::Reloaded,
+                    Ok(needs_restart) => Answer::Reloaded { needs_restart },
                     Err(what) => failed(what, None),
                 };
             }

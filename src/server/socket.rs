@@ -1,7 +1,9 @@
-//! Sockets: from an address in the configuration to an accepted connection, over TCP or a Unix socket.
+//! Sockets: from an address in the configuration to an accepted connection, over TCP or a Unix socket; bound here, or by the
+//! service manager that started this program.
 //!
 //! Must not know HTTP or TLS. Invariants: a file is removed to make place for a socket only if it is itself a socket at
-//! which no program listens; a socket file that was made here is removed when its socket is dropped.
+//! which no program listens; a socket file that was made here is removed when its socket is dropped; a socket of the service
+//! manager is used only for an address that the configuration names.
 
 use std::fmt;
 use std::fs;
@@ -91,6 +93,15 @@ impl BoundAddress {
     }
 }
 
+impl fmt::Display for BoundAddress {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(out),
+            Self::Unix(path) => path.display().fmt(out),
+        }
+    }
+}
+
 /// The address could not be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}")]
@@ -101,7 +112,74 @@ pub struct BindError {
     pub source: io::Error,
 }
 
+/// The service manager passed a socket at an address that the configuration does not name.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the service manager passed a socket at {0}, but the configuration names no such address\n\
+     hint: change `ListenStream=` in the socket unit or `http.addr` in the configuration, so that both have the same port; \
+     where `http.addr` is a loopback address, the socket unit must have one too"
+)]
+pub struct UnexpectedSocket(BoundAddress);
+
+/// Sockets that the service manager bound before it started this program, so that clients can connect while it restarts.
+/// Source: sd_listen_fds(3).
+#[derive(Debug, Default)]
+pub struct PassedSockets(Vec<BoundSocket>);
+
+impl PassedSockets {
+    /// The sockets that were passed to this process. It removes the variables that name them, so it must be called while the
+    /// program has one thread, and once.
+    pub fn take() -> io::Result<Self> {
+        let mut passed = listenfd::ListenFd::from_env();
+        let mut sockets = Vec::new();
+        for position in 0..passed.len() {
+            let descriptor = match passed.take_tcp_listener(position) {
+                Ok(socket) => socket.map(OwnedFd::from),
+                Err(_) => passed.take_unix_listener(position)?.map(OwnedFd::from),
+            };
+            sockets.extend(descriptor.map(BoundSocket::inherited));
+        }
+        Ok(Self(sockets))
+    }
+
+    /// The first TCP port among them.
+    pub fn port(&self) -> Option<u16> {
+        let addresses = self.0.iter().filter_map(|socket| socket.address().ok());
+        let mut ports = addresses.filter_map(|address| Some(address.tcp()?.port()));
+        ports.next()
+    }
+
+    /// Takes those for `address`: one for each family, perhaps.
+    pub(super) fn take_for(&mut self, address: &Address) -> Vec<BoundSocket> {
+        let is_for =
+            |socket: &mut BoundSocket| socket.address().is_ok_and(|bound| serves(&bound, address));
+        self.0.extract_if(.., is_for).collect()
+    }
+
+    /// An error if one is left that was not taken.
+    pub fn refuse_more(&self) -> Result<(), UnexpectedSocket> {
+        let mut left = self.0.iter().filter_map(|socket| socket.address().ok());
+        left.next()
+            .map_or(Ok(()), |address| Err(UnexpectedSocket(address)))
+    }
+}
+
+/// Whether a socket that is bound to `bound` is one for the configured `address`. A host name is not resolved: the socket unit
+/// says where to listen. It must not open to the network what the configuration keeps on this machine.
+fn serves(bound: &BoundAddress, address: &Address) -> bool {
+    match (bound, address) {
+        (BoundAddress::Tcp(bound), Address::Tcp(address)) => {
+            bound.port() == address.port() && (bound.ip().is_loopback() || !address.is_loopback())
+        }
+        (BoundAddress::Unix(bound), Address::Unix(path)) => bound == path,
+        (BoundAddress::Tcp(_), Address::Unix(_)) | (BoundAddress::Unix(_), Address::Tcp(_)) => {
+            false
+        }
+    }
+}
+
 /// A bound socket. It does not listen yet.
+#[derive(Debug)]
 pub(super) struct BoundSocket {
     socket: Socket,
     file: Option<SocketFile>,
@@ -184,6 +262,7 @@ impl ListeningSocket {
 }
 
 /// The file of a Unix socket; removed when dropped.
+#[derive(Debug)]
 struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
@@ -365,6 +444,35 @@ fn bound_address(address: &SockAddr) -> io::Result<BoundAddress> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_passed_socket_serves_the_configured_address_and_opens_no_other() {
+        let bound = |text: &str| BoundAddress::Tcp(text.parse().unwrap());
+        let configured = |text: &str| Address::Tcp(text.parse().unwrap());
+        for (socket, address, is_served) in [
+            ("[::]:443", ":443", true),
+            ("0.0.0.0:443", "lab.local:443", true),
+            ("192.0.2.1:443", ":443", true),
+            ("127.0.0.1:443", ":443", true),
+            ("[::]:443", ":5443", false),
+            ("[::1]:5000", "127.0.0.1:5000", true),
+            ("[::]:5000", "127.0.0.1:5000", false),
+            ("[::]:5000", "localhost:5000", false),
+        ] {
+            let found = serves(&bound(socket), &configured(address));
+            assert_eq!(found, is_served, "{socket} for {address}");
+        }
+        let socket = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (first, other) = (socket(), socket());
+        let port = first.local_addr().unwrap().port();
+        let inherited = |socket: std::net::TcpListener| BoundSocket::inherited(socket.into());
+        let mut passed = PassedSockets(vec![inherited(first), inherited(other)]);
+        assert_eq!(passed.port(), Some(port));
+        assert_eq!(passed.take_for(&configured(&format!(":{port}"))).len(), 1);
+        let error = passed.refuse_more().unwrap_err().to_string();
+        assert!(error.contains("names no such address\nhint: "), "{error}");
+        PassedSockets::default().refuse_more().unwrap();
+    }
 
     #[test]
     fn only_a_socket_at_which_no_program_listens_makes_place_for_another() {

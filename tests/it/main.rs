@@ -69,6 +69,7 @@ mod rooms;
 mod same_answers;
 mod scale;
 mod secrecy;
+mod service;
 mod support;
 mod takeover;
 mod taking_over;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::client::{Client, Protocol};
 use crate::lab::{ANY_ADDRESS, Lab};
-use crate::program::{Program, Ran, command, ran};
+use crate::program::{MISCONFIGURED, Program, Ran, command, ran};
 
 /// An installation in `old`, with one repository, whose server has ended.
 async fn installed() -> Lab {
@@ -329,8 +329,8 @@ async fn a_relative_path_that_means_two_places_is_refused() {
         assert!(root.contains("etc/data "), "{root}");
     }
     fs::create_dir(&in_work).unwrap();
-    for command in ["check", "serve"] {
-        let said = run(&[command], absolute).failed();
+    for (command, code) in [("check", 1), ("serve", MISCONFIGURED)] {
+        let said = run(&[command], absolute).failed_with(code);
         assert!(
             said.contains("means two places") && said.contains(etc) && said.contains(work),
             "{said}"

@@ -3,7 +3,7 @@
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 
 use crate::lab::Lab;
-use crate::program::ran;
+use crate::program::{MISCONFIGURED, ran};
 
 /// Made by `openssl x509 -req` without a file of extensions.
 const VERSION_1: (&str, &str) = (
@@ -33,8 +33,8 @@ fn self_signed() -> (String, String) {
 #[test]
 fn a_certificate_of_version_1_is_refused_by_check_and_serve_alike() {
     let lab = lab(VERSION_1.0, VERSION_1.1);
-    for command in ["check", "serve"] {
-        let said = lab.run(&[command]).failed();
+    for (command, code) in [("check", 1), ("serve", MISCONFIGURED)] {
+        let said = lab.run(&[command]).failed_with(code);
         for part in [
             "boathouse.yml:5: http.tls.certificate: ",
             &lab.place("cert.pem"),

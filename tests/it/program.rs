@@ -25,6 +25,9 @@ const LOOK: Duration = Duration::from_millis(5);
 /// In which Linux counts processor time, on every machine.
 const TICKS_PER_SECOND: u64 = 100;
 
+/// The exit code of a server whose configuration has mistakes.
+pub(crate) const MISCONFIGURED: i32 = 78;
+
 /// A program that runs; killed when dropped.
 pub(crate) struct Program {
     child: Child,
@@ -174,14 +177,19 @@ impl Program {
     }
 
     /// Waits until it has ended with an error, and gives its log; it must never listen.
-    pub(crate) async fn refuses(mut self) -> String {
+    pub(crate) async fn refuses(self) -> String {
+        self.refuses_with(1).await
+    }
+
+    /// The same with this exit code.
+    pub(crate) async fn refuses_with(mut self, code: i32) -> String {
         let began = Instant::now();
         loop {
             let ended = self.ended();
             let log = self.log();
             assert!(!log.contains("listening"), "it serves:\n{log}");
             if let Some(status) = ended {
-                assert_eq!(status.code(), Some(1), "{log}");
+                assert_eq!(status.code(), Some(code), "{log}");
                 return log;
             }
             assert!(began.elapsed() < WAIT_TIME_MAX, "it does not end:\n{log}");
@@ -338,8 +346,14 @@ impl Ran {
     /// It failed; gives all that it printed.
     #[track_caller]
     pub(crate) fn failed(self) -> String {
+        self.failed_with(1)
+    }
+
+    /// The same with this exit code.
+    #[track_caller]
+    pub(crate) fn failed_with(self, code: i32) -> String {
         let said = format!("{}{}", self.out, self.talk);
-        assert_eq!(self.code, Some(1), "{said}");
+        assert_eq!(self.code, Some(code), "{said}");
         said
     }
 }

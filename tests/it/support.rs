@@ -185,6 +185,7 @@ impl TestRegistry {
                 store: Some(store),
                 index: Some(index),
                 auth: Some(options.auth),
+                ..Parts::default()
             },
         };
         let instance = Instance::open(plan).expect("an instance");

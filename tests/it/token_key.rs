@@ -7,7 +7,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::golden::golden;
 use crate::lab::Lab;
-use crate::program::{Ran, command, ran};
+use crate::program::{MISCONFIGURED, Ran, command, ran};
 
 const REGISTRY: &str = "version: 0.1\n\
     storage: {filesystem: {rootdirectory: DIR/data}}\n\
@@ -42,8 +42,8 @@ impl Lab {
 #[test]
 fn a_missing_pair_is_one_error_with_the_command_that_makes_it() {
     let lab = lab();
-    for line in [["check"], ["serve"]] {
-        let said = lab.shown(&lab.on_both(&line).failed());
+    for (command, code) in [("check", 1), ("serve", MISCONFIGURED)] {
+        let said = lab.shown(&lab.on_both(&[command]).failed_with(code));
         golden("token-pair-missing.txt", &said);
     }
     // The hint, as it is pasted.

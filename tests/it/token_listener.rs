@@ -18,7 +18,7 @@ use rustls::{CipherSuite, ClientConfig, NamedGroup, RootCertStore, SupportedProt
 use crate::client::{Call, Client, Protocol, Target, trust};
 use crate::guide;
 use crate::lab::Lab;
-use crate::program::{Program, command, ran};
+use crate::program::{MISCONFIGURED, Program, command, ran};
 use crate::support::{Answer, Options, TestRegistry, token_listener, with_users};
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -314,7 +314,9 @@ async fn an_issuer_alone_needs_a_key() {
         "auth_config.yml",
         without_pair.collect::<Vec<_>>().join("\n"),
     );
-    let log = start(&lab, &["auth_config.yml"]).refuses().await;
+    let log = start(&lab, &["auth_config.yml"])
+        .refuses_with(MISCONFIGURED)
+        .await;
     assert!(
         log.contains("token.certificate: missing: tokens need a key"),
         "{log}"
@@ -429,7 +431,9 @@ async fn it_offers_the_versions_curves_and_suites_that_are_configured() {
     assert!(connect(address, &TLS13).await.is_some());
     program.end();
     file("tls_curve_preferences: [P521]");
-    let log = start(&lab, &["auth_config.yml"]).refuses().await;
+    let log = start(&lab, &["auth_config.yml"])
+        .refuses_with(MISCONFIGURED)
+        .await;
     assert!(
         log.contains("none of these curves is offered here"),
         "{log}"

@@ -11,6 +11,7 @@ mod du;
 mod hand_back;
 mod man;
 mod rebuild;
+mod reload;
 mod serve;
 mod status;
 mod token_key;
@@ -47,6 +48,8 @@ pub(super) enum Command {
     Du(du::Arguments),
     /// Fill the index anew from the store; the registry serves meanwhile
     Rebuild(rebuild::Arguments),
+    /// Have the running server read users, rules and certificates again, and report mistakes
+    Reload(reload::Arguments),
     /// Write what an old registry needs before it serves the data again
     HandBack(hand_back::Arguments),
     /// Make, change, end and list accounts
@@ -72,6 +75,7 @@ impl Command {
             Self::Status(arguments) => status::run(arguments),
             Self::Du(arguments) => du::run(arguments),
             Self::Rebuild(arguments) => rebuild::run(arguments),
+            Self::Reload(arguments) => reload::run(arguments),
             Self::HandBack(arguments) => hand_back::run(arguments),
             Self::User(arguments) => user::run(arguments),
             Self::Acl(arguments) => acl::run(arguments),

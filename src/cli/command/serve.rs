@@ -2,9 +2,12 @@
 //!
 //! Must not know how an instance is put together. Invariant: nothing is opened before the whole config was found to be sound.
 
+use std::collections::BTreeMap;
+use std::mem;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -13,14 +16,15 @@ use super::up::first_run::ADMIN;
 use super::up::welcome::Welcome;
 use super::up::{foreign_files, welcome};
 use crate::cli::installation::{self, registry_name};
-use crate::cli::talk;
+use crate::cli::{MISCONFIGURED, credentials, talk};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config, IssuerConfig, Served};
 use crate::instance::issuer::TokenIssuer;
+use crate::instance::service_manager::ServiceManager;
 use crate::instance::signals::{Endings, Hangups};
 use crate::instance::{BoundInstance, ConfigSource, Expected, Instance, Parts, Plan, Warnings};
 use crate::layout::OWN_DIRECTORY;
-use crate::server::{Address, BoundAddress};
+use crate::server::{Address, BoundAddress, PassedSockets};
 use crate::tls::{self, Tls};
 use crate::{durable_file, platform, telemetry};
 
@@ -60,7 +64,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     } else {
         arguments.config.clone()
     };
-    serve(&Start {
+    serve(Start {
+        sockets: passed_sockets()?,
         config_files,
         makes_new_authority: false,
         expected: if arguments.recreate_missing {
@@ -76,9 +81,18 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 /// Fewer descriptors than connections (1,024 by default), and clients are turned away.
 const DESCRIPTORS_MIN: u64 = 1_280;
 
+/// The sockets of the service manager. To be called once, before the program has threads.
+pub(super) fn passed_sockets() -> anyhow::Result<PassedSockets> {
+    PassedSockets::take().context(
+        "cannot use a socket of the service manager\nhint: only TCP and Unix stream sockets can be served; look at `ListenStream=` in the socket unit",
+    )
+}
+
 /// How to start.
 #[derive(Debug)]
 pub(super) struct Start {
+    /// The sockets of the service manager.
+    pub(super) sockets: PassedSockets,
     pub(super) config_files: Vec<PathBuf>,
     /// `--new-ca`
     pub(super) makes_new_authority: bool,
@@ -91,8 +105,29 @@ pub(super) struct Start {
 }
 
 /// Serves until a signal ends it.
-pub(super) fn serve(start: &Start) -> anyhow::Result<ExitCode> {
-    let environment = crate::cli::environment();
+pub(super) fn serve(start: Start) -> anyhow::Result<ExitCode> {
+    let mut environment = crate::cli::environment();
+    environment.extend(credentials::of_this_process()?);
+    let manager = ServiceManager::of(&environment).unwrap_or_else(|error| {
+        talk::line(format_args!(
+            "warning: cannot reach the service manager, serving without it: {error}"
+        ));
+        ServiceManager::default()
+    });
+    let manager = Arc::new(manager);
+    manager.status("starting");
+    let result = serve_for(start, environment, &manager);
+    if let Err(error) = &result {
+        manager.status(&format!("not started: {error:#}"));
+    }
+    result
+}
+
+fn serve_for(
+    mut start: Start,
+    environment: BTreeMap<String, String>,
+    manager: &Arc<ServiceManager>,
+) -> anyhow::Result<ExitCode> {
     let loaded = match config::load_served(&start.config_files, &environment) {
         Ok(loaded) => loaded,
         Err(errors) => {
@@ -100,7 +135,8 @@ pub(super) fn serve(start: &Start) -> anyhow::Result<ExitCode> {
             for error in &errors {
                 talk::line(format_args!("error: {error}"));
             }
-            return Ok(ExitCode::FAILURE);
+            manager.status(&format!("not started: {errors}"));
+            return Ok(ExitCode::from(MISCONFIGURED));
         }
     };
     let mut log = loaded.config.telemetry().clone();
@@ -134,12 +170,15 @@ pub(super) fn serve(start: &Start) -> anyhow::Result<ExitCode> {
         in_force: loaded.in_force,
         warnings,
     };
+    let sockets = mem::take(&mut start.sockets);
     match loaded.config {
         Served::Registry(mut config) => {
             config.telemetry = log;
-            runtime.block_on(serve_until_ended(start, config, source))?;
+            runtime.block_on(serve_until_ended(&start, config, source, sockets, manager))?;
         }
-        Served::TokenIssuer(config) => runtime.block_on(issue_until_ended(&config, source))?,
+        Served::TokenIssuer(config) => {
+            runtime.block_on(issue_until_ended(&config, source, sockets, manager))?;
+        }
     }
     // What still runs in threads of its own has been told to end, and is not waited for.
     runtime.shutdown_background();
@@ -147,7 +186,12 @@ pub(super) fn serve(start: &Start) -> anyhow::Result<ExitCode> {
 }
 
 /// The instance, bound to its addresses.
-fn open(start: &Start, config: Config, source: ConfigSource) -> anyhow::Result<BoundInstance> {
+fn open(
+    start: &Start,
+    config: Config,
+    source: ConfigSource,
+    sockets: PassedSockets,
+) -> anyhow::Result<BoundInstance> {
     if start.greets {
         foreign_files::refuse_as_root(&foreign_files::of_config(&config))?;
         warn_of_another_place(&config, start);
@@ -158,7 +202,10 @@ fn open(start: &Start, config: Config, source: ConfigSource) -> anyhow::Result<B
         source: Some(source),
         expected: start.expected,
         makes_new_authority: start.makes_new_authority,
-        parts: Parts::default(),
+        parts: Parts {
+            sockets,
+            ..Parts::default()
+        },
     })?;
     instance.bind(Vec::new())
 }
@@ -167,10 +214,13 @@ async fn serve_until_ended(
     start: &Start,
     config: Box<Config>,
     source: ConfigSource,
+    sockets: PassedSockets,
+    manager: &Arc<ServiceManager>,
 ) -> anyhow::Result<()> {
     let endings = Endings::listen()?;
     let hangups = Hangups::listen()?;
-    let instance = open(start, *config, source)?;
+    let mut instance = open(start, *config, source, sockets)?;
+    instance.report_to(Arc::clone(manager));
     let config = instance.config();
     let address = shown_address(&config.server.address, instance.address());
     if start.greets {
@@ -183,25 +233,41 @@ async fn serve_until_ended(
         }
     }
     tracing::info!(%address, "listening");
+    manager.serving(address.to_string());
     if let Some(listener) = &instance.config().token_listener {
         let address = shown_address(&listener.server.address, instance.token_address());
         tracing::info!(%address, "listening for token requests, as docker_auth does");
     }
     instance.reload_on(hangups);
-    Box::pin(instance.run(endings.received())).await;
+    let drain = Duration::from_secs(instance.config().server.drain_secs);
+    Box::pin(instance.run(told_to_end(endings, manager, drain))).await;
     tracing::info!("ended");
     Ok(())
 }
 
+/// Resolves when the program is told to end; the service manager learns that it does.
+async fn told_to_end(endings: Endings, manager: &ServiceManager, drain: Duration) {
+    endings.received().await;
+    manager.stopping(drain);
+}
+
 /// Serves tokens alone: `docker_auth`'s listener, and no registry.
-async fn issue_until_ended(config: &IssuerConfig, source: ConfigSource) -> anyhow::Result<()> {
+async fn issue_until_ended(
+    config: &IssuerConfig,
+    source: ConfigSource,
+    sockets: PassedSockets,
+    manager: &ServiceManager,
+) -> anyhow::Result<()> {
     let endings = Endings::listen()?;
     let hangups = Hangups::listen()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let issuer = TokenIssuer::bind(config, Some(source), &clock)?;
+    let issuer = TokenIssuer::bind(config, Some(source), &clock, sockets)?;
     let address = shown_address(&config.listener.server.address, issuer.address());
     tracing::info!(%address, "listening for token requests only: no `storage` is configured, so there is no registry");
-    issuer.run(hangups, endings.received()).await;
+    manager.serving(address.to_string());
+    let drain = Duration::from_secs(config.listener.server.drain_secs);
+    let ended = told_to_end(endings, manager, drain);
+    issuer.run(hangups, manager, ended).await;
     tracing::info!("ended");
     Ok(())
 }
@@ -259,7 +325,6 @@ fn welcome(start: &Start, instance: &BoundInstance, address: &Address) -> Welcom
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::fs;
     use std::net::TcpListener;
 
@@ -278,6 +343,7 @@ mod tests {
         fs::write(path("config.yml"), text).unwrap();
         fs::create_dir(path("data")).unwrap();
         let start = Start {
+            sockets: PassedSockets::default(),
             config_files: vec![path("config.yml")],
             makes_new_authority: true,
             expected: Expected::Known,
@@ -295,6 +361,8 @@ mod tests {
             &start,
             Box::new(loaded.config),
             ConfigSource::default(),
+            PassedSockets::default(),
+            &Arc::default(),
         ))
         .await
         .unwrap_err();

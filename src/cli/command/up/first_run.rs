@@ -26,6 +26,8 @@ pub(in crate::cli::command) const ADMIN: &str = "admin";
 #[derive(Debug, Default)]
 pub(super) struct Request {
     pub(super) address: Option<HostPort>,
+    /// The port of a socket that the service manager has bound for this program.
+    pub(super) passed_port: Option<u16>,
     pub(super) hosts: Vec<String>,
     /// `BOATHOUSE_ADMIN_PASSWORD`
     pub(super) password: Option<Password>,
@@ -77,7 +79,11 @@ pub(super) fn complete(
         return Ok(());
     }
     // Nothing is written before all that was asked for is found to be possible.
-    let address = port::choose(request.address.as_ref(), &|address| workshop.bind(address))?;
+    let address = match (&request.address, request.passed_port) {
+        // It is bound already.
+        (None, Some(port)) => HostPort::every_address(port),
+        (asked, _) => port::choose(asked.as_ref(), &|address| workshop.bind(address))?,
+    };
     let first = FirstConfig {
         places,
         address: &address,

@@ -18,6 +18,7 @@ use anyhow::{Context, bail};
 use self::first_run::{ADMIN, FirstConfig, Request, Workshop};
 use super::serve::{self, LogArguments, Start};
 use crate::auth::{RuleText, User};
+use crate::cli::credentials::{self, PASSWORD_VARIABLE};
 use crate::cli::password::{self, Password};
 use crate::cli::talk;
 use crate::clock::SystemClock;
@@ -27,10 +28,8 @@ use crate::host_port::HostPort;
 use crate::instance::missing_parts::Expected;
 use crate::instance::places::{Places, Surroundings};
 use crate::instance::{self, keys};
+use crate::server::PassedSockets;
 use crate::tls::{self, Tls, TlsError};
-
-/// Sets the first admin's password.
-const PASSWORD_VARIABLE: &str = "BOATHOUSE_ADMIN_PASSWORD";
 
 /// `boathouse up`
 #[derive(Debug, Default, clap::Args)]
@@ -62,15 +61,17 @@ pub(in crate::cli) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let sockets = serve::passed_sockets()?;
     if !arguments.from.is_empty() {
         let (config, is_first) = taking_over::take_over(arguments)?;
-        return serve_as_ours(arguments, config, is_first);
+        return serve_as_ours(arguments, config, is_first, sockets);
     }
     let places = Places::choose(arguments.dir.as_deref(), &Surroundings::here())?;
     let is_first = !places.config.exists();
     let makes_admin = is_first || arguments.recreate_missing;
     let request = Request {
         address: arguments.addr.clone(),
+        passed_port: sockets.port(),
         hosts: arguments.host.clone(),
         password: makes_admin.then(given_password).transpose()?.flatten(),
         is_terminal: io::stderr().is_terminal(),
@@ -87,7 +88,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         recreate_admin(&places, &request)?;
     }
     first_run::complete(&places, &request, &RealWorkshop)?;
-    serve_as_ours(arguments, places.config, makes_admin)
+    serve_as_ours(arguments, places.config, makes_admin, sockets)
 }
 
 /// Serves, with a welcome. `makes_parts`: parts of the installation that are missing are made.
@@ -95,8 +96,10 @@ fn serve_as_ours(
     arguments: &Arguments,
     config: PathBuf,
     makes_parts: bool,
+    sockets: PassedSockets,
 ) -> anyhow::Result<ExitCode> {
-    serve::serve(&Start {
+    serve::serve(Start {
+        sockets,
         config_files: vec![config],
         makes_new_authority: arguments.new_ca,
         expected: if makes_parts {
@@ -109,9 +112,10 @@ fn serve_as_ours(
     })
 }
 
-/// What the environment says. A password that cannot be one is refused before anything is written.
+/// The password of a credential or of the environment. One that cannot be used is refused before anything is written.
 fn given_password() -> anyhow::Result<Option<Password>> {
-    match env::var(PASSWORD_VARIABLE) {
+    let credential = credentials::of_this_process()?.remove(PASSWORD_VARIABLE);
+    match credential.map_or_else(|| env::var(PASSWORD_VARIABLE), Ok) {
         Ok(password) => {
             let password = Password::given(password);
             let context = || format!("{PASSWORD_VARIABLE} is not a password for the admin");

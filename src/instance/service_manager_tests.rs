@@ -1,0 +1,147 @@
+//! Tests of `service_manager`: what a real socket receives.
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::heartbeat::{Beating, STILL_AFTER};
+use crate::instance::tests::open;
+
+/// A service manager's end of the socket.
+struct Manager {
+    directory: tempfile::TempDir,
+    socket: UnixDatagram,
+}
+
+impl Manager {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Self { directory, socket }
+    }
+
+    fn environment(&self, more: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let path = self.directory.path().join("notify").display().to_string();
+        let more = more.iter().copied();
+        let all = more.chain([("NOTIFY_SOCKET", path.as_str())]);
+        all.map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
+    }
+
+    /// The messages since the last call.
+    fn received(&self) -> Vec<String> {
+        let mut messages = Vec::new();
+        let mut buffer = [0; 4_096];
+        while let Ok(length) = self.socket.recv(&mut buffer) {
+            messages.push(String::from_utf8(buffer[..length].to_vec()).unwrap());
+        }
+        messages
+    }
+}
+
+#[test]
+fn each_change_of_the_service_is_one_message() {
+    let systemd = Manager::start();
+    let manager = ServiceManager::of(&systemd.environment(&[])).unwrap();
+    manager.status("starting");
+    manager.serving(":443".to_owned());
+    manager.ready();
+    manager.reloading();
+    manager.reloaded(&Err::<(), _>(anyhow::anyhow!("line 3\nhint: mend it")));
+    manager.reloaded(&Ok(()));
+    manager.stopping(Duration::from_secs(10));
+    let mut received = systemd.received();
+    let reloading = received.remove(2);
+    let mut lines = reloading.lines();
+    assert_eq!(lines.next(), Some("RELOADING=1"));
+    let micros = lines
+        .next()
+        .unwrap()
+        .strip_prefix("MONOTONIC_USEC=")
+        .unwrap();
+    assert!(micros.parse::<u64>().unwrap() > 0, "{reloading}");
+    let serving = "READY=1\nSTATUS=serving at :443";
+    let expected = [
+        "STATUS=starting",
+        serving,
+        "READY=1\nSTATUS=the last reload failed: line 3; hint: mend it",
+        serving,
+        "STOPPING=1\nEXTEND_TIMEOUT_USEC=20000000\nSTATUS=ending; open requests may end first",
+    ];
+    assert_eq!(received, expected);
+}
+
+#[test]
+fn without_a_service_manager_nothing_is_sent_and_no_watchdog_is_fed() {
+    let nobody = ServiceManager::of(&BTreeMap::new()).unwrap();
+    nobody.ready();
+    assert!(!nobody.is_there());
+    let systemd = Manager::start();
+    let watchdog = |more: &[(&str, &str)]| {
+        let manager = ServiceManager::of(&systemd.environment(more)).unwrap();
+        manager.watchdog.map(|time| time.as_secs())
+    };
+    let own_id = std::process::id().to_string();
+    assert_eq!(watchdog(&[("WATCHDOG_USEC", "30000000")]), Some(30));
+    let is_ours = [("WATCHDOG_USEC", "30000000"), ("WATCHDOG_PID", &own_id)];
+    assert_eq!(watchdog(&is_ours), Some(30));
+    assert_eq!(
+        watchdog(&[("WATCHDOG_USEC", "30000000"), ("WATCHDOG_PID", "1")]),
+        None
+    );
+    assert_eq!(watchdog(&[("WATCHDOG_USEC", "0")]), None);
+    let lost = [("NOTIFY_SOCKET".to_owned(), "/nonexistent/notify".to_owned())];
+    assert!(ServiceManager::of(&lost.into()).is_err());
+}
+
+/// Runs the report until it rests, then moves the clock to its next look.
+async fn next_look(clock: &ManualClock, pause: Duration) {
+    // Real time: a look reads a real directory in a thread of its own.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    clock.advance(pause);
+}
+
+#[tokio::test]
+async fn the_watchdog_is_fed_until_a_loop_stands_still_and_the_status_says_which() {
+    let systemd = Manager::start();
+    let clock = ManualClock::at_unix_secs(1_800_000_000);
+    let instance = open(systemd.directory.path(), &clock);
+    let registry = Arc::clone(&instance.registry);
+    let environment = systemd.environment(&[("WATCHDOG_USEC", "30000000")]);
+    let manager = Arc::new(ServiceManager::of(&environment).unwrap());
+    let reporting = tokio::spawn({
+        let (manager, registry, clock) =
+            (Arc::clone(&manager), Arc::clone(&registry), clock.clone());
+        async move {
+            let heartbeat = ServiceManager::heartbeat(Arc::new(clock.clone()));
+            manager.report(Some(&registry), &heartbeat, &clock).await;
+        }
+    });
+    let pause = Duration::from_secs(10);
+    next_look(&clock, pause).await;
+    next_look(&clock, pause).await;
+    let fed = |received: &[String]| received.iter().filter(|text| *text == "WATCHDOG=1").count();
+    assert!(fed(&systemd.received()) >= 2, "it is not fed");
+
+    let stuck = Heartbeat::new("the stuck loop", Arc::new(clock.clone()));
+    registry.health.watch(Arc::clone(&stuck));
+    let _beating: Beating = stuck.begin();
+    clock.advance(STILL_AFTER);
+    next_look(&clock, pause).await;
+    systemd.received();
+    next_look(&clock, pause).await;
+    next_look(&clock, pause).await;
+    let received = systemd.received();
+    assert_eq!(
+        fed(&received),
+        0,
+        "a loop that stands still is hidden from the watchdog: {received:?}"
+    );
+    assert!(!reporting.is_finished());
+    reporting.abort();
+    let status = manager.status.lock().unwrap().clone();
+    assert!(
+        status.contains("not ready: the stuck loop has made no progress for "),
+        "{status}"
+    );
+    instance.close().await;
+}
