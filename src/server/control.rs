@@ -71,7 +71,7 @@ pub enum Answer {
     /// To [`Request::Reload`].
     Reloaded {
         /// Changed keys that only a restart applies.
-        #[serde(default)]
+        #[serde(skip_serializing_if = "Vec::is_empty", default)]
         needs_restart: Vec<String>,
     },
     /// To [`Request::Status`].

@@ -122,6 +122,7 @@ async fn a_passed_socket_is_served_and_clients_wait_at_it_during_a_restart() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     let lab = Lab::empty();
+    fs::create_dir(lab.path("data")).unwrap();
     let place = lab.place("data");
     let config = format!(
         "http: {{addr: '{address}'}}\nstorage: {{filesystem: {{rootdirectory: {place}}}}}\n"
