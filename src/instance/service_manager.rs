@@ -1,6 +1,6 @@
 //! What the service manager that started this program is told: ready, reloading, stopping, alive, and a line of status.
 //!
-//! Source: sd_notify(3), sd_watchdog_enabled(3). Must not know what a service is configured to do with it. Invariants: without
+//! Source: `sd_notify(3)`, `sd_watchdog_enabled(3)`. Must not know what a service is configured to do with it. Invariants: without
 //! a service manager, nothing is sent; a message that cannot be sent stops nothing; the watchdog is fed only while no loop of
 //! this program stands still, so that a full or a missing disk never ends it.
 

@@ -122,7 +122,7 @@ pub struct BindError {
 pub struct UnexpectedSocket(BoundAddress);
 
 /// Sockets that the service manager bound before it started this program, so that clients can connect while it restarts.
-/// Source: sd_listen_fds(3).
+/// Source: `sd_listen_fds(3)`.
 #[derive(Debug, Default)]
 pub struct PassedSockets(Vec<BoundSocket>);
 
