@@ -109,6 +109,8 @@ mod tests {
             "boathouse reload --config a.yml --config b.yml",
             "boathouse completions bash",
             "boathouse man pages",
+            "boathouse version",
+            "boathouse version --json",
             "boathouse user add ann --push team/** --push a --pull b --expires 90d --password-stdin",
             "boathouse user add root --admin --dir d",
             "boathouse status --json",

@@ -18,6 +18,7 @@ mod token_key;
 mod trust;
 mod up;
 mod user;
+mod version;
 
 use std::process::ExitCode;
 
@@ -58,6 +59,8 @@ pub(super) enum Command {
     Acl(acl::Arguments),
     /// Make the key that signs tokens, and its certificate
     TokenKey(token_key::Arguments),
+    /// Print the version, the commit and the date of the build
+    Version(version::Arguments),
 }
 
 impl Command {
@@ -80,6 +83,7 @@ impl Command {
             Self::User(arguments) => user::run(arguments),
             Self::Acl(arguments) => acl::run(arguments),
             Self::TokenKey(arguments) => token_key::run(arguments),
+            Self::Version(arguments) => version::run(arguments),
         }
     }
 }
