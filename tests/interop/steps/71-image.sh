@@ -43,10 +43,12 @@ image=$REGISTRY/team/boathouse:1
 check "login" login
 podman tag "$OWN" "$image"
 check "push its own image" push_image "$image"
-podman untag "$image"
+id=$(id_of "$OWN")
+# Without the second name, podman would remove all of its names.
+podman untag "$image" "$image"
 refused "it is gone locally" 'no such image|not known' podman image inspect "$image"
 check "pull" pull_image "$image"
-same "the image id came back" "$(id_of "$OWN")" "$(id_of "$image")"
+same "the image id came back" "$id" "$(id_of "$image")"
 
 check "restart" podman restart --time 20 registry
 check "it serves again" serves
