@@ -4,7 +4,6 @@
 //! locked as by a server, and nothing is done as a user whose files the server could not open.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
@@ -18,7 +17,7 @@ use super::progress::Meter;
 use super::talk;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::instance::places::control_socket;
+use crate::instance::places::{control_socket, refuse_data_of_another};
 use crate::instance::{Expected, Instance, Parts, Plan};
 use crate::layout::OWN_DIRECTORY;
 use crate::platform;
@@ -193,15 +192,9 @@ pub(super) fn with_instance<T>(
     work: impl AsyncFnOnce(Instance, Arc<dyn Clock>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let root = config.storage.root_directory();
-    let owner = std::fs::metadata(root)
-        .with_context(|| format!("cannot look at {}", root.display()))?
-        .uid();
-    if owner != platform::effective_user_id() {
-        bail!(
-            "no server is running, and {} belongs to another user: files made now would be in its way\nhint: run this as the user with id {owner}",
-            root.display()
-        );
-    }
+    // Without data there is nothing to do, and nothing is made.
+    std::fs::metadata(root).with_context(|| format!("cannot look at {}", root.display()))?;
+    refuse_data_of_another(root, platform::effective_user_id()).context("no server is running")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

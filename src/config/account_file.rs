@@ -23,9 +23,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, File, Metadata};
-use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,15 +33,11 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 use super::error::{ConfigError, ConfigErrors, Place};
+use super::file_content::{Content, Look, SETTLING};
 use super::users_file::text;
-use super::yaml::TEXT_BYTES_MAX;
 use super::{htpasswd, users_file};
 use crate::auth::{AccountSource, Accounts};
 use crate::clock::Clock;
-
-/// For how long a stamp must stay the same before it counts. The clocks of file systems tick every few milliseconds, the
-/// coarsest (FAT) every 2 s.
-const SETTLING: Duration = Duration::from_secs(2);
 
 /// How a file is to be read.
 #[derive(Debug, Clone)]
@@ -145,89 +138,6 @@ impl Trouble {
             Self::Wrong => "the file of accounts has a mistake, and what was read last is in force",
         }
     }
-}
-
-/// What the metadata of a path say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Look {
-    Missing,
-    There(Stamp),
-}
-
-/// What changes when a file does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size_bytes: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl From<&Metadata> for Stamp {
-    fn from(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size_bytes: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-}
-
-impl Look {
-    fn at(path: &Path) -> io::Result<Self> {
-        match fs::metadata(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::Missing),
-            metadata => Ok(Self::There(Stamp::from(&metadata?))),
-        }
-    }
-}
-
-/// A file as it was read.
-struct Content {
-    look: Look,
-    /// `None` if there is no file.
-    bytes: Option<Vec<u8>>,
-    /// Whether it stayed the same while it was read.
-    is_steady: bool,
-}
-
-impl Content {
-    fn read(path: &Path) -> Result<Self, ConfigError> {
-        let missing = Self {
-            look: Look::Missing,
-            bytes: None,
-            is_steady: true,
-        };
-        let file = match File::open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(missing),
-            file => file.map_err(|error| unreadable(path, &error))?,
-        };
-        // Of the open file: what the path leads to may be another one by now, which the next look finds.
-        let stamp = || file.metadata().map(|metadata| Stamp::from(&metadata));
-        let mut bytes = Vec::new();
-        let mut read = || {
-            let before = stamp()?;
-            // The parser refuses what is longer.
-            (&file).take(TEXT_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-            Ok((before, stamp()?))
-        };
-        let (before, after) = read().map_err(|error: io::Error| unreadable(path, &error))?;
-        Ok(Self {
-            look: Look::There(before),
-            bytes: Some(bytes),
-            is_steady: before == after,
-        })
-    }
-}
-
-fn unreadable(path: &Path, error: &io::Error) -> ConfigError {
-    let place = Place::file(path);
-    let message = format!("cannot be read: {}", error.kind());
-    ConfigError::new(Some(&place), "", message)
-        .hint("it must be a file that the user of Boathouse may read")
 }
 
 impl AccountFile {
@@ -397,6 +307,7 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use futures_util::future::join_all;

@@ -23,9 +23,10 @@ and a few keys of its own. `boathouse up` writes `boathouse.yml`, which holds th
   A variable that matches no key is a warning.
 - **Unknown keys** are errors. So are keys that are not supported yet, where leaving them out could change what clients see;
   keys that make no difference here are accepted with a note.
-- **After a change**: keys with \"SIGHUP\" are read again at SIGHUP; so are certificates, at the same paths. Keys with
-  \"restart\" need one; SIGHUP names in the log those that were changed. The users file and the htpasswd file are looked at all
-  the time, so a change of them needs nothing.
+- **After a change**: keys with \"SIGHUP\" are read again at SIGHUP; so are certificates, at the same paths. A file that holds
+  `users`, `acl`, `ext_auth`, `ext_authz` or `ldap_auth` needs no signal: within 3 s of a change the same happens by itself. Keys
+  with \"restart\" need one; the log names those that were changed. The users file and the htpasswd file are looked at all the
+  time, so a change of them needs nothing.
 - **Defaults** are those of Boathouse; where distribution has another one, the text says so.
 - **Numbers** are decimal digits without a unit. **Durations** are written as in Go: `30s`, `1m30s`.
 ";

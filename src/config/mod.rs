@@ -20,6 +20,8 @@ mod error;
 mod every_key_tests;
 mod export;
 mod external;
+mod file_content;
+mod followed;
 mod from_node;
 mod health;
 mod htpasswd;
@@ -45,7 +47,7 @@ mod written;
 mod yaml;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use account_file::AccountFile;
 pub use authentication::{AuthConfig, Signing};
@@ -53,6 +55,7 @@ pub use documentation::documentation;
 pub use environment::FILE_VARIABLE;
 pub use error::{ConfigError, ConfigErrors, Place, shell_word};
 pub use export::{DistributionVersion, Exported, Surroundings, for_distribution, for_docker_auth};
+pub use followed::FollowedFiles;
 pub use keys::{needs_restart, own_keys};
 pub use merged::{Merged, Shown, ShownKey, merged, shown};
 pub use pem::TokenPair;
@@ -156,6 +159,8 @@ pub struct Loaded<C = Config> {
     pub notes: Vec<String>,
     /// What is allowed and probably not meant.
     pub warnings: Vec<String>,
+    /// The files that hold users or rules, for a program that follows them.
+    pub followed: FollowedFiles,
     /// Where relative paths lead.
     full_paths: Vec<FullPath>,
 }
@@ -168,6 +173,7 @@ impl<C> Loaded<C> {
             by_working_directory: self.by_working_directory,
             notes: self.notes,
             warnings: self.warnings,
+            followed: self.followed,
             full_paths: self.full_paths,
         }
     }
@@ -272,7 +278,12 @@ fn read_and_check(
     environment: &BTreeMap<String, String>,
     parts: Parts,
 ) -> Result<Loaded<Served>, ConfigErrors> {
-    check(&mut read_files(files)?, files, environment, parts)
+    let mut followed = FollowedFiles::default();
+    let mut tree = read_files_and(files, |file, text, documents| {
+        followed.add(file, text, documents);
+    })?;
+    let loaded = check(&mut tree, files, environment, parts)?;
+    Ok(Loaded { followed, ..loaded })
 }
 
 /// Checks a tree that was read from `files`, and applies the environment to it.
@@ -306,12 +317,21 @@ fn check(
         by_working_directory: reader.by_working_directory,
         notes,
         warnings,
+        followed: FollowedFiles::default(),
         full_paths: reader.full_paths,
     })
 }
 
 /// All documents of all files in one tree. Stops here if one cannot be read: all its keys would seem to be missing.
 fn read_files(files: &[PathBuf]) -> Result<Node, ConfigErrors> {
+    read_files_and(files, |_, _, _| {})
+}
+
+/// The same; `look` is called with each file, its text and its documents.
+fn read_files_and(
+    files: &[PathBuf],
+    mut look: impl FnMut(&Path, &str, &[Node]),
+) -> Result<Node, ConfigErrors> {
     let Some(first) = files.first() else {
         return Err(
             ConfigError::new(None, "", "no configuration file was named")
@@ -324,7 +344,11 @@ fn read_files(files: &[PathBuf]) -> Result<Node, ConfigErrors> {
     let mut tree = Node::empty_map(Place::file(first));
     for file in files {
         let place = Place::file(file);
-        let documents = users_file::read_text(file).and_then(|text| yaml::documents(&text, &place));
+        let documents = users_file::read_text(file).and_then(|text| {
+            let documents = yaml::documents(&text, &place)?;
+            look(file, &text, &documents);
+            Ok(documents)
+        });
         match documents {
             Err(error) => errors.push(error),
             Ok(documents) if documents.is_empty() => errors.push(

@@ -22,7 +22,7 @@ keys! {
 
     /// Where docker_auth's own listener is opened, beside the registry's: `HOST:PORT`, or `:PORT` for every address.
     ///
-    /// It serves `/auth`, `/auth/token` and `/` as docker_auth does, and nothing of the registry. Without the key, tokens are
+    /// It serves `/auth`, `/auth/token` and `/` as docker_auth does, `/readyz` for monitoring, and nothing of the registry. Without the key, tokens are
     /// served on `http.addr` alone. With `server.net: unix` it is the path of the socket. A configuration with none of
     /// the registry's sections (`storage`, `http`, `auth`, …) opens this listener only, and no registry.
     ADDR: Special = docker_auth("server.addr").special("`HOST:PORT`, `[IPV6]:PORT`, `:PORT`, or a path", "");

@@ -15,6 +15,7 @@ use super::{CANNOT_SERVE, bind_for_tokens};
 use crate::auth::{Auth, Secret};
 use crate::clock::Clock;
 use crate::config::{IssuerConfig, Signing};
+use crate::heartbeat::Heartbeat;
 use crate::metrics::{self, Metrics};
 use crate::registry::MemoryBudget;
 use crate::server::{BoundAddress, PassedSockets, Server, Services, Site};
@@ -75,7 +76,8 @@ impl TokenIssuer {
         self.server.addresses().into_iter().next()
     }
 
-    /// Serves until `shutdown` resolves, reloads on each SIGHUP, and reports to the service manager.
+    /// Serves until `shutdown` resolves, reloads on each SIGHUP and when a file with users or rules has changed, and reports to the
+    /// service manager.
     pub(crate) async fn run(
         self,
         hangups: Hangups,
@@ -83,9 +85,13 @@ impl TokenIssuer {
         shutdown: impl Future<Output = ()> + Send,
     ) {
         let reload = self.reload;
+        let follower = Heartbeat::new("following the configuration files", Arc::clone(&self.clock));
+        let following =
+            Arc::clone(&reload).follow_files(follower, Arc::clone(&self.clock), manager);
         let heartbeat = ServiceManager::heartbeat(Arc::clone(&self.clock));
         manager.ready();
         tokio::select! {
+            () = following => {}
             () = self.server.run(shutdown) => {}
             () = hangups.call(|| reload.run_aside(manager)) => {}
             () = manager.report(None, &heartbeat, self.clock.as_ref()), if manager.is_there() => {}

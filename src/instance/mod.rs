@@ -1,7 +1,7 @@
 //! One running registry: opened from a plan, bound to its addresses, run until it is told to end.
 //!
 //! The server, commands that find no server, and the tests all open it here. Must not know arguments, nor print anything.
-//! Invariants: the data are locked before anything in the store is changed; an authority is set aside only when nothing else
+//! Invariants: the data are locked before anything in the store is changed; root changes nothing in data of another user; an authority is set aside only when nothing else
 //! can keep the start from succeeding; each background task is supervised (`tasks`).
 
 pub(crate) mod issuer;
@@ -15,6 +15,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::future::Future;
 use std::mem;
 use std::path::Path;
@@ -130,6 +131,7 @@ impl Instance {
         {
             tracing::warn!("{warning}");
         }
+        places::refuse_data_of_another_as_root(config.storage.root_directory())?;
         let is_half_recreated =
             plan.expected == Expected::None && missing_parts::is_half_an_authority(config);
         let renews_authority = plan.makes_new_authority || is_half_recreated;
@@ -350,6 +352,14 @@ impl BoundInstance {
                 manager.report(registry, &heartbeat, clock.as_ref()).await;
             });
         }
+        if self.reload.follows_files() {
+            let clock = Arc::clone(&self.instance.plan.clock);
+            let heartbeat = Heartbeat::new("following the configuration files", Arc::clone(&clock));
+            let (manager, reload) = (Arc::clone(&self.service_manager), Arc::clone(&self.reload));
+            tasks.spawn(Arc::clone(&heartbeat), async move {
+                reload.follow_files(heartbeat, clock, &manager).await;
+            });
+        }
         if let Some((socket, control)) = self.control() {
             tasks.spawn(socket.heartbeat(), async move { socket.run(control).await });
         }
@@ -421,7 +431,21 @@ fn lock_data_of(config: &Config, clock: &dyn Clock) -> anyhow::Result<StateDirec
     lock_data(root_directory, clock)
 }
 
-fn locked(opened: Result<StateDirectory, StateDirectoryError>) -> anyhow::Result<StateDirectory> {
+/// Keeps every other instance from starting on the data for as long as the result lives, and makes nothing there.
+pub(crate) fn lock_used_data(config: &Config) -> anyhow::Result<Vec<File>> {
+    let own = config.storage.root_directory().join(OWN_DIRECTORY);
+    // The state directory has the lock of data that may only be read.
+    let elsewhere = Some(&config.state_directory).filter(|directory| **directory != own);
+    let locks = std::iter::once(&own)
+        .chain(elsewhere)
+        .filter_map(|directory| {
+            let lock = locked(StateDirectory::lock_if_used(directory));
+            lock.transpose()
+        });
+    locks.collect()
+}
+
+fn locked<T>(opened: Result<T, StateDirectoryError>) -> anyhow::Result<T> {
     opened.map_err(|error| {
         let hint = error.hint().map(|hint| format!("\nhint: {hint}"));
         let context = format!("cannot use the data{}", hint.unwrap_or_default());

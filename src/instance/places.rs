@@ -1,6 +1,6 @@
 //! Where everything lies: below one directory, or in the platform's places.
 //!
-//! Must not touch the disk. Invariant: every path is absolute, so that the config means the same from wherever it is read.
+//! Must not write to the disk. Invariant: every path is absolute, so that the config means the same from wherever it is read.
 
 use std::env;
 use std::ffi::OsString;
@@ -8,10 +8,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use rustix::fs::{Access, access};
 
 use crate::config::Config;
 use crate::oci::{Algorithm, Digest};
 use crate::platform;
+use crate::store::user_access;
 
 /// A socket's path must fit into `sockaddr_un`: 104 bytes on macOS, 108 on Linux.
 const SOCKET_PATH_BYTES_MAX: usize = 100;
@@ -152,6 +154,30 @@ pub(crate) fn control_socket(config: &Config) -> PathBuf {
     Surroundings::here().control_socket(&config.state_directory)
 }
 
+/// Refuses data that belong to another user than `user_id`: that user's server could not open the files that are made there.
+pub(crate) fn refuse_data_of_another(root: &Path, user_id: u32) -> anyhow::Result<()> {
+    let owner = match user_access::owner_id(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        owner => owner.with_context(|| format!("cannot look at {}", root.display()))?,
+    };
+    if owner == user_id {
+        return Ok(());
+    }
+    bail!(
+        "{} belongs to the user with id {owner}, who could not open files that another user makes there; nothing was changed\n\
+         hint: run this as that user: `sudo -u '#{owner}' boathouse …`, or `User=` of the service",
+        root.display()
+    )
+}
+
+/// The same where this process is root. Other users may share data by their group. What root cannot write to, it cannot spoil.
+pub(crate) fn refuse_data_of_another_as_root(root: &Path) -> anyhow::Result<()> {
+    if platform::effective_user_id() == 0 && access(root, Access::WRITE_OK).is_ok() {
+        return refuse_data_of_another(root, 0);
+    }
+    Ok(())
+}
+
 /// `path` as it is meant from here, without `.` in it.
 fn absolute(path: &Path) -> io::Result<PathBuf> {
     std::path::absolute(path).map(|path| path.components().collect())
@@ -190,6 +216,25 @@ mod tests {
                 .unwrap()
                 .data
                 .is_absolute()
+        );
+    }
+
+    #[test]
+    fn data_of_another_user_are_refused_with_the_line_that_helps() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("data");
+        let own = platform::effective_user_id();
+        // What is not there yet has no owner.
+        refuse_data_of_another(&root, own.wrapping_add(1)).unwrap();
+        std::fs::create_dir_all(root.join("docker")).unwrap();
+        refuse_data_of_another(&root, own).unwrap();
+        refuse_data_of_another_as_root(&root).unwrap();
+        let refused = refuse_data_of_another(&root, own.wrapping_add(1)).unwrap_err();
+        let said = refused.to_string();
+        let expected = format!("belongs to the user with id {own}");
+        assert!(
+            said.contains(&expected) && said.contains("hint: run this as that user"),
+            "{said}"
         );
     }
 

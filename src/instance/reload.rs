@@ -1,4 +1,4 @@
-//! SIGHUP and `boathouse reload`: users, rules and certificates are read again.
+//! SIGHUP, `boathouse reload`, or a changed file that holds users or rules: users, rules and certificates are read again.
 //!
 //! Invariants: a mistake in the files changes nothing; users and rules come first, and a certificate that cannot be read
 //! keeps no revocation from taking effect; what cannot change while the program runs is named, not ignored; keys that sign
@@ -8,15 +8,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 
 use super::service_manager::ServiceManager;
 use crate::auth::Auth;
-use crate::config::{self, AccountFile, AuthConfig, ConfigErrors, InForce, Loaded};
+use crate::clock::Clock;
+use crate::config::{self, AccountFile, AuthConfig, ConfigErrors, FollowedFiles, InForce, Loaded};
+use crate::heartbeat::Heartbeat;
 use crate::server::control;
 use crate::tls::Tls;
+
+/// Between two looks at the configuration files. A change is in force after this time and that for which a file must stay the
+/// same, 3 s in all.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
 /// Of the usual mistakes in rules, how many are logged at a time: generated rules make the same one thousands of times.
 const MISTAKES_LOGGED_MAX: usize = 20;
@@ -60,6 +67,8 @@ pub struct ConfigSource {
     pub in_force: Vec<InForce>,
     /// What was logged about it.
     pub warnings: Warnings,
+    /// The files that hold users or rules, as the program read them.
+    pub followed: FollowedFiles,
 }
 
 /// All that a reload needs.
@@ -71,6 +80,8 @@ pub(crate) struct Reload {
     auth: Arc<Auth>,
     /// The file of accounts that is followed. Locked from the reading of the files until they are in force.
     followed: Mutex<Option<AccountFile>>,
+    /// The configuration files that are followed.
+    followed_files: Mutex<FollowedFiles>,
     /// What was logged about the configuration.
     warnings: Mutex<Warnings>,
 }
@@ -85,7 +96,11 @@ impl Reload {
         let warnings = source
             .as_mut()
             .map(|source| mem::take(&mut source.warnings));
+        let followed_files = source
+            .as_mut()
+            .map(|source| mem::take(&mut source.followed));
         Self {
+            followed_files: Mutex::new(followed_files.unwrap_or_default()),
             warnings: Mutex::new(warnings.unwrap_or_default()),
             source,
             certificates,
@@ -108,6 +123,44 @@ impl Reload {
             tracing::info!("users, rules and certificates were read again");
         }
         result
+    }
+
+    /// Whether a configuration file holds users or rules.
+    pub(super) fn follows_files(&self) -> bool {
+        !self.followed_files().is_empty()
+    }
+
+    /// Reloads whenever a configuration file that holds users or rules has changed, as `docker_auth` does; never returns. An error
+    /// is logged once for each content.
+    pub(super) async fn follow_files(
+        self: Arc<Self>,
+        heartbeat: Arc<Heartbeat>,
+        clock: Arc<dyn Clock>,
+        manager: &ServiceManager,
+    ) {
+        let _beating = heartbeat.begin();
+        loop {
+            heartbeat.rest_for(LOOK_PAUSE);
+            clock.sleep(LOOK_PAUSE).await;
+            heartbeat.beat();
+            if self.followed_files().are_settled() {
+                continue;
+            }
+            let (reload, now) = (Arc::clone(&self), clock.elapsed());
+            let looked =
+                tokio::task::spawn_blocking(move || reload.followed_files().have_changed(now));
+            if matches!(looked.await, Ok(true))
+                && let Err(error) = self.run_aside(manager).await
+            {
+                tracing::error!("a configuration file has changed: {error:#}");
+            }
+        }
+    }
+
+    fn followed_files(&self) -> MutexGuard<'_, FollowedFiles> {
+        self.followed_files
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the control socket calls.
@@ -145,6 +198,7 @@ impl Reload {
             .context("nothing was changed")?;
         self.auth.reload(loaded.config.accounts.clone());
         followed.clone_from(&loaded.config.account_file);
+        self.followed_files().take_up(loaded.followed);
         // Looking for mistakes takes a while with thousands of rules, and keeps no account from ending.
         let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
         warnings.log(&loaded.warnings, &loaded.config);

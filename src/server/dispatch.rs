@@ -60,7 +60,9 @@ impl Asked {
     fn is_monitoring(&self) -> bool {
         matches!(
             self,
-            Self::Registry(_, Route::Health | Route::Ready) | Self::Debug(_)
+            Self::Registry(_, Route::Health | Route::Ready)
+                | Self::TokenIssuer(TokenRoute::Ready)
+                | Self::Debug(_)
         )
     }
 }
@@ -227,6 +229,7 @@ impl State {
     ) -> Result<Response<ResponseBody>, ServerError> {
         match route {
             TokenRoute::Index => Ok(token_listener::index(self)),
+            TokenRoute::Ready => Ok(token_listener::ready(self).await),
             TokenRoute::Token => {
                 token_listener::check_address(self, arrived.peer)?;
                 let Arrived {

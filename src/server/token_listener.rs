@@ -1,8 +1,8 @@
 //! `docker_auth`'s own listener: the token endpoint alone, where and as `docker_auth` serves it.
 //!
 //! Source: `docker_auth`'s answers as recorded in `tests/oracle`. Must not know who gets a token (`token` asks `auth`), nor
-//! anything of the registry. Invariant: only the paths of `docker_auth` exist here, compared whole and below
-//! `server.path_prefix`.
+//! anything of the registry. Invariant: only the paths of `docker_auth` and the one for monitoring exist here, compared whole and
+//! below `server.path_prefix`.
 
 use http::{Method, Response, StatusCode};
 
@@ -21,6 +21,8 @@ pub(super) enum TokenRoute {
     Index,
     /// `/auth`, `/auth/token`: a token.
     Token,
+    /// `/readyz`, which `docker_auth` does not have: whether the accounts are as their files say.
+    Ready,
 }
 
 impl TokenRoute {
@@ -33,6 +35,7 @@ impl TokenRoute {
         let route = match path.as_str().strip_prefix(prefix) {
             Some("/") => Self::Index,
             Some("/auth" | "/auth/token") => Self::Token,
+            Some("/readyz") => Self::Ready,
             _ => return Err(RouteError::NotFound),
         };
         match *method {
@@ -46,6 +49,7 @@ impl TokenRoute {
         match self {
             Self::Index => "token-index",
             Self::Token => "token",
+            Self::Ready => "ready",
         }
     }
 }
@@ -59,6 +63,14 @@ pub(super) fn index(state: &State) -> Response<ResponseBody> {
         .replace('>', "&gt;");
     let page = format!("<h1>{issuer}</h1>\n");
     response::bytes(StatusCode::OK, "text/html; charset=utf-8", page)
+}
+
+/// As the registry's `/readyz`, but for the registry: tokens are issued whatever its store does.
+pub(super) async fn ready(state: &State) -> Response<ResponseBody> {
+    let trouble = state.services.auth.trouble().await;
+    let degraded = trouble.map(|what| format!("degraded: {what}\n"));
+    let text = format!("ready\n{}", degraded.unwrap_or_default());
+    response::bytes(StatusCode::OK, "text/plain", text)
 }
 
 /// Whether the client's address is known, as a token needs it: a Unix socket has none, so a header must bring it.

@@ -28,6 +28,9 @@ const TAKEN_OVER: &str = "taken-over";
 /// Of the directory that the store makes at its first start, in its own directory.
 const TEMPORARY: &str = "tmp";
 
+/// Of the file that is locked.
+const LOCK: &str = "lock";
+
 /// Of the secret.
 const SECRET: &str = "secret";
 
@@ -88,6 +91,18 @@ impl StateDirectory {
         })
     }
 
+    /// The lock in the directory at `path`, where an instance has run before; nothing is made. `None` where none has: then none
+    /// runs.
+    pub fn lock_if_used(path: &Path) -> Result<Option<File>, StateDirectoryError> {
+        match File::open(path.join(LOCK)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => {
+                let lock = opened.map_err(|source| failed("open the lock in", path, source))?;
+                hold(lock, path).map(Some)
+            }
+        }
+    }
+
     /// Whether the data held repositories of another registry at our first start.
     pub fn is_taken_over(&self) -> bool {
         self.path.join(TAKEN_OVER).exists()
@@ -122,8 +137,12 @@ fn failed(doing: &str, path: &Path, source: io::Error) -> StateDirectoryError {
 fn lock(path: &Path) -> Result<File, StateDirectoryError> {
     durable_file::make_private_directory_if_ours(path)
         .map_err(|source| failed("make the directory", path, source))?;
-    let lock = durable_file::open_lock(&path.join("lock"))
+    let lock = durable_file::open_lock(&path.join(LOCK))
         .map_err(|source| failed("open the lock in", path, source))?;
+    hold(lock, path)
+}
+
+fn hold(lock: File, path: &Path) -> Result<File, StateDirectoryError> {
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(StateDirectoryError::InUse {
@@ -322,8 +341,16 @@ mod tests {
         let error = StateDirectory::open(directory.path()).unwrap_err();
         assert!(matches!(error, StateDirectoryError::InUse { .. }));
         assert!(error.hint().is_some());
+        let in_use = StateDirectory::lock_if_used(directory.path());
+        assert!(matches!(in_use, Err(StateDirectoryError::InUse { .. })));
         drop(first);
+        let lock = StateDirectory::lock_if_used(directory.path()).unwrap();
+        assert!(lock.is_some() && StateDirectory::open(directory.path()).is_err());
+        drop(lock);
         StateDirectory::open(directory.path()).unwrap();
+        let unused = directory.path().join("unused");
+        assert!(StateDirectory::lock_if_used(&unused).unwrap().is_none());
+        assert!(!unused.exists());
     }
 
     #[test]

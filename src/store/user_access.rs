@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::layout::{blobs_directory, repositories_directory};
+use crate::layout::{OWN_DIRECTORY, blobs_directory, repositories_directory};
 use crate::platform;
 
 const READ: u32 = 0o4;
@@ -95,6 +95,15 @@ impl UserIds {
             0
         }
     }
+}
+
+/// The id of the user to whom the data below `root` belong: the directory that holds them may be a mount point of root's.
+pub fn owner_id(root: &Path) -> io::Result<u32> {
+    let parts = ["docker", OWN_DIRECTORY].map(|name| root.join(name));
+    let found = parts.iter().find_map(|part| fs::metadata(part).ok());
+    found
+        .map_or_else(|| fs::metadata(root), Ok)
+        .map(|metadata| metadata.uid())
 }
 
 /// What `user` may not do with the data below `root`; blocks. What vanishes meanwhile, and what this process may not look into,
@@ -275,5 +284,7 @@ mod tests {
         assert_eq!(mode(&root.join("boathouse")), 0o700);
         let owner = UserIds::owner_of(&root).unwrap();
         assert_eq!(denied(&root, &owner).unwrap(), Denied::default());
+        assert_eq!(owner_id(&root).unwrap(), platform::effective_user_id());
+        assert!(owner_id(&root.join("nothing")).is_err());
     }
 }

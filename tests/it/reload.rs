@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::StatusCode;
 use rustix::process::Signal;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, account};
 use crate::program::Program;
 
 /// More than an answer takes on a busy machine.
@@ -44,6 +44,53 @@ async fn answers(program: &Program) {
             .expect("a reload holds up the server")
             .expect(StatusCode::OK);
     }
+}
+
+/// `docker_auth` watches its file, so people change it and send no signal.
+#[tokio::test]
+async fn users_of_a_config_file_that_was_changed_are_taken_up_without_a_signal() {
+    let lab = Lab::open();
+    let users = |names: &[&str]| {
+        let users: Vec<_> = names.iter().map(|name| account(name, "secret")).collect();
+        let rules = "acl: [{match: {}, actions: ['*']}]";
+        lab.write(
+            "auth.yml",
+            format!("users: {{{}}}\n{rules}\n", users.join(", ")),
+        );
+    };
+    users(&["ann", "bob"]);
+    let mut command = lab.command(&["serve"]);
+    command.arg("--config").arg(lab.path("auth.yml"));
+    let mut program = lab.serve_by(&mut command).await;
+    program.token("ann", "secret").await.expect("ann logs in");
+    users(&["bob"]);
+    program
+        .says("users, rules and certificates were read again")
+        .await;
+    let removed = program.token("ann", "secret").await;
+    assert_eq!(removed, Err(401), "a removed account may log in");
+    // A mistake changes nothing.
+    lab.write(
+        "auth.yml",
+        "users: {ann: {}}\nacl: [{match: {nmae: a}, actions: []}]\n",
+    );
+    let said = program
+        .says("a configuration file has changed: nothing was changed")
+        .await;
+    assert!(said.contains("auth.yml:2"), "{said}");
+    program.token("bob", "secret").await.expect("bob logs in");
+    assert_eq!(program.token("ann", "secret").await, Err(401));
+    users(&["ann"]);
+    while program.token("ann", "secret").await.is_err() {
+        assert!(program.ended().is_none());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let log = program.end();
+    assert_eq!(
+        log.matches("a configuration file has changed").count(),
+        1,
+        "{log}"
+    );
 }
 
 #[tokio::test]

@@ -295,6 +295,26 @@ async fn the_way_back_names_what_changed_since_and_nothing_else() {
     assert!(text.starts_with(expected), "{text}");
 }
 
+#[tokio::test]
+async fn data_that_are_in_use_are_refused_before_anything_is_written() {
+    let lab = old_installation();
+    let mut serve = command(&["serve"], &[]);
+    for file in BOTH {
+        serve.arg("--config").arg(lab.path(file));
+    }
+    let server = lab.serve_by(&mut serve).await;
+    let said = Ran::of(&mut up(&lab, &BOTH, &[]), "").failed();
+    for file in ["boathouse.yml", "users.yml"] {
+        assert!(!lab.path(file).exists(), "{file} was left behind");
+    }
+    assert!(
+        said.contains("nothing was changed") && said.contains("another instance is running on"),
+        "{said}"
+    );
+    server.end();
+    lab.serve_by(&mut up(&lab, &BOTH, &[])).await.end();
+}
+
 #[test]
 fn an_error_leaves_nothing_behind() {
     let lab = old_installation();

@@ -71,6 +71,8 @@ async fn it_serves_the_paths_of_docker_auth_and_nothing_of_the_registry() {
         ("/v2/", 404, TEXT),
         ("/v2/_catalog", 404, TEXT),
         ("/healthz", 404, TEXT),
+        ("/readyz", 200, "text/plain"),
+        ("/readyz/", 404, TEXT),
         ("/ca.crt", 404, TEXT),
     ] {
         let answer = get(&lab, &format!("{path}?{token}")).await;
@@ -255,17 +257,28 @@ async fn the_files_of_the_guide_run_alone_as_an_issuer_and_a_registry() {
     let mut registry = start(&lab, &["registry.yml"]);
     registry.listens().await;
     push_with_a_token(&registry, issuer_address).await;
-    for path in ["/v2/", "/token", "/healthz"] {
+    let ready = Call::to(issuer_address, Method::GET, "/readyz").send();
+    assert_eq!(ready.await.expect(StatusCode::OK).body, "ready\n");
+    for path in ["/v2/", "/token", "/ca.crt"] {
         let call = Call::to(issuer_address, Method::GET, path).send();
         call.await.expect(StatusCode::NOT_FOUND);
     }
-    // Accounts and rules are read again as with a registry.
+    // Accounts and rules are read again as with a registry: without a signal, and by SIGHUP.
+    let text = lab
+        .read("auth_config.yml")
+        .replace("\"marcin\"", "\"martin\"");
+    lab.write("auth_config.yml", text);
+    issuer.says("were read again").await;
+    let gone = Call::to(issuer_address, Method::GET, "/auth").basic("marcin", "marcin-secret");
+    gone.send().await.expect(StatusCode::UNAUTHORIZED);
     let text = lab
         .read("auth_config.yml")
         .replace("\"tjarosik\"", "\"thomas\"");
     lab.write("auth_config.yml", text);
     issuer.signal(Signal::HUP);
-    issuer.says("were read again").await;
+    while issuer.log().matches("were read again").count() < 2 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
     let gone = Call::to(issuer_address, Method::GET, "/auth").basic("tjarosik", "tjarosik-secret");
     gone.send().await.expect(StatusCode::UNAUTHORIZED);
     issuer.end();

@@ -169,6 +169,7 @@ fn serve_for(
         environment,
         in_force: loaded.in_force,
         warnings,
+        followed: loaded.followed,
     };
     let sockets = mem::take(&mut start.sockets);
     match loaded.config {

@@ -88,3 +88,6 @@ check "… the image" pull_open team/app:1 "$W/image-open"
 same_content "image served openly" "$W/image" "$W/image-open"
 check "… and a push" push_open "$W/deleted" team/again:1
 stop_server
+
+chown -R daemon "$W/home/data"
+refused "root does not serve data of another user" 'belongs to the user with id' "$BOATHOUSE" serve --config "$W/registry.yml"

@@ -17,8 +17,8 @@ use crate::config::{
     UsersFileError, shell_word,
 };
 use crate::durable_file;
-use crate::instance::missing_parts;
-use crate::instance::places::{Places, Surroundings};
+use crate::instance::places::{Places, Surroundings, refuse_data_of_another_as_root};
+use crate::instance::{self, missing_parts};
 use crate::server::Address;
 use crate::tls;
 
@@ -50,7 +50,11 @@ pub(super) fn take_over(arguments: &Arguments) -> anyhow::Result<(PathBuf, bool)
         return Ok((places.config, false));
     }
     let files = OldFiles::read(&old, &environment)?;
+    let root = files.loaded.config.storage.root_directory();
     missing_parts::refuse_missing_root(&files.loaded.config)?;
+    refuse_data_of_another_as_root(root)?;
+    // Until the files are written: an instance that uses the data would keep this one from serving by them.
+    let locks = instance::lock_used_data(&files.loaded.config).context("nothing was changed")?;
     let certificates = Certificates::choose(arguments.tls, &files.loaded.config)?;
     let new_places = NewPlaces {
         users: &places.users,
@@ -64,6 +68,7 @@ pub(super) fn take_over(arguments: &Arguments) -> anyhow::Result<(PathBuf, bool)
     let accounts = files.accounts();
     refuse_what_is_in_the_way(&files, &places)?;
     let made_users = write(&places, accounts.as_ref(), &text)?;
+    drop(locks);
     if let Some(warning) = missing_parts::empty_root_warning(&files.loaded.config) {
         talk::line(format_args!("warning: {warning}"));
     }

@@ -28,7 +28,7 @@ pub(super) enum ChangeError {
     #[error("there is no account `{0}`\nhint: `boathouse user list` shows those that there are")]
     NotThere(String),
     #[error(
-        "`{name}` stands in {place}, and commands change the file of users only\nhint: change it there, then send SIGHUP"
+        "`{name}` stands in {place}, and commands change the file of users only\nhint: change it there; a running server takes the change up within seconds"
     )]
     InConfig { name: String, place: String },
     #[error(
