@@ -78,6 +78,7 @@ mod token_key;
 mod token_listener;
 mod trees;
 mod trust;
+mod upgrade;
 mod uploads;
 mod users;
 mod validation;
