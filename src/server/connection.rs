@@ -22,6 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -66,6 +67,9 @@ const ACCEPTED_IN_A_ROW_MAX: usize = RESERVE / 2;
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 /// The time in which an evicted connection may finish its answer.
 const FINISH_TIME: Duration = Duration::from_secs(1);
+/// How long a connection without a request may live on when the server ends. Its client has connected in time, and the request
+/// may be on its way; where a service manager keeps the port open, clients rely on that nothing is refused meanwhile.
+const FIRST_REQUEST_TIME: Duration = Duration::from_secs(1);
 /// File descriptors for everything but connections: the index, directories, files that are being written.
 const DESCRIPTORS_SPARE: u64 = 256;
 /// File descriptors of a connection: the socket, and the file that it reads or writes.
@@ -310,12 +314,13 @@ async fn serve(
     let Some(tls) = state.tls.clone() else {
         return serve_http(state, stream, peer, slot, HttpOver::Plain, ending).await;
     };
+    let clock = Arc::clone(&state.services.clock);
     let time = Duration::from_secs(state.settings.limits.handshake_secs);
     let is_tls = tokio::select! {
         first = stream.first_byte() => first.map(|byte| byte == TLS_HANDSHAKE),
-        () = state.services.clock.sleep(time) => None,
+        () = clock.sleep(time) => None,
         () = slot.evicted() => None,
-        () = ending.cancelled() => None,
+        () = no_request_came(&ending, clock.as_ref()) => None,
     };
     match is_tls {
         None => {}
@@ -325,9 +330,9 @@ async fn serve(
         Some(true) => {
             let stream = tokio::select! {
                 accepted = shake_hands(&state, &tls, stream, peer.address) => accepted,
-                () = state.services.clock.sleep(time) => return,
+                () = clock.sleep(time) => return,
                 () = slot.evicted() => return,
-                () = ending.cancelled() => return,
+                () = no_request_came(&ending, clock.as_ref()) => return,
             };
             match stream {
                 Ok(mut stream) => {
@@ -346,6 +351,12 @@ async fn serve(
             }
         }
     }
+}
+
+/// The server ends, and so does the time for the first request of a connection.
+async fn no_request_came(ending: &CancellationToken, clock: &dyn Clock) {
+    ending.cancelled().await;
+    clock.sleep(FIRST_REQUEST_TIME).await;
 }
 
 /// The TLS handshake. Its expensive part is the answer to the client's first message: a key exchange and a signature.
@@ -415,9 +426,12 @@ async fn serve_http<S>(
     let first_idle = idle(limits.header_secs);
     // The HTTP library may hold data that the client does not read. This gives the client the time to read it.
     let second_idle = idle(limits.header_secs.max(limits.stall_secs));
+    let has_begun = Arc::new(Notify::new());
+    let first_request = Arc::clone(&has_begun);
     let service = service_fn(move |request: Request<Incoming>| {
         let state = Arc::clone(&state);
         let in_flight = open_requests.begin();
+        has_begun.notify_one();
         let body = |incoming| {
             RequestBody::new(incoming, Arc::clone(&has_unread_body), in_flight.activity())
         };
@@ -434,9 +448,16 @@ async fn serve_http<S>(
         }
     });
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(guard), service));
+    let ended = async {
+        ending.cancelled().await;
+        tokio::select! {
+            () = first_request.notified() => {}
+            () = clock.sleep(FIRST_REQUEST_TIME) => {}
+        }
+    };
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = async { tokio::select! { () = ending.cancelled() => {}, () = first_idle => {}, () = slot.evicted() => {} } } => {
+        () = async { tokio::select! { () = ended => {}, () = first_idle => {}, () = slot.evicted() => {} } } => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 result = connection.as_mut() => result,

@@ -157,6 +157,36 @@ async fn a_body_that_never_ends_is_cut_off_at_the_drain_limit() {
 }
 
 #[tokio::test]
+async fn a_connection_made_before_the_server_ends_has_its_request_answered() {
+    let registry = TestRegistry::open();
+    let mut raw = Raw::to(registry.address).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let stopping = tokio::spawn(registry.stop());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    raw.send("GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    raw.answer().await.expect(StatusCode::OK);
+    tokio::time::timeout(Duration::from_secs(5), stopping)
+        .await
+        .expect("ends with the answer")
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_without_a_request_does_not_hold_up_the_end() {
+    let registry = TestRegistry::open();
+    let _raw = Raw::to(registry.address).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let clock = registry.clock.clone();
+    let stopping = tokio::spawn(registry.stop());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    clock.advance(Duration::from_secs(1));
+    tokio::time::timeout(Duration::from_secs(5), stopping)
+        .await
+        .expect("ends long before the drain limit")
+        .unwrap();
+}
+
+#[tokio::test]
 async fn an_idle_connection_makes_room() {
     let registry = TestRegistry::open();
     let mut raw = Raw::to(registry.address).await;
