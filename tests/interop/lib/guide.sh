@@ -61,35 +61,22 @@ start_nginx() {
   openssl req -new -newkey rsa:2048 -nodes -subj "/CN=$STORE" -keyout "$place/tls.key" -out "$place/csr" 2>"$W/openssl"
   openssl x509 -req -in "$place/csr" -CA "$STORE_CA" -CAkey "$place/ca.key" -CAcreateserial -days 365 \
     -extfile <(echo "subjectAltName=DNS:$STORE") -out "$place/tls.crt" 2>"$W/openssl"
-  cat >"$place/nginx.conf" <<CONF
-user root;
-daemon off;
-pid $place/pid;
-error_log $place/error.log;
-events {}
-http {
-  access_log off;
-  client_body_temp_path $place/body;
-  proxy_temp_path $place/proxy;
-  fastcgi_temp_path $place/unused;
-  uwsgi_temp_path $place/unused;
-  scgi_temp_path $place/unused;
-  server {
-    listen [::]:443 ssl;
-    server_name $STORE;
-    ssl_certificate $place/tls.crt;
-    ssl_certificate_key $place/tls.key;
-    client_max_body_size 0;
-    proxy_set_header Host \$host;
-    proxy_set_header X-Real-IP \$remote_addr;
-    proxy_set_header X-Forwarded-For \$proxy_add_x_forwarded_for;
-    proxy_set_header X-Forwarded-Proto \$scheme;
-    location /auth { proxy_pass http://127.0.0.1:5001; }
-    location / { proxy_pass http://127.0.0.1:5000; }
-  }
+  cat >"$place/site.conf" <<CONF
+server {
+  listen [::]:443 ssl;
+  server_name $STORE;
+  ssl_certificate $place/tls.crt;
+  ssl_certificate_key $place/tls.key;
+  client_max_body_size 0;
+  proxy_set_header Host \$host;
+  proxy_set_header X-Real-IP \$remote_addr;
+  proxy_set_header X-Forwarded-For \$proxy_add_x_forwarded_for;
+  proxy_set_header X-Forwarded-Proto \$scheme;
+  location /auth { proxy_pass http://127.0.0.1:5001; }
+  location / { proxy_pass http://127.0.0.1:5000; }
 }
 CONF
-  nginx -c "$place/nginx.conf" 2>>"$place/error.log" &
+  run_nginx "$place"
   wait_until 10 store_answers || { fail "nginx does not answer" "$place/error.log"; exit 1; }
 }
 store_answers() { curl -s -o "$W/answer" --cacert "$STORE_CA" "https://$STORE/"; }

@@ -81,3 +81,24 @@ forget_image() {
     http -X DELETE "$at/blobs/$digest" || return
   done
 }
+
+# run_nginx PLACE : nginx in the background ($!) with the site in PLACE/site.conf; it keeps all its files in PLACE.
+run_nginx() {
+  cat >"$1/nginx.conf" <<CONF
+user root;
+daemon off;
+pid $1/pid;
+error_log $1/error.log warn;
+events {}
+http {
+  access_log off;
+  client_body_temp_path $1/body;
+  proxy_temp_path $1/proxy;
+  fastcgi_temp_path $1/unused;
+  uwsgi_temp_path $1/unused;
+  scgi_temp_path $1/unused;
+  include $1/site.conf;
+}
+CONF
+  nginx -c "$1/nginx.conf" 2>>"$1/error.log" &
+}

@@ -46,24 +46,8 @@ start_proxy_nginx() {
   local place=$W/nginx
   mkdir -p "$place"
   sed -E "s|/etc/ssl/(certs\|private)/(.*)\.pem;|$W/\2.crt;|; s|/etc/ssl/private/|$W/|
-    s/^( *listen ([^ ]*:)?)[0-9]+ ssl/\1$2 ssl/" "$SAMPLES/nginx/$1" >"$place/sample.conf"
-  cat >"$place/nginx.conf" <<CONF
-user root;
-daemon off;
-pid $place/pid;
-error_log $place/error.log warn;
-events {}
-http {
-  access_log off;
-  client_body_temp_path $place/body;
-  proxy_temp_path $place/proxy;
-  fastcgi_temp_path $place/unused;
-  uwsgi_temp_path $place/unused;
-  scgi_temp_path $place/unused;
-  include $place/sample.conf;
-}
-CONF
-  nginx -c "$place/nginx.conf" 2>>"$place/error.log" &
+    s/^( *listen ([^ ]*:)?)[0-9]+ ssl/\1$2 ssl/" "$SAMPLES/nginx/$1" >"$place/site.conf"
+  run_nginx "$place"
   PROXY=$!
 }
 
