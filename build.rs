@@ -75,7 +75,7 @@ fn commit_of_crate() -> Option<Commit> {
     })
 }
 
-/// What git prints, without the end of its line; `None` where there is no git, or it fails.
+/// What git prints, without the end of its line; `None` if git is missing or fails.
 fn git(arguments: &[&str]) -> Option<String> {
     let output = Command::new("git").args(arguments).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;

@@ -239,8 +239,8 @@ pub enum Refusal {
 /// What the log says of a refusal, and the client is not told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Details {
-    /// The account that a failed login named, if it is in a list: a name that nobody has may be a password that was typed into
-    /// the wrong field.
+    /// The account that a failed login named, if it exists: any other name may be a password that was typed into the wrong
+    /// field.
     pub claimed_account: Option<String>,
     /// The right that is missing, as a scope: `repository:team/app:pull,push`.
     pub needed: Option<String>,

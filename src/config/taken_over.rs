@@ -1,7 +1,8 @@
 //! The files of the old programs as one clean `boathouse.yml` and one file of users, with the same meaning.
 //!
-//! The new file names the old ones, so that later commands know them. Must not touch the file system but to read the old files. Invariant: what is returned was read again, and differs from the
-//! old files in nothing but where users and rules are kept, and in the certificates, if own ones were asked for.
+//! The new file names the old ones, so that later commands know them. Must not touch the file system but to read the old files.
+//! Invariant: what is returned was read again, and differs from the old files in nothing but where users and rules are kept, and
+//! in the certificates, if own ones were asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -15,7 +15,6 @@ use super::{CANNOT_SERVE, bind_for_tokens};
 use crate::auth::{Auth, Secret};
 use crate::clock::Clock;
 use crate::config::{IssuerConfig, Signing};
-use crate::heartbeat::Heartbeat;
 use crate::metrics::{self, Metrics};
 use crate::registry::MemoryBudget;
 use crate::server::{BoundAddress, PassedSockets, Server, Services, Site};
@@ -85,7 +84,7 @@ impl TokenIssuer {
         shutdown: impl Future<Output = ()> + Send,
     ) {
         let reload = self.reload;
-        let follower = Heartbeat::new("following the configuration files", Arc::clone(&self.clock));
+        let follower = Reload::following(Arc::clone(&self.clock));
         let following =
             Arc::clone(&reload).follow_files(follower, Arc::clone(&self.clock), manager);
         let heartbeat = ServiceManager::heartbeat(Arc::clone(&self.clock));

@@ -1,8 +1,9 @@
 //! One running registry: opened from a plan, bound to its addresses, run until it is told to end.
 //!
 //! The server, commands that find no server, and the tests all open it here. Must not know arguments, nor print anything.
-//! Invariants: the data are locked before anything in the store is changed; root changes nothing in data of another user; an authority is set aside only when nothing else
-//! can keep the start from succeeding; each background task is supervised (`tasks`).
+//! Invariants: the data are locked before anything in the store is changed; root changes nothing in data of another user; an
+//! authority is set aside only when nothing else can keep the start from succeeding; each background task is supervised
+//! (`tasks`).
 
 pub(crate) mod issuer;
 pub(crate) mod keys;
@@ -354,7 +355,7 @@ impl BoundInstance {
         }
         if self.reload.follows_files() {
             let clock = Arc::clone(&self.instance.plan.clock);
-            let heartbeat = Heartbeat::new("following the configuration files", Arc::clone(&clock));
+            let heartbeat = Reload::following(Arc::clone(&clock));
             let (manager, reload) = (Arc::clone(&self.service_manager), Arc::clone(&self.reload));
             tasks.spawn(Arc::clone(&heartbeat), async move {
                 reload.follow_files(heartbeat, clock, &manager).await;

@@ -125,6 +125,11 @@ impl Reload {
         result
     }
 
+    /// The heartbeat of [`Reload::follow_files`].
+    pub(super) fn following(clock: Arc<dyn Clock>) -> Arc<Heartbeat> {
+        Heartbeat::new("following the configuration files", clock)
+    }
+
     /// Whether a configuration file holds users or rules.
     pub(super) fn follows_files(&self) -> bool {
         !self.followed_files().is_empty()

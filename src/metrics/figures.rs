@@ -6,13 +6,9 @@
 use std::sync::PoisonError;
 
 use super::exposition::{Labels, Page, number};
-use super::process::Process;
-use super::{Connections, Metrics};
-use crate::registry::{Registry, Status};
-use crate::telemetry;
-
-/// The states of the index, as `boathouse status` names them.
-const INDEX_STATES: [&str; 4] = ["healthy", "checking", "rebuilding", "degraded"];
+use super::{Connections, Metrics, process};
+use crate::registry::{IndexStatus, Registry, Status};
+use crate::{platform, telemetry};
 
 impl Metrics {
     pub(super) async fn show_figures(&self, page: &mut Page) {
@@ -27,8 +23,8 @@ impl Metrics {
             "When the process was started, in seconds since 1970",
             number(self.started_unix_secs),
         );
-        let process = tokio::task::spawn_blocking(Process::now).await;
-        process.unwrap_or_default().show(page);
+        let usage = tokio::task::spawn_blocking(platform::process_usage).await;
+        process::show(&usage.unwrap_or_default(), page);
         self.show_connections(page);
         self.show_accounts(page).await;
         self.show_certificates(page);
@@ -186,7 +182,7 @@ async fn show_registry(registry: &Registry, page: &mut Page) {
 /// What the index says of the store, and how it is itself.
 fn show_index(status: &Status, page: &mut Page) {
     let index = &status.index;
-    let samples = INDEX_STATES.iter().map(|state| {
+    let samples = IndexStatus::STATES.iter().map(|state| {
         let labels: Labels = vec![("state", (*state).to_owned())];
         (labels, flag(index.health == *state))
     });

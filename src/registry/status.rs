@@ -40,10 +40,15 @@ pub struct Status {
     pub index: IndexStatus,
 }
 
+impl IndexStatus {
+    /// All values of `health`.
+    pub const STATES: [&'static str; 4] = ["healthy", "checking", "rebuilding", "degraded"];
+}
+
 /// How the index is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndexStatus {
-    /// `healthy`, `checking`, `rebuilding` or `degraded`.
+    /// One of [`IndexStatus::STATES`].
     pub health: String,
     /// Why it is out of order.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -95,11 +100,12 @@ impl Listings {
 
     async fn index_status(&self) -> IndexStatus {
         let index = &self.core.gate.index;
+        let [healthy, checking, rebuilding, degraded] = IndexStatus::STATES;
         let (health, reason) = match index.health() {
-            Health::Healthy => ("healthy", None),
-            Health::Checking => ("checking", None),
-            Health::Rebuilding { .. } => ("rebuilding", None),
-            Health::Degraded { reason, .. } => ("degraded", Some(reason)),
+            Health::Healthy => (healthy, None),
+            Health::Checking => (checking, None),
+            Health::Rebuilding { .. } => (rebuilding, None),
+            Health::Degraded { reason, .. } => (degraded, Some(reason)),
         };
         let statistics = index.statistics();
         IndexStatus {

@@ -68,7 +68,7 @@ const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 /// The time in which an evicted connection may finish its answer.
 const FINISH_TIME: Duration = Duration::from_secs(1);
 /// How long a connection without a request may live on when the server ends. Its client has connected in time, and the request
-/// may be on its way; where a service manager keeps the port open, clients rely on that nothing is refused meanwhile.
+/// may be on its way: where a service manager keeps the port open, no request is refused during a restart.
 const FIRST_REQUEST_TIME: Duration = Duration::from_secs(1);
 /// File descriptors for everything but connections: the index, directories, files that are being written.
 const DESCRIPTORS_SPARE: u64 = 256;
@@ -450,14 +450,12 @@ async fn serve_http<S>(
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(guard), service));
     let ended = async {
         ending.cancelled().await;
-        tokio::select! {
-            () = first_request.notified() => {}
-            () = clock.sleep(FIRST_REQUEST_TIME) => {}
-        }
+        first_request.notified().await;
     };
+    let stayed_idle = no_request_came(&ending, clock.as_ref());
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = async { tokio::select! { () = ended => {}, () = first_idle => {}, () = slot.evicted() => {} } } => {
+        () = async { tokio::select! { () = ended => {}, () = stayed_idle => {}, () = first_idle => {}, () = slot.evicted() => {} } } => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 result = connection.as_mut() => result,
@@ -480,8 +478,8 @@ async fn serve_http<S>(
 fn has_stopped_reading(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        let kind = error.downcast_ref().map(std::io::Error::kind);
-        if kind == Some(std::io::ErrorKind::TimedOut) {
+        let kind = error.downcast_ref().map(io::Error::kind);
+        if kind == Some(io::ErrorKind::TimedOut) {
             return true;
         }
         cause = error.source();

@@ -34,6 +34,7 @@ use std::sync::Arc;
 
 pub use self::connection::{Listener, Routes, Server};
 pub use self::origin::token_client;
+pub use self::response::API_VERSION;
 pub use self::route::{RequestPath, Route, RouteError, Takes, UploadStart};
 pub use self::socket::{Address, BindError, BoundAddress, PassedSockets, UnexpectedSocket};
 pub use self::token::is_form;

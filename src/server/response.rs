@@ -31,8 +31,7 @@ pub(super) const TAG: HeaderName = HeaderName::from_static("oci-tag");
 /// `OCI-Filters-Applied`
 pub(super) const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 /// `Docker-Distribution-Api-Version`
-pub(super) const API_VERSION: HeaderName =
-    HeaderName::from_static("docker-distribution-api-version");
+pub const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
 /// An answer without a body.
 pub(super) fn empty(status: StatusCode) -> Response<ResponseBody> {

@@ -1,12 +1,15 @@
 //! Connections: raw requests, stalls, draining, bodies that break off.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use boathouse::oci::{Algorithm, Digest};
 use http::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinHandle;
 
 use crate::client::Raw;
+use crate::data::Data;
 use crate::support::{Options, TestRegistry};
 
 /// The status line of the answer to a request.
@@ -102,6 +105,13 @@ pub(crate) async fn wait_for_range(
     range
 }
 
+/// The registry is told to end, and has had the time to notice.
+async fn begin_stop(registry: TestRegistry) -> JoinHandle<Arc<Data>> {
+    let stopping = tokio::spawn(registry.stop());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    stopping
+}
+
 #[tokio::test]
 async fn a_moving_body_is_given_its_time_when_the_server_ends() {
     let registry = TestRegistry::open();
@@ -118,8 +128,7 @@ async fn a_moving_body_is_given_its_time_when_the_server_ends() {
     );
     raw.send(head).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let stopping = tokio::spawn(registry.stop());
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let stopping = begin_stop(registry).await;
     assert!(!stopping.is_finished(), "a body is still moving");
     raw.send("56789").await;
     assert_eq!(raw.status().await, 201);
@@ -146,8 +155,7 @@ async fn a_body_that_never_ends_is_cut_off_at_the_drain_limit() {
     raw.send(head).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     let clock = registry.clock.clone();
-    let stopping = tokio::spawn(registry.stop());
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let stopping = begin_stop(registry).await;
     assert!(!stopping.is_finished());
     clock.advance(Duration::from_secs(10));
     tokio::time::timeout(Duration::from_secs(5), stopping)
@@ -161,8 +169,7 @@ async fn a_connection_made_before_the_server_ends_has_its_request_answered() {
     let registry = TestRegistry::open();
     let mut raw = Raw::to(registry.address).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let stopping = tokio::spawn(registry.stop());
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let stopping = begin_stop(registry).await;
     raw.send("GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").await;
     raw.answer().await.expect(StatusCode::OK);
     tokio::time::timeout(Duration::from_secs(5), stopping)
@@ -177,8 +184,7 @@ async fn a_connection_without_a_request_does_not_hold_up_the_end() {
     let _raw = Raw::to(registry.address).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     let clock = registry.clock.clone();
-    let stopping = tokio::spawn(registry.stop());
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let stopping = begin_stop(registry).await;
     clock.advance(Duration::from_secs(1));
     tokio::time::timeout(Duration::from_secs(5), stopping)
         .await

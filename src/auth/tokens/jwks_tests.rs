@@ -114,7 +114,7 @@ fn a_key_in_the_tokens_own_header_is_never_trusted() {
     let (_, trusted) = elliptic("a");
     let (other, embedded) = elliptic("a");
     let verifier = verifier(&[&trusted], &[]);
-    // Whoever trusts that key finds the signature right.
+    // A verifier that trusts this key accepts the signature.
     let header = jsonwebtoken::Header {
         kid: Some("b".to_owned()),
         jwk: Some(serde_json::from_value(embedded).expect("a key")),

@@ -246,7 +246,7 @@ async fn serve_until_ended(
     Ok(())
 }
 
-/// Resolves when the program is told to end; the service manager learns that it does.
+/// Waits for the signal to end, then reports it to the service manager.
 async fn told_to_end(endings: Endings, manager: &ServiceManager, drain: Duration) {
     endings.received().await;
     manager.stopping(drain);

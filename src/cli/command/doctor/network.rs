@@ -19,12 +19,10 @@ use crate::client::certificates::{self, Leaf};
 use crate::client::http::{self as client, Answer, Client, ClientError, Connection, Server, Trust};
 use crate::clock::Clock;
 use crate::host_port::HostPort;
+use crate::server::API_VERSION;
 
 /// What macOS's `AirPlay` receiver listens on; registries are often given the first.
 const AIRPLAY_PORTS: [u16; 2] = [5_000, 7_000];
-
-/// The header by which every registry is known.
-const API_VERSION: &str = "docker-distribution-api-version";
 
 /// Clocks may differ by as much as a token's times may (docs/security.md).
 const SKEW_SECS_MAX: u64 = 60;
@@ -104,7 +102,7 @@ impl Network {
         })
     }
 
-    /// Whether a registry answers over plain HTTP; each of them names the version of the API.
+    /// Whether a registry answers over plain HTTP. Every registry sends this header.
     async fn is_plain_registry(&self, client: &Client, address: SocketAddr) -> bool {
         let answer = self.ask_plainly(client, address, "/v2/").await;
         answer.is_ok_and(|answer| answer.headers().contains_key(API_VERSION))

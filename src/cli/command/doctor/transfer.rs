@@ -1,7 +1,7 @@
 //! A blob there and back: whether the account may, whether the bytes stay what they are, and how fast they go.
 //!
-//! Must not know how one logs in. Invariant: what is pushed is random, so it is no one's blob, and nothing of it stays: where this
-//! account may not delete, the upload is cancelled instead of finished, and nothing can be pulled.
+//! Must not know how a login works. Invariant: the pushed bytes are random, so no image has this blob, and none of them stay: where
+//! this account may not delete, the upload is cancelled instead of finished, and nothing can be pulled.
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
