@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::process::Command;
 
 use boathouse::oci::{Algorithm, Digest};
 use http::StatusCode;
@@ -345,7 +346,10 @@ async fn what_the_old_registry_needs_is_written_once() {
 fn what_another_user_may_not_read_is_named_and_opened() {
     let lab = Lab::on_old_data();
     let (image, _) = lab.write_image("a", Some("v1"), "");
-    fs::set_permissions(lab.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+    // A registry of another test in this process has tightened its umask.
+    let mut open = Command::new("chmod");
+    open.args(["-R", "u=rwX,go=rX"]).arg(lab.path(""));
+    assert!(open.status().unwrap().success());
     let data = lab.path(Lab::data_of(&image));
     fs::set_permissions(&data, fs::Permissions::from_mode(0o600)).unwrap();
     let stranger = ["--as-user", "4711:4711"];
