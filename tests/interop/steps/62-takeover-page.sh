@@ -24,35 +24,6 @@ else
 fi
 printf '[Service]\nUser=%s\nExecStart=%s\n' "$OWNER" "$issuer" >/etc/systemd/system/docker_auth.service
 
-# section HEADING : runs the blocks of a section of the page.
-section() {
-  local number kind text='' file=$W/page count=0
-  rm -rf "$file"
-  mkdir "$file"
-  while IFS= read -r line; do
-    case $line in
-      '```sh') kind=sh number=$((++count)); : >"$file/$number.sh" ;;
-      '```text') kind=txt; : >"$file/$number.txt" ;;
-      '```') kind='' ;;
-      *) [[ -z ${kind:-} ]] || printf '%s\n' "$line" >>"$file/$number.$kind" ;;
-    esac
-  done < <(awk -v heading="## $1" '/^## /{ inside = $0 == heading } inside' "$PAGE")
-  ((count)) || { fail "the page has no section $1"; return; }
-  for ((number = 1; number <= count; number++)); do
-    text=$(head -n 1 "$file/$number.sh")
-    check "$1: $text" bash -euo pipefail "$file/$number.sh"
-    cp "$T/output" "$file/printed"
-    [[ ! -e $file/$number.txt ]] || check "… prints what the page says" prints "$file/$number.txt" "$file/printed"
-  done
-}
-# prints EXPECTED ACTUAL : a line of … alone in EXPECTED stands for any number of lines, … within a line for any text.
-prints() {
-  local pattern
-  pattern=$(sed 's/[][*?\\]/\\&/g; s/^…$/<lines>/; s/…/*/g' "$1" | sed -z 's/<lines>\n/*/g'; echo end)
-  # shellcheck disable=SC2053 # it is a pattern
-  [[ $(cat "$2"; echo end) == $pattern ]] || diff "$1" "$2"
-}
-
 # store_push_as NAME PASSWORD IMAGE REPOSITORY:TAG
 store_push_as() {
   skopeo --insecure-policy copy --quiet --all --preserve-digests --dest-creds "$1:$2" "oci:$3:latest" "docker://$STORE/$4"
@@ -86,4 +57,5 @@ stock "$W/stock-now"
 check "every image is there with the old programs again" diff "$W/stock" "$W/stock-now"
 check "… and the account takes another one" store_push_as ci "$(</etc/boathouse/ci-password)" "$W/later" team/by-ci:2
 systemctl stop docker_auth docker-registry
+check "every section of the page was run" whole_page_was_run
 rm -r /run/bin /etc/boathouse

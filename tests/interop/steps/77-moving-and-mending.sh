@@ -1,0 +1,50 @@
+# docs/moving-and-mending.md, run as it stands, with the unit of the package. A section that moves or mends something is followed
+# by a look at every image.
+
+PAGE=$lib/../../../docs/moving-and-mending.md
+PORT=443 REGISTRY=localhost URL=https://localhost CERTS=/etc/docker/certs.d/localhost
+CA=/etc/boathouse/ca.crt
+
+# packaged : a machine with the package, whose service has never run.
+packaged() {
+  echo 'boathouse:x:997:997::/var/lib/boathouse:/usr/sbin/nologin' >>/etc/passwd
+  echo 'boathouse:x:997:' >>/etc/group
+  mkdir -p /var/lib/boathouse /mnt /run/bin /etc/systemd/system
+  mount -t tmpfs -o mode=700,uid=997,gid=997 tmpfs /var/lib/boathouse
+  mountpoint -q /mnt || mount -t tmpfs tmpfs /mnt
+  install -d -o boathouse -g boathouse -m 755 /etc/boathouse
+  install -m 755 "$BOATHOUSE" /run/bin/boathouse
+  ln -s "$lib/sudo" "$lib/systemctl" /run/bin
+  cp "$lib/../../../systemd/boathouse.service" /etc/systemd/system/
+  # What the unit has a capability for.
+  echo 443 >/proc/sys/net/ipv4/ip_unprivileged_port_start
+  export PATH=/run/bin:$PATH UNIT_PORTS_boathouse=443
+}
+
+# images : each image that a client finds, with the hash of every part of it.
+images() { "$lib/as_client" stock "$REGISTRY" "$CA" "admin:$PASSWORD"; }
+
+# the_same_images NAME : what was served before is served now.
+the_same_images() {
+  check "$1" images
+  cp "$T/output" "$W/images-now"
+  check "… the same ones" diff "$W/images" "$W/images-now"
+}
+
+packaged
+make_image "$W/image" 100000
+systemctl start boathouse
+PASSWORD=$(</etc/boathouse/admin-password)
+mkdir -p "$CERTS"
+cp "$CA" "$CERTS/ca.crt"
+log_in >"$W/login"
+check "an image is pushed" push "$W/image" team/app:1
+check "… and another one" push "$W/image" lab/tool:2
+images >"$W/images"
+mkdir /mnt/new
+chown boathouse /mnt/new
+section "Another disk"
+the_same_images "every image is on the new disk"
+check "every section of the page was run" whole_page_was_run
+systemctl stop boathouse
+rm -r /run/bin
