@@ -333,6 +333,11 @@ pub fn tag_directory(name: &RepositoryName, tag: &Tag) -> Prefix {
     Prefix(format!("{}{tag}/", tags_directory(name)).into())
 }
 
+/// The manifests that a tag has pointed at, by one algorithm.
+pub fn tag_index_directory(name: &RepositoryName, tag: &Tag, algorithm: Algorithm) -> Prefix {
+    Prefix(format!("{}index/{algorithm}/", tag_directory(name, tag)).into())
+}
+
 /// One upload session's directory.
 pub fn upload_directory(name: &RepositoryName, id: UploadId) -> Prefix {
     Prefix(format!("{ROOT}repositories/{name}/_uploads/{id}/").into())

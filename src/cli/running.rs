@@ -104,7 +104,12 @@ pub(super) fn ask(path: &Path, request: &Request, meter: &Meter) -> anyhow::Resu
     };
     let answer_secs = match request {
         Request::Reload => RELOAD_SECS,
-        Request::Status | Request::Rebuild | Request::Compare | Request::Usage { .. } => {
+        Request::Status
+        | Request::Rebuild
+        | Request::Compare
+        | Request::Usage { .. }
+        | Request::List { .. }
+        | Request::Show { .. } => {
             check_is_alive(path)?;
             COUNT_SECS
         }

@@ -5,6 +5,7 @@
 
 mod case_folding;
 pub mod digest;
+pub mod image_name;
 mod json;
 mod json_text;
 pub mod manifest;
@@ -16,6 +17,7 @@ pub mod scope;
 
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 
+pub use image_name::{ImageName, ImageNameError};
 #[cfg(test)]
 pub(crate) use json_text::READ_HERE_BYTES;
 pub use manifest::{Content, Descriptor, Manifest, ManifestError, Platform};

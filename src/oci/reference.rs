@@ -23,6 +23,11 @@ impl Tag {
         &self.0
     }
 
+    /// What clients read where a name has no tag.
+    pub fn latest() -> Self {
+        Self("latest".into())
+    }
+
     /// The tag of the index that lists the referrers of `subject`, in registries without the referrers API
     /// (distribution-spec "Referrers Tag Schema").
     pub fn of_referrers(subject: &Digest) -> Self {

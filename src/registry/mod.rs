@@ -16,6 +16,7 @@ mod error;
 mod event;
 mod fallback;
 mod handing_back;
+mod images;
 mod index_sync;
 mod inspection;
 mod listings;
@@ -47,6 +48,9 @@ pub use self::core::Blob;
 pub use self::error::{BodyError, IndexedError, RegistryError};
 pub use self::event::{ActingRequest, Actor};
 pub use self::handing_back::{HandedBack, HandingBack};
+pub use self::images::{
+    EarlierManifest, Image, ImageChild, ImagePart, RepositoryContent, RepositorySummary, TagSummary,
+};
 pub use self::index_sync::IndexSync;
 pub use self::index_sync::comparing::{Comparison, Filled, Progress, Tell};
 pub use self::inspection::{Finding, Found, Inspection, Kind, LinkTo, Meaning};

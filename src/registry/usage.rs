@@ -69,6 +69,42 @@ impl Listings {
     }
 
     async fn tags_usage(&self, name: &RepositoryName) -> Result<Vec<Usage>, IndexedError> {
+        let tags = self.tag_targets(name).await?;
+        self.usage_of(name, tags).await
+    }
+
+    /// One row for each of `tags`, in their order, and one without a name for manifests that none of them reaches.
+    pub(super) async fn usage_of(
+        &self,
+        name: &RepositoryName,
+        tags: Vec<(Tag, Digest)>,
+    ) -> Result<Vec<Usage>, IndexedError> {
+        let name = name.clone();
+        let index = &self.core.gate.index;
+        let rows = index.read(move |view| usage_of_tags(view, &name, &tags));
+        Ok(rows.await?)
+    }
+
+    /// The usage of one manifest with all its tags, as a row without a name.
+    pub(super) async fn usage_of_manifest(
+        &self,
+        name: &RepositoryName,
+        digest: Digest,
+    ) -> Result<Usage, IndexedError> {
+        let mut others: Vec<Digest> = Vec::new();
+        others.extend(self.tag_targets(name).await?.into_iter().map(|(_, at)| at));
+        others.retain(|other| *other != digest);
+        let name = name.clone();
+        let index = &self.core.gate.index;
+        let row = index.read(move |view| usage_of_one(view, &name, digest, others));
+        Ok(row.await?)
+    }
+
+    /// All tags of a repository and what they point to, in byte order.
+    pub(super) async fn tag_targets(
+        &self,
+        name: &RepositoryName,
+    ) -> Result<Vec<(Tag, Digest)>, IndexedError> {
         let index = &self.core.gate.index;
         let asked = name.clone();
         let tags = index.read(move |view| view.tags(&asked, None).into_vec());
@@ -78,12 +114,9 @@ impl Listings {
         // From the store: when another registry moves a tag, no directory's time changes, so the index may be out of date.
         let digests = self.core.read_links(&links).await?;
         let tags = tags.into_iter().zip(digests);
-        let tags: Vec<(Tag, Digest)> = tags
+        Ok(tags
             .filter_map(|(tag, digest)| Some((tag, digest?)))
-            .collect();
-        let asked = name.clone();
-        let rows = index.read(move |view| usage_of_tags(view, &asked, &tags));
-        Ok(rows.await?)
+            .collect())
     }
 }
 
@@ -131,12 +164,7 @@ fn usage_of_tags(
     for (_, digest) in tags {
         *tags_of.entry(*digest).or_default() += 1;
     }
-    let mut needs = Needs {
-        view,
-        name,
-        opaque: view.opaque(name).collect::<Result<_, _>>()?,
-        needed: HashMap::new(),
-    };
+    let mut needs = Needs::new(view, name)?;
     let mut bytes_of = Vec::with_capacity(tags_of.len());
     for (root, digest) in tags_of.keys().enumerate() {
         bytes_of.push(needs.walk(&[*digest], root)?);
@@ -150,15 +178,7 @@ fn usage_of_tags(
         }
     }
     let untagged_bytes = needs.walk(&untagged, tags_of.len())?;
-    let mut unique_bytes = vec![0_u64; tags_of.len() + 1];
-    for (digest, one) in needs.needed {
-        if !one.is_shared
-            && let Some(unique) = unique_bytes.get_mut(one.root)
-            && !view.is_shared(digest)?
-        {
-            *unique = unique.saturating_add(one.size_bytes);
-        }
-    }
+    let unique_bytes = needs.unique_bytes(tags_of.len() + 1)?;
     let row = |name, digest, bytes: u64, unique_bytes: u64| Usage {
         name,
         digest,
@@ -187,7 +207,58 @@ fn usage_of_tags(
     Ok(rows)
 }
 
-impl Needs<'_> {
+/// What `digest` needs, and what of it nothing else in the registry needs: neither the targets of the other tags nor manifests
+/// without a tag.
+fn usage_of_one(
+    view: &View,
+    name: &RepositoryName,
+    digest: Digest,
+    mut others: Vec<Digest>,
+) -> Result<Usage, IndexError> {
+    let mut needs = Needs::new(view, name)?;
+    let bytes = needs.walk(&[digest], 0)?;
+    for revision in view.revisions(name) {
+        let revision = revision?.digest;
+        if !needs.needed.contains_key(&revision) {
+            others.push(revision);
+        }
+    }
+    needs.walk(&others, 1)?;
+    let unique_bytes = needs.unique_bytes(2)?;
+    let unique_bytes = unique_bytes.first().copied().unwrap_or_default();
+    Ok(Usage {
+        name: None,
+        digest: Some(digest.to_string()),
+        bytes,
+        shared_bytes: bytes.saturating_sub(unique_bytes),
+        unique_bytes,
+    })
+}
+
+impl<'a> Needs<'a> {
+    fn new(view: &'a View, name: &'a RepositoryName) -> Result<Self, IndexError> {
+        Ok(Self {
+            view,
+            name,
+            opaque: view.opaque(name).collect::<Result<_, _>>()?,
+            needed: HashMap::new(),
+        })
+    }
+
+    /// For each of `roots` roots, the bytes that it alone needs, in this repository and in all others.
+    fn unique_bytes(self, roots: usize) -> Result<Vec<u64>, IndexError> {
+        let mut unique_bytes = vec![0_u64; roots];
+        for (digest, one) in self.needed {
+            if !one.is_shared
+                && let Some(unique) = unique_bytes.get_mut(one.root)
+                && !self.view.is_shared(digest)?
+            {
+                *unique = unique.saturating_add(one.size_bytes);
+            }
+        }
+        Ok(unique_bytes)
+    }
+
     /// Records that `root` needs everything that `starts` need. Returns the bytes.
     fn walk(&mut self, starts: &[Digest], root: usize) -> Result<u64, IndexError> {
         let mut unread: Vec<Need> = Vec::with_capacity(starts.len());

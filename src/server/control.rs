@@ -20,10 +20,11 @@ use tokio::sync::{Semaphore, watch};
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::heartbeat::Heartbeat;
-use crate::oci::{RepositoryName, Tag};
+use crate::oci::{ImageName, Reference, RepositoryName, Tag};
 use crate::platform;
 use crate::registry::{
-    Comparison, Filled, IndexedError, Progress, Registry, Status, Subject, Usage,
+    Comparison, Filled, Image, IndexedError, Progress, Registry, RepositoryContent,
+    RepositorySummary, Status, Subject, Usage,
 };
 
 /// Parallel clients: the people and scripts of one machine.
@@ -60,6 +61,16 @@ pub enum Request {
         /// One of its tags; `None` for all.
         tag: Option<String>,
     },
+    /// The repositories, or the tags of one.
+    List {
+        /// A repository; `None` for all.
+        repository: Option<ImageName>,
+    },
+    /// One image.
+    Show {
+        /// The image.
+        image: ImageName,
+    },
 }
 
 /// What the server answers.
@@ -85,6 +96,15 @@ pub enum Answer {
         /// A row for each repository or tag.
         rows: Vec<Usage>,
     },
+    /// To [`Request::List`] without a repository.
+    Repositories {
+        /// In byte order of their names.
+        rows: Vec<RepositorySummary>,
+    },
+    /// To [`Request::List`] of a repository.
+    Content(RepositoryContent),
+    /// To [`Request::Show`].
+    Image(Box<Image>),
     /// The request failed.
     Failed {
         /// What happened, and where.
@@ -152,6 +172,17 @@ impl Control {
                 let rows = registry.listings.usage(&subject).await;
                 rows.map(|rows| Answer::Usage { rows })
             }
+            Request::List { repository: None } => {
+                let rows = registry.listings.summaries().await;
+                rows.map(|rows| Answer::Repositories { rows })
+            }
+            Request::List {
+                repository: Some(ImageName { repository, .. }),
+            } => {
+                let content = registry.listings.content(repository).await;
+                content.map(Answer::Content)
+            }
+            Request::Show { image } => self.show(image).await,
         };
         answer.unwrap_or_else(|error| {
             let hint = match &error {
@@ -160,6 +191,15 @@ impl Control {
             };
             failed(error.to_string(), hint)
         })
+    }
+
+    async fn show(&self, image: &ImageName) -> Result<Answer, IndexedError> {
+        let listings = &self.registry.listings;
+        // As clients read a name without a tag.
+        let latest = || Reference::Tag(Tag::latest());
+        let reference = image.reference.clone().unwrap_or_else(latest);
+        let image = listings.image(&image.repository, &reference).await?;
+        Ok(Answer::Image(Box::new(image)))
     }
 
     async fn status(&self) -> Result<Answer, IndexedError> {
@@ -333,7 +373,12 @@ mod tests {
             repository: Some("a/b".to_owned()),
             tag: None,
         };
+        let image: ImageName = "a/b:v1".parse().unwrap();
         for request in [
+            Request::List {
+                repository: Some("a/b".parse().unwrap()),
+            },
+            Request::Show { image },
             Request::Reload,
             Request::Status,
             Request::Rebuild,

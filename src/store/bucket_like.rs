@@ -250,6 +250,7 @@ impl State {
         Ok(Meta {
             size_bytes: object.bytes.len() as u64,
             version: Version(object.version.to_string()),
+            written: None,
         })
     }
 

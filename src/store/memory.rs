@@ -55,6 +55,7 @@ impl Object {
         Meta {
             size_bytes: self.bytes.len() as u64,
             version: Version(self.version.to_string()),
+            written: None,
         }
     }
 }

@@ -20,7 +20,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -338,6 +338,8 @@ pub struct Meta {
     pub size_bytes: u64,
     /// Changes whenever the content does.
     pub version: Version,
+    /// When the content was written, as far as the store knows. For people only: nothing compares it.
+    pub written: Option<SystemTime>,
 }
 
 /// What [`ObjectStore::read_each`] found at a key.

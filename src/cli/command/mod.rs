@@ -9,10 +9,12 @@ mod config;
 mod doctor;
 mod du;
 mod hand_back;
+mod list;
 mod man;
 mod rebuild;
 mod reload;
 mod serve;
+mod show;
 mod status;
 mod token_key;
 mod trust;
@@ -47,6 +49,10 @@ pub(super) enum Command {
     Status(status::Arguments),
     /// Print who takes how much room, and what deleting a tag would free
     Du(du::Arguments),
+    /// List the repositories, or the tags of one: digest, platforms, size, when they were pushed
+    List(list::Arguments),
+    /// Print what one image is made of, and what its tag pointed to before
+    Show(show::Arguments),
     /// Fill the index anew from the store; the registry serves meanwhile
     Rebuild(rebuild::Arguments),
     /// Have the running server read users, rules and certificates again, and report mistakes
@@ -77,6 +83,8 @@ impl Command {
             Self::Man(arguments) => man::run(arguments),
             Self::Status(arguments) => status::run(arguments),
             Self::Du(arguments) => du::run(arguments),
+            Self::List(arguments) => list::run(arguments),
+            Self::Show(arguments) => show::run(arguments),
             Self::Rebuild(arguments) => rebuild::run(arguments),
             Self::Reload(arguments) => reload::run(arguments),
             Self::HandBack(arguments) => hand_back::run(arguments),

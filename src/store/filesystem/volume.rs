@@ -309,6 +309,7 @@ pub(super) fn meta_of(metadata: &Metadata) -> Meta {
             metadata.mtime_nsec(),
             metadata.len()
         )),
+        written: metadata.modified().ok(),
     }
 }
 

@@ -4,5 +4,6 @@ mod accounts;
 mod elsewhere;
 mod figures;
 mod images;
+mod listing;
 mod rebuild;
 mod socket;
