@@ -51,6 +51,12 @@ impl User {
         bcrypt_cost(self.password_hash.as_deref()?)
     }
 
+    /// Whether any password lets it in at that second (since 1970).
+    pub(super) fn may_log_in(&self, now_unix_secs: u64) -> bool {
+        let has_password = self.password_hash.is_none() || self.bcrypt_cost().is_some();
+        has_password && !self.has_ended(now_unix_secs)
+    }
+
     fn has_ended(&self, now_unix_secs: u64) -> bool {
         self.expires_unix_secs
             .is_some_and(|end| now_unix_secs >= end)

@@ -455,6 +455,6 @@ async fn explanations_name_what_they_cannot_decide() {
     assert_eq!(programs.runs(), "");
     let users = BTreeMap::new();
     let rules = [rule("ghost", "team/app", &["pull"])];
-    assert_eq!(mistakes(&rules, &users, true, 0), []);
-    assert_eq!(mistakes(&rules, &users, false, 0).len(), 1);
+    assert_eq!(mistakes(&rules, &users, true, |_| true), []);
+    assert_eq!(mistakes(&rules, &users, false, |_| true).len(), 1);
 }

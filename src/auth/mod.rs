@@ -41,8 +41,9 @@ pub use passwords::{LdapLabel, LdapSettings, LdapTls};
 pub use program::Program;
 pub use rights::{CallerView, Explanation, Permit, Standing, Viewer};
 pub use rules::{
-    Fields, Grant, GrantError, Mistake, MistakeKind, PatternError, Question, RegexError, Rule,
-    RuleError, RuleText, Unmet, decide, exactly, go_regex, mistakes,
+    Fields, Grant, GrantError, Level, Mistake, MistakeKind, PatternError, Question, RegexError,
+    Rule, RuleError, RuleText, Unmet, administrators, decide, exactly, go_regex, mistakes,
+    shown_name,
 };
 pub use service::Auth;
 pub use settings::{

@@ -130,6 +130,13 @@ mod tests {
             "boathouse trust --mobileconfig lab.mobileconfig --dir d",
             "boathouse user revoke ann --config a.yml",
             "boathouse user list --json",
+            "boathouse user show ann --json --dir d",
+            "boathouse user grant ann --pull a --push b --delete c",
+            "boathouse user grant ann --admin --config a.yml",
+            "boathouse user deny ann --push team/** --dir d",
+            "boathouse user passwd ann --hash --password-stdin",
+            "boathouse user revoke ann --password",
+            "boathouse user add ann --admin --recreate-missing",
             "boathouse acl explain ann team/app push --ip 10.0.0.5 --json --dir d",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_ok(), "{line}");
@@ -142,6 +149,9 @@ mod tests {
             "boathouse user add",
             "boathouse user add ann --admin --pull a",
             "boathouse user add ann --expires soon",
+            "boathouse user grant ann",
+            "boathouse user deny ann",
+            "boathouse user revoke ann --password --password-stdin",
             "boathouse check --data --as-user x",
             "boathouse acl explain ann team/app look",
         ] {

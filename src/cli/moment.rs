@@ -53,7 +53,7 @@ impl Expiry {
             Self::After(secs) => Ok(now_unix_secs.saturating_add(secs)),
             Self::At(moment) if moment > now_unix_secs => Ok(moment),
             Self::At(moment) => bail!(
-                "--expires: {} has passed\nhint: name a later moment; `boathouse user revoke` and `remove` end an account now",
+                "--expires: {} has passed\nhint: name a later moment; `boathouse user remove` deletes the account now, `boathouse user revoke` ends its tokens only",
                 shown(moment)
             ),
         }

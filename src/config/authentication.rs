@@ -106,26 +106,26 @@ impl AuthConfig {
             .collect()
     }
 
-    /// What is probably not meant in the rules from position `from` on.
-    pub fn mistakes(&self, from: usize) -> Vec<Mistake> {
+    /// What is probably not meant in the rules.
+    pub fn mistakes(&self) -> Vec<Mistake> {
         let has_others = self.accounts.external.knows_accounts();
-        mistakes(&self.rules(), &self.users(), has_others, from)
+        mistakes(&self.rules(), &self.users(), has_others, |_| true)
     }
 
-    /// What is probably not meant in the last `count` rules of `file`, the content of the `users_file`.
-    pub fn mistakes_in(&self, file: UsersFile, count: usize) -> Vec<Mistake> {
+    /// Accounts and rules as they are where `file` is the content of the `users_file`.
+    pub fn accounts_with(&self, file: &UsersFile) -> Accounts {
         let (mut warnings, mut errors) = (Vec::new(), ConfigErrors::default());
-        let mut rules = self.accounts.acl.clone();
-        rules.extend(accounts::compiled(file.acl, &mut warnings, &mut errors));
-        let mut users = file.users;
-        users.extend(self.accounts.users.clone());
-        let has_others = self.accounts.external.knows_accounts();
-        mistakes(
-            &rules,
-            &users,
-            has_others,
-            rules.len().saturating_sub(count),
-        )
+        let of_file = accounts::compiled(file.acl.clone(), &mut warnings, &mut errors);
+        let mut accounts = self.accounts.clone();
+        accounts.acl.extend(of_file);
+        for (name, user) in &file.users {
+            // What the configuration says holds.
+            accounts
+                .users
+                .entry(name.clone())
+                .or_insert_with(|| user.clone());
+        }
+        accounts
     }
 
     /// Certificates of tokens that have expired or soon will. One that was made at first start is not among them.

@@ -148,6 +148,15 @@ impl UsersFile {
         HEADER.to_owned() + &self.render_sections()
     }
 
+    /// An account as it is written below `users:` of a config file: one line.
+    pub fn entry(name: &str, password_hash: &str) -> String {
+        format!(
+            "  {}: {{password: {}}}\n",
+            quoted(name),
+            quoted(password_hash)
+        )
+    }
+
     /// Its sections, but for empty ones.
     pub(super) fn render_sections(&self) -> String {
         let users = self.users.iter();

@@ -142,7 +142,7 @@ pub(crate) fn refuse_new_users_file(config: &Config, file: &Path) -> anyhow::Res
     if has(&record_of(config), Part::Users) && !exists(file) {
         bail!(
             "{} is missing, and this installation had it: a new one would end every account in it and forget its revocations; nothing was changed\n\
-             hint: restore it from a backup; to begin without it, start the server once with --recreate-missing",
+             hint: restore it from a backup; without one: boathouse user add admin --admin --recreate-missing",
             file.display()
         );
     }

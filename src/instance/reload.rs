@@ -35,7 +35,7 @@ pub struct Warnings(BTreeSet<String>);
 impl Warnings {
     /// Logs the warnings and the usual mistakes in rules that were not there the last time.
     pub(crate) fn log(&mut self, warnings: &[String], auth: &AuthConfig) {
-        let mistakes = auth.mistakes(0);
+        let mistakes = auth.mistakes();
         let mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
         let is_new = |text: &&String| !self.0.contains(*text);
         for warning in warnings.iter().filter(is_new) {

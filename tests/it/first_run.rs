@@ -13,13 +13,16 @@ fn an_argument_that_cannot_be_is_refused_before_anything_is_written() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     let long = "x".repeat(73);
-    let cases: [(&[&str], &str, &str); 6] = [
-        (&["--host", "https://a"], "good", "https://a"),
-        (&["--host", "good", "--host", "a b"], "good", "a b"),
-        (&["--addr", &taken], "good", "cannot listen on"),
-        (&["--addr", "nowhere"], "good", "HOST:PORT"),
+    let good = "a good password";
+    let cases: [(&[&str], &str, &str); 8] = [
+        (&["--host", "https://a"], good, "https://a"),
+        (&["--host", "good", "--host", "a b"], good, "a b"),
+        (&["--addr", &taken], good, "cannot listen on"),
+        (&["--addr", "nowhere"], good, "HOST:PORT"),
         (&[], &long, "BOATHOUSE_ADMIN_PASSWORD"),
         (&[], "", "BOATHOUSE_ADMIN_PASSWORD"),
+        (&[], "too-short", "9 characters, and at least 10"),
+        (&[], "Administrator1", "too easy to guess"),
     ];
     for (arguments, password, said) in cases {
         let lab = Lab::empty();

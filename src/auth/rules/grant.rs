@@ -1,23 +1,61 @@
-//! What a person writes to grant something, and the rule that it becomes.
+//! The rights that a person gives or takes on the command line, and the rule that each becomes.
 //!
 //! A grant is a glob of repository names in which `**` also crosses `/`; a rule's own glob cannot (`docker_auth`'s `*` never
 //! does), so such a grant becomes a regular expression. Must not know users or files. Invariant: a grant that could match no
 //! repository is refused.
 
+use super::coverage::covers;
+use super::index::is_expression;
 use super::{Rule, RuleError, RuleText};
 
 /// The type of what is pulled and pushed.
 const REPOSITORY: &str = "repository";
 
+/// What an account may do with repositories. Each level includes those before it, like the roles of other registries: so the
+/// rule that gives more can stand first, and no grant takes away what another one gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// No access at all.
+    Nothing,
+    /// Pulling.
+    Pull,
+    /// Pushing and pulling.
+    Push,
+    /// Deleting, pushing and pulling.
+    Delete,
+}
+
+impl Level {
+    const ALL: [Self; 4] = [Self::Nothing, Self::Pull, Self::Push, Self::Delete];
+
+    /// The actions in a rule.
+    pub fn actions(self) -> &'static [&'static str] {
+        match self {
+            Self::Nothing => &[],
+            Self::Pull => &["pull"],
+            Self::Push => &["pull", "push"],
+            Self::Delete => &["pull", "push", "delete"],
+        }
+    }
+
+    /// The next lower level.
+    #[must_use]
+    pub fn below(self) -> Self {
+        match self {
+            Self::Nothing | Self::Pull => Self::Nothing,
+            Self::Push => Self::Pull,
+            Self::Delete => Self::Push,
+        }
+    }
+}
+
 /// What an account gets.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Grant {
     /// Everything everywhere, the list of all repositories too.
     Everything,
-    /// Pushing to, and pulling from, what the pattern matches.
-    Push(String),
-    /// Pulling from what the pattern matches.
-    Pull(String),
+    /// This with the repositories that the pattern matches.
+    On(Level, String),
 }
 
 /// Why a grant is refused.
@@ -53,10 +91,43 @@ pub enum GrantError {
 }
 
 impl Grant {
+    /// What is written on the command line as the pattern for every repository.
+    const EVERYTHING: &str = "**";
+
+    /// Whether its level is higher, whatever the patterns are.
+    pub fn gives_more_than(&self, other: &Self) -> bool {
+        match (self, other) {
+            (_, Self::Everything) => false,
+            (Self::Everything, Self::On(..)) => true,
+            (Self::On(level, _), Self::On(other, _)) => level > other,
+        }
+    }
+
+    /// The pattern as it is written on the command line.
+    pub fn pattern(&self) -> &str {
+        match self {
+            Self::Everything => Self::EVERYTHING,
+            Self::On(_, pattern) => pattern,
+        }
+    }
+
+    /// What the account may do, after "ann ".
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::Everything => "may do everything".to_owned(),
+            Self::On(Level::Nothing, pattern) => format!("may not use {pattern}"),
+            Self::On(Level::Pull, pattern) => format!("may pull from {pattern}"),
+            Self::On(Level::Push, pattern) => format!("may push to {pattern}"),
+            Self::On(Level::Delete, pattern) => {
+                format!("may delete from and push to {pattern}")
+            }
+        }
+    }
+
     /// The rule that gives this to `account`.
     pub fn rule(&self, account: &str) -> Result<RuleText, GrantError> {
         let account = Some(exactly(account));
-        let (pattern, actions) = match self {
+        let (level, pattern) = match self {
             Self::Everything => {
                 return Ok(RuleText {
                     account,
@@ -64,14 +135,14 @@ impl Grant {
                     ..RuleText::default()
                 });
             }
-            Self::Push(pattern) => (pattern, ["pull", "push"].as_slice()),
-            Self::Pull(pattern) => (pattern, ["pull"].as_slice()),
+            Self::On(level, pattern) => (level, pattern),
         };
+        let actions = level.actions().iter();
         let text = RuleText {
             account,
             r#type: Some(REPOSITORY.to_owned()),
             name: Some(name_pattern(pattern)?),
-            actions: actions.iter().map(|&action| action.to_owned()).collect(),
+            actions: actions.map(|&action| action.to_owned()).collect(),
             ..RuleText::default()
         };
         match Rule::parse(text.clone()) {
@@ -82,14 +153,14 @@ impl Grant {
             }),
         }
     }
-}
 
-impl Grant {
     /// What a rule gives to this account and no other, if a grant says it all.
     pub fn of_rule(rule: &RuleText, account: &str) -> Option<Self> {
         let name = rule.name.as_deref().map(written_of).unwrap_or_default();
-        [Self::Everything, Self::Push(name.clone()), Self::Pull(name)]
-            .into_iter()
+        let levels = Level::ALL.into_iter();
+        levels
+            .map(|level| Self::On(level, name.clone()))
+            .chain([Self::Everything])
             .find(|grant| {
                 grant.rule(account).is_ok_and(|text| {
                     let comment = rule.comment.clone();
@@ -102,6 +173,74 @@ impl Grant {
                         }
                 })
             })
+    }
+
+    /// Whether this surely is about all that the other one is about.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self.parsed(), other.parsed()) {
+            (Some(wide), Some(narrow)) => covers(&wide, &narrow),
+            _ => false,
+        }
+    }
+
+    /// Whether no repository is surely matched by both patterns.
+    pub fn is_apart_from(&self, other: &Self) -> bool {
+        let (one, two) = (self.pattern(), other.pattern());
+        let is_fixed = |pattern: &str| !is_expression(pattern) && !pattern.contains(['*', '?']);
+        if is_fixed(one) || is_fixed(two) {
+            return !self.covers(other) && !other.covers(self);
+        }
+        let start = |pattern: &str| {
+            let end = if is_expression(pattern) {
+                Some(0)
+            } else {
+                pattern.find(['*', '?'])
+            };
+            let start = end.and_then(|end| pattern.get(..end));
+            start.unwrap_or_default().to_owned()
+        };
+        let (one, two) = (start(one), start(two));
+        !one.starts_with(&two) && !two.starts_with(&one)
+    }
+
+    /// Names that the pattern matches, to try rules with.
+    pub fn sample_names(&self) -> Vec<String> {
+        let pattern = self.pattern();
+        if is_expression(pattern) {
+            return Vec::new();
+        }
+        let sample = |below: &str| {
+            let name = pattern.replace("**", below);
+            name.replace(['*', '?'], "a")
+        };
+        let mut names = vec![sample("a")];
+        if pattern.contains("**") {
+            names.push(sample("a/b"));
+        }
+        names
+    }
+
+    /// Of one account, to compare patterns. `None` for a pattern that cannot be read.
+    fn parsed(&self) -> Option<Rule> {
+        let everything = Self::On(Level::Nothing, Self::EVERYTHING.to_owned());
+        let of_pattern = match self {
+            Self::Everything => &everything,
+            Self::On(..) => self,
+        };
+        Rule::parse(of_pattern.rule("a").ok()?).ok()
+    }
+}
+
+/// A rule's pattern for names as people are shown it. `**` means more on the command line than in a rule, so the two are told
+/// apart wherever a pattern is printed.
+pub fn shown_name(pattern: &str) -> String {
+    let written = written_of(pattern);
+    if written != pattern {
+        format!("`{pattern}` (`{written}` on the command line)")
+    } else if pattern.contains("**") && !is_expression(pattern) {
+        format!("`{pattern}` (in a rule, `**` is `*` and stops at `/`)")
+    } else {
+        format!("`{pattern}`")
     }
 }
 
@@ -232,7 +371,7 @@ mod tests {
             ("team/ap?/**", "team/app/x", true),
             ("/^team/(a|b)$/", "team/b", true),
         ] {
-            let grant = Grant::Pull(pattern.to_owned());
+            let grant = Grant::On(Level::Pull, pattern.to_owned());
             let outcome = allows(&grant, "ann", "ann", name, "pull");
             assert_eq!(outcome, expected, "{pattern} {name}");
         }
@@ -240,7 +379,7 @@ mod tests {
 
     #[test]
     fn a_grant_is_for_one_account_and_its_actions() {
-        let push = Grant::Push("team/*".to_owned());
+        let push = Grant::On(Level::Push, "team/*".to_owned());
         assert!(allows(&push, "ann", "ann", "team/a", "push"));
         assert!(allows(&push, "ann", "ann", "team/a", "pull"));
         assert!(!allows(&push, "ann", "ann", "team/a", "delete"));
@@ -272,16 +411,19 @@ mod tests {
     fn a_rule_tells_the_grant_that_it_came_from() {
         let grants = [
             Grant::Everything,
-            Grant::Push("team/**".to_owned()),
-            Grant::Pull("a.b/*/x?/**".to_owned()),
-            Grant::Pull("team/*".to_owned()),
-            Grant::Pull("/^a.*$/".to_owned()),
+            Grant::On(Level::Push, "team/**".to_owned()),
+            Grant::On(Level::Pull, "a.b/*/x?/**".to_owned()),
+            Grant::On(Level::Delete, "team/*".to_owned()),
+            Grant::On(Level::Nothing, "team/*".to_owned()),
+            Grant::On(Level::Pull, "/^a.*$/".to_owned()),
         ];
         for grant in grants {
             let rule = grant.rule("ann").expect("a grant");
             let told = match &grant {
                 // If two spellings mean the same, either may have been used.
-                Grant::Pull(pattern) if pattern == "/^a.*$/" => Grant::Pull("a**".to_owned()),
+                Grant::On(level, pattern) if pattern == "/^a.*$/" => {
+                    Grant::On(*level, "a**".to_owned())
+                }
                 other => other.clone(),
             };
             assert_eq!(Grant::of_rule(&rule, "ann"), Some(told), "{grant:?}");
@@ -305,8 +447,60 @@ mod tests {
             "a b",
             "/(/",
         ] {
-            let grant = Grant::Pull(pattern.to_owned());
+            let grant = Grant::On(Level::Pull, pattern.to_owned());
             assert!(grant.rule("ann").is_err(), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn patterns_cover_each_other_or_are_apart_where_that_is_certain() {
+        let grant = |pattern: &str| Grant::On(Level::Pull, pattern.to_owned());
+        for (wide, narrow) in [
+            ("**", "a/b"),
+            ("team/**", "team/*"),
+            ("team/**", "team/a/**"),
+            ("team/*", "team/a"),
+            ("team/a", "team/a"),
+            ("a/**/z", "a/**/z"),
+            ("/^a/", "/^a/"),
+        ] {
+            assert!(grant(wide).covers(&grant(narrow)), "{wide} {narrow}");
+            assert!(
+                !grant(wide).is_apart_from(&grant(narrow)),
+                "{wide} {narrow}"
+            );
+            assert!(Grant::Everything.covers(&grant(narrow)), "{narrow}");
+            let turned = wide != narrow && grant(narrow).covers(&grant(wide));
+            assert!(!turned, "{narrow} {wide}");
+        }
+        for (one, two) in [
+            ("team/**", "base/**"),
+            ("team/a", "team/b"),
+            ("a/*", "a/b/c"),
+        ] {
+            assert!(grant(one).is_apart_from(&grant(two)), "{one} {two}");
+            assert!(grant(two).is_apart_from(&grant(one)), "{one} {two}");
+        }
+        for (one, two) in [("*/app", "team/*"), ("/^a/", "b/**"), ("a**", "ab/**")] {
+            assert!(!grant(one).is_apart_from(&grant(two)), "{one} {two}");
+        }
+    }
+
+    #[test]
+    fn two_stars_are_told_apart_wherever_they_are_shown() {
+        for (pattern, shown) in [
+            (
+                "/^team/.*$/",
+                "`/^team/.*$/` (`team/**` on the command line)",
+            ),
+            (
+                "team/**",
+                "`team/**` (in a rule, `**` is `*` and stops at `/`)",
+            ),
+            ("team/*", "`team/*`"),
+            ("/^a|b/", "`/^a|b/`"),
+        ] {
+            assert_eq!(shown_name(pattern), shown);
         }
     }
 }

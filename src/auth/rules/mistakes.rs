@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::grant::everything_below;
-use super::index::{RuleIndex, Start, is_expression, is_literal, plain_start, starts_of};
-use super::placeholder::Field;
+use super::coverage::covers;
+use super::grant::{everything_below, shown_name};
+use super::index::{RuleIndex, Start, is_expression, is_literal, starts_of};
 use super::{Fields, Question, Rule, RuleText, Unmet};
 use crate::auth::User;
 
@@ -82,7 +82,13 @@ impl fmt::Display for Mistake {
                 instead,
             } => write!(
                 out,
-                "`{pattern}` does not match `{missed}`, since `*` stops at `/`; for everything below write `{instead}`"
+                "`{pattern}` does not match `{missed}`, since {}; for everything below write {}",
+                if pattern.contains("**") {
+                    "`**` in a rule is `*`, which stops at `/`"
+                } else {
+                    "`*` stops at `/`"
+                },
+                shown_name(instead),
             ),
             MistakeKind::Shadowed { by } => write!(
                 out,
@@ -128,20 +134,21 @@ fn listed(words: &[&str]) -> String {
     words.join(", ")
 }
 
-/// What is probably not meant, of the rules from position `from` on. `has_others`: there are accounts beside `users`, whose
+/// What is probably not meant, of the rules whose text `is_looked_at`. `has_others`: there are accounts beside `users`, whose
 /// names are not known.
 pub fn mistakes(
     rules: &[Rule],
     users: &BTreeMap<String, User>,
     has_others: bool,
-    from: usize,
+    is_looked_at: impl Fn(&RuleText) -> bool,
 ) -> Vec<Mistake> {
     let mut found = Vec::new();
     let rules = Ordered {
         rules,
         index: RuleIndex::new(rules),
     };
-    for (position, rule) in rules.rules.iter().enumerate().skip(from) {
+    let looked_at = rules.rules.iter().enumerate();
+    for (position, rule) in looked_at.filter(|(_, rule)| is_looked_at(rule.text())) {
         let text = rule.text();
         let mut say = |kind| {
             found.push(Mistake {
@@ -218,70 +225,6 @@ impl<'a> Ordered<'a> {
         });
         self.rules.get(found?)
     }
-}
-
-/// Whether `earlier` surely matches all that `later` matches.
-fn covers(earlier: &Rule, later: &Rule) -> bool {
-    let (first, second) = (earlier.text(), later.text());
-    let fields = Field::ALL.into_iter().all(|field| {
-        let (wide, narrow) = (field.of_rule(first), field.of_rule(second));
-        covers_field(earlier, field, wide, narrow)
-    });
-    let labels = first
-        .labels
-        .iter()
-        .all(|(label, pattern)| second.labels.get(label) == Some(pattern) && !has_capture(pattern));
-    fields && labels && earlier.covers_network_of(later)
-}
-
-fn covers_field(earlier: &Rule, field: Field, wide: Option<&str>, narrow: Option<&str>) -> bool {
-    let Some(wide) = wide else {
-        return true;
-    };
-    // Types have no slash.
-    if ["/.*/", "/^.*$/"].contains(&wide) || (field == Field::Type && wide == "*") {
-        return true;
-    }
-    let Some(narrow) = narrow else {
-        return false;
-    };
-    if has_capture(wide) {
-        return false;
-    }
-    if wide == narrow {
-        return true;
-    }
-    if wide.contains("${") || narrow.contains("${") {
-        return false;
-    }
-    if is_literal(narrow) {
-        return earlier.pattern_matches(field, narrow);
-    }
-    match (prefix(wide), prefix(narrow)) {
-        (Some((wide, _, true)), Some((narrow, ..))) => narrow.starts_with(&wide),
-        (Some((wide, star, false)), Some((narrow, rest, false))) if star == "*" => narrow
-            .strip_prefix(wide.as_str())
-            .is_some_and(|more| !more.contains('/') && !rest.contains('/')),
-        _ => false,
-    }
-}
-
-/// A pattern whose value comes from another pattern of its rule.
-fn has_capture(pattern: &str) -> bool {
-    pattern.contains("${") && pattern.contains(':')
-}
-
-/// The plain text that a pattern begins with, what follows it, and whether that is anything at all, also with slashes.
-fn prefix(pattern: &str) -> Option<(String, String, bool)> {
-    if is_expression(pattern) {
-        return plain_start(pattern).map(|text| (text, String::new(), true));
-    }
-    if pattern.contains(['[', '\\']) {
-        return None;
-    }
-    let sign = pattern.find(['*', '?'])?;
-    let (text, rest) = pattern.split_at_checked(sign)?;
-    Some((text.to_owned(), rest.to_owned(), false))
 }
 
 /// `team/*`, where no rule treats `team/a/b` in the same way for somebody whom this rule decides about.

@@ -2,6 +2,8 @@
 //!
 //! Must not know tokens or users. Invariant: what no rule grants is not granted; a rule is valid once it is read.
 
+mod administrators;
+mod coverage;
 mod glob;
 mod go_regex;
 mod grant;
@@ -17,8 +19,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+pub use administrators::administrators;
 pub use go_regex::{RegexError, go_regex};
-pub use grant::{Grant, GrantError, exactly};
+pub use grant::{Grant, GrantError, Level, exactly, shown_name};
 pub use mistakes::{Mistake, MistakeKind, mistakes};
 pub use pattern::PatternError;
 pub use placeholder::Fields;
@@ -65,6 +68,22 @@ impl RuleText {
         let fields = Field::ALL.into_iter();
         let fields = fields.filter_map(|field| Some((field.key(), field.of_rule(self)?)));
         fields.chain(self.ip.as_deref().map(|ip| ("ip", ip)))
+    }
+
+    /// All conditions, for people: ``account `ann`, name `team/*` ``.
+    pub fn shown_conditions(&self) -> String {
+        let fields = self.conditions().map(|(key, pattern)| match key {
+            "name" => format!("name {}", shown_name(pattern)),
+            key => format!("{key} `{pattern}`"),
+        });
+        let labels = self.labels.iter();
+        let labels = labels.map(|(label, pattern)| format!("label {label} `{pattern}`"));
+        let all: Vec<String> = fields.chain(labels).collect();
+        if all.is_empty() {
+            "everything".to_owned()
+        } else {
+            all.join(", ")
+        }
     }
 }
 
@@ -229,23 +248,30 @@ impl Rule {
         if self.ip.is_some_and(|network| !network.contains(&client)) {
             return Some(Unmet::Ip);
         }
+        let no_labels = BTreeMap::new();
+        let (label, pattern) = self.unmet_label(question, &captured)?;
+        let by_empty = empty(&format!("labels.{label}"), pattern, &no_labels);
+        Some(by_empty.unwrap_or_else(|| Unmet::Label(label.to_owned())))
+    }
+
+    /// The first label of the rule for which the caller has no value that matches.
+    fn unmet_label(
+        &self,
+        question: &Question<'_>,
+        captured: &Captured,
+    ) -> Option<(&str, &Pattern)> {
         // Label placeholders mean nothing inside the pattern of a label: docker_auth leaves them as they stand.
         let no_labels = BTreeMap::new();
-        let label_matches = |label: &String, pattern: &Pattern| {
+        let matches = |label: &String, pattern: &Pattern| {
             question.labels.get(label).is_some_and(|values| {
-                let matches = |value: &String| {
-                    pattern.matches(value, &question.fields, &captured, &no_labels)
-                };
+                let matches =
+                    |value: &String| pattern.matches(value, &question.fields, captured, &no_labels);
                 values.iter().any(matches)
             })
         };
         let mut labels = self.labels.iter();
-        labels
-            .find(|(label, pattern)| !label_matches(label, pattern))
-            .map(|(label, pattern)| {
-                empty(&format!("labels.{label}"), pattern, &no_labels)
-                    .unwrap_or_else(|| Unmet::Label(label.clone()))
-            })
+        let (label, pattern) = labels.find(|(label, pattern)| !matches(label, pattern))?;
+        Some((label, pattern))
     }
 
     /// The first pattern that matches nothing for this question because of an empty value: its key, and the placeholder.

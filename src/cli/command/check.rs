@@ -71,7 +71,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for warning in &loaded.warnings {
         talk::line(format_args!("warning: {warning}"));
     }
-    for mistake in loaded.config.auth().mistakes(0) {
+    for mistake in loaded.config.auth().mistakes() {
         talk::line(format_args!("warning: {mistake}"));
     }
     let now_unix_secs = SystemClock::new().unix_secs();

@@ -28,7 +28,7 @@ check "a user with a password of their own" \
   bash -c '"$1" user add bob --pull "team/**" --password-stdin --dir "$2" <<<"$3"' - "$BOATHOUSE" "$DIR" "$bob"
 robot=$(user add robot --push 'team/app' --expires 90d)
 same "the file keeps its owner" "nobody 600" "$(stat -c '%U %a' "$DIR/users.yml")"
-refused "a name is taken once" 'there is an account' user_says add ann
+refused "a name is taken once" 'exists already' user_says add ann
 same "three users and the admin are listed" "admin ann bob robot" \
   "$(user list --json | jq -r '[.accounts[].name] | join(" ")')"
 check "the robot ends in about 90 days" bash -c '

@@ -79,7 +79,7 @@ fn an_account_elsewhere_may_be_revoked_and_have_rules() {
         path.display()
     ));
     assert_eq!(loaded.warnings, Vec::<String>::new());
-    assert_eq!(loaded.config.auth.mistakes(0), []);
+    assert_eq!(loaded.config.auth.mistakes(), []);
 }
 
 #[test]

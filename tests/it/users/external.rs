@@ -56,7 +56,7 @@ async fn an_account_of_a_program_is_revoked_and_a_reload_takes_another_program()
 #[test]
 fn what_is_left_to_a_program_is_explained() {
     let lab = installation();
-    let shown = done(&lab, &["acl", "explain", "ghost", "team/app", "pull"]);
+    let shown = explained(&lab, &["ghost", "team/app", "pull"], 1);
     for said in [
         "?    ghost may perhaps pull from team/app",
         "an external authenticator decides whether it may log in",
@@ -64,10 +64,8 @@ fn what_is_left_to_a_program_is_explained() {
     ] {
         assert!(shown.contains(said), "{shown}");
     }
-    let answer = json(
-        &lab,
-        &["acl", "explain", "ghost", "team/app", "pull", "--json"],
-    );
+    let answer = explained(&lab, &["ghost", "team/app", "pull", "--json"], 1);
+    let answer: Value = serde_json::from_str(&answer).unwrap();
     assert_eq!(answer["standing"], "external");
     assert_eq!(
         answer["actions"],

@@ -35,6 +35,17 @@ async fn every_change_counts_in_the_running_server_when_the_command_ends() {
         );
     }
 
+    // A right that is taken ends in tokens too, and one that is given counts with the next token.
+    let token = server.token("ann", &second).await.unwrap();
+    user(&["deny", "ann", "--pull", "team/**"]);
+    assert_eq!(
+        server.look(&token).await,
+        401,
+        "a right outlived its denial"
+    );
+    user(&["grant", "ann", "--pull", "team/**"]);
+    assert_eq!(server.look(&token).await, 404);
+
     let token = server.token("ann", &second).await.unwrap();
     user(&["remove", "ann"]);
     assert_eq!(

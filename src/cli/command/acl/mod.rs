@@ -21,7 +21,7 @@ use crate::clock::SystemClock;
 use crate::config::{self, AuthConfig};
 use crate::oci::RepositoryName;
 
-/// `boathouse acl`
+/// `boathouse acl`. Exit code 0 if all that was asked about is allowed, 1 if not.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Arguments {
     #[command(subcommand)]
@@ -32,7 +32,9 @@ pub(in crate::cli) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Say what an account may do with a repository, and which rule of which file decides
+    /// Print what an account may do with a repository, and which rule of which file decides
+    ///
+    /// The exit code is 0 if every action that was asked about is allowed, and 1 if not.
     Explain(ExplainArguments),
 }
 
@@ -42,7 +44,7 @@ pub(super) struct ExplainArguments {
     pub(super) account: String,
     /// The repository, as in team/app
     pub(super) name: RepositoryName,
-    /// Only this
+    /// Ask about this action only [default: all three]
     #[arg(value_enum)]
     action: Option<Wish>,
     /// The client's address, for rules with `ip`
@@ -95,7 +97,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         report.write(&mut out)
     };
     talk::written(written)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(if report.is_all_allowed() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// What there is to say.
@@ -129,6 +135,12 @@ impl<'a> Report<'a> {
             verdicts: wishes.into_iter().map(explain).collect(),
             is_foreign: config.is_foreign_only,
         })
+    }
+
+    /// Whether every action that was asked about is allowed. One that is left to a program is not known to be.
+    fn is_all_allowed(&self) -> bool {
+        let mut explanations = self.verdicts.iter().map(|(_, explanation)| explanation);
+        explanations.all(|explanation| explanation.is_allowed)
     }
 
     /// The part that is the same for all wishes.

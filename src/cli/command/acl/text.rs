@@ -5,7 +5,7 @@
 use std::io::{self, Write};
 
 use super::Report;
-use crate::auth::{Explanation, RuleText, Standing, Unmet};
+use crate::auth::{Explanation, RuleText, Standing, Unmet, shown_name};
 use crate::cli::moment;
 
 impl Report<'_> {
@@ -80,7 +80,7 @@ impl Report<'_> {
             "The rule at {} decides, the first that matches:",
             rule.place
         )?;
-        writeln!(out, "  match:   {}", conditions(rule))?;
+        writeln!(out, "  match:   {}", rule.shown_conditions())?;
         writeln!(out, "  actions: {}", actions(rule))?;
         if let Some(comment) = &rule.comment {
             writeln!(out, "  comment: {comment}")?;
@@ -137,12 +137,13 @@ impl Report<'_> {
                 let name = self.arguments.name.as_str();
                 let slashes = |text: &str| text.matches('/').count();
                 let is_glob = !pattern.starts_with('/') && pattern.contains('*');
-                let why = if is_glob && slashes(name) > slashes(&pattern) {
+                let why = if is_glob && !pattern.contains("**") && slashes(name) > slashes(&pattern)
+                {
                     " (`*` stops at `/`)"
                 } else {
                     ""
                 };
-                format!("name `{pattern}` does not match{why}")
+                format!("name {} does not match{why}", shown_name(&pattern))
             }
             Unmet::Service => format!("service `{}` is not this registry's", shown(&rule.service)),
             Unmet::Ip => format!("ip {} does not hold {}", shown(&rule.ip), self.arguments.ip),
@@ -154,20 +155,6 @@ impl Report<'_> {
                 format!("{key}: `{placeholder}` is empty here, and an empty value matches nothing")
             }
         }
-    }
-}
-
-/// The conditions of a rule, as its file has them.
-fn conditions(rule: &RuleText) -> String {
-    let fields = rule
-        .conditions()
-        .map(|(key, pattern)| format!("{key} `{pattern}`"));
-    let labels = rule.labels.iter();
-    let labels = labels.map(|(label, pattern)| format!("label {label} `{pattern}`"));
-    let all: Vec<String> = fields.chain(labels).collect();
-    match all.as_slice() {
-        [] => "everything".to_owned(),
-        all => all.join(", "),
     }
 }
 

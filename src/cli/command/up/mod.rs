@@ -117,8 +117,8 @@ fn given_password() -> anyhow::Result<Option<Password>> {
     let credential = credentials::of_this_process()?.remove(PASSWORD_VARIABLE);
     match credential.map_or_else(|| env::var(PASSWORD_VARIABLE), Ok) {
         Ok(password) => {
-            let password = Password::given(password);
-            let context = || format!("{PASSWORD_VARIABLE} is not a password for the admin");
+            let password = Password::chosen(ADMIN, password);
+            let context = || format!("{PASSWORD_VARIABLE} cannot be the password of `{ADMIN}`");
             password.map(Some).with_context(context)
         }
         Err(env::VarError::NotPresent) => Ok(None),

@@ -3,7 +3,8 @@
 //! Must not know where the file is, nor who is told. Invariants: an account and what was granted to it go together, so that
 //! a later account of the same name inherits nothing; whatever ends tokens gives the account a generation that it never had.
 
-use crate::auth::{Grant, GrantError, RuleText, User, exactly};
+use super::rights;
+use crate::auth::{Grant, GrantError, Level, RuleText, User, exactly};
 use crate::config::{UsersFile, UsersFileError};
 
 /// The longest name: clients put names into headers.
@@ -15,30 +16,58 @@ pub(super) struct Addition {
     name: String,
     password_hash: Option<String>,
     expires_unix_secs: Option<u64>,
-    rules: Vec<RuleText>,
+    grants: Vec<Grant>,
 }
 
 /// Why nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ChangeError {
     #[error(
-        "there is an account `{0}` already\nhint: `boathouse user passwd` gives it another password"
+        "the account `{0}` exists already\nhint: `boathouse user passwd` changes its password, `boathouse user grant` its rights"
     )]
     AlreadyThere(String),
-    #[error("there is no account `{0}`\nhint: `boathouse user list` shows those that there are")]
+    #[error("there is no account `{0}`\nhint: `boathouse user list` shows all accounts")]
     NotThere(String),
     #[error(
-        "`{name}` stands in {place}, and commands change the file of users only\nhint: change it there; a running server takes the change up within seconds"
+        "`{name}` is defined at {place}, and commands change the users file only\nhint: change it there; a running server loads the change within seconds (`boathouse user passwd {name} --hash` prints a password's hash)"
     )]
     InConfig { name: String, place: String },
     #[error(
-        "anonymous callers have no password, no end and nothing to push\nhint: give them --pull PATTERN only"
+        "anonymous callers have no password and no expiry, and may only pull\nhint: give them --pull PATTERN only"
     )]
     AnonymousBeyondPull,
     #[error(
-        "`{0}` is no name for an account\nhint: up to 128 letters, digits and `. _ - @ +`, beginning with a letter or digit"
+        "`{0}` cannot be the name of an account\nhint: use up to 128 letters, digits and `. _ - @ +`, beginning with a letter or digit"
     )]
     BadName(String),
+    #[error(
+        "`{name}` is denied {denied}, so a grant of {wanted} would have no effect\nhint: `boathouse user grant {name} … '{denied}'` takes the denial back"
+    )]
+    Denied {
+        name: String,
+        wanted: String,
+        denied: String,
+    },
+    #[error(
+        "{pattern} and {granted}, which `{name}` was granted, overlap: rules cannot say exactly what is left\nhint: name a part of {granted}, or deny everything there with `--pull '{pattern}'`"
+    )]
+    Overlap {
+        name: String,
+        pattern: String,
+        granted: String,
+    },
+    #[error(
+        "`{name}` is the last administrator: the only account that may log in and do everything; nothing was changed\nhint: make another one first: `boathouse user add NAME --admin` or `boathouse user grant NAME --admin`"
+    )]
+    LastAdministrator { name: String },
+    #[error(
+        "the rule at {place} still gives `{name}` this right; nothing was changed\nhint: change that rule; `boathouse acl explain '{name}' {repository}` shows which rule decides"
+    )]
+    GivenElsewhere {
+        name: String,
+        place: String,
+        repository: String,
+    },
     #[error(transparent)]
     Grant(#[from] GrantError),
     #[error(transparent)]
@@ -53,7 +82,6 @@ impl Addition {
         expires_unix_secs: Option<u64>,
         grants: &[Grant],
     ) -> Result<Self, ChangeError> {
-        let is_pull = |grant: &Grant| matches!(grant, Grant::Pull(_));
         let is_beyond_pull =
             password_hash.is_some() || expires_unix_secs.is_some() || !grants.iter().all(is_pull);
         if name.is_empty() && is_beyond_pull {
@@ -62,21 +90,16 @@ impl Addition {
         if !name.is_empty() && !is_name(name) {
             return Err(ChangeError::BadName(name.to_owned()));
         }
-        // The first rule that matches decides: what gives more comes first.
-        let mut grants = grants.to_vec();
-        grants.sort();
-        grants.dedup();
-        let rules = grants.iter().map(|grant| grant.rule(name));
         Ok(Self {
             name: name.to_owned(),
             password_hash,
             expires_unix_secs,
-            rules: rules.collect::<Result<_, _>>()?,
+            grants: grants.to_vec(),
         })
     }
 
-    /// Puts it into the file; the number of its rules.
-    pub(super) fn apply(self, file: &mut UsersFile) -> Result<usize, ChangeError> {
+    /// Puts it into the file; the rules that were written.
+    pub(super) fn apply(self, file: &mut UsersFile) -> Result<Vec<RuleText>, ChangeError> {
         if file.users.contains_key(&self.name) {
             return Err(ChangeError::AlreadyThere(self.name));
         }
@@ -87,11 +110,43 @@ impl Addition {
             expires_unix_secs: self.expires_unix_secs,
             ..User::default()
         };
-        file.users.insert(self.name, user);
-        let count = self.rules.len();
-        file.acl.extend(self.rules);
-        Ok(count)
+        file.users.insert(self.name.clone(), user);
+        grant(file, &self.name, &self.grants)
     }
+}
+
+/// Gives rights to an account that exists; the rules that were written.
+pub(super) fn grant(
+    file: &mut UsersFile,
+    name: &str,
+    grants: &[Grant],
+) -> Result<Vec<RuleText>, ChangeError> {
+    if name.is_empty() && !grants.iter().all(is_pull) {
+        return Err(ChangeError::AnonymousBeyondPull);
+    }
+    let mut rules = Vec::new();
+    for each in grants {
+        rules.extend(rights::grant(file, name, each)?);
+    }
+    Ok(rules)
+}
+
+/// Takes rights away from an account that exists. Returns whether anything was changed.
+pub(super) fn deny(
+    file: &mut UsersFile,
+    name: &str,
+    denials: &[Grant],
+) -> Result<bool, ChangeError> {
+    let mut is_changed = false;
+    for each in denials {
+        is_changed |= rights::deny(file, name, each)?;
+    }
+    Ok(is_changed)
+}
+
+/// Whether anonymous callers may be given it.
+fn is_pull(grant: &Grant) -> bool {
+    matches!(grant, Grant::On(Level::Pull, _))
 }
 
 fn is_name(name: &str) -> bool {
@@ -102,7 +157,7 @@ fn is_name(name: &str) -> bool {
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())
 }
 
-fn find<'a>(file: &'a mut UsersFile, name: &str) -> Result<&'a mut User, ChangeError> {
+pub(super) fn find<'a>(file: &'a mut UsersFile, name: &str) -> Result<&'a mut User, ChangeError> {
     let user = file.users.get_mut(name);
     user.ok_or_else(|| ChangeError::NotThere(name.to_owned()))
 }
@@ -123,16 +178,15 @@ pub(super) fn set_password(
     Ok(user.expires_unix_secs)
 }
 
-/// Takes the account away with the rules that are for it alone; their number.
-pub(super) fn remove(file: &mut UsersFile, name: &str) -> Result<usize, ChangeError> {
+/// Removes the account with the rules that are for it alone.
+pub(super) fn remove(file: &mut UsersFile, name: &str) -> Result<(), ChangeError> {
     find(file, name)?;
     file.users.remove(name);
     file.revoked.remove(name);
-    let before = file.acl.len();
     let pattern = exactly(name);
     file.acl
         .retain(|rule| rule.account.as_deref() != Some(pattern.as_str()));
-    Ok(before - file.acl.len())
+    Ok(())
 }
 
 /// Ends the account's tokens. `is_elsewhere`: it is in the configuration, which no command changes, or an external
@@ -158,7 +212,7 @@ mod tests {
     use super::*;
 
     fn pull(pattern: &str) -> Grant {
-        Grant::Pull(pattern.to_owned())
+        Grant::On(Level::Pull, pattern.to_owned())
     }
 
     fn added(name: &str, grants: &[Grant]) -> UsersFile {
@@ -170,7 +224,7 @@ mod tests {
 
     #[test]
     fn what_gives_more_comes_first() {
-        let push = Grant::Push("team/app".to_owned());
+        let push = Grant::On(Level::Push, "team/app".to_owned());
         let file = added("ann", &[pull("team/*"), push.clone(), pull("team/*")]);
         let grants: Vec<_> = file
             .acl
@@ -202,14 +256,14 @@ mod tests {
     fn anonymous_callers_may_be_given_pulls_only() {
         let mut file = UsersFile::default();
         let addition = Addition::new("", None, None, &[pull("public/**")]);
-        assert_eq!(addition.unwrap().apply(&mut file).unwrap(), 1);
+        assert_eq!(addition.unwrap().apply(&mut file).unwrap().len(), 1);
         assert_eq!(file.users[""].password_hash, None);
         let hash = || Some("x".to_owned());
         for (hash, end, grants) in [
             (hash(), None, vec![]),
             (None, Some(9), vec![]),
             (None, None, vec![Grant::Everything]),
-            (None, None, vec![Grant::Push("a".to_owned())]),
+            (None, None, vec![Grant::On(Level::Push, "a".to_owned())]),
         ] {
             let error = Addition::new("", hash, end, &grants).unwrap_err();
             assert!(matches!(error, ChangeError::AnonymousBeyondPull));
@@ -219,7 +273,7 @@ mod tests {
 
     #[test]
     fn an_account_takes_its_rules_along() {
-        let mut file = added("ann", &[pull("team/*"), Grant::Everything]);
+        let mut file = added("ann", &[pull("team/*"), pull("base/*")]);
         let bob = Addition::new("bob", None, None, &[pull("team/*")]);
         bob.unwrap().apply(&mut file).unwrap();
         file.acl.push(RuleText {
@@ -227,7 +281,7 @@ mod tests {
             ..RuleText::default()
         });
         file.revoked.insert("ann".to_owned(), 5);
-        assert_eq!(remove(&mut file, "ann").unwrap(), 2);
+        remove(&mut file, "ann").unwrap();
         assert!(matches!(
             remove(&mut file, "ann"),
             Err(ChangeError::NotThere(_))

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::auth::{Grant, Rule, RuleText, User, exactly};
+use crate::auth::{Grant, Level, Rule, RuleText, User, exactly};
 use crate::cli::moment;
 use crate::config::AuthConfig;
 
@@ -57,6 +57,8 @@ struct SharedRule {
     #[serde(rename = "match")]
     conditions: BTreeMap<String, String>,
     actions: Vec<String>,
+    #[serde(skip)]
+    matches: String,
 }
 
 /// Writes the accounts, and the rules that name none of them.
@@ -74,7 +76,7 @@ pub(super) fn write(
         serde_json::to_writer_pretty(&mut *out, &list)?;
         return writeln!(out);
     }
-    let mut lines = vec![["NAME", "ENDS", "MAY", "FROM"].map(str::to_owned)];
+    let mut lines = vec![["NAME", "EXPIRES", "MAY", "DEFINED IN"].map(str::to_owned)];
     lines.extend(list.accounts.into_iter().map(Row::into_cells));
     write_columns(&lines, out)?;
     if !list.rules.is_empty() {
@@ -82,7 +84,7 @@ pub(super) fn write(
             out,
             "\nRules that name none of these accounts; the first rule that matches decides:"
         )?;
-        let mut lines = vec![["MATCHES", "MAY", "FROM"].map(str::to_owned)];
+        let mut lines = vec![["MATCHES", "MAY", "DEFINED IN"].map(str::to_owned)];
         lines.extend(list.rules.into_iter().map(SharedRule::into_cells));
         write_columns(&lines, out)?;
     }
@@ -112,16 +114,8 @@ fn write_columns<const COLUMNS: usize>(
 
 impl SharedRule {
     fn into_cells(self) -> [String; 3] {
-        let conditions = self.conditions.iter();
-        let conditions: Vec<String> = conditions
-            .map(|(key, pattern)| format!("{key} {pattern:?}"))
-            .collect();
-        let matches = match conditions.as_slice() {
-            [] => "everything".to_owned(),
-            conditions => conditions.join(", "),
-        };
         [
-            matches,
+            self.matches,
             format!("[{}]", self.actions.join(", ")),
             self.place,
         ]
@@ -146,6 +140,7 @@ fn shared_rules(auth: &AuthConfig) -> Vec<SharedRule> {
             place: rule.place.clone(),
             conditions: conditions.chain(labels).collect(),
             actions: rule.actions.clone(),
+            matches: rule.shown_conditions(),
         }
     });
     shown.collect()
@@ -158,7 +153,7 @@ impl Row {
             name => name.to_owned(),
         };
         let ends = match self.expires {
-            Some(end) if self.has_ended => format!("{end} (has ended)"),
+            Some(end) if self.has_ended => format!("{end} (expired)"),
             Some(end) => end,
             None => "-".to_owned(),
         };
@@ -191,7 +186,7 @@ fn rows(auth: &AuthConfig, now_unix_secs: u64) -> Vec<Row> {
     users.iter().map(row).collect()
 }
 
-fn place(auth: &AuthConfig, name: &str) -> String {
+pub(super) fn place(auth: &AuthConfig, name: &str) -> String {
     match (auth.places.get(name), &auth.account_file) {
         (Some(place), _) => place.to_string(),
         (None, Some(file)) => file.path().display().to_string(),
@@ -208,8 +203,10 @@ fn rules_of(acl: &[Rule], name: &str) -> Vec<RuleRow> {
     own.map(|rule| {
         let summary = match Grant::of_rule(rule, name) {
             Some(Grant::Everything) => "everything".to_owned(),
-            Some(Grant::Push(pattern)) => format!("push {pattern}"),
-            Some(Grant::Pull(pattern)) => format!("pull {pattern}"),
+            Some(Grant::On(Level::Nothing, pattern)) => format!("not {pattern}"),
+            Some(Grant::On(Level::Pull, pattern)) => format!("pull {pattern}"),
+            Some(Grant::On(Level::Push, pattern)) => format!("push {pattern}"),
+            Some(Grant::On(Level::Delete, pattern)) => format!("delete {pattern}"),
             // Written by hand: only its file says all of it.
             None => format!("[{}] by {}", rule.actions.join(", "), rule.place),
         };

@@ -3,20 +3,29 @@
 //! Must not know servers: they follow the file of users. Invariants: only that file is written; a generated password is on
 //! stdout, alone, and nowhere else; a command that succeeds has made a change that is in force from the next request on.
 
+mod arguments;
 mod changes;
 mod list;
+mod rights;
+mod show;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Read, Write};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::{Args, Subcommand};
+use clap::Args;
 
+use self::arguments::{Action, AddArguments, PasswdArguments, RevokeArguments};
 use self::changes::{Addition, ChangeError};
-use crate::auth::{Grant, MistakeKind};
+use crate::auth::{
+    Accounts, Fields, Grant, Level, MistakeKind, Question, Rule, RuleText, administrators, decide,
+    mistakes,
+};
 use crate::cli::installation::{Installation, Where, config_files};
 use crate::cli::moment::{self, Expiry};
 use crate::cli::password::{self, Password};
@@ -37,70 +46,15 @@ pub(in crate::cli) struct Arguments {
     place: Where,
 }
 
-#[derive(Debug, Subcommand)]
-enum Action {
-    /// Make an account; without --password-stdin its password is generated and printed
-    ///
-    /// A PATTERN is the name of a repository, in which `*` stands for a part without `/` and `**` for anything. The empty
-    /// NAME is for callers without credentials, who may be given --pull only.
-    Add(AddArguments),
-    /// Give an account another password, which ends its tokens
-    Passwd(PasswdArguments),
-    /// Remove an account and the rules that are for it alone, which ends its tokens
-    Remove {
-        /// The account
-        name: String,
-    },
-    /// End all tokens of an account; its password stays
-    Revoke {
-        /// The account; it may stand in the config too
-        name: String,
-    },
-    /// Show the accounts and what was granted to them
-    List {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-#[derive(Debug, Args)]
-struct AddArguments {
-    /// The account
-    name: String,
-    /// Take the password from standard input instead of generating one
-    #[arg(long)]
-    password_stdin: bool,
-    /// What it may pull (may be repeated)
-    #[arg(long, value_name = "PATTERN")]
-    pull: Vec<String>,
-    /// What it may push and pull (may be repeated)
-    #[arg(long, value_name = "PATTERN")]
-    push: Vec<String>,
-    /// It may do everything
-    #[arg(long, conflicts_with_all = ["pull", "push"])]
-    admin: bool,
-    /// When it ends by itself: 90d, 12h, 8w, or a moment like 2027-01-31T18:00:00Z
-    #[arg(long, value_name = "TIME")]
-    expires: Option<Expiry>,
-}
-
-#[derive(Debug, Args)]
-struct PasswdArguments {
-    /// The account
-    name: String,
-    /// Take the password from standard input instead of generating one
-    #[arg(long)]
-    password_stdin: bool,
-    /// Also set when it ends: 90d, 12h, 8w, or a moment like 2027-01-31T18:00:00Z
-    #[arg(long, value_name = "TIME")]
-    expires: Option<Expiry>,
-}
-
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let now_unix_secs = SystemClock::new().unix_secs();
     let (mut out, mut talk) = (io::stdout().lock(), Talk);
-    if let Action::List { json } = arguments.action {
+    let shown = match &arguments.action {
+        Action::List { json } => Some((None, *json)),
+        Action::Show { name, json } => Some((Some(name), *json)),
+        _ => None,
+    };
+    if let Some((name, as_json)) = shown {
         // Accounts are listed for an issuer of tokens without a registry too.
         let files = config_files(&arguments.place)?;
         let auth = config::load_accounts_again(&files, &crate::cli::environment())?.config;
@@ -109,20 +63,36 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 "note: no accounts: another server issues the tokens that these files accept",
             );
         }
-        let written = list::write(&auth, now_unix_secs, json, &mut out);
+        let written = match name {
+            None => list::write(&auth, now_unix_secs, as_json, &mut out),
+            Some(name) => {
+                let account = show::Shown::find(&auth, name, now_unix_secs)
+                    .ok_or_else(|| ChangeError::NotThere(name.clone()))?;
+                account.write(as_json, &mut out)
+            }
+        };
         talk::written(written)?;
         return Ok(ExitCode::SUCCESS);
     }
     let is_terminal = io::stdout().is_terminal();
+    let mut input = io::stdin().lock();
+    if let Action::Passwd(passwd) = &arguments.action
+        && passwd.hash
+    {
+        // For any installation, so none is looked for.
+        print_hash(passwd, &mut input, &mut out, &mut talk)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let installation = Installation::find_for_a_change(&arguments.place)?;
     Command {
         loaded: &installation.loaded,
         config_file: installation.config_files.first().map(AsRef::as_ref),
         now_unix_secs,
-        input: &mut io::stdin().lock(),
+        input: &mut input,
         out: &mut out,
         talk: &mut talk,
         is_terminal,
+        recreates_missing: false,
     }
     .run(&arguments.action)?;
     Ok(ExitCode::SUCCESS)
@@ -137,89 +107,160 @@ struct Command<'a> {
     out: &'a mut dyn Write,
     talk: &'a mut dyn Write,
     is_terminal: bool,
+    /// Whether a users file that this installation has lost is made again.
+    recreates_missing: bool,
 }
 
 impl Command<'_> {
     fn run(&mut self, action: &Action) -> anyhow::Result<()> {
         match action {
             Action::Add(arguments) => self.add(arguments),
+            Action::Grant(arguments) => self.grant(&arguments.name, &arguments.rights.grants()),
+            Action::Deny(arguments) => self.deny(&arguments.name, &arguments.denials()),
             Action::Passwd(arguments) => self.passwd(arguments),
             Action::Remove { name } => {
-                let (rules, _) = self.change(Some(name), |file| changes::remove(file, name))?;
+                self.change(Some(name), None, |file| changes::remove(file, name))?;
                 self.finish(
-                    &format!("{} was removed, with {}", called(name), counted(rules)),
+                    &format!("{} is removed, with its rights", called(name)),
                     None,
                 )
             }
-            Action::Revoke { name } => {
-                let auth = &self.loaded.config.auth;
-                let is_in_config = auth.places.contains_key(name);
-                let has_others = auth.accounts.external.knows_accounts();
-                let now = self.now_unix_secs;
-                self.change(None, |file| {
-                    let is_elsewhere =
-                        is_in_config || (has_others && !file.users.contains_key(name));
-                    changes::revoke(file, name, is_elsewhere, now)
-                })?;
-                self.finish(
-                    &format!("the tokens of {} were revoked", called(name)),
-                    None,
-                )
-            }
+            Action::Revoke(arguments) => self.revoke(arguments),
             // Shown before there is anything to change.
-            Action::List { .. } => Ok(()),
+            Action::List { .. } | Action::Show { .. } => Ok(()),
         }
     }
 
     fn add(&mut self, arguments: &AddArguments) -> anyhow::Result<()> {
         let name = &arguments.name;
-        let pulls = arguments.pull.iter().cloned().map(Grant::Pull);
-        let pushes = arguments.push.iter().cloned().map(Grant::Push);
-        let mut grants: Vec<Grant> = pushes.chain(pulls).collect();
-        if arguments.admin {
-            grants.push(Grant::Everything);
-        }
+        let grants = arguments.rights.grants();
         let ends = self.end(arguments.expires)?;
         let password = match name.as_str() {
             "" if !arguments.password_stdin => None,
-            _ => Some(self.password(arguments.password_stdin)?),
+            _ => Some(self.password(name, arguments.password_stdin)?),
         };
         let hash = password.as_ref().map(Password::hash).transpose()?;
         let addition = Addition::new(name, hash, ends, &grants)?;
-        let (rules, file) = self.change(Some(name), |file| addition.apply(file))?;
-        let ends = ends.map(|ends| format!(" until {}", moment::shown(ends)));
-        let said = format!(
-            "{} was added with {}{}",
-            called(name),
-            counted(rules),
-            ends.unwrap_or_default()
-        );
+        self.recreates_missing = arguments.recreate_missing;
+        let (rules, file) = self.change(Some(name), None, |file| addition.apply(file))?;
+        let ends = ends.map(|ends| format!(" and expires at {}", moment::shown(ends)));
+        let said = format!("{} is added{}", called(name), ends.unwrap_or_default());
         let shown = password.filter(|_| !arguments.password_stdin);
         let outcome = self.finish(&said, shown.as_ref());
-        self.warn_of_new_rules(file, rules)?;
+        self.write_rights(name, &file)?;
+        self.warn_of_new_rules(name, &grants, &rules, &file)?;
         outcome
+    }
+
+    fn grant(&mut self, name: &str, grants: &[Grant]) -> anyhow::Result<()> {
+        let is_elsewhere = self.is_elsewhere(name);
+        let (rules, file) = self.change(None, None, |file| {
+            check_is_there(file, name, is_elsewhere)?;
+            changes::grant(file, name, grants)
+        })?;
+        if rules.is_empty() {
+            writeln!(self.talk, "{} has these rights already", called(name))?;
+        } else {
+            self.finish(&format!("the rights of {} are changed", called(name)), None)?;
+        }
+        self.write_rights(name, &file)?;
+        self.warn_of_new_rules(name, grants, &rules, &file)
+    }
+
+    fn deny(&mut self, name: &str, denials: &[Grant]) -> anyhow::Result<()> {
+        let is_elsewhere = self.is_elsewhere(name);
+        let (is_changed, file) = self.change(None, None, |file| {
+            check_is_there(file, name, is_elsewhere)?;
+            let is_changed = changes::deny(file, name, denials)?;
+            let given = denials
+                .iter()
+                .find_map(|denied| self.given(name, denied, file));
+            match given {
+                Some((place, repository)) => Err(ChangeError::GivenElsewhere {
+                    name: name.to_owned(),
+                    place,
+                    repository,
+                }),
+                None => Ok(is_changed),
+            }
+        })?;
+        if is_changed {
+            self.finish(&format!("the rights of {} are changed", called(name)), None)?;
+        } else {
+            writeln!(self.talk, "{} does not have these rights", called(name))?;
+        }
+        self.write_rights(name, &file)
     }
 
     fn passwd(&mut self, arguments: &PasswdArguments) -> anyhow::Result<()> {
         let name = &arguments.name;
         let ends = self.end(arguments.expires)?;
-        let password = self.password(arguments.password_stdin)?;
+        let password = self.password(name, arguments.password_stdin)?;
         let hash = password.hash()?;
-        let (ends, _) = self.change(Some(name), |file| {
+        let (ends, _) = self.change(Some(name), ends, |file| {
             changes::set_password(file, name, hash, ends)
         })?;
         if let Some(ended) = ends.filter(|&ends| ends <= self.now_unix_secs) {
             writeln!(
                 self.talk,
-                "warning: the account has ended at {} and stays so; --expires gives it another end",
+                "warning: the account has expired at {}, and cannot log in; --expires changes that",
                 moment::shown(ended)
             )?;
         }
         let shown = Some(password).filter(|_| !arguments.password_stdin);
         self.finish(
-            &format!("{} has another password", called(name)),
+            &format!("the password of {} is changed", called(name)),
             shown.as_ref(),
         )
+    }
+
+    fn revoke(&mut self, arguments: &RevokeArguments) -> anyhow::Result<()> {
+        let name = &arguments.name;
+        let (is_elsewhere, now) = (self.is_elsewhere(name), self.now_unix_secs);
+        if arguments.password || arguments.password_stdin {
+            let password = self.password(name, arguments.password_stdin)?;
+            let hash = password.hash()?;
+            self.change(Some(name), None, |file| {
+                changes::set_password(file, name, hash, None)?;
+                changes::revoke(file, name, false, now)
+            })?;
+            let shown = Some(password).filter(|_| arguments.password);
+            return self.finish(
+                &format!(
+                    "the tokens of {0} are revoked, and its password is changed",
+                    called(name)
+                ),
+                shown.as_ref(),
+            );
+        }
+        self.change(None, None, |file| {
+            let is_elsewhere = is_elsewhere && !file.users.contains_key(name);
+            changes::revoke(file, name, is_elsewhere, now)
+        })?;
+        self.finish(&format!("the tokens of {} are revoked", called(name)), None)?;
+        let auth = &self.loaded.config.auth;
+        let hint = if name.is_empty() {
+            return Ok(());
+        } else if let Some(place) = auth.places.get(name) {
+            format!("to change it too, write another hash at {place}")
+        } else if is_elsewhere {
+            "to change it too, use the external authenticator that knows it".to_owned()
+        } else {
+            format!("`boathouse user revoke {name} --password` changes it too")
+        };
+        writeln!(
+            self.talk,
+            "note: the password of {} still works; {hint}",
+            called(name)
+        )?;
+        Ok(())
+    }
+
+    /// Whether the account is defined in the configuration, which no command changes, or may be known to an external
+    /// authenticator.
+    fn is_elsewhere(&self, name: &str) -> bool {
+        let auth = &self.loaded.config.auth;
+        auth.places.contains_key(name) || auth.accounts.external.knows_accounts()
     }
 
     fn end(&self, expires: Option<Expiry>) -> anyhow::Result<Option<u64>> {
@@ -227,42 +268,95 @@ impl Command<'_> {
         end.transpose()
     }
 
-    fn password(&mut self, from_input: bool) -> anyhow::Result<Password> {
-        if !from_input {
-            return Password::random(password::random_bytes);
+    fn password(&mut self, name: &str, from_input: bool) -> anyhow::Result<Password> {
+        if from_input {
+            read_password(name, self.input, self.talk)
+        } else {
+            Password::random(password::random_bytes)
         }
-        let mut text = String::new();
-        let mut input = (&mut *self.input).take(PASSWORD_INPUT_BYTES_MAX);
-        input
-            .read_to_string(&mut text)
-            .context("cannot read a password from standard input")?;
-        // What `echo` and an editor put behind it.
-        let text = text.strip_suffix('\n').unwrap_or(&text);
-        let text = text.strip_suffix('\r').unwrap_or(text);
-        if text.contains(':') {
-            writeln!(
-                self.talk,
-                "warning: Tart cannot use a password with `:` in it from a docker config"
-            )?;
-        }
-        Password::given(text.to_owned()).context("standard input holds no usable password")
     }
 
-    /// Changes the file; `name` must not be one of the configuration. Also returns what the file is now.
+    /// Changes the file; `name` must not be an account of the configuration. `ends` is when the account will expire. Also
+    /// returns what the file is now.
     fn change<T>(
         &self,
         name: Option<&String>,
+        ends: Option<u64>,
         change: impl FnOnce(&mut UsersFile) -> Result<T, ChangeError>,
     ) -> anyhow::Result<(T, UsersFile)> {
         let file = self.users_file()?;
-        if let Some((name, place)) =
-            name.and_then(|name| self.loaded.config.auth.places.get_key_value(name))
-        {
+        let auth = &self.loaded.config.auth;
+        if let Some((name, place)) = name.and_then(|name| auth.places.get_key_value(name)) {
             let (name, place) = (name.clone(), place.to_string());
             return Err(ChangeError::InConfig { name, place }.into());
         }
-        missing_parts::refuse_new_users_file(&self.loaded.config, file)?;
-        Ok(UsersFile::update(file, change)?)
+        if !self.recreates_missing {
+            missing_parts::refuse_new_users_file(&self.loaded.config, file)?;
+        }
+        let updated = UsersFile::update(file, |content| {
+            let before = content.clone();
+            let result = change(content)?;
+            for moment in std::iter::once(self.now_unix_secs).chain(ends) {
+                self.check_administrator_is_left(&before, content, moment)?;
+            }
+            Ok::<_, ChangeError>(result)
+        });
+        Ok(updated?)
+    }
+
+    /// Without one, nobody could give rights back but by an editor.
+    fn check_administrator_is_left(
+        &self,
+        before: &UsersFile,
+        after: &UsersFile,
+        moment_unix_secs: u64,
+    ) -> Result<(), ChangeError> {
+        let auth = &self.loaded.config.auth;
+        let first = |file: &UsersFile| {
+            let Accounts { users, acl, .. } = auth.accounts_with(file);
+            let administrators = administrators(&users, &acl, moment_unix_secs);
+            administrators.first().map(|&name| name.to_owned())
+        };
+        match (first(after), first(before)) {
+            (None, Some(name)) => Err(ChangeError::LastAdministrator { name }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The place of the rule that gives the account what was denied, and a repository that it gives it on.
+    fn given(&self, name: &str, denied: &Grant, file: &UsersFile) -> Option<(String, String)> {
+        let Grant::On(level, _) = denied else {
+            return None;
+        };
+        let action = level.actions().last()?;
+        let accounts = self.loaded.config.auth.accounts_with(file);
+        denied.sample_names().into_iter().find_map(|repository| {
+            let rule = self.decisive(&accounts, name, &repository)?;
+            let is_given = !rule.grant(&[(*action).to_owned()]).is_empty();
+            is_given.then(|| (rule.text().place.clone(), repository))
+        })
+    }
+
+    /// The rule that decides about an account and a repository, for a client on this machine.
+    fn decisive<'a>(
+        &self,
+        accounts: &'a Accounts,
+        name: &str,
+        repository: &str,
+    ) -> Option<&'a Rule> {
+        let no_labels = BTreeMap::new();
+        let user = accounts.users.get(name);
+        let question = Question {
+            fields: Fields {
+                account: name,
+                resource_type: "repository",
+                name: repository,
+                service: &self.loaded.config.auth.service,
+            },
+            client: Ipv4Addr::LOCALHOST.into(),
+            labels: user.map_or(&no_labels, |user| &user.labels),
+        };
+        decide(&accounts.acl, &question)
     }
 
     fn users_file(&self) -> anyhow::Result<&Path> {
@@ -323,12 +417,44 @@ impl Command<'_> {
         self.out.flush()
     }
 
-    /// What is probably not meant in the rules that were just written: the last ones.
-    fn warn_of_new_rules(&mut self, file: UsersFile, count: usize) -> anyhow::Result<()> {
-        if count == 0 {
-            return Ok(());
+    /// What the account may do now, in words.
+    fn write_rights(&mut self, name: &str, file: &UsersFile) -> anyhow::Result<()> {
+        let accounts = self.loaded.config.auth.accounts_with(file);
+        let rules: Vec<RuleText> = accounts
+            .acl
+            .iter()
+            .map(|rule| rule.text().clone())
+            .collect();
+        let who = match name {
+            "" => "anonymous callers",
+            name => name,
+        };
+        let rights = rights::in_words(&rules, name);
+        if rights.is_empty() {
+            writeln!(
+                self.talk,
+                "{who}: no rights by name; `boathouse user grant` gives some"
+            )?;
         }
-        for mistake in self.loaded.config.auth.mistakes_in(file, count) {
+        for (_, right) in rights {
+            writeln!(self.talk, "{who} {right}")?;
+        }
+        Ok(())
+    }
+
+    /// What is probably not meant in the rules that were just written, and what another rule keeps from taking effect.
+    fn warn_of_new_rules(
+        &mut self,
+        name: &str,
+        grants: &[Grant],
+        rules: &[RuleText],
+        file: &UsersFile,
+    ) -> anyhow::Result<()> {
+        let accounts = self.loaded.config.auth.accounts_with(file);
+        let has_others = accounts.external.knows_accounts();
+        let is_new = |text: &RuleText| rules.contains(&text.without_place());
+        let mut is_warned = false;
+        for mistake in mistakes(&accounts.acl, &accounts.users, has_others, is_new) {
             match &mistake.kind {
                 // As it is written on the command line.
                 MistakeKind::OneLevel {
@@ -344,11 +470,97 @@ impl Command<'_> {
                 | MistakeKind::StarAmongOthers
                 | MistakeKind::UnknownAction(_)
                 | MistakeKind::UnknownType(_)
-                | MistakeKind::EmptyValue { .. } => writeln!(self.talk, "warning: {mistake}")?,
+                | MistakeKind::EmptyValue { .. } => {
+                    is_warned = true;
+                    writeln!(self.talk, "warning: {mistake}")?;
+                }
+            }
+        }
+        if is_warned {
+            return Ok(());
+        }
+        for grant in grants {
+            let asked: Vec<String> = match grant {
+                Grant::Everything => Level::Delete.actions(),
+                Grant::On(level, _) => level.actions(),
+            }
+            .iter()
+            .map(|&action| action.to_owned())
+            .collect();
+            for repository in grant.sample_names() {
+                let rule = self.decisive(&accounts, name, &repository);
+                if let Some(rule) = rule
+                    && rule.grant(&asked) != asked
+                {
+                    writeln!(
+                        self.talk,
+                        "warning: the rule at {} comes first: it decides about `{repository}`, for example",
+                        rule.text().place
+                    )?;
+                }
             }
         }
         Ok(())
     }
+}
+
+/// An account that is in no list may be known to an external authenticator.
+fn check_is_there(file: &UsersFile, name: &str, is_elsewhere: bool) -> Result<(), ChangeError> {
+    if is_elsewhere || file.users.contains_key(name) {
+        Ok(())
+    } else {
+        Err(ChangeError::NotThere(name.to_owned()))
+    }
+}
+
+/// The password on standard input, for this account.
+fn read_password(
+    name: &str,
+    input: &mut dyn Read,
+    talk: &mut dyn Write,
+) -> anyhow::Result<Password> {
+    let mut text = String::new();
+    input
+        .take(PASSWORD_INPUT_BYTES_MAX)
+        .read_to_string(&mut text)
+        .context("cannot read a password from standard input")?;
+    // What `echo` and an editor put behind it.
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    let password = Password::chosen(name, text.to_owned())
+        .context("the password on standard input cannot be used")?;
+    if text.contains(':') {
+        writeln!(
+            talk,
+            "warning: Tart cannot use a password with `:` in it from a docker config"
+        )?;
+    }
+    Ok(password)
+}
+
+/// `user passwd --hash`: the entry of `users:` in a config file, below the password where one was generated.
+fn print_hash(
+    arguments: &PasswdArguments,
+    input: &mut dyn Read,
+    out: &mut dyn Write,
+    talk: &mut dyn Write,
+) -> anyhow::Result<()> {
+    let name = &arguments.name;
+    let password = if arguments.password_stdin {
+        read_password(name, input, talk)?
+    } else {
+        let password = Password::random(password::random_bytes)?;
+        writeln!(out, "{}", password.expose())?;
+        password
+    };
+    let entry = UsersFile::entry(name, &password.hash()?);
+    let written = write!(out, "{entry}").and_then(|()| out.flush());
+    talk::written(written)?;
+    writeln!(
+        talk,
+        "nothing was changed; this line is for `users:` in a config file"
+    )?;
+    Ok(())
 }
 
 /// How messages name an account.
@@ -357,13 +569,5 @@ fn called(name: &str) -> String {
         "the account of anonymous callers".to_owned()
     } else {
         format!("`{name}`")
-    }
-}
-
-fn counted(rules: usize) -> String {
-    match rules {
-        0 => "no rules of its own".to_owned(),
-        1 => "1 rule".to_owned(),
-        _ => format!("{rules} rules"),
     }
 }
