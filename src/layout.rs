@@ -270,6 +270,13 @@ pub fn blobs_directory() -> Prefix {
     Prefix(format!("{ROOT}blobs/").into())
 }
 
+/// One blob, config or manifest.
+pub fn blob_directory(digest: &Digest) -> Prefix {
+    let data = Place::BlobData(*digest).key();
+    let directory = data.as_str().strip_suffix("data").unwrap_or_default();
+    Prefix(directory.into())
+}
+
 /// All repositories.
 pub fn repositories_directory() -> Prefix {
     Prefix(format!("{ROOT}repositories/").into())
@@ -338,6 +345,11 @@ pub fn tag_index_directory(name: &RepositoryName, tag: &Tag, algorithm: Algorith
     Prefix(format!("{}index/{algorithm}/", tag_directory(name, tag)).into())
 }
 
+/// The upload sessions of a repository.
+pub fn uploads_directory(name: &RepositoryName) -> Prefix {
+    Prefix(format!("{ROOT}repositories/{name}/_uploads/").into())
+}
+
 /// One upload session's directory.
 pub fn upload_directory(name: &RepositoryName, id: UploadId) -> Prefix {
     Prefix(format!("{ROOT}repositories/{name}/_uploads/{id}/").into())
@@ -359,6 +371,12 @@ pub fn tombstone(day: u64, name: &RepositoryName, digest: &Digest) -> Key {
     let (algorithm, hex) = (digest.algorithm(), digest.hex());
     let directory = tombstones_of_day(day);
     Key(format!("{directory}{name}/_layers/{algorithm}/{hex}").into())
+}
+
+/// Says that the repository has deleted all its blobs on this day; holds nothing.
+pub fn repository_tombstone(day: u64, name: &RepositoryName) -> Key {
+    let directory = tombstones_of_day(day);
+    Key(format!("{directory}{name}/_layers/all").into())
 }
 
 /// The directory that must appear at once with all that is put below it, if `key` lies in one: a tag's.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::commit::Commit;
-use super::core::{Blob, Core, put_link};
+use super::core::{Blob, Core, DAY_SECS, put_link};
 use super::error::RegistryError;
 use super::event::{Actor, Event};
 use super::references::Candidates;
@@ -26,8 +26,6 @@ use crate::layout::{self, Place, layer_directory};
 use crate::oci::range::ByteRange;
 use crate::oci::{Digest, RepositoryName};
 use crate::store::{Content, Step, StoreError};
-
-const DAY_SECS: u64 = 24 * 60 * 60;
 
 /// How often days whose grace period is over are looked for.
 const SWEEP_PAUSE: Duration = Duration::from_hours(1);
@@ -177,7 +175,7 @@ impl Blobs {
         if self.core.find(&link).await?.is_none() {
             return Err(RegistryError::BlobUnknown(*digest));
         }
-        let day = self.core.clock.unix_secs() / DAY_SECS;
+        let day = self.core.unix_day();
         // Its name says it all.
         let tombstone = Step::put(layout::tombstone(day, name, digest), Bytes::new());
         let removal = || Step::remove_tree(layer_directory(name, digest), link.clone());
@@ -199,9 +197,15 @@ impl Blobs {
     ) -> Result<bool, RegistryError> {
         // Mostly there is no day at all.
         for day in self.days_of_tombstones().await? {
-            let tombstone = layout::tombstone(day, name, digest);
-            if !self.is_over(day) && self.core.find(&tombstone).await?.is_some() {
-                return Ok(true);
+            let tombstones = [
+                layout::tombstone(day, name, digest),
+                layout::repository_tombstone(day, name),
+            ];
+            if !self.is_over(day) {
+                let found = self.core.find_each(&tombstones).await?;
+                if found.iter().any(Option::is_some) {
+                    return Ok(true);
+                }
             }
         }
         Ok(false)

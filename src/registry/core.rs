@@ -42,6 +42,9 @@ const PARSERS_MAX: usize = 4;
 /// requests waiting.
 const INLINE_BYTES_MAX: usize = 16 * 1024;
 
+/// Tombstones lie in a directory for each day.
+pub(super) const DAY_SECS: u64 = 24 * 60 * 60;
+
 /// See the module.
 pub(super) struct Core {
     pub(super) store: Arc<dyn ObjectStore>,
@@ -134,6 +137,11 @@ impl Core {
         } else {
             Err(RegistryError::DeletesDisabled)
         }
+    }
+
+    /// Today, as a number since 1970.
+    pub(super) fn unix_day(&self) -> u64 {
+        self.clock.unix_secs() / DAY_SECS
     }
 
     pub(super) fn is_strict(&self) -> bool {

@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 
 use super::open_mode::OpenMode;
 use super::*;
@@ -15,7 +16,7 @@ use crate::layout::{Key, OwnedPlace, UploadId};
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName};
 use crate::store::bucket_like::BucketLike;
 use crate::store::faulty::{Hook, HookedStore};
-use crate::store::{Step, StoreError};
+use crate::store::{Depth, Entry, Step, StoreError};
 
 #[derive(Debug, Clone, Copy)]
 enum Cut {
@@ -338,6 +339,89 @@ async fn a_cut_delete_of_a_blob_leaves_its_link_or_its_tombstone() {
         );
     }
     assert!(reached > 4, "the cuts must fall into the delete: {reached}");
+}
+
+impl Lab {
+    /// All keys of the repository.
+    async fn keys(&self) -> Vec<String> {
+        let directory = crate::layout::repository_directory(&self.name);
+        let entries = self.store.inner.list(&directory, Depth::All);
+        let entries: Vec<Entry> = entries.try_collect().await.expect("listed");
+        entries.into_iter().map(|entry| entry.key).collect()
+    }
+
+    /// An image with a blob under two tags, and the same blob in a repository below.
+    async fn with_an_image() -> (Self, Digest) {
+        let lab = Self::with_a_tag().await;
+        lab.push("v2", AFTER).await.expect("nothing is cut yet");
+        let digest = Digest::of(Algorithm::Sha256, b"blob");
+        let below: RepositoryName = "team/app/below".parse().unwrap();
+        for name in [&lab.name, &below] {
+            let link = OwnedPlace::LayerLink(name.clone(), digest);
+            let data = Step::put(OwnedPlace::BlobData(digest).key(), "blob");
+            let steps = vec![data, Step::Then, super::core::put_link(&link, &digest)];
+            lab.store.inner.apply(steps).await.expect("nothing is cut");
+        }
+        (lab, digest)
+    }
+}
+
+#[tokio::test]
+async fn a_cut_removal_of_a_repository_leaves_whole_images_and_a_second_one_ends_it() {
+    let below: RepositoryName = "team/app/below".parse().unwrap();
+    let mut reached = 0;
+    for cut in cuts() {
+        let (lab, digest) = Box::pin(Lab::with_an_image()).await;
+        lab.cut(Some(cut));
+        let removed = lab.registry.remove_repository(&lab.name, lab.open.actor());
+        match removed.await {
+            Err(RegistryError::Store(StoreError::Io { .. })) => reached += 1,
+            _ => continue,
+        }
+        let tags = [
+            lab.check_tag("v1", cut).await,
+            lab.check_tag("v2", cut).await,
+        ];
+        let keys = lab.keys().await;
+        let own = |key: &&String| !key.contains("/below/");
+        let has = |part: &str| keys.iter().filter(own).any(|key| key.contains(part));
+        if tags.iter().any(Option::is_some) {
+            assert!(
+                has("/_layers/"),
+                "a tag without its blobs after {cut:?}: {keys:?}"
+            );
+        }
+        if has("/_manifests/revisions/") {
+            assert!(
+                has("/_layers/"),
+                "a manifest without its blobs after {cut:?}"
+            );
+        }
+        lab.cut(None);
+        // Another process ends it, by what the store says.
+        let later = Lab::on(lab.store.clone()).await;
+        let removed = later
+            .registry
+            .remove_repository(&lab.name, later.open.actor());
+        match removed.await {
+            Ok(_) | Err(RegistryError::NameUnknown(_)) => {}
+            Err(error) => panic!("cannot be ended after {cut:?}: {error}"),
+        }
+        let keys = lab.keys().await;
+        assert!(
+            !keys.iter().any(|key| own(&key)),
+            "left after {cut:?}: {keys:?}"
+        );
+        let blob = later.registry.blobs.get(&below, &digest).await;
+        assert!(
+            blob.is_ok(),
+            "a repository below has lost its blob after {cut:?}"
+        );
+    }
+    assert!(
+        reached > 8,
+        "the cuts must fall into the removal: {reached}"
+    );
 }
 
 #[tokio::test]

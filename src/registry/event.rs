@@ -107,4 +107,6 @@ pub(super) enum Event {
     TagRemoved { tag: Tag },
     /// A manifest was removed; its tags were removed before.
     ManifestRemoved { digest: Digest },
+    /// All that was left of the repository was removed; its tags were removed before.
+    RepositoryRemoved,
 }

@@ -4,7 +4,8 @@
 //!
 //! 1. the upload session (`sessions`): one request works on it
 //! 2. the tags of a repository
-//! 3. the changes of a repository: shared by all operations that change it, exclusive for a task that needs it quiet
+//! 3. the changes of a repository: shared by all operations that change it, exclusive for a task that needs it quiet, and for
+//!    the removal of all of it
 //! 4. digests, all of an operation together and in ascending order: shared by all that link or name them (blob PUT, mount,
 //!    manifest PUT), exclusive for those that remove them (DELETE, sweep)
 //! 5. what the store waits for inside one call
@@ -269,6 +270,18 @@ impl<'a, Stage: BeforeChange> Held<'a, Stage> {
         let guards = locks.take(wanted, &self.actor).await?;
         Ok(self.and(guards))
     }
+
+    /// The same, and no other change of the repository beside it, for removing all of it. What others have looked up in the
+    /// repository before is looked up again.
+    pub(super) async fn changing_alone(self) -> Result<Held<'a, Changing>, RegistryError> {
+        let (locks, repository) = (self.locks, self.change.repository());
+        let wanted = repository.map(|name| (name, Mode::Exclusive));
+        let wanted = locks.repositories.locks_of(wanted);
+        let guards = locks.take(wanted, &self.actor).await?;
+        let mut held = self.and(guards);
+        held.removal = Some(locks.removals.begin());
+        Ok(held)
+    }
 }
 
 impl<'a> Held<'a, Changing> {
@@ -302,7 +315,9 @@ impl<'a> Held<'a, Changing> {
         let wanted = locks.digests.locks_of(shared.chain(removed));
         let guards = locks.take(wanted, &self.actor).await?;
         let mut held = self.and(guards);
-        held.removal = is_removal.then(|| locks.removals.begin());
+        if is_removal {
+            held.removal = Some(locks.removals.begin());
+        }
         Ok(held)
     }
 }

@@ -17,7 +17,7 @@ use super::event::{Actor, Event};
 use super::fallback::{Edit, FallbackChange};
 use super::locks::Mode;
 use super::memory_budget::{Holder, Reservation};
-use super::phases::Phases;
+use super::phases::{Phases, TAGS_AT_ONCE};
 use super::references::Mountable;
 use super::referrers::Referrer;
 use crate::layout::{self, Place};
@@ -36,10 +36,6 @@ const MANIFEST_BYTES_MAX: u64 = 1024 * 1024;
 
 /// What an entry takes besides its bytes, about.
 const ENTRY_BYTES: usize = 512;
-
-/// Tags that are removed in one step of the store, which takes a fraction of a second: the manifest may have a hundred
-/// thousand.
-const TAGS_AT_ONCE: usize = 1_000;
 
 /// A manifest that is there.
 #[derive(Debug, Clone)]

@@ -31,6 +31,7 @@ mod phases;
 mod readiness;
 mod references;
 mod referrers;
+mod repositories;
 mod sessions;
 mod settings;
 #[cfg(test)]
@@ -59,6 +60,7 @@ pub use self::manifests::{ManifestContent, Manifests, PushedManifest, StoredMani
 pub use self::memory_budget::{BudgetSpent, Holder, MemoryBudget, Reservation};
 pub use self::readiness::{HealthCheck, Readiness, Trouble};
 pub use self::referrers::{Referrer, ReferrersPage};
+pub use self::repositories::{RemovedRepository, Repositories};
 pub use self::sessions::{Owner, UploadFigures};
 pub use self::settings::{
     Children, FallbackTags, LayerUrls, Limits, References, Settings, UploadPurging,
@@ -70,6 +72,7 @@ pub use self::usage::{Subject, Usage};
 use self::core::Core;
 use crate::clock::Clock;
 use crate::index::Index;
+use crate::oci::RepositoryName;
 use crate::store::ObjectStore;
 
 /// The operations, over a store.
@@ -80,6 +83,8 @@ pub struct Registry {
     pub blobs: Blobs,
     /// Manifests and tags.
     pub manifests: Manifests,
+    /// Whole repositories.
+    pub repositories: Repositories,
     /// Lists, and what things take.
     pub listings: Listings,
     /// The index. [`IndexSync::run`] must run beside the operations.
@@ -107,6 +112,7 @@ impl Registry {
             uploads: Uploads::new(&core, secret),
             blobs: Blobs::new(&core),
             manifests: Manifests::new(&core),
+            repositories: Repositories::new(&core),
             listings: Listings::new(&core),
             index_sync: IndexSync::new(&core),
             health: HealthCheck::new(&core),
@@ -114,6 +120,18 @@ impl Registry {
             handing_back: HandingBack::new(&core),
             core,
         }
+    }
+
+    /// Removes a repository with all that it holds; uploads to it are cancelled. Repositories below it (`a/b` of `a`) stay.
+    pub async fn remove_repository(
+        &self,
+        name: &RepositoryName,
+        actor: Actor<'_>,
+    ) -> Result<RemovedRepository, RegistryError> {
+        self.repositories.check_removable(name, &actor).await?;
+        // Before any lock is taken, as by all who work on a session.
+        let uploads = self.uploads.end_all(name).await?;
+        self.repositories.remove(name, uploads, actor).await
     }
 
     /// What the config decided.

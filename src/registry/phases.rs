@@ -11,6 +11,10 @@ use crate::layout::{self, Place};
 use crate::oci::{Digest, RepositoryName, Tag};
 use crate::store::Step;
 
+/// Tags that are removed in one step of the store, which takes a fraction of a second: the manifest may have a hundred
+/// thousand.
+pub(super) const TAGS_AT_ONCE: usize = 1_000;
+
 /// The steps of one commit in a repository.
 pub(super) struct Phases<'a> {
     name: &'a RepositoryName,

@@ -19,7 +19,7 @@ pub use self::shares::Owner;
 pub(super) use self::shares::TooManySessions;
 use self::shares::{Idle, Shares};
 use crate::clock::Clock;
-use crate::layout::UploadId;
+use crate::layout::{Prefix, UploadId};
 use crate::oci::{Digest, RepositoryName};
 use crate::store::Upload;
 
@@ -70,6 +70,17 @@ enum Entry {
     Busy(Busy),
     /// Kept open for the next request.
     Idle(Kept),
+}
+
+/// Upload sessions that were ended before.
+#[derive(Default)]
+pub(super) struct EndedUploads {
+    /// How many.
+    pub(super) count: u64,
+    /// What they held.
+    pub(super) bytes: u64,
+    /// Those that another registry began, still to be removed.
+    pub(super) foreign: Vec<Prefix>,
 }
 
 /// How many upload sessions there are.
@@ -171,6 +182,19 @@ impl Sessions {
             }
             other.cancel.cancel();
             while other.progress.changed().await.is_ok() {}
+        }
+    }
+
+    /// Starts work on a session in any case: a request that receives is ended, and one that finishes it is waited for.
+    pub(super) async fn take_over(&self, id: UploadId) -> Taken<'_> {
+        loop {
+            match self.try_enter(id) {
+                Ok(taken) => return taken,
+                Err(mut other) => {
+                    other.cancel.cancel();
+                    while other.progress.changed().await.is_ok() {}
+                }
+            }
         }
     }
 

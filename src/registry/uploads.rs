@@ -15,9 +15,11 @@ use super::commit::{Commit, discard};
 use super::core::{Core, put_link};
 use super::error::{BodyError, RegistryError};
 use super::event::{Actor, Event};
-use super::sessions::{Ended, Entered, Kept, Owner, Progress, Sessions, UploadBusy, UploadFigures};
+use super::sessions::{
+    Ended, EndedUploads, Entered, Kept, Owner, Progress, Sessions, UploadBusy, UploadFigures,
+};
 use crate::heartbeat::Heartbeat;
-use crate::layout::{Place, UploadId, upload_directory};
+use crate::layout::{Place, Prefix, UploadId, upload_directory, uploads_directory};
 use crate::oci::range::Sent;
 use crate::oci::{Algorithm, Digest, RepositoryName};
 use crate::store::{Step, StoreError, Upload};
@@ -169,6 +171,47 @@ impl Uploads {
         kept.upload.abort().await?;
         self.sessions.remember(id, Ended::Cancelled);
         Ok(())
+    }
+
+    /// Cancels all sessions of a repository, also those that a request is sending to. Sessions of another registry are only
+    /// found.
+    pub(super) async fn end_all(
+        &self,
+        name: &RepositoryName,
+    ) -> Result<EndedUploads, RegistryError> {
+        let root = uploads_directory(name);
+        let mut directories = Vec::new();
+        let add = |directory: &str| directories.push(directory.to_owned());
+        self.core.each_directory(&root, add).await?;
+        let mut ended = EndedUploads::default();
+        for directory in directories {
+            ended.count += 1;
+            let Ok(id) = directory.parse::<UploadId>() else {
+                let Ok(foreign) = format!("{root}{directory}/").parse::<Prefix>() else {
+                    continue;
+                };
+                if let Ok(data) = foreign.key("data")
+                    && let Some(meta) = self.core.find(&data).await?
+                {
+                    ended.bytes += meta.size_bytes;
+                }
+                ended.foreign.push(foreign);
+                continue;
+            };
+            let (_entered, kept) = self.sessions.take_over(id).await;
+            let upload = if let Some(kept) = kept {
+                Some(kept.upload)
+            } else {
+                let directory = upload_directory(name, id);
+                self.core.store.resume_upload(&directory).await?
+            };
+            if let Some(upload) = upload {
+                ended.bytes += upload.offset_bytes();
+                upload.abort().await?;
+            }
+            self.sessions.remember(id, Ended::Cancelled);
+        }
+        Ok(ended)
     }
 
     /// Appends the last chunk, which may be empty, and makes a blob of the session, if it has that digest.

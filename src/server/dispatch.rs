@@ -361,6 +361,9 @@ impl State {
             Route::ManifestDelete(name, reference) => {
                 manifests::delete(self, &request, &name, &reference).await
             }
+            Route::RepositoryDelete(name) => {
+                listings::delete_repository(self, &request, &name).await
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! Lists over HTTP: catalog, tags, referrers.
+//! Repositories over HTTP: the lists of their catalog, tags and referrers; removing one.
 //!
 //! Source: distribution-spec end-8 and end-12, distribution's catalog. Must not know where lists come from. Invariant:
 //! every page but the last has a `Link` to the next page (RFC 8288), relative like every other URL.
@@ -52,6 +52,22 @@ pub(super) async fn tags(
         &found,
         tags.last().copied(),
         page,
+    ))
+}
+
+/// Answers with what was removed.
+pub(super) async fn delete_repository(
+    state: &State,
+    request: &Allowed,
+    name: &RepositoryName,
+) -> Result<Response<ResponseBody>, ServerError> {
+    let registry = &request.registry;
+    let removed = registry.remove_repository(name, request.actor(state));
+    let removed = removed.await?;
+    Ok(response::json(
+        StatusCode::ACCEPTED,
+        "application/json",
+        &removed,
     ))
 }
 

@@ -106,6 +106,7 @@ enum Endpoint<'a> {
     Uploads(&'a [&'a str]),
     Session(&'a [&'a str], &'a str),
     Blob(&'a [&'a str], &'a str),
+    Repository(&'a [&'a str]),
     Nothing,
 }
 
@@ -133,6 +134,8 @@ impl<'a> Endpoint<'a> {
             }
             [name @ .., "blobs", "uploads", id] => Self::Session(name, id),
             [name @ .., "blobs", digest] => Self::Blob(name, digest),
+            // No component of a name begins with an underscore.
+            [name @ .., "_boathouse", "repository"] => Self::Repository(name),
             _ => Self::Nothing,
         }
     }
@@ -154,6 +157,7 @@ impl<'a> Endpoint<'a> {
             // Cancelling an upload does not delete stored content.
             Self::Session(..) => (&["GET", "HEAD"], &["PATCH", "PUT", "DELETE"], &[]),
             Self::Blob(..) => (&["GET", "HEAD"], &[], &["DELETE"]),
+            Self::Repository(_) => (&[], &[], &["DELETE"]),
             Self::Nothing => (&[], &[], &[]),
         }
     }
@@ -208,6 +212,8 @@ pub enum Route {
     ManifestPut(RepositoryName, Reference, Vec<Tag>),
     /// `DELETE manifests/<reference>` (end-9).
     ManifestDelete(RepositoryName, Reference),
+    /// `DELETE _boathouse/repository`: the repository with all that it holds. No specification has it.
+    RepositoryDelete(RepositoryName),
 }
 
 /// How an upload begins.
@@ -241,7 +247,10 @@ impl Route {
             Endpoint::BaseRedirect => reading(Self::BaseRedirect),
             Endpoint::Base => reading(Self::Base),
             Endpoint::Token if is_read || *method == Method::POST => Ok(Self::Token),
-            Endpoint::Token => Err(not_allowed),
+            Endpoint::Repository(name) if *method == Method::DELETE => {
+                Ok(Self::RepositoryDelete(parse_name(name)?))
+            }
+            Endpoint::Token | Endpoint::Repository(_) => Err(not_allowed),
             Endpoint::Catalog => reading(Self::Catalog(query.page()?)),
             Endpoint::Tags(name) => reading(Self::Tags(parse_name(name)?, query.page()?)),
             Endpoint::Referrers(name, digest) => {
@@ -313,9 +322,9 @@ impl Route {
             Self::UploadAppend(name, _)
             | Self::UploadFinish(name, ..)
             | Self::UploadCancel(name, _) => Access::Session(name.clone(), SessionUse::Write),
-            Self::BlobDelete(name, _) | Self::ManifestDelete(name, _) => {
-                Access::Delete(name.clone())
-            }
+            Self::BlobDelete(name, _)
+            | Self::ManifestDelete(name, _)
+            | Self::RepositoryDelete(name) => Access::Delete(name.clone()),
         }
     }
 
@@ -326,7 +335,8 @@ impl Route {
             | Self::Health
             | Self::Ready
             | Self::Metrics
-            | Self::AuthorityCertificate => Handler::Other,
+            | Self::AuthorityCertificate
+            | Self::RepositoryDelete(_) => Handler::Other,
             Self::Token => Handler::Token,
             Self::BaseRedirect | Self::Base => Handler::Base,
             Self::Catalog(_) => Handler::Catalog,
@@ -370,6 +380,7 @@ impl Route {
             Self::ManifestNowhere(_) => "manifest-nowhere",
             Self::ManifestPut(..) => "manifest-put",
             Self::ManifestDelete(..) => "manifest-delete",
+            Self::RepositoryDelete(_) => "repository-delete",
         }
     }
 

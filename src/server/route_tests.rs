@@ -83,7 +83,8 @@ fn endpoints() -> Vec<(&'static str, String, Access)> {
             format!("/v2/a/b/blobs/sha256:{HEX}"),
             delete.clone(),
         ),
-        ("DELETE", "/v2/a/b/manifests/v1".into(), delete),
+        ("DELETE", "/v2/a/b/manifests/v1".into(), delete.clone()),
+        ("DELETE", "/v2/a/b/_boathouse/repository".into(), delete),
     ]
 }
 
@@ -131,7 +132,8 @@ fn all_labels() -> Vec<&'static str> {
                 Route::ManifestPut(n.clone(), reference.clone(), Vec::new())
             }
             Route::ManifestPut(..) => Route::ManifestDelete(n.clone(), reference.clone()),
-            Route::ManifestDelete(..) => return labels,
+            Route::ManifestDelete(..) => Route::RepositoryDelete(n.clone()),
+            Route::RepositoryDelete(_) => return labels,
         };
         labels.push(current.label());
     }

@@ -74,6 +74,8 @@ mod progress;
 mod random;
 #[path = "../it/readiness.rs"]
 mod readiness;
+#[path = "../it/repository_removal.rs"]
+mod repository_removal;
 #[path = "../it/support.rs"]
 mod support;
 #[path = "../it/token_flows.rs"]

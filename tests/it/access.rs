@@ -77,6 +77,11 @@ pub(crate) fn guarded() -> Vec<(Method, String, Option<&'static str>)> {
         (Method::DELETE, "/v2/ann/app/manifests/v1".into(), delete),
         (
             Method::DELETE,
+            "/v2/ann/app/_boathouse/repository".into(),
+            delete,
+        ),
+        (
+            Method::DELETE,
             "/v2/%61nn%2fapp/manifests/v1".into(),
             delete,
         ),

@@ -65,6 +65,7 @@ mod progress;
 mod random;
 mod readiness;
 mod reload;
+mod repository_removal;
 mod rooms;
 mod same_answers;
 mod scale;

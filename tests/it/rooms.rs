@@ -128,7 +128,8 @@ fn no_files_of_the_registry_know_each_other_in_a_circle() {
 
 #[test]
 fn a_room_knows_no_other_room() {
-    const ROOMS: [&str; 6] = [
+    const ROOMS: [&str; 7] = [
+        "repositories",
         "uploads",
         "blobs",
         "manifests",

@@ -367,6 +367,8 @@ impl News {
             Event::TagMoved { tag, digest } => self.facts.push(Fact::Tag(tag, digest)),
             Event::TagRemoved { tag } => self.gone.push(Forget::Tag(tag)),
             Event::ManifestRemoved { digest } => self.gone.push(Forget::Revision(digest)),
+            // There may be more to forget than the queue takes: the removal replaces all of it by nothing.
+            Event::RepositoryRemoved => {}
         }
     }
 }

@@ -1,0 +1,218 @@
+//! Whole repositories: removing one with all that it holds.
+//!
+//! Source: `docs/storage-layout.md`. Must not know HTTP, nor upload sessions. Invariants: tags go first, then manifests, then
+//! links of blobs, and each is durable before the next begins, so that a crash leaves a smaller repository and no tag without
+//! its image; a second removal ends what the first has begun. The bytes of a blob are removed only if the store itself shows
+//! that no other repository links it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::commit::Commit;
+use super::core::Core;
+use super::error::RegistryError;
+use super::event::{Actor, Event};
+use super::locks::Mode;
+use super::phases::{Phases, TAGS_AT_ONCE};
+use super::sessions::EndedUploads;
+use crate::layout::{self, Key, Place};
+use crate::oci::{Algorithm, Digest, RepositoryName};
+use crate::store::Step;
+
+/// A repository with more blobs, or with any manifest, leaves its bytes to a collection: only what was never an image (the
+/// scratch blob of `boathouse doctor`, a push that broke off) is few enough to be looked for in every other repository.
+const FREED_BLOBS_MAX: usize = 16;
+
+/// In more repositories no blob is looked for, while others who want to link it wait.
+const LOOKED_THROUGH_MAX: usize = 10_000;
+
+/// The room of whole repositories.
+pub struct Repositories {
+    core: Arc<Core>,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedRepository {
+    /// Tags.
+    pub tags: u64,
+    /// Manifests.
+    pub manifests: u64,
+    /// Links of blobs.
+    pub blobs: u64,
+    /// Upload sessions.
+    pub uploads: u64,
+    /// What is free on the disk now; the rest is free once it is collected.
+    pub freed_bytes: u64,
+}
+
+impl Repositories {
+    pub(super) fn new(core: &Arc<Core>) -> Self {
+        Self {
+            core: Arc::clone(core),
+        }
+    }
+
+    /// Fails if nothing may be removed, or the repository has nothing.
+    pub(super) async fn check_removable(
+        &self,
+        name: &RepositoryName,
+        actor: &Actor<'_>,
+    ) -> Result<(), RegistryError> {
+        self.core.check_deletable()?;
+        actor.confirm().await?;
+        let uploads = layout::uploads_directory(name);
+        if self.core.repository_exists(name).await? || self.core.holds_something(&uploads).await? {
+            return Ok(());
+        }
+        Err(RegistryError::NameUnknown(name.clone()))
+    }
+
+    /// Removes everything that the repository holds. Repositories below it (`a/b` of `a`) stay.
+    pub(super) async fn remove(
+        &self,
+        name: &RepositoryName,
+        uploads: EndedUploads,
+        actor: Actor<'_>,
+    ) -> Result<RemovedRepository, RegistryError> {
+        let core = &self.core;
+        let held = core.locks.hold(actor, name).tags(Mode::Exclusive).await?;
+        let mut held = held.changing_alone().await?;
+        // Before anything is changed: the index lists nothing of the repository until it has forgotten it.
+        let reread = core.gate.index.reread(name);
+        let tags = core.tag_directories(name).await?;
+        let (mut revisions, mut layers) = (0, Vec::new());
+        for algorithm in Algorithm::ALL {
+            let directory = layout::revisions_directory(name, algorithm);
+            revisions += core.digest_directories(&directory, algorithm).await?.len();
+            let directory = layout::layer_links_directory(name, algorithm);
+            layers.extend(core.digest_directories(&directory, algorithm).await?);
+        }
+        let mut removed = RemovedRepository {
+            tags: tags.len() as u64,
+            manifests: revisions as u64,
+            blobs: layers.len() as u64,
+            uploads: uploads.count,
+            freed_bytes: uploads.bytes,
+        };
+        // In parts, as where a manifest goes with its tags.
+        for part in tags.chunks(TAGS_AT_ONCE) {
+            let mut phases = Phases::new(name);
+            for tag in part {
+                phases.remove_tag(tag);
+            }
+            let gone = part
+                .iter()
+                .map(|tag| Event::TagRemoved { tag: tag.clone() });
+            let commit = Commit {
+                steps: phases.into_steps(),
+                events: gone.collect(),
+                ..Commit::default()
+            };
+            core.commit(&mut held, commit).await?;
+        }
+        let scratch = if revisions == 0 && layers.len() <= FREED_BLOBS_MAX {
+            layers.as_slice()
+        } else {
+            &[]
+        };
+        let mut held = held.sharing_and_removing([], scratch).await?;
+        let unheld = self.unheld(name, scratch).await?;
+        removed.freed_bytes += unheld.iter().map(|(_, size_bytes)| size_bytes).sum::<u64>();
+        let removals = || {
+            let mut steps = vec![
+                Step::remove_tree(layout::manifests_directory(name), None),
+                Step::Barrier,
+                Step::remove_tree(layout::layers_directory(name), None),
+            ];
+            let foreign = uploads.foreign.iter().cloned();
+            steps.extend(foreign.map(|directory| Step::remove_tree(directory, None)));
+            steps.push(Step::Barrier);
+            let data = |(digest, _): &(Digest, u64)| {
+                let first = Place::BlobData(*digest).key();
+                Step::remove_tree(layout::blob_directory(digest), first)
+            };
+            steps.extend(unheld.iter().map(data));
+            steps
+        };
+        let mut steps = Vec::new();
+        if unheld.len() < layers.len() {
+            let day = core.unix_day();
+            let tombstone = layout::repository_tombstone(day, name);
+            steps.extend([Step::put(tombstone, Bytes::new()), Step::Barrier]);
+        }
+        steps.extend(removals());
+        let commit = Commit {
+            steps,
+            // Without room for a tombstone, deleting is all the more needed.
+            without_room: removals(),
+            events: vec![Event::RepositoryRemoved],
+            ..Commit::default()
+        };
+        core.commit(&mut held, commit).await?;
+        let index = &core.gate.index;
+        index.forget_content(unheld.iter().map(|(digest, _)| *digest).collect());
+        if let Err(error) = index.replace_repository(reread, Vec::new(), None).await {
+            tracing::warn!(%error, repository = %name, "the index still holds a repository that was removed; it is read again");
+            core.gate.freshness().read_soon(name);
+        }
+        Ok(removed)
+    }
+
+    /// Those of `digests`, blobs of `name` that are locked for removal, that no other repository links, with their sizes. The
+    /// index is not asked: it does not record links whose bytes were missing when they were read.
+    async fn unheld(
+        &self,
+        name: &RepositoryName,
+        digests: &[Digest],
+    ) -> Result<Vec<(Digest, u64)>, RegistryError> {
+        // Other algorithms: a link of theirs may lead to data of another digest.
+        let is_plain = |digest: &Digest| digest.algorithm() == Algorithm::Sha256;
+        if digests.is_empty() || !digests.iter().all(is_plain) {
+            return Ok(Vec::new());
+        }
+        let core = &self.core;
+        let is_other = |other: &RepositoryName| other != name;
+        let others = core.repositories(is_other, LOOKED_THROUGH_MAX + 1).await?;
+        if others.len() > LOOKED_THROUGH_MAX {
+            return Ok(Vec::new());
+        }
+        let mut unheld = Vec::new();
+        for digest in digests {
+            let own = Place::LayerLink(name, *digest).key();
+            if core.read_link(&own).await? == Some(*digest)
+                && let Some(meta) = core.find(&Place::BlobData(*digest).key()).await?
+            {
+                unheld.push((*digest, meta.size_bytes));
+            }
+        }
+        for other in &others {
+            for algorithm in Algorithm::ALL {
+                let mut links: Vec<Key> = Vec::new();
+                if algorithm == Algorithm::Sha256 {
+                    let place = |(digest, _): &(Digest, u64)| {
+                        [
+                            Place::LayerLink(other, *digest).key(),
+                            Place::RevisionLink(other, *digest).key(),
+                        ]
+                    };
+                    links.extend(unheld.iter().flat_map(place));
+                } else {
+                    let directory = layout::layer_links_directory(other, algorithm);
+                    for digest in core.digest_directories(&directory, algorithm).await? {
+                        links.push(Place::LayerLink(other, digest).key());
+                    }
+                    let directory = layout::revisions_directory(other, algorithm);
+                    for digest in core.digest_directories(&directory, algorithm).await? {
+                        links.push(Place::RevisionLink(other, digest).key());
+                    }
+                }
+                let targets = core.read_links(&links).await?;
+                unheld.retain(|(digest, _)| !targets.contains(&Some(*digest)));
+            }
+        }
+        Ok(unheld)
+    }
+}
