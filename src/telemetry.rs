@@ -70,8 +70,8 @@ pub fn start(
     let writer = LogWriter::start(std::io::stderr(), |lines| {
         tracing::warn!(lines, "log lines were lost: stderr could not be written");
     })?;
-    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let format = match (settings.json, is_terminal) {
+    let has_colours = has_colours(&std::io::stderr(), environment);
+    let format = match (settings.json, has_colours) {
         (true, _) => Format::Json,
         (false, true) => Format::ColouredText,
         (false, false) => Format::Text,
@@ -86,12 +86,20 @@ pub fn start(
     let started = if settings.json {
         tracing::subscriber::set_global_default(subscriber.json().flatten_event(true).finish())
     } else {
-        tracing::subscriber::set_global_default(subscriber.with_ansi(is_terminal).finish())
+        tracing::subscriber::set_global_default(subscriber.with_ansi(has_colours).finish())
     };
     started.map_err(|_| TelemetryError::AlreadyStarted)?;
     WRITER
         .set(writer)
         .map_err(|_| TelemetryError::AlreadyStarted)
+}
+
+/// Whether a person sees colours there: on a terminal, unless `NO_COLOR` has a value (no-color.org).
+pub fn has_colours(
+    output: &impl std::io::IsTerminal,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> bool {
+    output.is_terminal() && environment("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Writes a message to the person who started the program, between the log lines; before logging is started, it is lost.

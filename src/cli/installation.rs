@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 
+use super::reachable::Reachable;
 use crate::config::{self, Config, Loaded};
-use crate::host_port::HostPort;
 use crate::instance::places::{Places, Surroundings};
 use crate::server::Address;
 use crate::tls;
@@ -88,66 +88,24 @@ pub(super) fn file_of_variable() -> Option<PathBuf> {
 
 /// `HOST:PORT` as clients best call the registry, by its configuration.
 pub(super) fn configured_name(config: &Config) -> anyhow::Result<String> {
+    Ok(configured_names(config)?.registry)
+}
+
+/// All that clients may call the registry, by its configuration.
+pub(super) fn configured_names(config: &Config) -> anyhow::Result<Reachable> {
     let address = &config.server.address;
     let has_port = address.tcp().is_some_and(|address| address.port() != 0);
     if !has_port && config.external_host.is_none() {
         bail!(
-            "`http.addr` is {address}, which names no port that stays the same\nhint: name the registry as HOST:PORT"
+            "`http.addr` is {address}, which has no fixed port\nhint: name the registry as HOST:PORT"
         );
     }
-    Ok(registry_name(config, address))
+    let certified = tls::names_in_file(&config.tls);
+    Ok(Reachable::find(config, address, certified))
 }
 
 /// `HOST:PORT` as clients best call a registry that listens at `address`.
 pub(super) fn registry_name(config: &Config, address: &Address) -> String {
-    if let Some(external) = &config.external_host {
-        return external.authority().to_owned();
-    }
-    let Address::Tcp(address) = address else {
-        return address.to_string();
-    };
-    let hosts = match &config.tls {
-        tls::Settings::Automatic { hosts, .. } => hosts.as_slice(),
-        tls::Settings::None | tls::Settings::Files { .. } => &[],
-    };
-    reachable_name(address, hosts, &tls::best_host_name())
-}
-
-/// `HOST:PORT` as clients write it. The port always stands there, 443 too: in `lab/image`, docker takes `lab` for a name on
-/// Docker Hub.
-fn reachable_name(address: &HostPort, hosts: &[String], best_name: &str) -> String {
-    let host = match (hosts.first(), address.host()) {
-        (Some(host), _) => host,
-        (None, _) if address.is_every_address() => best_name,
-        (None, "127.0.0.1" | "::1") => "localhost",
-        (None, host) => host,
-    };
-    match HostPort::new(host, address.port()) {
-        Ok(named) => named.to_string(),
-        // No certificate can have this name, and the start fails for that reason.
-        Err(_) => format!("{host}:{}", address.port()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clients_are_told_a_name_that_they_can_use() {
-        let name = |address: &str, hosts: &[&str]| {
-            let hosts: Vec<String> = hosts.iter().copied().map(str::to_owned).collect();
-            reachable_name(&address.parse().unwrap(), &hosts, "vm.local")
-        };
-        assert_eq!(name(":443", &[]), "vm.local:443");
-        assert_eq!(name("0.0.0.0:443", &[]), "vm.local:443");
-        assert_eq!(name("[::1]:5443", &[]), "localhost:5443");
-        assert_eq!(name("10.0.0.5:5443", &[]), "10.0.0.5:5443");
-        assert_eq!(name("[fd00::5]:5443", &[]), "[fd00::5]:5443");
-        assert_eq!(
-            name("[::1]:5443", &["boathouse.test", "b"]),
-            "boathouse.test:5443"
-        );
-        assert_eq!(name(":443", &["fd00::5"]), "[fd00::5]:443");
-    }
+    let certified = tls::names_in_file(&config.tls);
+    Reachable::find(config, address, certified).registry
 }

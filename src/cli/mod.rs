@@ -10,6 +10,7 @@ mod installation;
 mod moment;
 mod password;
 mod progress;
+mod reachable;
 mod running;
 mod talk;
 
@@ -127,6 +128,10 @@ mod tests {
             "boathouse config export --for docker_auth",
             "boathouse token-key make --config a.yml --config b.yml --issuer lab",
             "boathouse token-key make --certificate a --key b",
+            "boathouse welcome --dir d",
+            "boathouse push-sample",
+            "boathouse push-sample lab.example --image team/hello:2 --username ann --password-stdin",
+            "boathouse trust --remote lab.example --remove --yes",
             "boathouse trust --mobileconfig lab.mobileconfig --dir d",
             "boathouse user revoke ann --config a.yml",
             "boathouse user list --json",

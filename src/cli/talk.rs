@@ -19,6 +19,13 @@ pub(super) fn line(line: impl fmt::Display) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
+/// A question on stderr, without an end of line.
+pub(super) fn ask(question: impl fmt::Display) {
+    let text = question.to_string();
+    // As in `line`.
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
 /// stderr for those who write talk bit by bit.
 pub(super) struct Talk;
 

@@ -12,7 +12,7 @@ use super::certificates::network_of;
 /// What an authority may sign for, by its name constraints (RFC 5280 §4.2.1.10).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Scope {
-    /// Domains, each with all names below it; `None` is every name.
+    /// Domains, each with all names below it unless it says otherwise; `None` is every name.
     domains: Option<Vec<String>>,
     /// Networks; `None` is every address.
     networks: Option<Vec<String>>,
@@ -24,7 +24,8 @@ const PREFIX_MIN: (u8, u8) = (8, 7);
 impl Scope {
     pub(crate) fn of(certificate: &X509Certificate<'_>) -> Self {
         let constraints = certificate.name_constraints().ok().flatten();
-        let permitted = constraints.and_then(|found| found.value.permitted_subtrees.as_ref());
+        let constraints = constraints.map(|found| found.value);
+        let permitted = constraints.and_then(|found| found.permitted_subtrees.as_ref());
         let (mut domains, mut networks) = (Some(Vec::new()), Some(Vec::new()));
         for subtree in permitted.into_iter().flatten() {
             match subtree.base {
@@ -43,6 +44,20 @@ impl Scope {
                     }
                 }
                 _ => {}
+            }
+        }
+        let excluded = constraints.and_then(|found| found.excluded_subtrees.as_ref());
+        for subtree in excluded.into_iter().flatten() {
+            let GeneralName::DNSName(name) = subtree.base else {
+                continue;
+            };
+            // With a leading dot: the names below it, and not the name itself.
+            let Some(name) = name.strip_prefix('.') else {
+                continue;
+            };
+            let mut permitted = domains.iter_mut().flatten();
+            if let Some(permitted) = permitted.find(|permitted| *permitted == name) {
+                permitted.push_str(" (no name below it)");
             }
         }
         // A kind of name that no subtree is about is not limited at all.
@@ -87,21 +102,30 @@ mod tests {
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
     use super::super::certificates::Authority;
+    use super::Scope;
 
     #[test]
     fn what_an_authority_may_sign_for_is_read_from_its_constraints() {
         use rcgen::{CidrSubnet, GeneralSubtree, NameConstraints};
-        let scope = |permitted: Option<Vec<GeneralSubtree>>| {
+        let scope_with = |constraints: Option<NameConstraints>| {
             let mut parameters = CertificateParams::new([]).unwrap();
             parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            parameters.name_constraints = permitted.map(|permitted_subtrees| NameConstraints {
+            parameters.name_constraints = constraints;
+            let issuer = CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap());
+            let authorities = Authority::parse_all(issuer.unwrap().pem().as_bytes());
+            authorities.unwrap().remove(0).scope
+        };
+        let scope = |permitted: Option<Vec<GeneralSubtree>>| {
+            scope_with(permitted.map(|permitted_subtrees| NameConstraints {
                 permitted_subtrees,
                 excluded_subtrees: vec![GeneralSubtree::DnsName("example.org".into())],
-            });
-            let issuer = CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap());
-            Authority::parse(issuer.unwrap().pem().as_bytes())
-                .unwrap()
-                .scope
+            }))
+        };
+        let excluding = |permitted: &[GeneralSubtree], excluded: &[GeneralSubtree]| {
+            scope_with(Some(NameConstraints {
+                permitted_subtrees: permitted.to_vec(),
+                excluded_subtrees: excluded.to_vec(),
+            }))
         };
         let dns = |name: &str| GeneralSubtree::DnsName(name.to_owned());
         let network = |address: &str, length| {
@@ -115,6 +139,14 @@ mod tests {
         ]));
         assert!(limited.is_limited());
         assert_eq!(limited.to_string(), "lab.local; 10.0.0.0/8, fc00::/7");
+        let alone = Scope {
+            domains: Some(vec!["media (no name below it)".to_owned()]),
+            networks: Some(vec!["10.0.0.0/8".to_owned()]),
+        };
+        assert_eq!(
+            excluding(&[dns("media"), network("10.0.0.0", 8)], &[dns(".media")]),
+            alone
+        );
         for unlimited in [
             None,
             Some(vec![]),

@@ -27,11 +27,15 @@ use super::authority_scope::Scope;
 use crate::clock::Clock;
 use crate::host_port::HostPort;
 
+const BEGIN_OF_BLOCK: &str = "-----BEGIN CERTIFICATE-----";
+const END_OF_BLOCK: &str = "-----END CERTIFICATE-----";
+
 /// The certificate of an authority, as people compare and copy it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Authority {
     pub(crate) certificate: CertificateDer<'static>,
-    pub(crate) pem: Vec<u8>,
+    /// Its block, with a line break at the end.
+    pub(crate) pem: String,
     pub(crate) scope: Scope,
 }
 
@@ -56,16 +60,33 @@ impl Authority {
         let mut parameters = rcgen::CertificateParams::new([]).unwrap();
         parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let certificate = parameters.self_signed(&key).unwrap();
-        Self::parse(certificate.pem().as_bytes()).unwrap()
+        Self::parse_all(certificate.pem().as_bytes())
+            .unwrap()
+            .remove(0)
     }
 
-    /// Reads a PEM file of exactly one certificate that may sign others.
-    pub(crate) fn parse(pem: &[u8]) -> anyhow::Result<Self> {
-        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-        let mut found = found.context("it is no PEM file")?;
-        let (Some(certificate), true) = (found.pop(), found.is_empty()) else {
-            bail!("it does not hold exactly one certificate");
-        };
+    /// Reads a PEM file of certificates that may sign others; there is at least one.
+    pub(crate) fn parse_all(pem: &[u8]) -> anyhow::Result<Vec<Self>> {
+        let text = std::str::from_utf8(pem).context("it is not a PEM file")?;
+        let mut authorities = Vec::new();
+        // What stands between the blocks is a comment.
+        for part in text.split_inclusive(END_OF_BLOCK) {
+            let Some(begin) = part.find(BEGIN_OF_BLOCK) else {
+                continue;
+            };
+            let block = part.get(begin..).unwrap_or_default();
+            authorities.push(Self::parse(format!("{block}\n"))?);
+        }
+        if authorities.is_empty() {
+            bail!("it holds no certificate");
+        }
+        Ok(authorities)
+    }
+
+    /// Reads one block.
+    fn parse(pem: String) -> anyhow::Result<Self> {
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes());
+        let certificate = certificate.context("it is not a PEM file")?;
         let (_, parsed) =
             X509Certificate::from_der(&certificate).context("its certificate is damaged")?;
         if !parsed.is_ca() {
@@ -74,7 +95,7 @@ impl Authority {
         let scope = Scope::of(&parsed);
         Ok(Self {
             certificate,
-            pem: pem.to_vec(),
+            pem,
             scope,
         })
     }
@@ -84,13 +105,20 @@ impl Authority {
         fingerprint(&self.certificate)
     }
 
-    /// A store of this one authority.
-    pub(crate) fn roots(&self) -> anyhow::Result<RootCertStore> {
+    /// A store of these authorities.
+    pub(crate) fn roots(authorities: &[Self]) -> anyhow::Result<RootCertStore> {
         let mut roots = RootCertStore::empty();
-        roots
-            .add(self.certificate.clone())
-            .context("the authority's certificate cannot be used")?;
+        for authority in authorities {
+            roots
+                .add(authority.certificate.clone())
+                .context("the authority's certificate cannot be used")?;
+        }
         Ok(roots)
+    }
+
+    /// A PEM file of these authorities.
+    pub(crate) fn bundle(authorities: &[Self]) -> String {
+        authorities.iter().map(|one| one.pem.as_str()).collect()
     }
 }
 
@@ -411,10 +439,15 @@ mod tests {
         let issuer = issuer();
         let chain = [leaf(&issuer)];
         let known = if is_known { issuer } else { self::issuer() };
-        let authority = Authority::parse(known.pem().as_bytes()).unwrap();
+        let authorities = Authority::parse_all(known.pem().as_bytes()).unwrap();
         let clock = ManualClock::at_unix_secs(unix_secs);
         let registry = format!("{host}:5443").parse().unwrap();
-        let verified = verify(&chain, authority.roots().unwrap(), host, &clock);
+        let verified = verify(
+            &chain,
+            Authority::roots(&authorities).unwrap(),
+            host,
+            &clock,
+        );
         let error = verified.err()?;
         Some(complaint(&error, &chain, &registry, &clock).to_string())
     }
@@ -445,16 +478,23 @@ mod tests {
     }
 
     #[test]
-    fn only_one_certificate_of_an_authority_is_one() {
+    fn a_file_of_authorities_holds_nothing_else() {
         let issuer = issuer();
-        let one = Authority::parse(issuer.pem().as_bytes()).unwrap();
-        assert_eq!(one.fingerprint().len(), 32 * 3 - 1);
-        let two = format!("{0}{0}", issuer.pem());
+        let one = Authority::parse_all(issuer.pem().as_bytes()).unwrap();
+        assert_eq!(one[0].fingerprint().len(), 32 * 3 - 1);
+        let two = format!("# the old one\n{}\n{}", issuer.pem(), self::issuer().pem());
+        let two = Authority::parse_all(two.as_bytes()).unwrap();
+        assert!(two.len() == 2 && two[0] == one[0] && two[1] != one[0]);
+        assert_eq!(
+            Authority::parse_all(Authority::bundle(&two).as_bytes()).unwrap(),
+            two
+        );
         let key = KeyPair::generate().unwrap();
         let parameters = CertificateParams::new(["lab.local".to_owned()]).unwrap();
         let leaf = parameters.signed_by(&key, &issuer).unwrap().pem();
-        for bad in ["", "no PEM", &two, &leaf] {
-            assert!(Authority::parse(bad.as_bytes()).is_err(), "{bad}");
+        let with_leaf = issuer.pem() + &leaf;
+        for bad in ["", "no PEM", &leaf, &with_leaf] {
+            assert!(Authority::parse_all(bad.as_bytes()).is_err(), "{bad}");
         }
     }
 
@@ -473,16 +513,14 @@ mod tests {
             verified.map_err(|error| complaint(&error, &chain, &registry, &clock).to_string())
         };
         let roots = || {
-            Authority::parse(own.pem().as_bytes())
-                .unwrap()
-                .roots()
-                .unwrap()
+            let own = Authority::parse_all(own.pem().as_bytes()).unwrap();
+            Authority::roots(&own).unwrap()
         };
         assert_eq!(verified("lab.local", NOW, roots()), Ok(()));
         assert!(verified("other.local", NOW, roots()).is_err());
         assert!(verified("lab.local", NOW + 7_200, roots()).is_err());
-        let others = Authority::parse(issuer().pem().as_bytes()).unwrap();
-        for unknown in [RootCertStore::empty(), others.roots().unwrap()] {
+        let others = Authority::parse_all(issuer().pem().as_bytes()).unwrap();
+        for unknown in [RootCertStore::empty(), Authority::roots(&others).unwrap()] {
             let said = verified("lab.local", NOW, unknown).unwrap_err();
             assert!(
                 said.starts_with("the certificate is self-signed and not trusted here\nhint: copy it to /etc/docker/certs.d/lab.local:5443/ca.crt")

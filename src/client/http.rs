@@ -27,7 +27,7 @@ use tokio_rustls::TlsConnector;
 
 use super::certificates;
 use crate::clock::Clock;
-use crate::host_port::HostPort;
+use crate::host_port::{HostPort, default_port};
 
 /// Time for a connection, and for each answer's head: over any network that could carry an image, more than enough.
 const ANSWER_SECS: u64 = 10;
@@ -94,12 +94,10 @@ pub(crate) enum ClientError {
     },
 }
 
-/// `HOST:PORT`, as it stands in the names of images.
+/// `HOST[:PORT]`, as in the names of images: without a port, 443 is meant.
 pub(crate) fn parse_registry(text: &str) -> Result<HostPort, &'static str> {
-    match text.parse::<HostPort>() {
-        Ok(address) if !address.host().is_empty() => Ok(address),
-        Ok(_) | Err(_) => Err("write it as in an image's name: HOST:PORT"),
-    }
+    HostPort::parse_or_port(text, default_port(true))
+        .map_err(|_| "must be HOST or HOST:PORT, as in an image's name")
 }
 
 /// Runs a command's conversation to its end.

@@ -283,11 +283,6 @@ impl BoundInstance {
         &self.instance.registry
     }
 
-    /// The certificates that the configured address shows; `None` for plain HTTP.
-    pub(crate) fn tls(&self) -> Option<&Tls> {
-        self.tls.as_deref()
-    }
-
     /// Reports to the service manager.
     pub(crate) fn report_to(&mut self, manager: Arc<ServiceManager>) {
         self.service_manager = manager;

@@ -195,21 +195,29 @@ fn subtrees_of(constraints: Constraints) -> NameConstraints {
         let subnet = CidrSubnet::from_addr_prefix(network.addr(), network.prefix_len());
         GeneralSubtree::IpAddress(subnet)
     });
+    // The leading dot: see `names`.
+    let excluded = constraints.excluded_below.into_iter();
+    let excluded = excluded.map(|domain| GeneralSubtree::DnsName(format!(".{domain}")));
     NameConstraints {
         permitted_subtrees: domains.chain(networks).collect(),
-        excluded_subtrees: Vec::new(),
+        excluded_subtrees: excluded.collect(),
     }
 }
 
 /// What a certificate's own text says; one without constraints permits everything.
 fn constraints_of(certificate: &X509Certificate<'_>) -> Constraints {
     let mut constraints = Constraints::default();
-    let permitted = certificate
-        .name_constraints()
-        .ok()
-        .flatten()
-        .and_then(|extension| extension.value.permitted_subtrees.as_ref());
-    for subtree in permitted.into_iter().flatten() {
+    let extension = certificate.name_constraints().ok().flatten();
+    let Some(extension) = extension.map(|extension| extension.value) else {
+        return constraints;
+    };
+    for subtree in extension.excluded_subtrees.iter().flatten() {
+        if let GeneralName::DNSName(name) = subtree.base {
+            let name = name.trim_start_matches('.').to_ascii_lowercase();
+            constraints.excluded_below.push(name);
+        }
+    }
+    for subtree in extension.permitted_subtrees.iter().flatten() {
         match subtree.base {
             GeneralName::DNSName(name) => constraints.domains.push(name.to_ascii_lowercase()),
             GeneralName::IPAddress(bytes) => {

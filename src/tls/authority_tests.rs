@@ -55,13 +55,32 @@ fn an_authority_set_aside_by_half_is_a_clear_error() {
     );
 }
 
+/// Whether a client that trusts only the authority of `lab` accepts a certificate that it signs for `name`.
+fn may_sign_for(lab: &Lab, name: &str) -> bool {
+    let place = authority::Place {
+        certificate: lab.path("ca.crt"),
+        key: lab.path("keys/ca.key"),
+    };
+    let authority = Authority::read(&place, lab.clock.now().into()).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.certificate.clone()).unwrap();
+    let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = params.signed_by(&key, &authority.issuer).unwrap();
+    let chain = [leaf.der().clone()];
+    certificates::verify(&chain, roots, name, &lab.clock).is_ok()
+}
+
 #[test]
-fn a_bare_name_is_served_only_to_those_who_asked_for_it() {
+fn the_bare_name_of_the_machine_is_certified_and_nothing_below_it() {
     let lab = Lab::new();
-    let (without, with) = (lab.settings(&[]), lab.settings(&["lab1"]));
-    assert!(!lab.accepts(&lab.open_with(&without).unwrap(), "lab1"));
-    Tls::set_authority_aside(&with, &lab.clock).unwrap();
-    assert!(lab.accepts(&lab.open_with(&with).unwrap(), "lab1"));
+    let tls = lab.open();
+    assert!(lab.accepts(&tls, "lab1") && lab.accepts(&tls, "lab1.local"));
+    assert!(may_sign_for(&lab, "lab1"));
+    for below in ["evil.lab1", "a.b.lab1"] {
+        assert!(!may_sign_for(&lab, below), "{below}");
+    }
 }
 
 #[test]

@@ -42,7 +42,7 @@ pub(super) struct Place {
     pub(super) key: PathBuf,
 }
 
-/// The names for the leaf, and those that were asked for but that the authority does not permit.
+/// The names for the leaf, and those of the machine and of `hosts` that the authority does not permit.
 pub(super) fn wanted_names(
     machine: &Machine,
     hosts: &[HostName],
@@ -50,9 +50,11 @@ pub(super) fn wanted_names(
 ) -> (Vec<HostName>, Vec<HostName>) {
     let mut asked: Vec<HostName> = machine.own_names();
     asked.extend(hosts.iter().cloned());
-    let (mut wanted, refused): (Vec<_>, Vec<_>) = asked
+    let (mut wanted, mut refused): (Vec<_>, Vec<_>) = asked
         .into_iter()
         .partition(|name| authority.constraints.permits(name));
+    // Authorities of earlier versions do not permit the bare name of the machine. That is no news at every start.
+    refused.retain(|name| !name.is_bare() || hosts.contains(name));
     // A public address was not asked for; the machine just has it. It is left out silently, because a new authority would
     // not permit it either.
     let found = machine.addresses.iter().copied().map(HostName::Address);

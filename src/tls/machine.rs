@@ -3,9 +3,9 @@
 //! Invariant: the names it gives are well-formed; one that the system reports and DNS would refuse is left out.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
-use super::names::{Constraints, HostName};
+use super::names::HostName;
 use crate::platform;
 
 /// X.520 allows 64 characters in a common name; the rest of our longest takes 35.
@@ -18,51 +18,43 @@ pub(super) struct Machine {
     pub(super) short_name: String,
     /// The name with its domain, if it has one.
     pub(super) full_name: Option<String>,
-    /// Its addresses, without loopback.
+    /// Its addresses, without loopback; the one that its other networks are reached from comes first.
     pub(super) addresses: Vec<IpAddr>,
 }
 
 impl Machine {
     /// This machine, now.
     pub(super) fn here() -> Self {
+        let mut addresses = platform::interface_addresses();
+        let outward = outward_address();
+        addresses.sort_by_key(|address| Some(*address) != outward);
         Self {
             short_name: short_host_name(),
             full_name: full_host_name(),
-            addresses: platform::interface_addresses(),
+            addresses,
         }
     }
 
-    /// The names by which this machine reaches itself, and those by which its network knows it.
+    /// The names for its certificate: those by which it reaches itself, and those by which its network may know it.
     pub(super) fn own_names(&self) -> Vec<HostName> {
         let mut names = vec![
             HostName::Dns("localhost".to_owned()),
             HostName::Address(Ipv4Addr::LOCALHOST.into()),
             HostName::Address(Ipv6Addr::LOCALHOST.into()),
         ];
-        let mdns_name = format!("{}.local", self.short_name);
-        // A name of one label is not for an authority (see `names`).
-        let full_name = self.full_name.as_ref().filter(|name| name.contains('.'));
-        for name in [Some(&mdns_name), full_name].into_iter().flatten() {
-            names.extend(name.parse());
-        }
+        names.extend(self.names().iter().filter_map(|name| name.parse().ok()));
         names
     }
 
-    /// The one of its names by which others most likely find it.
-    pub(super) fn best_name(&self) -> String {
-        if let Some(full_name) = &self.full_name {
-            return full_name.clone();
-        }
-        let mdns_name = format!("{}.local", self.short_name);
-        // Every Mac answers to this name; elsewhere few machines do, but all have their address.
-        if platform::IS_MACOS {
-            return mdns_name;
-        }
-        let private = Constraints::private_and(&[]);
-        let mut addresses = self.addresses.iter().filter(|address| address.is_ipv4());
-        addresses
-            .find(|address| private.permits(&HostName::Address(**address)))
-            .map_or(mdns_name, ToString::to_string)
+    /// What others may call it, the shortest first: the bare name, the full one, that of mDNS. Whether any of them leads
+    /// here is for a resolver to say.
+    pub(super) fn names(&self) -> Vec<String> {
+        let mut names = vec![self.short_name.clone()];
+        names.extend(self.full_name.clone());
+        names.push(format!("{}.local", self.short_name));
+        names.retain(|name| name != "localhost" && name != "localhost.local");
+        names.dedup();
+        names
     }
 
     /// Its name, short enough to stand in the subject of a certificate.
@@ -70,6 +62,15 @@ impl Machine {
         let name = self.full_name.as_ref().unwrap_or(&self.short_name);
         name.chars().take(HOST_IN_SUBJECT_MAX).collect()
     }
+}
+
+/// The address from which this machine reaches other networks, which is not one of a bridge of containers.
+fn outward_address() -> Option<IpAddr> {
+    // Connecting a UDP socket sends nothing; the system chooses the address by its routes. TEST-NET-1 (RFC 5737) belongs to
+    // no network, so the default route counts.
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
 }
 
 /// The host's short name, as `hostname -s`.

@@ -20,6 +20,7 @@ mod offers;
 mod tests;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -86,9 +87,33 @@ pub fn check_host(host: &str) -> Result<(), TlsError> {
     host.parse::<names::HostName>().map(drop)
 }
 
-/// The name by which others most likely find this machine, among those that its certificate carries.
-pub fn best_host_name() -> String {
-    Machine::here().best_name()
+/// What this machine is called.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MachineNames {
+    /// Its names, the shortest first. None of them need lead here.
+    pub names: Vec<String>,
+    /// Its addresses, without loopback; the one from which it reaches other networks comes first.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What this machine is called now.
+pub fn machine_names() -> MachineNames {
+    let machine = Machine::here();
+    MachineNames {
+        names: machine.names(),
+        addresses: machine.addresses,
+    }
+}
+
+/// The names and addresses in the server's certificate, as its file is now; `None` where it cannot be read, and without TLS.
+pub fn names_in_file(settings: &Settings) -> Option<Vec<String>> {
+    let path = match settings {
+        Settings::None => return None,
+        Settings::Files { certificate, .. } => certificate.clone(),
+        Settings::Automatic { keys_directory, .. } => keys_directory.join("tls.crt"),
+    };
+    let chain = files::read_certificates(&path).ok()?;
+    chain.first().map(certificates::names_in)
 }
 
 /// The certificates in force.

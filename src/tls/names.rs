@@ -3,9 +3,10 @@
 //! Must not know files or keys. Invariant: what [`Constraints::permits`] allows, a client's verifier allows too; one name
 //! outside makes OpenSSL and Go refuse a certificate for *every* name in it.
 //!
-//! A machine's bare name (`media`) is not among them, although people type it: a constraint of one label permits all below
-//! it, that may be a public domain today or tomorrow, and the authority could then sign for every site there. `media.local`
-//! and the full name are; the bare name must be given (`--host`, `tls.hosts`).
+//! A bare name (`media`) is permitted alone: a constraint of one label also permits every name below it, and `.media` may be
+//! a public domain today or tomorrow. So the names below it are excluded, by a constraint with a leading dot. RFC 5280 gives
+//! that form no meaning for DNS names, but OpenSSL, Go, webpki, NSS and macOS all read it as "below, and not the name itself".
+//! A verifier that does not know the form ignores the exclusion; it then trusts the authority for `.media` too.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -62,6 +63,21 @@ impl FromStr for HostName {
     }
 }
 
+impl HostName {
+    /// The name, if it is not an address.
+    pub(super) fn dns(&self) -> Option<&str> {
+        match self {
+            Self::Dns(name) => Some(name),
+            Self::Address(_) => None,
+        }
+    }
+
+    /// Whether it is a name without a dot, which resolves only where a search domain or a hosts file knows it.
+    pub(super) fn is_bare(&self) -> bool {
+        self.dns().is_some_and(|name| !name.contains('.'))
+    }
+}
+
 impl fmt::Display for HostName {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -71,45 +87,62 @@ impl fmt::Display for HostName {
     }
 }
 
-/// The subtrees of names that an authority is confined to.
+/// The names and addresses that an authority may sign for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Constraints {
-    /// Domains: each stands for itself and all below it. None = every name.
+    /// Permitted domains, each with all names below it. Empty: every name is permitted.
     pub(super) domains: Vec<String>,
-    /// Networks. None = every address.
+    /// Domains without a dot in front; the names below each are excluded, the domain itself is not.
+    pub(super) excluded_below: Vec<String>,
+    /// Permitted networks. Empty: every address is permitted.
     pub(super) networks: Vec<IpNet>,
 }
 
 impl Constraints {
-    /// What a new authority may sign for: private ground, and `hosts` by name.
+    /// What a new authority may sign for: private names and networks, and `hosts`. A bare name is left out if another host
+    /// is below it: it cannot be permitted alone then.
     pub(super) fn private_and(hosts: &[HostName]) -> Self {
         let mut constraints = Self {
             domains: PRIVATE_DOMAINS.map(str::to_owned).to_vec(),
+            excluded_below: Vec::new(),
             networks: PRIVATE_NETWORKS
                 .iter()
                 .filter_map(|network| network.parse().ok())
                 .collect(),
         };
+        constraints.permit(hosts);
+        constraints
+    }
+
+    fn permit(&mut self, hosts: &[HostName]) {
+        let has_host_below = |domain: &str| {
+            let mut names = hosts.iter().filter_map(HostName::dns);
+            names.any(|name| is_below(name, domain))
+        };
         for host in hosts {
-            if !constraints.permits(host) {
-                match host {
-                    HostName::Dns(name) => constraints.domains.push(name.clone()),
-                    HostName::Address(address) => constraints.networks.push((*address).into()),
+            if self.permits(host) {
+                continue;
+            }
+            match host {
+                HostName::Dns(name) if name.contains('.') => self.domains.push(name.clone()),
+                HostName::Dns(name) if !has_host_below(name) => {
+                    self.domains.push(name.clone());
+                    self.excluded_below.push(name.clone());
                 }
+                HostName::Dns(_) => {}
+                HostName::Address(address) => self.networks.push((*address).into()),
             }
         }
-        constraints
     }
 
     /// May the authority sign for `host`?
     pub(super) fn permits(&self, host: &HostName) -> bool {
         match host {
             HostName::Dns(name) => {
-                let is_below = |domain: &String| {
-                    name.strip_suffix(domain.as_str())
-                        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-                };
-                self.domains.is_empty() || self.domains.iter().any(is_below)
+                let is_in = |domain: &String| name == domain || is_below(name, domain);
+                let is_excluded = |domain: &String| is_below(name, domain);
+                (self.domains.is_empty() || self.domains.iter().any(is_in))
+                    && !self.excluded_below.iter().any(is_excluded)
             }
             HostName::Address(address) => {
                 self.networks.is_empty()
@@ -120,6 +153,12 @@ impl Constraints {
             }
         }
     }
+}
+
+/// Whether `name` is below `domain`, and not `domain` itself.
+fn is_below(name: &str, domain: &str) -> bool {
+    name.strip_suffix(domain)
+        .is_some_and(|rest| rest.ends_with('.'))
 }
 
 #[cfg(test)]
@@ -199,6 +238,22 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_bare_name_is_permitted_alone() {
+        let constraints = Constraints::private_and(&[host("media"), host("lab.example")]);
+        assert!(constraints.permits(&host("media")));
+        for outside in ["evil.media", "a.b.media", "xmedia"] {
+            assert!(!constraints.permits(&host(outside)), "{outside}");
+        }
+        // It cannot be, beside a name below it.
+        let constraints = Constraints::private_and(&[host("media"), host("x.media")]);
+        assert!(constraints.permits(&host("x.media")) && !constraints.permits(&host("media")));
+        // What is private anyway needs no exclusion.
+        let constraints = Constraints::private_and(&[host("local"), host("localhost")]);
+        assert!(constraints.permits(&host("mini.local")));
+        assert_eq!(constraints.excluded_below, [""; 0]);
+    }
+
     proptest! {
         #[test]
         fn parsing_never_panics_and_is_stable(text in ".{0,80}") {
@@ -208,7 +263,7 @@ mod tests {
         }
 
         #[test]
-        fn whoever_is_named_is_permitted_with_all_below(name in "[a-z][a-z0-9]{0,8}(\\.[a-z][a-z0-9]{0,8}){0,3}", below in "[a-z]{1,8}") {
+        fn a_full_name_is_permitted_with_all_below(name in "[a-z][a-z0-9]{0,8}(\\.[a-z][a-z0-9]{0,8}){1,3}", below in "[a-z]{1,8}") {
             let constraints = Constraints::private_and(&[host(&name)]);
             prop_assert!(constraints.permits(&host(&name)));
             let (deeper, beside) = (format!("{below}.{name}"), format!("{below}{name}"));

@@ -268,5 +268,8 @@ fn a_password_comes_with_a_name_and_is_not_empty() {
     assert_eq!(alone.code, Some(2));
     let arguments = ["doctor", registry, "--username", "ann", "--password-stdin"];
     let empty = ran(&arguments, &[], "\n").failed();
-    assert!(empty.contains("no password on stdin"), "{empty}");
+    assert!(
+        empty.contains("the password from stdin is empty"),
+        "{empty}"
+    );
 }

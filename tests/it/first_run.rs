@@ -37,7 +37,8 @@ fn an_argument_that_cannot_be_is_refused_before_anything_is_written() {
 #[tokio::test]
 async fn a_port_that_the_system_chose_is_the_one_that_is_said_and_kept() {
     let lab = Lab::empty();
-    let program = lab.up("home", &["--addr", "127.0.0.1:0"]).await;
+    let mut program = lab.up("home", &["--addr", "127.0.0.1:0"]).await;
+    program.says("shown again by").await;
     let address = program.address();
     assert_ne!(address.port(), 0);
     let log = program.log();

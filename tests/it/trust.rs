@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::data::tree;
-use crate::lab::Lab;
+use crate::lab::{Lab, PASSWORD};
 use crate::program::{Program, Ran, free_address, ran};
 use crate::support::TestRegistry;
 
@@ -17,7 +17,8 @@ impl Served {
     /// The client has docker and skopeo.
     pub(crate) async fn start() -> Self {
         let lab = Lab::empty();
-        let server = lab.up("home", &[]).await;
+        let mut server = lab.up("home", &[]).await;
+        server.says("Boathouse serves").await;
         for program in ["docker", "skopeo"] {
             lab.write(&format!("client/usr/bin/{program}"), "");
         }
@@ -91,7 +92,7 @@ async fn on_the_registry_s_machine_it_prints_or_does_and_does_nothing_twice() {
 
     let refused = served.client(&install, "y\n").failed();
     assert!(
-        refused.contains("\nhint: --yes agrees beforehand"),
+        refused.contains("\nhint: pass --yes to change this machine"),
         "{refused}"
     );
     assert_eq!(served.trusted(&registry), [], "nothing without consent");
@@ -123,11 +124,35 @@ async fn on_the_registry_s_machine_it_prints_or_does_and_does_nothing_twice() {
         "docker          trusts it already\npodman, skopeo  trusts it already\n"
     );
 
+    // Every name and address of the certificate, however clients call it.
+    let (_, port) = registry.rsplit_once(':').unwrap();
+    for name in ["127.0.0.1", "[::1]"] {
+        assert_eq!(served.trusted(&format!("{name}:{port}")).len(), 2, "{name}");
+    }
+
     let other = "other.local:5443";
     let named = [&yes[..], &["--name", other, "--name", "10.0.0.5:5443"]].concat();
     served.client(&named, "").fine();
     assert_eq!(served.trusted(other).len(), 2);
     assert_eq!(served.trusted("10.0.0.5:5443").len(), 2);
+
+    let remove = [&here[..], &["--remove"]].concat();
+    let refused = served.client(&remove, "y\n").failed();
+    assert!(refused.contains("hint: pass --yes"), "{refused}");
+    assert_eq!(
+        served.trusted(&registry).len(),
+        2,
+        "nothing without consent"
+    );
+    served
+        .client(&[&remove[..], &["--yes"]].concat(), "")
+        .fine();
+    let client = tree(&served.lab.path("client"));
+    let left: Vec<&String> = client
+        .keys()
+        .filter(|path| path.contains("ca.crt"))
+        .collect();
+    assert_eq!(left, [""; 0]);
 }
 
 #[tokio::test]
@@ -140,8 +165,7 @@ async fn from_another_machine_the_fingerprint_decides() {
     let unasked = served.client(&remote, "y\n").failed();
     assert!(unasked.contains(&fingerprint), "{unasked}");
     assert!(
-        unasked
-            .contains("hint: give the one that `boathouse up` printed there, with --fingerprint")
+        unasked.contains("hint: pass the one that `boathouse up` printed there with --fingerprint")
     );
 
     let digit = if fingerprint.starts_with('0') {
@@ -167,6 +191,9 @@ async fn from_another_machine_the_fingerprint_decides() {
     let trusted = served.trusted(&registry);
     assert_eq!(trusted.len(), 2);
     assert!(trusted.iter().all(|(_, pem)| *pem == served.authority()));
+    let (_, port) = registry.rsplit_once(':').unwrap();
+    let here = served.trusted(&format!("127.0.0.1:{port}"));
+    assert_eq!(here, [], "loopback is another machine there");
 
     // The lines that are printed instead name a copy that is there.
     let print = [
@@ -179,6 +206,13 @@ async fn from_another_machine_the_fingerprint_decides() {
     let printed = served.client(&print, "").fine();
     let copy = printed.trim_end().rsplit('=').next().unwrap();
     assert_eq!(fs::read(copy).unwrap(), served.authority(), "{printed}");
+
+    let taking_back = ["trust", "--remote", &registry, "--remove", "--yes"];
+    served.client(&taking_back, "").fine();
+    assert_eq!(served.trusted(&registry), []);
+    assert!(!std::path::Path::new(copy).exists());
+    let again = served.client(&taking_back, "").failed();
+    assert!(again.contains("has not trusted"), "{again}");
 }
 
 /// The registry answers in this process, while the program is waited for.
@@ -280,5 +314,70 @@ async fn a_registry_without_an_authority_says_so() {
     assert!(
         there.contains("no authority of its own") && there.contains("boathouse doctor"),
         "{there}"
+    );
+}
+
+/// The first push of a new user, who has the registry and nothing else.
+#[tokio::test]
+async fn a_sample_is_pushed_without_any_other_program() {
+    let served = Served::start().await;
+    let home = served.lab.place("home");
+    let here = ["push-sample", "--dir", &home];
+    let unknown = served.client(&here, "").failed();
+    assert!(
+        unknown.contains("--username NAME --password-stdin"),
+        "{unknown}"
+    );
+    served
+        .lab
+        .write("home/admin-password", format!("{PASSWORD}\n"));
+    let pushed = served.client(&here, "");
+    assert!(pushed.talk.contains("/hello:1; "), "{}", pushed.talk);
+    let registry = served.registry();
+    assert_eq!(pushed.fine(), format!("docker pull {registry}/hello:1\n"));
+
+    // From another machine, by what it trusts.
+    let there = [
+        "push-sample",
+        &registry,
+        "--image",
+        "team/hello:2",
+        "--username",
+        "admin",
+        "--password-stdin",
+    ];
+    let untrusted = served.client(&there, PASSWORD).failed();
+    assert!(
+        untrusted.contains(&format!(
+            "hint: boathouse trust --remote {registry} --install"
+        )),
+        "{untrusted}"
+    );
+    let trust = ["trust", "--dir", &home, "--install", "--yes"];
+    served.client(&trust, "").fine();
+    let pushed = served.client(&there, PASSWORD).fine();
+    assert_eq!(pushed, format!("docker pull {registry}/team/hello:2\n"));
+    let links = tree(&served.lab.path("home/data/docker")).into_keys();
+    let tags: Vec<String> = links
+        .filter(|path| path.ends_with("/current/link"))
+        .collect();
+    assert_eq!(tags.len(), 2, "{tags:?}");
+}
+
+#[tokio::test]
+async fn the_welcome_is_shown_again_without_the_password() {
+    let served = Served::start().await;
+    let home = served.lab.place("home");
+    let shown = ran(&["welcome", "--dir", &home], &[], "").fine();
+    let registry = served.registry();
+    for said in [
+        format!("Boathouse serves https://{registry}\n"),
+        served.fingerprint(),
+    ] {
+        assert!(shown.contains(&said), "{said}{shown}");
+    }
+    assert!(
+        !shown.contains(PASSWORD) && !shown.contains('\u{1b}'),
+        "{shown}"
     );
 }

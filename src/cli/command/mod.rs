@@ -11,6 +11,7 @@ mod du;
 mod hand_back;
 mod list;
 mod man;
+mod push_sample;
 mod rebuild;
 mod reload;
 mod serve;
@@ -21,6 +22,7 @@ mod trust;
 mod up;
 mod user;
 mod version;
+mod welcome;
 
 use std::process::ExitCode;
 
@@ -36,6 +38,10 @@ pub(super) enum Command {
     Check(check::Arguments),
     /// Print the configuration in force, several files as one, or the files of the old programs
     Config(config::Arguments),
+    /// Make a tiny image and push it, and print how to pull it
+    PushSample(push_sample::Arguments),
+    /// Print how clients trust this registry, log in and push, and what it is called
+    Welcome(welcome::Arguments),
     /// Print or install what clients on this machine need to trust a registry
     Trust(trust::Arguments),
     /// Find out, on a client, what keeps it from a registry: name, port, certificate, clock, login, push, pull
@@ -77,6 +83,8 @@ impl Command {
             Self::Serve(arguments) => serve::run(arguments),
             Self::Check(arguments) => check::run(arguments),
             Self::Config(arguments) => config::run(arguments),
+            Self::PushSample(arguments) => push_sample::run(arguments),
+            Self::Welcome(arguments) => welcome::run(arguments),
             Self::Trust(arguments) => trust::run(arguments),
             Self::Doctor(arguments) => doctor::run(arguments),
             Self::Completions(arguments) => completions::run(arguments),

@@ -12,10 +12,9 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 
-use super::up::first_run::ADMIN;
-use super::up::welcome::Welcome;
-use super::up::{foreign_files, welcome};
-use crate::cli::installation::{self, registry_name};
+use super::up::foreign_files;
+use super::welcome::{ShownPassword, Welcome};
+use crate::cli::installation;
 use crate::cli::{MISCONFIGURED, credentials, talk};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config, IssuerConfig, Served};
@@ -25,7 +24,6 @@ use crate::instance::signals::{Endings, Hangups};
 use crate::instance::{BoundInstance, ConfigSource, Expected, Instance, Parts, Plan, Warnings};
 use crate::layout::OWN_DIRECTORY;
 use crate::server::{Address, BoundAddress, PassedSockets};
-use crate::tls::{self, Tls};
 use crate::{durable_file, platform, telemetry};
 
 /// `boathouse serve`
@@ -74,12 +72,16 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Expected::Known
         },
         greets: false,
+        password: None,
         log_format: arguments.log.format,
     })
 }
 
 /// Fewer descriptors than connections (1,024 by default), and clients are turned away.
 const DESCRIPTORS_MIN: u64 = 1_280;
+
+/// By then the log lines of a start are written: an empty or a known store takes no longer.
+const START_LINES_TIME: Duration = Duration::from_millis(500);
 
 /// The sockets of the service manager. To be called once, before the program has threads.
 pub(super) fn passed_sockets() -> anyhow::Result<PassedSockets> {
@@ -100,6 +102,8 @@ pub(super) struct Start {
     pub(super) expected: Expected,
     /// Whether a person is told what to do next.
     pub(super) greets: bool,
+    /// What the welcome shows of the password that was made for this start.
+    pub(super) password: Option<ShownPassword>,
     /// `--log-format`
     pub(super) log_format: Option<LogFormat>,
 }
@@ -224,15 +228,6 @@ async fn serve_until_ended(
     instance.report_to(Arc::clone(manager));
     let config = instance.config();
     let address = shown_address(&config.server.address, instance.address());
-    if start.greets {
-        let welcome = welcome(start, &instance, &address);
-        if instance.config().telemetry.json {
-            // These lines are read by programs: the values as fields.
-            welcome.log();
-        } else {
-            telemetry::say(&welcome.text());
-        }
-    }
     tracing::info!(%address, "listening");
     manager.serving(address.to_string());
     if let Some(listener) = &instance.config().token_listener {
@@ -240,10 +235,35 @@ async fn serve_until_ended(
         tracing::info!(%address, "listening for token requests, as docker_auth does");
     }
     instance.reload_on(hangups);
+    let greeting = start.greets.then(|| {
+        let file = start.config_files.first().cloned().unwrap_or_default();
+        let config = instance.config().clone();
+        tokio::spawn(greet(config, file, address, start.password.clone()))
+    });
     let drain = Duration::from_secs(instance.config().server.drain_secs);
     Box::pin(instance.run(told_to_end(endings, manager, drain))).await;
+    if let Some(greeting) = greeting {
+        greeting.abort();
+    }
     tracing::info!("ended");
     Ok(())
+}
+
+/// Tells the person at the terminal what to do next, after the log lines of the start.
+async fn greet(config: Config, file: PathBuf, address: Address, password: Option<ShownPassword>) {
+    SystemClock::new().sleep(START_LINES_TIME).await;
+    let is_json = config.telemetry.json;
+    // It waits for the resolver.
+    let found = tokio::task::spawn_blocking(move || Welcome::find(&config, &file, &address));
+    let Ok(welcome) = found.await else { return };
+    if is_json {
+        // These lines are read by programs: the values as fields.
+        welcome.log();
+    } else {
+        let environment = |name: &str| std::env::var(name).ok();
+        let has_colours = telemetry::has_colours(&std::io::stderr(), &environment);
+        telemetry::say(&welcome.text(password.as_ref(), has_colours));
+    }
 }
 
 /// Waits for the signal to end, then reports it to the service manager.
@@ -298,38 +318,13 @@ fn warn_of_another_place(config: &Config, start: &Start) {
     }
 }
 
-fn welcome(start: &Start, instance: &BoundInstance, address: &Address) -> Welcome {
-    let (config, tls) = (instance.config(), instance.tls());
-    let certificate = match &config.tls {
-        tls::Settings::Automatic { ca_certificate, .. } => Some(ca_certificate),
-        tls::Settings::None | tls::Settings::Files { .. } => None,
-    };
-    let fingerprint = tls.and_then(Tls::authority_fingerprint);
-    // What was taken over has accounts of other names.
-    let users = config.auth.users();
-    let named = users.keys().filter(|name| !name.is_empty());
-    let account = users.get_key_value(ADMIN).map(|(name, _)| name);
-    let account = account.or_else(|| named.clone().next()).cloned();
-    Welcome {
-        registry: registry_name(config, address),
-        is_https: tls.is_some(),
-        config: start.config_files.first().cloned().unwrap_or_default(),
-        account,
-        authority: certificate
-            .zip(fingerprint)
-            .map(|(certificate, fingerprint)| welcome::Authority {
-                certificate: certificate.clone(),
-                fingerprint,
-            }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::net::TcpListener;
 
     use super::*;
+    use crate::tls::{self, Tls};
 
     #[tokio::test]
     async fn a_start_that_comes_to_nothing_keeps_the_authority() {
@@ -349,6 +344,7 @@ mod tests {
             makes_new_authority: true,
             expected: Expected::Known,
             greets: false,
+            password: None,
             log_format: None,
         };
         let loaded = config::load(&start.config_files, &BTreeMap::new()).unwrap();

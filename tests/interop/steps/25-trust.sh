@@ -14,6 +14,8 @@ doctor() { "$BOATHOUSE" doctor "${@:2}" --username admin --password-stdin <<<"$1
 start_server "$W/home"
 rm -r "$CERTS" # what other steps rely on is what this one is about
 make_image "$W/image"
+has_welcomed() { grep -q 'Boathouse serves' "$T/server.log"; }
+wait_until 10 has_welcomed || fail "there is no welcome" "$T/server.log"
 printed=$(sed -nE 's/^ +(([0-9A-F]{2}:){31}[0-9A-F]{2})$/\1/p' "$T/server.log")
 other=$(tr 0-9 1-90 <<<"$printed")
 
@@ -30,9 +32,9 @@ done
 refused "push while the CA is unknown" 'certificate signed by unknown authority' \
   copy --dest-creds "admin:$PASSWORD" "oci:$W/image:latest" "docker://$REGISTRY/team/app:1"
 
-refused "trust without a fingerprint and without a person" 'hint: give the one that .* printed' trust --install --yes
+refused "trust without a fingerprint and without a person" 'hint: pass the one that .* printed' trust --install --yes
 refused "trust with another fingerprint" 'is not the one that is expected' trust --install --yes --fingerprint "$other"
-refused "trust without consent" 'hint: --yes agrees beforehand' trust --install --fingerprint "$printed"
+refused "trust without consent" 'hint: pass --yes' trust --install --fingerprint "$printed"
 refused "nothing has changed" 'certificate signed by unknown authority' \
   copy --dest-creds "admin:$PASSWORD" "oci:$W/image:latest" "docker://$REGISTRY/team/app:1"
 

@@ -14,9 +14,9 @@ use crate::host_port::{HostPort, default_port};
 use crate::oci::RepositoryName;
 
 /// What opens the registry.
-pub(super) struct Login {
+pub(in crate::cli::command) struct Login {
     /// The value of `Authorization`; `None` where nothing is asked.
-    pub(super) authorization: Option<String>,
+    pub(in crate::cli::command) authorization: Option<String>,
     /// Who that is; empty where nothing is asked.
     pub(super) account: String,
 }
@@ -29,7 +29,7 @@ enum Challenge {
 }
 
 /// Logs in, for pushing to, pulling from and deleting in `repository`. `asked` is the answer to `GET /v2/` on `connection`.
-pub(super) async fn log_in(
+pub(in crate::cli::command) async fn log_in(
     client: &Client,
     server: &Server,
     connection: &mut Connection,
@@ -50,17 +50,17 @@ pub(super) async fn log_in(
         }
         StatusCode::UNAUTHORIZED => {}
         StatusCode::NOT_FOUND => bail!(
-            "what answers there is no registry: it does not know /v2/\nhint: is this the right address? `boathouse up` prints it"
+            "the server there is not a registry: it has no /v2/\nhint: check the address; `boathouse welcome` prints it on the registry's machine"
         ),
         StatusCode::BAD_REQUEST if !server.is_tls => {
-            bail!("what answers there does not take plain http\nhint: leave out --plain-http")
+            bail!("the server there does not accept plain HTTP\nhint: leave out --plain-http")
         }
         status => bail!("the registry answers {status} to GET /v2/"),
     }
     let challenge = challenge.context("the registry refuses without saying how to log in")?;
     let credentials = credentials.with_context(|| {
         let registry = &server.address;
-        format!("the registry asks for a login, and none is kept here for {registry}\nhint: give one: `boathouse doctor {registry} --username NAME --password-stdin`")
+        format!("the registry asks for a login, and no client on this machine keeps one for {registry}\nhint: name an account: --username NAME --password-stdin")
     })?;
     let authorization = match challenge {
         Challenge::Basic => credentials.basic(),

@@ -3,8 +3,8 @@
 //! Must not know how a step is done. Invariant: it stops at the first step that fails, since the later ones stand on it; what
 //! it pushed it takes away again.
 
-mod credentials;
-mod login;
+pub(super) mod credentials;
+pub(super) mod login;
 mod network;
 mod report;
 mod transfer;
@@ -20,6 +20,7 @@ use self::credentials::Credentials;
 use self::network::Network;
 use self::report::{Report, Step, Stopped};
 use self::transfer::Transfer;
+use super::trust::clients::names_in_references;
 use super::trust::machine::Machine;
 use crate::cli::installation::{Installation, Where, configured_name};
 use crate::cli::talk;
@@ -35,15 +36,15 @@ const SCRATCH: &str = "doctor-scratch";
 /// `boathouse doctor`
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Arguments {
-    /// The registry, as it stands in the names of images [default: the one on this machine]
-    #[arg(value_name = "HOST:PORT", value_parser = client::parse_registry)]
+    /// The registry, as in the names of images [default: the one on this machine]
+    #[arg(value_name = "HOST[:PORT]", value_parser = client::parse_registry)]
     registry: Option<HostPort>,
     #[command(flatten)]
     place: Where,
     /// The account to log in with [default: what docker, podman or skopeo keep for this registry]
-    #[arg(long, value_name = "NAME", requires = "password_stdin")]
+    #[arg(long, value_name = "NAME")]
     username: Option<String>,
-    /// Read the password from stdin
+    /// Read the password from stdin [default: asked on the terminal]
     #[arg(long, requires = "username")]
     password_stdin: bool,
     /// Where the scratch blob goes [default: NAME/doctor-scratch]
@@ -83,14 +84,18 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let machine = Machine::below(arguments.root.as_deref());
     let credentials = if let Some(account) = &arguments.username {
-        Some(Credentials::from_stdin(account)?)
+        Some(if arguments.password_stdin {
+            Credentials::from_stdin(account)?
+        } else {
+            Credentials::from_terminal(account)?
+        })
     } else {
         let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
         let files: Vec<PathBuf> = credentials::usual_files(&variable)
             .iter()
             .map(|file| machine.path(file))
             .collect();
-        Credentials::kept(&files, &address.to_string())
+        Credentials::kept(&files, &names_in_references(&address.to_string()))
     };
     let repository = match &arguments.repository {
         Some(repository) => repository.clone(),
@@ -123,8 +128,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// The registry on this machine, by the scheme that its clients use.
-fn here(place: &Where, plain_http: bool) -> anyhow::Result<Server> {
-    const HINT: &str = "hint: name the registry: `boathouse doctor HOST:PORT`";
+pub(super) fn here(place: &Where, plain_http: bool) -> anyhow::Result<Server> {
+    const HINT: &str = "hint: name the registry as HOST:PORT";
     let installation = Installation::find(place).context(HINT)?;
     let config = &installation.loaded.config;
     let name = configured_name(config)?;

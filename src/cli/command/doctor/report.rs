@@ -66,14 +66,14 @@ impl Outcome {
 }
 
 /// What a step found, and what the next ones need of it.
-pub(super) struct Finding<T> {
+pub(in crate::cli::command) struct Finding<T> {
     pub(super) found: String,
     /// What could be better all the same.
     pub(super) hint: Option<String>,
     pub(super) bytes_per_sec: Option<u64>,
     /// Whether the step was left out on purpose; `found` says why.
     pub(super) is_left_out: bool,
-    pub(super) value: T,
+    pub(in crate::cli::command) value: T,
 }
 
 impl<T> Finding<T> {

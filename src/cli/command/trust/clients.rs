@@ -37,17 +37,33 @@ pub(in crate::cli) enum Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::cli) enum Step {
     MakeDirectory(Place),
-    /// Puts the certificate there.
-    Copy(Place),
+    /// Puts certificates there.
+    Copy(Part, Place),
     Run(Vec<Word>),
+}
+
+/// Which certificates of a registry's authorities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cli) enum Part {
+    All,
+    /// One, counted from 0: some stores take one certificate in a file.
+    One(usize),
 }
 
 /// A word of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli) enum Word {
     Text(&'static str),
-    /// The path of the certificate.
-    Certificate,
+    /// The path of a file with one authority's certificate.
+    Certificate(usize),
+}
+
+/// Files that hold the certificates of a registry's authorities.
+#[derive(Debug, Clone)]
+pub(in crate::cli) struct Files {
+    pub(in crate::cli) all: PathBuf,
+    /// One file for each authority.
+    pub(in crate::cli) each: Vec<PathBuf>,
 }
 
 /// All that one kind of client needs.
@@ -56,7 +72,7 @@ pub(in crate::cli) struct Way {
     pub(in crate::cli) client: Client,
     pub(super) steps: Vec<Step>,
     /// Whether these are places that only root may change.
-    needs_root: bool,
+    pub(super) needs_root: bool,
 }
 
 impl Client {
@@ -109,50 +125,52 @@ impl Client {
     }
 }
 
-const DEBIAN_ANCHORS: &str = "/usr/local/share/ca-certificates";
-const FEDORA_ANCHORS: &str = "/etc/pki/ca-trust/source/anchors";
+pub(super) const DEBIAN_ANCHORS: &str = "/usr/local/share/ca-certificates";
+pub(super) const FEDORA_ANCHORS: &str = "/etc/pki/ca-trust/source/anchors";
+/// Without `--fresh`, links to a removed certificate stay, and one that was replaced under the same name is not linked anew.
+pub(super) const DEBIAN_UPDATE: [&str; 2] = ["update-ca-certificates", "--fresh"];
+pub(super) const FEDORA_UPDATE: [&str; 2] = ["update-ca-trust", "extract"];
+pub(super) const KEYCHAIN: &str = "/Library/Keychains/System.keychain";
+const DOCKER_DIRECTORY: &str = "/etc/docker/certs.d";
 
-/// The ways of every kind of client, wherever it runs, for clients that call the registry `registry` (`HOST:PORT`).
-pub(in crate::cli) fn anywhere(registry: &str) -> Vec<Way> {
+/// The ways of every kind of client, wherever it runs, for clients that call the registry by these names (`HOST:PORT`), which
+/// has so many authorities.
+pub(in crate::cli) fn anywhere(names: &[String], authorities: usize) -> Vec<Way> {
     let ways = Client::ALL.iter();
-    ways.map(|client| way(*client, registry, false)).collect()
-}
-
-/// The ways of the clients on this machine.
-pub(in crate::cli) fn on(machine: &Machine, registry: &str) -> Vec<Way> {
-    let here = Client::ALL.iter().filter(|client| client.is_on(machine));
-    here.map(|client| way(*client, registry, machine.is_for_everybody))
+    ways.map(|client| way(*client, names, authorities, false))
         .collect()
 }
 
-fn way(client: Client, registry: &str, is_for_everybody: bool) -> Way {
+/// The ways of the clients on this machine.
+pub(in crate::cli) fn on(machine: &Machine, names: &[String], authorities: usize) -> Vec<Way> {
+    let here = Client::ALL.iter().filter(|client| client.is_on(machine));
+    here.map(|client| way(*client, names, authorities, machine.is_for_everybody))
+        .collect()
+}
+
+fn way(client: Client, names: &[String], authorities: usize, is_for_everybody: bool) -> Way {
     let needs_root = client != Client::Containers || is_for_everybody;
     let steps = match client {
-        Client::Docker => certs_d(registry, &Place::system("/etc/docker/certs.d")),
-        Client::Containers => certs_d(registry, &containers_directory(is_for_everybody)),
-        Client::Keychain => vec![Step::Run(
-            [
+        Client::Docker => certs_d(names, &Place::system(DOCKER_DIRECTORY)),
+        Client::Containers => certs_d(names, &containers_directory(is_for_everybody)),
+        Client::Keychain => {
+            let add = [
                 "security",
                 "add-trusted-cert",
                 "-d",
                 "-r",
                 "trustRoot",
                 "-k",
-                "/Library/Keychains/System.keychain",
-            ]
-            .into_iter()
-            .map(Word::Text)
-            .chain([Word::Certificate])
-            .collect(),
-        )],
-        Client::Debian => vec![
-            Step::Copy(Place::system(DEBIAN_ANCHORS).join(&file_name(registry))),
-            Step::Run(vec![Word::Text("update-ca-certificates")]),
-        ],
-        Client::Fedora => vec![
-            Step::Copy(Place::system(FEDORA_ANCHORS).join(&file_name(registry))),
-            Step::Run(vec![Word::Text("update-ca-trust"), Word::Text("extract")]),
-        ],
+                KEYCHAIN,
+            ];
+            let add = |authority| {
+                let words = add.map(Word::Text).into_iter();
+                Step::Run(words.chain([Word::Certificate(authority)]).collect())
+            };
+            (0..authorities).map(add).collect()
+        }
+        Client::Debian => anchors(DEBIAN_ANCHORS, names, authorities, &DEBIAN_UPDATE),
+        Client::Fedora => anchors(FEDORA_ANCHORS, names, authorities, &FEDORA_UPDATE),
     };
     Way {
         client,
@@ -161,12 +179,31 @@ fn way(client: Client, registry: &str, is_for_everybody: bool) -> Way {
     }
 }
 
+/// A store of the system: a file for each authority, since tools of these systems take one certificate in a file.
+fn anchors(
+    directory: &str,
+    names: &[String],
+    authorities: usize,
+    update: &[&'static str],
+) -> Vec<Step> {
+    let directory = Place::system(directory);
+    let copy = |authority| {
+        let file = directory.join(&file_name(names, authority));
+        Step::Copy(Part::One(authority), file)
+    };
+    let update = update.iter().copied().map(Word::Text).collect();
+    (0..authorities)
+        .map(copy)
+        .chain([Step::Run(update)])
+        .collect()
+}
+
 /// Where containers/image looks; of these it takes the first that has a directory for the registry.
 pub(super) fn containers_directories() -> [Place; 3] {
     [
         containers_directory(false),
         containers_directory(true),
-        Place::system("/etc/docker/certs.d"),
+        Place::system(DOCKER_DIRECTORY),
     ]
 }
 
@@ -178,20 +215,20 @@ fn containers_directory(is_for_everybody: bool) -> Place {
     }
 }
 
-fn certs_d(registry: &str, directory: &Place) -> Vec<Step> {
-    let names = names_in_references(registry);
-    let directories = names.iter().map(|name| directory.join(name));
-    directories
-        .flat_map(|directory| {
-            let file = directory.join("ca.crt");
-            [Step::MakeDirectory(directory), Step::Copy(file)]
-        })
-        .collect()
+fn certs_d(names: &[String], directory: &Place) -> Vec<Step> {
+    let names = names.iter().flat_map(|name| names_in_references(name));
+    let directories: Vec<Place> = names.map(|name| directory.join(&name)).collect();
+    let made = directories.iter().cloned().map(Step::MakeDirectory);
+    let copied = directories.iter().map(|directory| {
+        let file = directory.join("ca.crt");
+        Step::Copy(Part::All, file)
+    });
+    made.chain(copied).collect()
 }
 
 /// How clients may write the registry in an image's name. Without a port they mean 443; a name without a dot is then one on
 /// Docker Hub.
-pub(super) fn names_in_references(registry: &str) -> Vec<String> {
+pub(in crate::cli) fn names_in_references(registry: &str) -> Vec<String> {
     let mut names = vec![registry.to_owned()];
     if let Some(host) = registry.strip_suffix(":443")
         && (host.contains(['.', ':']) || host == "localhost")
@@ -201,11 +238,20 @@ pub(super) fn names_in_references(registry: &str) -> Vec<String> {
     names
 }
 
-/// One for each registry, so that two do not overwrite each other, and a new authority of one replaces the old.
-fn file_name(registry: &str) -> String {
+/// One for each authority of a registry, so that two registries do not overwrite each other, and a new authority of one replaces
+/// the old.
+fn file_name(names: &[String], authority: usize) -> String {
+    let registry = names.first().map_or("", String::as_str);
     let plain = registry.replace(['[', ']'], "").replace(':', "-");
-    format!("boathouse-{plain}.crt")
+    let number = match authority {
+        0 => String::new(),
+        more => format!("-{}", more + 1),
+    };
+    format!("{OWN_PREFIX}{plain}{number}.crt")
 }
+
+/// What names of our files in a system's store begin with.
+pub(super) const OWN_PREFIX: &str = "boathouse-";
 
 impl Place {
     pub(super) fn system(path: &str) -> Self {
@@ -230,39 +276,76 @@ impl Place {
 
 impl Way {
     /// What to paste into a shell: the label, and the commands.
-    pub(in crate::cli) fn line(&self, certificate: &Path, is_root: bool) -> String {
-        labelled(self.client.label(), &self.commands(certificate, is_root))
+    pub(in crate::cli) fn line(&self, files: &Files, is_root: bool) -> String {
+        labelled(self.client.label(), &self.commands(files, is_root))
     }
 
-    /// Whether the client trusts the authority under the name it was told with only.
-    pub(super) fn is_for_one_name(&self) -> bool {
-        matches!(self.client, Client::Docker | Client::Containers)
+    /// Whether every program on the machine then trusts the authority, and not one kind of client for this registry only.
+    pub(super) fn is_for_every_program(&self) -> bool {
+        match self.client {
+            Client::Docker | Client::Containers => false,
+            Client::Keychain | Client::Debian | Client::Fedora => true,
+        }
     }
 
     /// The commands alone.
-    pub(super) fn commands(&self, certificate: &Path, is_root: bool) -> String {
+    pub(super) fn commands(&self, files: &Files, is_root: bool) -> String {
         let sudo = if self.needs_root && !is_root {
             "sudo "
         } else {
             ""
         };
-        let certificate = quoted_path(certificate);
-        let commands = self.steps.iter().map(|step| match step {
-            Step::MakeDirectory(place) => format!("{sudo}mkdir -p {}", place.word()),
-            Step::Copy(place) => format!("{sudo}cp {certificate} {}", place.word()),
-            Step::Run(words) => {
-                let words = words.iter().map(|word| match word {
-                    Word::Text(text) => text,
-                    Word::Certificate => certificate.as_str(),
-                });
-                format!("{sudo}{}", words.collect::<Vec<_>>().join(" "))
+        let file = |part: Part| match part {
+            Part::All => quoted_path(&files.all),
+            Part::One(authority) => {
+                let file = files.each.get(authority);
+                quoted_path(file.unwrap_or(&files.all))
             }
+        };
+        let made = self.steps.iter().filter_map(|step| match step {
+            Step::MakeDirectory(place) => Some(place.word()),
+            Step::Copy(..) | Step::Run(_) => None,
         });
-        commands.collect::<Vec<_>>().join("; ")
+        let made: Vec<String> = made.collect();
+        let copied = self.steps.iter().filter_map(|step| match step {
+            Step::Copy(Part::All, place) => Some(place.word()),
+            Step::Copy(Part::One(_), _) | Step::MakeDirectory(_) | Step::Run(_) => None,
+        });
+        let copied: Vec<String> = copied.collect();
+        let mut commands = Vec::new();
+        if !made.is_empty() {
+            commands.push(format!("{sudo}mkdir -p {}", made.join(" ")));
+        }
+        match copied.as_slice() {
+            [] => {}
+            [to] => commands.push(format!("{sudo}cp {} {to}", file(Part::All))),
+            several => commands.push(format!(
+                "for file in {}; do {sudo}cp {} \"$file\"; done",
+                several.join(" "),
+                file(Part::All)
+            )),
+        }
+        for step in &self.steps {
+            match step {
+                Step::Copy(part @ Part::One(_), place) => {
+                    commands.push(format!("{sudo}cp {} {}", file(*part), place.word()));
+                }
+                Step::Run(words) => {
+                    let words = words.iter().map(|word| match word {
+                        Word::Text(text) => (*text).to_owned(),
+                        Word::Certificate(authority) => file(Part::One(*authority)),
+                    });
+                    let words: Vec<String> = words.collect();
+                    commands.push(format!("{sudo}{}", words.join(" ")));
+                }
+                Step::MakeDirectory(_) | Step::Copy(Part::All, _) => {}
+            }
+        }
+        commands.join("; ")
     }
 }
 
-/// For programs that are told by their environment: OpenSSL's and Go's on Linux.
+/// For programs that read the variable: those of OpenSSL and Go on Linux.
 pub(in crate::cli) fn line_for_one_program(certificate: &Path) -> String {
     let command = format!("export SSL_CERT_FILE={}", quoted_path(certificate));
     labelled("one program", &command)
@@ -284,16 +367,30 @@ mod tests {
     use super::*;
     use crate::golden::golden;
 
-    fn lines(ways: &[Way], is_root: bool) -> Vec<String> {
-        let certificate = Path::new("/srv/my lab/ca.crt");
-        ways.iter()
-            .map(|way| way.line(certificate, is_root))
-            .collect()
+    fn lines(ways: &[Way], authorities: usize, is_root: bool) -> Vec<String> {
+        let numbered =
+            (1..=authorities).map(|number| format!("/srv/my lab/ca-{number}.crt").into());
+        let all = Path::new("/srv/my lab/ca.crt").to_owned();
+        let files = Files {
+            each: if authorities == 1 {
+                vec![all.clone()]
+            } else {
+                numbered.collect()
+            },
+            all,
+        };
+        ways.iter().map(|way| way.line(&files, is_root)).collect()
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().copied().map(str::to_owned).collect()
     }
 
     #[test]
     fn the_lines_for_every_kind_of_client() {
-        let lines = lines(&anywhere("lab.local:5443"), false);
+        let one = anywhere(&names(&["lab.local:5443"]), 1);
+        let several = anywhere(&names(&["lab.local:443", "10.0.0.5:443", "[::1]:443"]), 2);
+        let lines = [lines(&one, 1, false), lines(&several, 2, false)].concat();
         golden("trust-lines.txt", &(lines.join("\n") + "\n"));
     }
 
@@ -303,11 +400,13 @@ mod tests {
         assert_eq!(names_in_references("a.b:443"), ["a.b:443", "a.b"]);
         assert_eq!(names_in_references("[::1]:443"), ["[::1]:443", "[::1]"]);
         assert_eq!(names_in_references("a.b:5443"), ["a.b:5443"]);
-        assert_eq!(file_name("[::1]:443"), "boathouse---1-443.crt");
+        let name = names(&["[::1]:443"]);
+        assert_eq!(file_name(&name, 0), "boathouse---1-443.crt");
+        assert_eq!(file_name(&name, 1), "boathouse---1-443-2.crt");
     }
 
     #[test]
-    fn only_what_is_here_is_told_and_root_needs_no_sudo() {
+    fn only_clients_of_this_machine_are_named_and_root_needs_no_sudo() {
         let root = tempfile::tempdir().unwrap();
         let put = |path: &str| {
             let path = root.path().join(path);
@@ -316,7 +415,7 @@ mod tests {
         };
         let here = |is_root, is_macos| {
             let machine = Machine::for_tests(root.path(), is_root, is_macos);
-            on(&machine, "lab:5443")
+            on(&machine, &names(&["lab:5443"]), 1)
         };
         assert_eq!(here(true, false), []);
         put("usr/bin/skopeo");
@@ -333,7 +432,7 @@ mod tests {
             "docker | podman, skopeo | Debian"
         );
         assert_eq!(labels(&here(true, true)), "podman, skopeo | macOS");
-        let podman = lines(&here(true, false), true)[1].clone();
+        let podman = lines(&here(true, false), 1, true)[1].clone();
         assert!(podman.contains(" mkdir -p /etc/containers/certs.d/lab:5443"));
         assert!(!podman.contains("sudo"));
     }

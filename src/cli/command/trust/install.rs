@@ -1,4 +1,4 @@
-//! Makes a machine's clients trust an authority: what is missing, and nothing twice.
+//! Makes a machine's clients trust a registry's authorities: what is missing, and nothing twice.
 //!
 //! Must not know where the certificate came from, nor ask the user. Invariant: a client whose way could not be gone to its end
 //! is never called done.
@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-use super::clients::{Place, Step, Way, Word};
+use super::clients::{Files, Part, Place, Step, Way, Word};
 use super::machine::Machine;
 use crate::client::certificates::Authority;
 use crate::durable_file;
@@ -22,9 +22,9 @@ const MODE: u32 = 0o644;
 /// What is installed, and where.
 pub(super) struct Installer<'a> {
     pub(super) machine: &'a Machine,
-    pub(super) authority: &'a Authority,
-    /// A file with the authority's certificate, for programs that want one.
-    pub(super) certificate: &'a Path,
+    pub(super) authorities: &'a [Authority],
+    /// Files with their certificates, for programs that want a path.
+    pub(super) files: &'a Files,
 }
 
 impl Installer<'_> {
@@ -32,11 +32,11 @@ impl Installer<'_> {
     pub(super) fn is_done(&self, way: &Way) -> bool {
         way.steps.iter().all(|step| match step {
             Step::MakeDirectory(_) => true,
-            Step::Copy(place) => self
+            Step::Copy(part, place) => self
                 .machine
                 .place(place)
-                .and_then(|path| fs::read(path).ok())
-                .is_some_and(|found| found == self.authority.pem),
+                .and_then(|path| fs::read_to_string(path).ok())
+                .is_some_and(|found| found == self.pem(*part)),
             Step::Run(words) => match way.client.bundle() {
                 Some(bundle) => self.is_in_bundle(&self.machine.path(bundle)),
                 None => self.is_in_keychain(words),
@@ -53,9 +53,9 @@ impl Installer<'_> {
                     fs::create_dir_all(&path)
                         .with_context(|| format!("cannot make {}", path.display()))?;
                 }
-                Step::Copy(place) => {
+                Step::Copy(part, place) => {
                     let path = self.path(place)?;
-                    durable_file::replace(&path, &self.authority.pem, MODE)
+                    durable_file::replace(&path, self.pem(*part).as_bytes(), MODE)
                         .with_context(|| format!("cannot write {}", path.display()))?;
                 }
                 Step::Run(words) => self.run_to_its_end(words)?,
@@ -66,6 +66,16 @@ impl Installer<'_> {
             bail!("everything was done, but the certificate is not in force");
         }
         Ok(())
+    }
+
+    fn pem(&self, part: Part) -> String {
+        match part {
+            Part::All => Authority::bundle(self.authorities),
+            Part::One(number) => {
+                let authority = self.authorities.get(number);
+                authority.map_or_else(String::new, |authority| authority.pem.clone())
+            }
+        }
     }
 
     fn path(&self, place: &Place) -> anyhow::Result<PathBuf> {
@@ -91,7 +101,10 @@ impl Installer<'_> {
         for word in words.iter().skip(1) {
             match word {
                 Word::Text(text) => command.arg(text),
-                Word::Certificate => command.arg(self.certificate),
+                Word::Certificate(number) => {
+                    let file = self.files.each.get(*number);
+                    command.arg(file.unwrap_or(&self.files.all))
+                }
             };
         }
         let output = command.output();
@@ -99,18 +112,20 @@ impl Installer<'_> {
     }
 
     fn is_in_bundle(&self, bundle: &Path) -> bool {
-        CertificateDer::pem_file_iter(bundle).is_ok_and(|mut found| {
-            found.any(|found| found.is_ok_and(|found| found == self.authority.certificate))
-        })
+        let found = CertificateDer::pem_file_iter(bundle);
+        let found: Vec<_> = found.into_iter().flatten().filter_map(Result::ok).collect();
+        let mut own = self.authorities.iter();
+        own.all(|own| found.contains(&own.certificate))
     }
 
     /// macOS has no file that could be read: the program that adds a certificate also judges one.
     fn is_in_keychain(&self, words: &[Word]) -> bool {
+        let certificate = words.last().copied();
         let judge = [Word::Text(name(words))].into_iter().chain(
             ["verify-cert", "-q", "-c"]
                 .into_iter()
                 .map(Word::Text)
-                .chain([Word::Certificate]),
+                .chain(certificate),
         );
         let judged = self.run(&judge.collect::<Vec<_>>());
         judged.is_ok_and(|output| output.status.success())
@@ -121,7 +136,7 @@ impl Installer<'_> {
 fn name(words: &[Word]) -> &'static str {
     match words.first() {
         Some(Word::Text(name)) => name,
-        Some(Word::Certificate) | None => "",
+        Some(Word::Certificate(_)) | None => "",
     }
 }
 
@@ -152,17 +167,26 @@ mod tests {
         }
     }
 
-    /// Goes every way that the disk has, and tells each with whether it was gone.
-    fn install(disk: &Disk, is_macos: bool, authority: &Authority) -> Vec<(String, bool)> {
-        let certificate = disk.path("ca.crt");
-        fs::write(&certificate, &authority.pem).unwrap();
+    /// Configures every client of the disk, and returns each with whether that succeeded.
+    fn install(disk: &Disk, is_macos: bool, authorities: &[Authority]) -> Vec<(String, bool)> {
+        let write = |name: &str, pem: &str| {
+            fs::write(disk.path(name), pem).unwrap();
+            disk.path(name)
+        };
+        let numbered = authorities.iter().zip(1..);
+        let files = Files {
+            all: write("ca.crt", &Authority::bundle(authorities)),
+            each: numbered
+                .map(|(one, number)| write(&format!("ca-{number}.crt"), &one.pem))
+                .collect(),
+        };
         let machine = Machine::for_tests(disk.0.path(), false, is_macos);
         let installer = Installer {
             machine: &machine,
-            authority,
-            certificate: &certificate,
+            authorities,
+            files: &files,
         };
-        clients::on(&machine, "lab.local:5443")
+        clients::on(&machine, &["lab.local:5443".to_owned()], authorities.len())
             .iter()
             .map(|way| {
                 assert!(!installer.is_done(way), "{way:?}");
@@ -176,8 +200,8 @@ mod tests {
     #[test]
     fn directories_are_made_for_docker_and_podman() {
         let disk = Disk::new(&[("usr/bin/docker", ""), ("usr/bin/podman", "")]);
-        let authority = Authority::for_tests();
-        let done = install(&disk, false, &authority);
+        let authorities = [Authority::for_tests(), Authority::for_tests()];
+        let done = install(&disk, false, &authorities);
         assert_eq!(
             done,
             [("docker".into(), true), ("podman, skopeo".into(), true)]
@@ -186,7 +210,8 @@ mod tests {
             "etc/docker/certs.d/lab.local:5443/ca.crt",
             "home/ann/.config/containers/certs.d/lab.local:5443/ca.crt",
         ] {
-            assert_eq!(fs::read(disk.path(path)).unwrap(), authority.pem);
+            let found = fs::read_to_string(disk.path(path)).unwrap();
+            assert_eq!(found, Authority::bundle(&authorities));
         }
     }
 
@@ -206,16 +231,25 @@ mod tests {
         fs::create_dir_all(disk.path(anchors)).unwrap();
         let other = Authority::for_tests();
         fs::write(disk.path(anchors).join("other.crt"), &other.pem).unwrap();
-        let authority = Authority::for_tests();
-        let done = install(&disk, false, &authority);
+        let authorities = [Authority::for_tests(), Authority::for_tests()];
+        let done = install(&disk, false, &authorities);
         assert_eq!(done, [("Debian".into(), true)]);
+        for (name, authority) in ["", "-2"].iter().zip(&authorities) {
+            let file = disk
+                .path(anchors)
+                .join(format!("boathouse-lab.local-5443{name}.crt"));
+            assert_eq!(fs::read_to_string(file).unwrap(), authority.pem);
+        }
 
         let anchors = "etc/pki/ca-trust/source/anchors";
         let bundle = "etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem";
         let script = format!("[ \"$1\" = extract ] && {}", collect(anchors, bundle));
         let disk = Disk::new(&[("usr/bin/update-ca-trust", &script)]);
         fs::create_dir_all(disk.path(anchors)).unwrap();
-        assert_eq!(install(&disk, false, &authority), [("Fedora".into(), true)]);
+        assert_eq!(
+            install(&disk, false, &authorities),
+            [("Fedora".into(), true)]
+        );
     }
 
     #[test]
@@ -223,7 +257,7 @@ mod tests {
         for script in ["echo no >&2; exit 1", "exit 0"] {
             let disk = Disk::new(&[("usr/sbin/update-ca-certificates", script)]);
             fs::create_dir_all(disk.path("usr/local/share/ca-certificates")).unwrap();
-            let done = install(&disk, false, &Authority::for_tests());
+            let done = install(&disk, false, &[Authority::for_tests()]);
             assert_eq!(done, [("Debian".into(), false)], "{script}");
         }
     }
@@ -237,7 +271,7 @@ mod tests {
             esac";
         let disk = Disk::new(&[("usr/bin/security", script)]);
         assert_eq!(
-            install(&disk, true, &Authority::for_tests()),
+            install(&disk, true, &[Authority::for_tests()]),
             [("macOS".into(), true)]
         );
     }

@@ -79,7 +79,7 @@ impl Machine {
     }
 
     /// Where a program is, if it is here.
-    pub(super) fn program(&self, name: impl AsRef<OsStr>) -> Option<PathBuf> {
+    pub(in crate::cli) fn program(&self, name: impl AsRef<OsStr>) -> Option<PathBuf> {
         let name = Path::new(name.as_ref());
         self.program_directories
             .iter()

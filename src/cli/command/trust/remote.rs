@@ -13,8 +13,11 @@ use crate::client::certificates::{self, Authority};
 use crate::client::http::{self as client, Client, Server, Trust};
 use crate::clock::Clock;
 
-/// Asks `server` for the certificate of its authority.
-pub(super) async fn fetch(server: &Server, clock: &Arc<dyn Clock>) -> anyhow::Result<Authority> {
+/// Asks `server` for the certificates of its authorities.
+pub(super) async fn fetch(
+    server: &Server,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Vec<Authority>> {
     let client = Client::new(Trust::Nobody, Arc::clone(clock))?;
     let mut connection = client.connect(server).await?;
     let request = Request::get("/ca.crt").body(client::empty())?;
@@ -25,29 +28,34 @@ pub(super) async fn fetch(server: &Server, clock: &Arc<dyn Clock>) -> anyhow::Re
     match status {
         StatusCode::OK => {}
         StatusCode::NOT_FOUND => bail!(
-            "{registry} has no authority of its own to trust\nhint: its certificate is from somebody else: ask whoever runs it whose certificate this machine should trust, if `boathouse doctor {registry}` says that it does not"
+            "{registry} has no authority of its own to trust\nhint: its certificate is from another authority; `boathouse doctor {registry}` says whether this machine trusts it; if not, ask its administrator which authority to trust"
         ),
-        status => bail!("{registry} answers {status} to the question for its authority"),
+        status => bail!("{registry} answers {status} to GET /ca.crt"),
     }
-    Authority::parse(&body)
-        .with_context(|| format!("what {registry} gives out is no authority's certificate"))
+    Authority::parse_all(&body).with_context(|| {
+        format!("the answer of {registry} to GET /ca.crt is not the certificate of an authority")
+    })
 }
 
-/// Whether the certificate that `server` shows is from `authority`, for the name by which it was called.
+/// Whether the certificate that `server` shows is from one of these authorities, for the name by which it was called. Returns
+/// the names and addresses in it.
 pub(super) async fn prove(
     server: &Server,
-    authority: &Authority,
+    authorities: &[Authority],
     clock: &Arc<dyn Clock>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Vec<String>> {
     let client = Client::new(Trust::Nobody, Arc::clone(clock))?;
     let chain = client.connect(server).await?.certificates;
     let registry = &server.address;
-    let verified =
-        certificates::verify(&chain, authority.roots()?, registry.host(), clock.as_ref());
+    let roots = Authority::roots(authorities)?;
+    let verified = certificates::verify(&chain, roots, registry.host(), clock.as_ref());
     match verified {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(chain
+            .first()
+            .map(certificates::names_in)
+            .unwrap_or_default()),
         Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => bail!(
-            "the certificate that {registry} shows is not from the authority that it gives out\nhint: does something else answer in its place? nothing was changed here"
+            "the certificate that {registry} shows is not from the authority of its /ca.crt\nhint: nothing was changed; another server may answer in its place, or its other authority was not accepted"
         ),
         Err(error) => Err(certificates::complaint(
             &error,

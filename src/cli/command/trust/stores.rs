@@ -43,16 +43,28 @@ impl Store {
                     .flat_map(|bundle| certificates_in(&machine.path(bundle)))
                     .collect()
             }
-            Self::Docker => certificates_below(&machine.path("/etc/docker/certs.d").join(registry)),
+            Self::Docker => {
+                let docker = machine.path("/etc/docker/certs.d");
+                let names = clients::names_in_references(registry);
+                let directories = names.iter().map(|name| docker.join(name));
+                directories
+                    .flat_map(|directory| certificates_below(&directory))
+                    .collect()
+            }
             Self::Containers => {
                 let places = clients::containers_directories();
-                let mut directories = places
-                    .iter()
-                    .filter_map(|place| machine.place(&place.join(registry)));
-                // The first that is there is the only one that is looked at.
+                let names = clients::names_in_references(registry);
+                let of_name = |name: &String| {
+                    let mut directories = places
+                        .iter()
+                        .filter_map(|place| machine.place(&place.join(name)));
+                    // The first that exists is the only one that is read.
+                    directories.find(|directory| directory.is_dir())
+                };
+                let directories = names.iter().filter_map(of_name);
                 directories
-                    .find(|directory| directory.is_dir())
-                    .map_or_else(Vec::new, |directory| certificates_below(&directory))
+                    .flat_map(|directory| certificates_below(&directory))
+                    .collect()
             }
         };
         let mut roots = RootCertStore::empty();
@@ -77,7 +89,7 @@ pub(in crate::cli) fn left_out(
             .iter()
             .any(|store| trusting.contains(store)),
     };
-    let ways = clients::on(machine, registry);
+    let ways = clients::on(machine, &[registry.to_owned()], 1);
     let here = ways.iter().map(|way| way.client);
     here.filter(is_left_out).collect()
 }

@@ -13,6 +13,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::port;
+use crate::cli::command::welcome::ShownPassword;
 use crate::cli::password::Password;
 use crate::durable_file;
 use crate::host_port::HostPort;
@@ -63,12 +64,12 @@ pub(super) trait Workshop {
     fn tell(&self, line: &str);
 }
 
-/// Completes the first run. Nothing happens if the config is there.
+/// Completes the first run. Nothing happens if the config exists. Returns what to show of the password that this run has made.
 pub(super) fn complete(
     places: &Places,
     request: &Request,
     workshop: &dyn Workshop,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<ShownPassword>> {
     if places.config.exists() {
         if request.address.is_some() || !request.hosts.is_empty() {
             let config = places.config.display();
@@ -76,7 +77,7 @@ pub(super) fn complete(
                 "note: --addr and --host count on the first run only; the address and names are now in {config}"
             ));
         }
-        return Ok(());
+        return Ok(None);
     }
     // Nothing is written before all that was asked for is found to be possible.
     let address = match (&request.address, request.passed_port) {
@@ -92,45 +93,45 @@ pub(super) fn complete(
     // Two first runs at once would each make an authority; only one of them gets past the lock.
     let _alone = workshop.lock(&places.data)?;
     if places.config.exists() {
-        return Ok(());
+        return Ok(None);
     }
     make_directories(places)?;
     workshop.make_token_key(&places.keys_directory)?;
     workshop.make_certificates(&first)?;
-    if places.users.exists() {
+    let password = if places.users.exists() {
         let users = places.users.display();
-        workshop.tell(&format!(
-            "note: {users} is there already and stays as it is"
-        ));
+        workshop.tell(&format!("note: {users} exists already and is kept"));
+        None
     } else {
-        make_admin(places, request, workshop)?;
-    }
+        make_admin(places, request, workshop)?
+    };
     write_private(&places.config, &workshop.config_text(&first))?;
     let config = places.config.display();
-    workshop.tell(&format!("note: the configuration was written to {config}"));
-    Ok(())
+    workshop.tell(&format!("note: wrote the configuration to {config}"));
+    Ok(password)
 }
 
-/// Makes the first account. Its password is printed, or kept for the user who runs this.
+/// Makes the first account. Its password is printed, or kept for the user who runs this. Returns what the welcome shows of it.
 pub(super) fn make_admin(
     places: &Places,
     request: &Request,
     workshop: &dyn Workshop,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<ShownPassword>> {
     let password = match &request.password {
         Some(given) => given.clone(),
         None => Password::random(|buffer| workshop.random(buffer))?,
     };
     let hash = password.hash()?;
-    if request.password.is_some() {
+    let shown = if request.password.is_some() {
         workshop.tell(&format!(
             "note: the password of `{ADMIN}` is the one in BOATHOUSE_ADMIN_PASSWORD"
         ));
+        Some(ShownPassword::Given)
     } else if request.is_terminal {
         let password = password.expose();
-        workshop.tell(&format!(
-            "The password of `{ADMIN}` is {password} and is not shown again."
-        ));
+        // Now, and once more in the welcome: a start that fails in between must not leave an account without a password.
+        workshop.tell(&format!("The password of `{ADMIN}` is {password}"));
+        Some(ShownPassword::Made(password.to_owned()))
     } else {
         let path = &places.admin_password;
         write_private(path, &format!("{}\n", password.expose()))?;
@@ -138,8 +139,10 @@ pub(super) fn make_admin(
             "note: the password of `{ADMIN}` is in {}; remove the file once you have it",
             path.display()
         ));
-    }
-    workshop.write_users(&places.users, &hash)
+        None
+    };
+    workshop.write_users(&places.users, &hash)?;
+    Ok(shown)
 }
 
 fn make_directories(places: &Places) -> anyhow::Result<()> {
@@ -294,10 +297,18 @@ mod tests {
                 password: password.clone(),
                 ..Request::default()
             };
-            complete(&places, &request, &workshop).unwrap();
+            let shown = complete(&places, &request, &workshop).unwrap();
             assert!(!places.admin_password.exists());
             let told = workshop.told.borrow().join("\n");
-            assert_eq!(told.contains("is not shown again"), password.is_none());
+            match shown {
+                Some(ShownPassword::Made(shown)) => {
+                    assert!(password.is_none() && told.contains(&shown), "{told}");
+                }
+                shown => assert_eq!(
+                    (shown, password.is_some()),
+                    (Some(ShownPassword::Given), true)
+                ),
+            }
             assert!(!told.contains("s3cret-of-ann"));
         }
     }

@@ -4,7 +4,6 @@ pub(super) mod first_run;
 pub(super) mod foreign_files;
 pub(super) mod port;
 mod taking_over;
-pub(super) mod welcome;
 
 use std::any::Any;
 use std::env;
@@ -17,6 +16,7 @@ use anyhow::{Context, bail};
 
 use self::first_run::{ADMIN, FirstConfig, Request, Workshop};
 use super::serve::{self, LogArguments, Start};
+use super::welcome::ShownPassword;
 use crate::auth::{RuleText, User};
 use crate::cli::credentials::{self, PASSWORD_VARIABLE};
 use crate::cli::password::{self, Password};
@@ -64,7 +64,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let sockets = serve::passed_sockets()?;
     if !arguments.from.is_empty() {
         let (config, is_first) = taking_over::take_over(arguments)?;
-        return serve_as_ours(arguments, config, is_first, sockets);
+        return serve_as_ours(arguments, config, is_first, None, sockets);
     }
     let places = Places::choose(arguments.dir.as_deref(), &Surroundings::here())?;
     let is_first = !places.config.exists();
@@ -76,6 +76,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         password: makes_admin.then(given_password).transpose()?.flatten(),
         is_terminal: io::stderr().is_terminal(),
     };
+    let mut password = None;
     if is_first {
         let paths = [
             places.ca_certificate.clone(),
@@ -85,17 +86,19 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         ];
         foreign_files::refuse_as_root(&paths)?;
     } else if arguments.recreate_missing {
-        recreate_admin(&places, &request)?;
+        password = recreate_admin(&places, &request)?;
     }
-    first_run::complete(&places, &request, &RealWorkshop)?;
-    serve_as_ours(arguments, places.config, makes_admin, sockets)
+    let password = first_run::complete(&places, &request, &RealWorkshop)?.or(password);
+    serve_as_ours(arguments, places.config, makes_admin, password, sockets)
 }
 
-/// Serves, with a welcome. `makes_parts`: parts of the installation that are missing are made.
+/// Serves, with a welcome. `makes_parts`: parts of the installation that are missing are made. `password`: of the account that
+/// this run has made.
 fn serve_as_ours(
     arguments: &Arguments,
     config: PathBuf,
     makes_parts: bool,
+    password: Option<ShownPassword>,
     sockets: PassedSockets,
 ) -> anyhow::Result<ExitCode> {
     serve::serve(Start {
@@ -108,6 +111,7 @@ fn serve_as_ours(
             Expected::All
         },
         greets: true,
+        password,
         log_format: arguments.log.format,
     })
 }
@@ -134,7 +138,7 @@ fn host_name(text: &str) -> Result<String, TlsError> {
 }
 
 /// Makes another admin where the configured file of users is missing.
-fn recreate_admin(places: &Places, request: &Request) -> anyhow::Result<()> {
+fn recreate_admin(places: &Places, request: &Request) -> anyhow::Result<Option<ShownPassword>> {
     let files = [places.config.clone()];
     let loaded = config::load_again(&files, &crate::cli::environment());
     let auth = loaded?.config.auth;
@@ -146,7 +150,7 @@ fn recreate_admin(places: &Places, request: &Request) -> anyhow::Result<()> {
             };
             first_run::make_admin(&places, request, &RealWorkshop)
         }
-        Some(_) | None => Ok(()),
+        Some(_) | None => Ok(None),
     }
 }
 
