@@ -106,6 +106,8 @@ mod tests {
             "boathouse check",
             "boathouse check --config a.yml",
             "boathouse serve --config a.yml --log-format json",
+            "boathouse backup /mnt/backup --verify --json --dir d",
+            "boathouse restore /mnt/backup --dir d",
             "boathouse reload",
             "boathouse reload --config a.yml --config b.yml",
             "boathouse completions bash",

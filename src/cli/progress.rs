@@ -25,6 +25,7 @@ enum Shows {
     Bar(ProgressBar),
     Lines {
         label: &'static str,
+        unit: &'static str,
         clock: SystemClock,
         last: Mutex<Duration>,
     },
@@ -40,17 +41,24 @@ impl Meter {
 
     /// Shows `label` and how many repositories are done.
     pub(super) fn new(label: &'static str) -> Self {
+        Self::of(label, "repositories")
+    }
+
+    /// Shows `label` and how many `unit` are done.
+    pub(super) fn of(label: &'static str, unit: &'static str) -> Self {
         let shows = if std::io::stderr().is_terminal() {
             let bar = ProgressBar::no_length().with_message(label);
-            let style = "{msg} [{bar:40}] {human_pos}/{human_len} repositories, {eta} left";
-            // The template is a constant; a bad one would show the plain bar.
-            if let Ok(style) = ProgressStyle::with_template(style) {
+            let style =
+                format!("{{msg}} [{{bar:40}}] {{human_pos}}/{{human_len}} {unit}, {{eta}} left");
+            // The template is of constants; a bad one would show the plain bar.
+            if let Ok(style) = ProgressStyle::with_template(&style) {
                 bar.set_style(style);
             }
             Shows::Bar(bar)
         } else {
             Shows::Lines {
                 label,
+                unit,
                 clock: SystemClock::new(),
                 last: Mutex::default(),
             }
@@ -67,7 +75,12 @@ impl Meter {
                 }
                 bar.set_position(progress.done);
             }
-            Shows::Lines { label, clock, last } => {
+            Shows::Lines {
+                label,
+                unit,
+                clock,
+                last,
+            } => {
                 let now = clock.elapsed();
                 // No code panics while it holds this lock.
                 let Ok(mut last) = last.lock() else { return };
@@ -78,10 +91,7 @@ impl Meter {
                 let total = progress
                     .total
                     .map_or_else(String::new, |total| format!(" of {total}"));
-                talk::line(format_args!(
-                    "{label}: {}{total} repositories",
-                    progress.done
-                ));
+                talk::line(format_args!("{label}: {}{total} {unit}", progress.done));
             }
         }
     }

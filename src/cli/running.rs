@@ -5,7 +5,7 @@
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::instance::places::{control_socket, refuse_data_of_another};
 use crate::instance::{Expected, Instance, Parts, Plan};
 use crate::layout::OWN_DIRECTORY;
+use crate::oci::RepositoryName;
 use crate::platform;
 use crate::server::control::{Answer, Control, Request};
 
@@ -29,6 +30,10 @@ const CONNECT_SECS: u64 = 5;
 const RELOAD_SECS: u64 = 15;
 /// Counting reads the index, which may be cold; there is no progress to see meanwhile.
 const COUNT_SECS: u64 = 600;
+/// A change of a repository waits for others for two minutes at most.
+const HOLD_SECS: u64 = 180;
+/// Of an answer that cannot be read.
+const OTHER_VERSION: &str = "the running server is of another version\nhint: restart it";
 
 /// The answer of the running server or, if there is none, our own.
 pub(super) fn ask_or_do(
@@ -90,17 +95,7 @@ pub(super) fn ask(path: &Path, request: &Request, meter: &Meter) -> anyhow::Resu
     let mut stream = match connect(path) {
         Ok(stream) => stream,
         Err(error) if is_nobody(&error) => return Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-            return Err(silent(path, CONNECT_SECS));
-        }
-        Err(error) => {
-            return Err(error).with_context(|| {
-                format!(
-                    "cannot reach the running server at {}\nhint: run this as the user that Boathouse runs as, or as root",
-                    path.display()
-                )
-            });
-        }
+        Err(error) => return Err(unreachable(path, error)),
     };
     let answer_secs = match request {
         Request::Reload => RELOAD_SECS,
@@ -109,7 +104,8 @@ pub(super) fn ask(path: &Path, request: &Request, meter: &Meter) -> anyhow::Resu
         | Request::Compare
         | Request::Usage { .. }
         | Request::List { .. }
-        | Request::Show { .. } => {
+        | Request::Show { .. }
+        | Request::Hold { .. } => {
             check_is_alive(path)?;
             COUNT_SECS
         }
@@ -118,27 +114,78 @@ pub(super) fn ask(path: &Path, request: &Request, meter: &Meter) -> anyhow::Resu
     stream.set_read_timeout(Some(Duration::from_secs(answer_secs)))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    let lost = |error: io::Error| match error.kind() {
-        // How Unix calls a socket's time limit.
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => silent(path, answer_secs),
-        _ => {
-            anyhow::Error::new(error).context(format!("the server at {} went away", path.display()))
-        }
-    };
+    let lost = |error| lost(path, error, answer_secs);
     stream.write_all(&line).map_err(lost)?;
     for line in BufReader::new(stream).lines() {
-        let line = line.map_err(lost)?;
-        let answer = serde_json::from_str(&line)
-            .context("the running server is of another version\nhint: restart it")?;
+        let answer = serde_json::from_str(&line.map_err(lost)?).context(OTHER_VERSION)?;
         match answer {
             Answer::Progress(progress) => meter.tell(progress),
             answer => return Ok(Some(answer)),
         }
     }
-    bail!(
-        "the server at {} went away\nhint: its log says why",
-        path.display()
-    )
+    Err(gone(path))
+}
+
+/// Whether a server listens at `path`. One that cannot be reached is an error.
+pub(super) fn is_served(path: &Path) -> anyhow::Result<bool> {
+    match connect(path) {
+        Ok(_) => Ok(true),
+        Err(error) if is_nobody(&error) => Ok(false),
+        Err(error) => Err(unreachable(path, error)),
+    }
+}
+
+/// A repository in which the running server lets nothing change.
+pub(super) struct Hold {
+    stream: BufReader<UnixStream>,
+    path: PathBuf,
+}
+
+impl Hold {
+    /// Waits until changes that are under way have ended.
+    pub(super) fn begin(path: &Path, repository: &RepositoryName) -> anyhow::Result<Self> {
+        let mut stream = connect(path).map_err(|error| unreachable(path, error))?;
+        stream.set_write_timeout(Some(Duration::from_secs(CONNECT_SECS)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(HOLD_SECS)))?;
+        let request = Request::Hold {
+            repository: repository.to_string(),
+        };
+        let mut line = serde_json::to_vec(&request)?;
+        line.push(b'\n');
+        stream
+            .write_all(&line)
+            .map_err(|error| lost(path, error, HOLD_SECS))?;
+        let mut hold = Self {
+            stream: BufReader::new(stream),
+            path: path.to_owned(),
+        };
+        match hold.answer()? {
+            Answer::Held => Ok(hold),
+            answer => Err(unexpected(answer)),
+        }
+    }
+
+    /// Lets changes go on. Returns whether nothing could change until now.
+    pub(super) fn end(mut self) -> anyhow::Result<bool> {
+        let ended = self.stream.get_mut().write_all(b"\n");
+        match ended {
+            // It has waited for too long, and has said so.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                return Err(lost(&self.path, error, HOLD_SECS));
+            }
+            _ => {}
+        }
+        Ok(self.answer()? == Answer::Released)
+    }
+
+    fn answer(&mut self) -> anyhow::Result<Answer> {
+        let mut line = String::new();
+        let read = self.stream.read_line(&mut line);
+        match read.map_err(|error| lost(&self.path, error, HOLD_SECS))? {
+            0 => Err(gone(&self.path)),
+            _ => serde_json::from_str(&line).context(OTHER_VERSION),
+        }
+    }
 }
 
 /// Whether the server answers at all, before a long wait for its work: every version answers at once that it does not
@@ -168,6 +215,36 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
     receiver
         .recv_timeout(Duration::from_secs(CONNECT_SECS))
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+fn gone(path: &Path) -> anyhow::Error {
+    anyhow!(
+        "the server at {} closed the connection\nhint: its log has the reason",
+        path.display()
+    )
+}
+
+/// Why a connection that stood was lost, after a wait of at most `secs`.
+fn lost(path: &Path, error: io::Error, secs: u64) -> anyhow::Error {
+    match error.kind() {
+        // The time limit of a Unix socket.
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => silent(path, secs),
+        _ => anyhow::Error::new(error).context(format!(
+            "the connection to the server at {} was lost",
+            path.display()
+        )),
+    }
+}
+
+/// Why there is no connection.
+fn unreachable(path: &Path, error: io::Error) -> anyhow::Error {
+    if error.kind() == io::ErrorKind::TimedOut {
+        return silent(path, CONNECT_SECS);
+    }
+    anyhow::Error::new(error).context(format!(
+        "cannot reach the running server at {}\nhint: run this as the user that Boathouse runs as, or as root",
+        path.display()
+    ))
 }
 
 fn silent(path: &Path, secs: u64) -> anyhow::Error {

@@ -5,6 +5,7 @@
 //! authority is set aside only when nothing else can keep the start from succeeding; each background task is supervised
 //! (`tasks`).
 
+pub(crate) mod backup;
 pub(crate) mod issuer;
 pub(crate) mod keys;
 pub(crate) mod missing_parts;

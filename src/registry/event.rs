@@ -41,7 +41,8 @@ impl<'a> Actor<'a> {
         Self(By::Request(request, permit))
     }
 
-    /// A background task. Only the loop of a task may make one: an operation would hold locks for two actors at once.
+    /// A background task, or a command of the operator. No operation of a request may make one: it would hold locks for two
+    /// actors at once.
     pub(super) fn task(name: &'static str) -> Self {
         Self(By::Task(name))
     }

@@ -95,7 +95,7 @@ impl MayCommit for Changing {}
 impl MayCommit for Digests {}
 
 /// Keeps changes of a repository from beginning.
-pub(super) struct Quiet {
+pub struct Quiet {
     _guards: Guards,
 }
 

@@ -56,6 +56,7 @@ pub use self::index_sync::IndexSync;
 pub use self::index_sync::comparing::{Comparison, Filled, Progress, Tell};
 pub use self::inspection::{Finding, Found, Inspection, Kind, LinkTo, Meaning};
 pub use self::listings::{Listings, Page, PageRequest};
+pub use self::locks::Quiet;
 pub use self::manifests::{ManifestContent, Manifests, PushedManifest, StoredManifest};
 pub use self::memory_budget::{BudgetSpent, Holder, MemoryBudget, Reservation};
 pub use self::readiness::{HealthCheck, Readiness, Trouble};
@@ -132,6 +133,12 @@ impl Registry {
         // Before any lock is taken, as by all who work on a session.
         let uploads = self.uploads.end_all(name).await?;
         self.repositories.remove(name, uploads, actor).await
+    }
+
+    /// Waits until no change of `name` is under way, and keeps others from beginning as long as the result lives: what is read
+    /// of the repository meanwhile is its state at one moment.
+    pub async fn quiet(&self, name: &RepositoryName) -> Result<Quiet, RegistryError> {
+        self.core.locks.quiet(Actor::task("backup"), name).await
     }
 
     /// What the config decided.

@@ -2,7 +2,7 @@
 //!
 //! A Unix socket. The client sends one line of JSON, a [`Request`]; the server answers with lines of JSON: any number of
 //! [`Answer::Progress`], then one other answer. Must not know who runs the commands. Invariants: it accepts only root and
-//! the user of the server process; work that has begun continues if the client disconnects.
+//! the user of the server process; work that has begun continues if the client disconnects, but [`Request::Hold`] ends then.
 
 use std::fs::Permissions;
 use std::io;
@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
@@ -35,6 +37,9 @@ const REQUEST_BYTES_MAX: u64 = 4_096;
 
 /// The time for a client to send its request.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
+
+/// The longest hold of a repository: shorter than the two minutes after which a push that waits for it is refused.
+const HOLD_TIME_MAX: Duration = Duration::from_secs(90);
 
 /// What a command can request. Details are in a field of their own: serde ignores unknown fields next to the tag, so a
 /// command of a later version would be only partly understood.
@@ -71,6 +76,12 @@ pub enum Request {
         /// The image.
         image: ImageName,
     },
+    /// Let no change of a repository begin until the client sends one more line, or disconnects: a backup then reads the
+    /// links of the repository as they are at one moment.
+    Hold {
+        /// The repository.
+        repository: String,
+    },
 }
 
 /// What the server answers.
@@ -105,6 +116,10 @@ pub enum Answer {
     Content(RepositoryContent),
     /// To [`Request::Show`].
     Image(Box<Image>),
+    /// To [`Request::Hold`]: from now on nothing changes.
+    Held,
+    /// To the line that ends [`Request::Hold`]: nothing has changed until now.
+    Released,
     /// The request failed.
     Failed {
         /// What happened, and where.
@@ -183,6 +198,8 @@ impl Control {
                 content.map(Answer::Content)
             }
             Request::Show { image } => self.show(image).await,
+            // Without a server there is nobody to hold off; with one, `serve` carries it out.
+            Request::Hold { .. } => return Answer::Held,
         };
         answer.unwrap_or_else(|error| {
             let hint = match &error {
@@ -327,6 +344,10 @@ async fn serve(mut stream: UnixStream, control: &Arc<Control>) -> io::Result<()>
             return send(&mut writer, &failed(what, Some(hint))).await;
         }
     };
+    if let Request::Hold { repository } = &request {
+        let changes = reader.into_inner().into_inner();
+        return hold(changes, &mut writer, control, repository).await;
+    }
     let (progress, mut told) = watch::channel(None);
     // Work that has begun continues if the client disconnects.
     let work = tokio::spawn({
@@ -353,10 +374,44 @@ async fn serve(mut stream: UnixStream, control: &Arc<Control>) -> io::Result<()>
     send(&mut writer, &answer).await
 }
 
-async fn send(
-    writer: &mut (impl tokio::io::AsyncWrite + Unpin),
-    answer: &Answer,
+/// Carries out [`Request::Hold`]. `ending` is the client's side after the request.
+async fn hold(
+    mut ending: impl AsyncRead + Unpin,
+    writer: &mut (impl AsyncWrite + Unpin),
+    control: &Control,
+    repository: &str,
 ) -> io::Result<()> {
+    let name: RepositoryName = match repository.parse() {
+        Ok(name) => name,
+        Err(error) => return send(writer, &failed(format!("{repository}: {error}"), None)).await,
+    };
+    let mut line = [0];
+    let quiet = tokio::select! {
+        quiet = control.registry.quiet(&name) => quiet,
+        // The client has gone, or does not wait for its answer.
+        _ = ending.read(&mut line) => return Ok(()),
+    };
+    let quiet = match quiet {
+        Ok(quiet) => quiet,
+        Err(error) => return send(writer, &failed(error.to_string(), None)).await,
+    };
+    send(writer, &Answer::Held).await?;
+    let is_held = tokio::select! {
+        read = ending.read(&mut line) => read? > 0,
+        () = control.clock.sleep(HOLD_TIME_MAX) => false,
+    };
+    drop(quiet);
+    if is_held {
+        return send(writer, &Answer::Released).await;
+    }
+    let what = format!(
+        "{name} was held for {} s, and pushes must go on",
+        HOLD_TIME_MAX.as_secs()
+    );
+    send(writer, &failed(what, None)).await
+}
+
+async fn send(writer: &mut (impl AsyncWrite + Unpin), answer: &Answer) -> io::Result<()> {
     let mut line = serde_json::to_vec(answer)?;
     line.push(b'\n');
     writer.write_all(&line).await?;
@@ -384,6 +439,9 @@ mod tests {
             Request::Rebuild,
             Request::Compare,
             usage,
+            Request::Hold {
+                repository: "a/b".to_owned(),
+            },
         ] {
             let mut line = serde_json::to_value(&request).unwrap();
             let read = serde_json::from_value::<Request>(line.clone());

@@ -3,6 +3,7 @@
 //! Each has its `Arguments`, and `run`, which returns the exit code. A new command is a new file and three lines here.
 
 mod acl;
+mod backup;
 mod check;
 mod completions;
 mod config;
@@ -14,6 +15,7 @@ mod man;
 mod push_sample;
 mod rebuild;
 mod reload;
+mod restore;
 mod serve;
 mod show;
 mod status;
@@ -61,6 +63,10 @@ pub(super) enum Command {
     Show(show::Arguments),
     /// Fill the index anew from the store; the registry serves meanwhile
     Rebuild(rebuild::Arguments),
+    /// Copy the whole installation to another directory, while it is served
+    Backup(backup::Arguments),
+    /// Restore an installation from its backup
+    Restore(restore::Arguments),
     /// Have the running server read users, rules and certificates again, and report mistakes
     Reload(reload::Arguments),
     /// Write what an old registry needs before it serves the data again
@@ -94,6 +100,8 @@ impl Command {
             Self::List(arguments) => list::run(arguments),
             Self::Show(arguments) => show::run(arguments),
             Self::Rebuild(arguments) => rebuild::run(arguments),
+            Self::Backup(arguments) => backup::run(arguments),
+            Self::Restore(arguments) => restore::run(arguments),
             Self::Reload(arguments) => reload::run(arguments),
             Self::HandBack(arguments) => hand_back::run(arguments),
             Self::User(arguments) => user::run(arguments),

@@ -1,6 +1,7 @@
 //! Commands that ask a running server through its control socket, or do the same themselves where none is running.
 
 mod accounts;
+mod backup;
 mod elsewhere;
 mod figures;
 mod images;
