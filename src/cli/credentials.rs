@@ -1,9 +1,9 @@
 //! Secrets that the service manager hands over as files (`LoadCredential=`). A credential that has the name of a variable stands
 //! for this variable, so that the secret is not in the environment, which other programs of the user can read.
 //!
-//! Source: systemd.exec(5), "Credentials". Only a server reads them: systemd names their directory to the other commands of a unit
-//! too (`ExecReload=`), which cannot read it. Invariant: a credential that cannot be read is an error, and never passed over: a
-//! secret would silently be another one.
+//! Source: systemd.exec(5), "Credentials". systemd names their directory to all commands of a unit; some of them (`ExecReload=`)
+//! cannot read it. Invariant: for a server, a credential that cannot be read is an error: a secret would silently be another one.
+//! Other commands need no secrets, and go on without it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,6 +24,11 @@ pub(super) fn of_this_process() -> anyhow::Result<BTreeMap<String, String>> {
         Some(directory) if !directory.is_empty() => read(Path::new(&directory)),
         _ => Ok(BTreeMap::new()),
     }
+}
+
+/// The same for a command that is not a server.
+pub(super) fn readable_by_this_process() -> BTreeMap<String, String> {
+    of_this_process().unwrap_or_default()
 }
 
 fn read(directory: &Path) -> anyhow::Result<BTreeMap<String, String>> {

@@ -79,6 +79,11 @@ pub(super) fn config_files(place: &Where) -> anyhow::Result<Vec<PathBuf>> {
     )
 }
 
+/// Whether the installation is one that `up` made, and not files as `serve` is given them.
+pub(super) fn is_of_up(place: &Where) -> bool {
+    place.config.is_empty() && (place.dir.is_some() || file_of_variable().is_none())
+}
+
 /// The file that distribution's variable names.
 pub(super) fn file_of_variable() -> Option<PathBuf> {
     std::env::var_os(config::FILE_VARIABLE)

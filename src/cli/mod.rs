@@ -54,11 +54,13 @@ pub fn main() -> ExitCode {
     code
 }
 
-/// The variables of this process; a name or value that is not UTF-8 is none of ours.
+/// The variables of this process, and the credentials that stand for variables. A name or value that is not UTF-8 is not one of
+/// ours.
 fn environment() -> BTreeMap<String, String> {
     let variables = std::env::vars_os();
     variables
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .chain(credentials::readable_by_this_process())
         .collect()
 }
 

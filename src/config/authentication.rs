@@ -461,9 +461,10 @@ fn accounts_and_rules(reader: &mut Reader<'_>, config: &mut AuthConfig) {
         .clone()
         .filter(|_| reader.reads_users_file);
     if let Some(path) = path {
+        let has_others = config.accounts.external.knows_accounts();
         let format = Format::Users {
             places: config.places.clone(),
-            has_others: config.accounts.external.knows_accounts(),
+            has_others,
         };
         follow(reader, config, &path, format);
         if config
@@ -471,10 +472,16 @@ fn accounts_and_rules(reader: &mut Reader<'_>, config: &mut AuthConfig) {
             .as_ref()
             .is_some_and(|file| !file.was_there())
         {
-            reader.warn(
-                "users_file",
-                "no such file yet, and no accounts from it: `boathouse user add` makes it",
+            let consequence = if config.accounts.users.is_empty() && !has_others {
+                ", nobody can log in"
+            } else {
+                ""
+            };
+            let message = format!(
+                "{} is missing{consequence}; restore it, or: boathouse user add admin --admin",
+                path.display()
             );
+            reader.warn("users_file", &message);
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use super::error::ConfigError;
 use super::key::{
     Family, FilePath, FirstRunValue, InTemplate, Key, OFF, OptionalPath, Paths, Texts, Unread,
     Words, distribution, keys, ours,
@@ -11,7 +12,7 @@ use super::key::{
 use super::node::Node;
 use super::pem;
 use super::reader::Reader;
-use crate::tls::{ClientCertificate, Clients, MinimumVersion, Offers, Settings};
+use crate::tls::{ClientCertificate, Clients, MinimumVersion, Offers, Settings, check_host};
 
 keys! {
     table KEYS;
@@ -178,6 +179,22 @@ fn clients(reader: &mut Reader<'_>, has_certificate: bool) -> Option<Clients> {
 fn automatic(reader: &mut Reader<'_>, state: &Path) -> Settings {
     if !reader.node(TLS.path).is_some_and(Node::is_map) {
         reader.get(&TLS);
+    }
+    let hosts = reader.node(HOSTS.path).map_or(&[][..], Node::items);
+    for host in hosts {
+        let is_host = |text: &str| check_host(text).is_ok();
+        if !host.text().is_none_or(is_host) {
+            reader.errors.push(
+                ConfigError::new(
+                    Some(&host.place),
+                    "tls.hosts[]",
+                    "not a host name or an address",
+                )
+                .hint(
+                    "written like `registry.lab.example` or `10.0.0.5`: no scheme, no port, no `*`",
+                ),
+            );
+        }
     }
     Settings::Automatic {
         hosts: reader.get(&HOSTS),

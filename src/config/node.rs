@@ -75,6 +75,22 @@ impl Node {
         }
     }
 
+    /// The items of a list; none for anything else.
+    pub(super) fn items(&self) -> &[Self] {
+        match &self.value {
+            Value::List(items) => items,
+            Value::Null | Value::Scalar { .. } | Value::Map(_) => &[],
+        }
+    }
+
+    /// The text of a single value.
+    pub(super) fn text(&self) -> Option<&str> {
+        match &self.value {
+            Value::Scalar { text, .. } => Some(text),
+            Value::Null | Value::List(_) | Value::Map(_) => None,
+        }
+    }
+
     /// The node at a path of keys; a null counts as absent.
     pub(super) fn find(&self, path: &str) -> Option<&Self> {
         self.find_even_null(path).filter(|node| !node.is_null())

@@ -374,15 +374,14 @@ impl Readable for Seconds {
         let secs = match reader.scalar(key) {
             None => self.default,
             Some((text, _)) => {
-                if text != "0" && whole_number(text).is_some() {
-                    reader.warn(
-                        key,
-                        "a number without a unit counts nanoseconds, as in distribution; write it with one, like `30s`",
-                    );
-                }
                 let secs = duration::whole_secs(text).filter(|secs| *secs <= self.max);
                 secs.unwrap_or_else(|| {
-                    let expected = format!("must be a duration of at most {} s", self.max);
+                    let is_without_unit = whole_number(text).is_some();
+                    let expected = if is_without_unit {
+                        "a duration without a unit".to_owned()
+                    } else {
+                        format!("must be a duration of at most {} s", self.max)
+                    };
                     reader.refuse(key, &expected, "written like `30s` or `1m30s`");
                     self.default
                 })

@@ -247,9 +247,7 @@ impl UsersFile {
             action: "lock",
             source,
         };
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(".lock");
-        let lock = durable_file::open_lock(&path.with_file_name(name)).map_err(failed)?;
+        let lock = durable_file::open_lock(&Self::lock_path(path)).map_err(failed)?;
         durable_file::give_to_owner_of(path, &lock).map_err(failed)?;
         for _ in 0..LOCK_ATTEMPTS_MAX {
             match lock.try_lock() {
@@ -260,6 +258,13 @@ impl UsersFile {
         }
         let path = path.to_owned();
         Err(UsersFileError::Busy { path })
+    }
+
+    /// The file that is locked while the file at `path` is changed.
+    pub fn lock_path(path: &Path) -> PathBuf {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".lock");
+        path.with_file_name(name)
     }
 
     /// Equal but for the places of the rules, which change with every edit.

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown};
 use std::path::{Path, PathBuf};
 
 use crate::layout::{OWN_DIRECTORY, blobs_directory, repositories_directory};
@@ -99,11 +99,29 @@ impl UserIds {
 
 /// The id of the user to whom the data below `root` belong: the directory that holds them may be a mount point of root's.
 pub fn owner_id(root: &Path) -> io::Result<u32> {
+    owner(root).map(|metadata| metadata.uid())
+}
+
+fn owner(root: &Path) -> io::Result<Metadata> {
     let parts = ["docker", OWN_DIRECTORY].map(|name| root.join(name));
     let found = parts.iter().find_map(|part| fs::metadata(part).ok());
-    found
-        .map_or_else(|| fs::metadata(root), Ok)
-        .map(|metadata| metadata.uid())
+    found.map_or_else(|| fs::metadata(root), Ok)
+}
+
+/// Gives files that root has made to the user to whom the data below `root` belong, whose server must be able to open them. Does
+/// nothing for another user than root, and where there are no data.
+pub fn give_to_owner_of_data(root: &Path, files: &[&Path]) -> io::Result<()> {
+    if platform::effective_user_id() != 0 {
+        return Ok(());
+    }
+    let owner = match owner(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        owner => owner?,
+    };
+    for file in files {
+        lchown(file, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(())
 }
 
 /// What `user` may not do with the data below `root`; blocks. What vanishes meanwhile, and what this process may not look into,

@@ -69,3 +69,48 @@ async fn serve_logs_the_port_that_the_system_chose() {
     assert_ne!(program.address().port(), 0);
     program.get("/v2/").send().await.expect(StatusCode::OK);
 }
+
+/// As root, where it can be tried; the interop step `users` does it too.
+#[test]
+fn root_begins_nothing_over_the_data_of_another_user() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let lab = Lab::empty();
+    std::fs::create_dir_all(lab.path("home/data/docker")).unwrap();
+    std::os::unix::fs::chown(lab.path("home/data/docker"), Some(4711), Some(4711)).unwrap();
+    let said = Ran::of(&mut lab.up_command("home", &[]), "").failed();
+    assert!(said.contains("belongs to the user with id 4711"), "{said}");
+    for (directory, entry) in [("home", "data"), ("home/data", "docker")] {
+        let entries = std::fs::read_dir(lab.path(directory)).unwrap();
+        let names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, [entry], "{directory}");
+    }
+}
+
+/// What a command of root makes can be opened by the user whose data they are.
+#[test]
+fn root_makes_no_file_that_the_server_cannot_open() {
+    use std::os::unix::fs::MetadataExt as _;
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let lab = Lab::configured(
+        "http: {addr: 'ADDRESS'}\nstorage: {filesystem: {rootdirectory: DIR/data}}\nusers_file: DIR/users.yml\nacl: []\n\
+         token: {certificate: DIR/keys/token.crt, key: DIR/keys/token.key}\nusers: {}\n",
+    );
+    std::fs::create_dir_all(lab.path("data/docker")).unwrap();
+    std::os::unix::fs::chown(lab.path("data/docker"), Some(4711), Some(4711)).unwrap();
+    lab.run(&["token-key", "make"]).fine();
+    lab.run(&["user", "add", "ann"]).fine();
+    lab.run(&["user", "grant", "ann", "--pull", "a"]).fine();
+    for file in [
+        "users.yml",
+        "users.yml.lock",
+        "keys/token.key",
+        "keys/token.crt",
+    ] {
+        let owner = std::fs::metadata(lab.path(file)).unwrap().uid();
+        assert_eq!(owner, 4711, "{file}");
+    }
+}

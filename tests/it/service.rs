@@ -147,6 +147,26 @@ async fn a_passed_socket_is_served_and_clients_wait_at_it_during_a_restart() {
     );
 }
 
+#[test]
+fn commands_see_the_credentials_that_the_server_sees() {
+    let lab = Lab::configured("storage: {filesystem: {rootdirectory: DIR/data}}\n");
+    lab.write("htpasswd", "ann:x\n");
+    lab.write(
+        "credentials/REGISTRY_AUTH_HTPASSWD_PATH",
+        lab.place("htpasswd"),
+    );
+    lab.write("credentials/REGISTRY_AUTH_HTPASSWD_REALM", "lab\n");
+    let with_credentials = |line: &[&str]| {
+        let mut command = lab.command(line);
+        command.env("CREDENTIALS_DIRECTORY", lab.path("credentials"));
+        Ran::of(&mut command, "").fine()
+    };
+    let listed = with_credentials(&["user", "list", "--json"]);
+    assert!(listed.contains("\"name\": \"ann\""), "{listed}");
+    let checked = with_credentials(&["check"]);
+    assert!(checked.contains("auth.htpasswd.path: "), "{checked}");
+}
+
 #[tokio::test]
 async fn the_first_password_comes_from_a_credential() {
     let lab = Lab::empty();

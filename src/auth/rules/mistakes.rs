@@ -72,6 +72,14 @@ pub enum MistakeKind {
     },
 }
 
+impl Mistake {
+    /// Whether it is an error in the file of a registry. A server only warns: as an issuer of tokens it may serve other programs,
+    /// whose actions it does not know.
+    pub fn is_error(&self) -> bool {
+        matches!(self.kind, MistakeKind::UnknownAction(_))
+    }
+}
+
 impl fmt::Display for Mistake {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}: acl[]: ", self.place)?;

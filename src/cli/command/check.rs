@@ -1,18 +1,23 @@
-//! `boathouse check`: reads the configuration as `serve` would, shows what is in force, and fails where `serve` would miss a part;
-//! or looks through the data.
+//! `boathouse check`: reads the configuration as `serve` or `up` would, shows what is in force, and fails where they would not
+//! start, or where a rule has an action that does not exist; or looks through the data.
 //!
-//! Must not start or write anything. Invariant: what is in force, or was found, goes to stdout, everything else to stderr, and
+//! Must not start or write anything. What only a start can find out (a port in use, a full disk) is not looked for. Invariant: what is in force, or was found, goes to stdout, everything else to stderr, and
 //! no secret to either.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use anyhow::Context as _;
+
+use crate::auth::{Auth, Secret};
 use crate::cli::findings::{Findings, Wanted};
 use crate::cli::installation::{self, Installation, Where};
 use crate::cli::progress::Meter;
 use crate::cli::talk;
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::{self, Served};
+use crate::config::{self, Config, Served};
 use crate::instance::{Expected, missing_parts};
+use crate::tls::{self, Tls};
 
 /// `boathouse check`
 #[derive(Debug, clap::Args)]
@@ -50,7 +55,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let files = installation::config_files(&arguments.place)?;
     if arguments.place.config.is_empty() {
         for file in &files {
-            talk::line(format_args!("note: this is of {}", file.display()));
+            talk::line(format_args!("note: using {}", file.display()));
         }
     }
     let environment = crate::cli::environment();
@@ -71,20 +76,52 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for warning in &loaded.warnings {
         talk::line(format_args!("warning: {warning}"));
     }
+    let is_registry = matches!(loaded.config, Served::Registry(_));
+    let mut has_errors = false;
     for mistake in loaded.config.auth().mistakes() {
-        talk::line(format_args!("warning: {mistake}"));
+        let is_error = is_registry && mistake.is_error();
+        has_errors |= is_error;
+        let severity = if is_error { "error" } else { "warning" };
+        talk::line(format_args!("{severity}: {mistake}"));
     }
     let now_unix_secs = SystemClock::new().unix_secs();
     for certificate in loaded.config.auth().ending_certificates(now_unix_secs) {
         talk::line(format_args!("warning: {certificate}"));
     }
+    let settings = loaded.config.auth().settings(Secret::default(), None);
+    Auth::new(settings, Arc::new(SystemClock::new()))
+        .context("accounts and tokens cannot be set up")?;
     if let Served::Registry(config) = &loaded.config {
-        missing_parts::refuse(config, &environment, Expected::Known, false)?;
+        let expected = if installation::is_of_up(&arguments.place) {
+            Expected::All
+        } else {
+            Expected::Known
+        };
+        missing_parts::refuse(config, &environment, expected, false)?;
+        open_own_certificates(config)?;
         if let Some(warning) = missing_parts::empty_root_warning(config) {
             talk::line(format_args!("warning: {warning}"));
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if has_errors {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// Certificates of the user's own are opened as a server opens them. Those of our own authority may yet have to be made.
+fn open_own_certificates(config: &Config) -> anyhow::Result<()> {
+    let of_listener = config.token_listener.as_ref().map(|listener| &listener.tls);
+    for settings in std::iter::once(&config.tls).chain(of_listener) {
+        match settings {
+            tls::Settings::Files { .. } => {
+                Tls::open(settings, Arc::new(SystemClock::new()))?;
+            }
+            tls::Settings::None | tls::Settings::Automatic { .. } => {}
+        }
+    }
+    Ok(())
 }
 
 /// Exit code 0 if there is nothing to do, 1 otherwise.

@@ -14,8 +14,9 @@ use crate::auth;
 use crate::cli::installation::{self, Where};
 use crate::cli::talk;
 use crate::clock::{self, Clock as _, SystemClock};
-use crate::config::{self, TokenPair};
+use crate::config::{self, Served, TokenPair};
 use crate::durable_file;
+use crate::store::user_access;
 
 /// Every registry that checks the tokens reads it.
 const PUBLIC_FILE: u32 = 0o644;
@@ -56,11 +57,15 @@ struct MakeArguments {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let Action::Make(arguments) = &arguments.action;
-    let (pair, issuer) = match (&arguments.certificate, &arguments.key) {
-        (Some(certificate), Some(key)) => {
-            let (certificate, key) = (certificate.clone(), key.clone());
-            (TokenPair { certificate, key }, None)
-        }
+    let Configured { pair, issuer, data } = match (&arguments.certificate, &arguments.key) {
+        (Some(certificate), Some(key)) => Configured {
+            pair: TokenPair {
+                certificate: certificate.clone(),
+                key: key.clone(),
+            },
+            issuer: None,
+            data: None,
+        },
         _ => configured(&arguments.place)?,
     };
     refuse_what_is_there(&pair)?;
@@ -70,11 +75,21 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Some(name) => auth::make_token_key_of(name, &clock)?,
         None => auth::make_token_key(&clock)?,
     };
+    let directories = [&pair.key, &pair.certificate].map(|path| durable_file::directory_of(path));
+    let mut made: Vec<&Path> = directories
+        .into_iter()
+        .filter(|path| !path.exists())
+        .collect();
+    made.extend([pair.key.as_path(), pair.certificate.as_path()]);
     write(&pair.key, &pem.key_pem, durable_file::PRIVATE_FILE)?;
     if let Err(error) = write(&pair.certificate, &pem.certificate_pem, PUBLIC_FILE) {
         // This run made it.
         let _ = fs::remove_file(&pair.key);
         return Err(error);
+    }
+    if let Some(data) = data {
+        user_access::give_to_owner_of_data(&data, &made)
+            .with_context(|| format!("cannot give {} to the server's user", pair.key.display()))?;
     }
     talk::line(format_args!(
         "made {} (the certificate) and {} (its key, for the owner of the file alone)\n\
@@ -96,12 +111,24 @@ fn subject(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// What the configuration names, and its issuer as far as a certificate can have it as its subject.
-fn configured(place: &Where) -> anyhow::Result<(TokenPair, Option<String>)> {
+/// What a configuration says about the key.
+struct Configured {
+    pair: TokenPair,
+    /// As far as a certificate can have it as its subject.
+    issuer: Option<String>,
+    /// The registry's data, whose owner reads the key.
+    data: Option<PathBuf>,
+}
+
+fn configured(place: &Where) -> anyhow::Result<Configured> {
     let files = installation::config_files(place)?;
-    let loaded = config::load_accounts_again(&files, &crate::cli::environment())?;
-    let auth = loaded.config;
-    let Some(pair) = auth.token_pair else {
+    let loaded = config::load_served_again(&files, &crate::cli::environment())?;
+    let data = match &loaded.config {
+        Served::Registry(config) => Some(config.storage.root_directory().to_owned()),
+        Served::TokenIssuer(_) => None,
+    };
+    let auth = loaded.config.auth();
+    let Some(pair) = auth.token_pair.clone() else {
         bail!(
             "the configuration names no files for the key that signs tokens{}\nhint: give `--certificate PATH --key PATH`, or write `token.certificate` and `token.key` into the configuration",
             match auth.signing {
@@ -111,7 +138,11 @@ fn configured(place: &Where) -> anyhow::Result<(TokenPair, Option<String>)> {
             }
         );
     };
-    Ok((pair, subject(&auth.issuer).ok()))
+    Ok(Configured {
+        pair,
+        issuer: subject(&auth.issuer).ok(),
+        data,
+    })
 }
 
 fn refuse_what_is_there(pair: &TokenPair) -> anyhow::Result<()> {

@@ -92,6 +92,22 @@ const MISTAKES: &[(&str, &str)] = &[
         "0.yml:1: http.draintimeout: must be a duration of at most 3600 s\n",
     ),
     (
+        "http:\n  draintimeout: 60\n",
+        "0.yml:2: http.draintimeout: a duration without a unit\nhint: written like `30s`",
+    ),
+    (
+        "health:\n  storagedriver: {enabled: true, interval: 60}\n",
+        "0.yml:2: health.storagedriver",
+    ),
+    (
+        "tls:\n  hosts:\n  - lab.example\n  - https://lab.example\n",
+        "0.yml:4: tls.hosts[]: not a host name or an address\nhint: written like `registry.lab.example`",
+    ),
+    (
+        "tls: {hosts: ['*.lab.example']}\n",
+        "0.yml:1: tls.hosts[]: not a host name or an address\n",
+    ),
+    (
         "tls: maybe\n",
         "0.yml:1: tls: not a word that is known here\nhint: one of auto",
     ),

@@ -109,11 +109,12 @@ fn check_finds_what_up_has_set_up() {
     );
     let text = "storage: {filesystem: {rootdirectory: DIR/data}}\nhttp: {addr: 'localhost:1'}\n";
     lab.configure("boathouse.yml", text);
+    std::fs::create_dir_all(lab.path("data/docker")).unwrap();
     let found = check();
     assert_eq!(found.code, Some(0), "{}", found.talk);
     let file = lab.place("boathouse.yml");
     assert!(
-        found.talk.contains(&format!("note: this is of {file}")),
+        found.talk.contains(&format!("note: using {file}")),
         "{}",
         found.talk
     );

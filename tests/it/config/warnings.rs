@@ -161,23 +161,6 @@ fn a_password_that_is_no_hash_is_a_warning_and_closes_the_account() {
 }
 
 #[test]
-fn a_duration_without_a_unit_is_nanoseconds_and_is_warned_of() {
-    let of = |text: &str| {
-        let loaded = taken(&format!("http: {{draintimeout: {text}}}\n"));
-        let warned =
-            |warning: &String| warning.contains("http.draintimeout: a number without a unit");
-        (
-            loaded.config.server.drain_secs,
-            loaded.warnings.iter().any(warned),
-        )
-    };
-    assert_eq!(of("60"), (1, true));
-    assert_eq!(of("60000000000"), (60, true));
-    assert_eq!(of("60s"), (60, false));
-    assert_eq!(of("0"), (0, false));
-}
-
-#[test]
 fn what_distribution_bounds_pages_with_is_honoured() {
     let limits = |text: &str| {
         let limits = taken(text).config.registry.limits;

@@ -71,7 +71,7 @@ fn what_is_left_to_a_program_is_explained() {
         answer["actions"],
         serde_json::json!([{"action": "pull", "needs": ["pull"], "allowed": false, "left_to_program": true}])
     );
-    let Ran { code, talk, .. } = boathouse(&lab, &["check"]);
+    let Ran { code, talk, .. } = lab.run(&["check"]);
     assert_eq!(code, Some(0));
     for said in ["known to ext_auth only", "ext_authz decides what no rule"] {
         assert!(talk.contains(said), "{talk}");

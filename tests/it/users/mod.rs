@@ -293,6 +293,41 @@ fn check_warns_of_the_usual_mistakes_with_their_lines() {
     assert!(!talk.contains(":12:"), "{talk}");
 }
 
+#[test]
+fn check_refuses_an_action_that_does_not_exist() {
+    let lab = Lab::configured(
+        "http: {addr: 'ADDRESS'}\nstorage: {filesystem: {rootdirectory: DIR/data}}\nusers: {amy: {password: x}}\n\
+         acl:\n- {match: {account: amy}, actions: [pull, psuh]}\n",
+    );
+    let said = lab.run(&["check"]).failed();
+    let expected = format!(
+        "error: {}:5: acl[]: actions: no client of a registry asks for `psuh`, only for `pull`, `push`, `delete`, `*`",
+        lab.place("boathouse.yml")
+    );
+    assert!(said.contains(&expected), "{said}");
+}
+
+/// What `up` would refuse to start without.
+#[tokio::test]
+async fn check_refuses_what_up_would_refuse() {
+    let lab = Lab::empty();
+    lab.up("home", &[]).await.end();
+    let home = lab.place("home");
+    let check = || ran(&["check", "--dir", &home], &[], "");
+    check().fine();
+    for part in ["users.yml", "keys/token.key", "ca.crt"] {
+        let (path, aside) = (lab.path("home").join(part), lab.path("aside"));
+        std::fs::rename(&path, &aside).unwrap();
+        let said = check().failed();
+        assert!(said.contains("missing: ") && said.contains(part), "{said}");
+        let program =
+            crate::program::Program::start(&lab.path("log"), &mut lab.up_command("home", &[]));
+        let log = program.refuses().await;
+        assert!(log.contains(part), "{log}");
+        std::fs::rename(&aside, &path).unwrap();
+    }
+}
+
 fn with_refresh_tokens(is_on: bool) -> TestRegistry {
     let mut options = Options::default();
     let all: &[&str] = &["*"];

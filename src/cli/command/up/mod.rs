@@ -26,7 +26,7 @@ use crate::config::{self, Template, UsersFile};
 use crate::durable_file;
 use crate::host_port::HostPort;
 use crate::instance::missing_parts::Expected;
-use crate::instance::places::{Places, Surroundings};
+use crate::instance::places::{Places, Surroundings, refuse_data_of_another_as_root};
 use crate::instance::{self, keys};
 use crate::server::PassedSockets;
 use crate::tls::{self, Tls, TlsError};
@@ -77,6 +77,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         is_terminal: io::stderr().is_terminal(),
     };
     let mut password = None;
+    // Before anything is made: the data's owner could not open it.
+    refuse_data_of_another_as_root(&places.data)?;
     if is_first {
         let paths = [
             places.ca_certificate.clone(),

@@ -33,6 +33,7 @@ use crate::cli::talk::{self, Talk};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{self, Loaded, UsersFile};
 use crate::instance::missing_parts;
+use crate::store::user_access::give_to_owner_of_data;
 
 /// Longer input is no password: bcrypt reads 72 bytes.
 const PASSWORD_INPUT_BYTES_MAX: u64 = 4_096;
@@ -293,6 +294,7 @@ impl Command<'_> {
         if !self.recreates_missing {
             missing_parts::refuse_new_users_file(&self.loaded.config, file)?;
         }
+        let is_new = !file.exists();
         let updated = UsersFile::update(file, |content| {
             let before = content.clone();
             let result = change(content)?;
@@ -300,8 +302,13 @@ impl Command<'_> {
                 self.check_administrator_is_left(&before, content, moment)?;
             }
             Ok::<_, ChangeError>(result)
-        });
-        Ok(updated?)
+        })?;
+        if is_new {
+            let root = self.loaded.config.storage.root_directory();
+            give_to_owner_of_data(root, &[file, &UsersFile::lock_path(file)])
+                .with_context(|| format!("cannot give {} to the server's user", file.display()))?;
+        }
+        Ok(updated)
     }
 
     /// Without one, nobody could give rights back but by an editor.
