@@ -42,7 +42,8 @@ class Boathouse < Formula
     assert_match version.to_s, shell_output("#{bin}/boathouse version")
 
     port = free_port
-    server = spawn bin/"boathouse", "up", "--dir", testpath/"registry", "--addr", "127.0.0.1:#{port}"
+    # Strings: Ruby's own `spawn` takes no Pathname.
+    server = spawn "#{bin}/boathouse", "up", "--dir", "#{testpath}/registry", "--addr", "127.0.0.1:#{port}"
     begin
       ask = "curl --silent --fail --insecure --retry 20 --retry-delay 1 --retry-connrefused"
       assert_match "ready", shell_output("#{ask} https://127.0.0.1:#{port}/readyz")
