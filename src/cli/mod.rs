@@ -27,7 +27,7 @@ use crate::telemetry;
 /// (`RestartPreventExitStatus=`). `EX_CONFIG` of sysexits(3).
 const MISCONFIGURED: u8 = 78;
 
-/// A self-contained home for container images and VM images.
+/// A registry for container images and VM images, with its own accounts, tokens and certificates.
 #[derive(Debug, Parser)]
 #[command(name = "boathouse", version, propagate_version = true)]
 struct Arguments {

@@ -23,6 +23,7 @@ use crate::server::{BoundAddress, PassedSockets, Server, Services, Site};
 pub(crate) struct TokenIssuer {
     server: Server,
     reload: Arc<Reload>,
+    auth: Arc<Auth>,
     clock: Arc<dyn Clock>,
 }
 
@@ -62,10 +63,11 @@ impl TokenIssuer {
             })),
         };
         let server = Server::listen(vec![(listener, Site::TokenIssuer)], &services);
-        let reload = Reload::new(source, &config.auth, auth, certificates);
+        let reload = Reload::new(source, &config.auth, Arc::clone(&auth), certificates);
         Ok(Self {
             server: server.context(CANNOT_SERVE)?,
             reload: Arc::new(reload),
+            auth,
             clock: Arc::clone(clock),
         })
     }
@@ -93,7 +95,7 @@ impl TokenIssuer {
             () = following => {}
             () = self.server.run(shutdown) => {}
             () = hangups.call(|| reload.run_aside(manager)) => {}
-            () = manager.report(None, &heartbeat, self.clock.as_ref()), if manager.is_there() => {}
+            () = manager.report(None, &self.auth, &heartbeat, self.clock.as_ref()), if manager.is_there() => {}
         }
     }
 }

@@ -58,6 +58,16 @@ impl Part {
             Self::Data => "data",
         }
     }
+
+    /// What a start with `--recreate-missing` makes in its place.
+    fn replacement(self) -> &'static str {
+        match self {
+            Self::Authority => "an authority that every client must trust again",
+            Self::TokenKey => "a new key for tokens (all tokens end)",
+            Self::Users => "no accounts but, with `up`, a new admin",
+            Self::Data => "an empty store",
+        }
+    }
 }
 
 /// Refuses a start without parts that must be there. `makes_new_authority`: none is needed.
@@ -92,6 +102,11 @@ pub(crate) fn refuse(
         return refuse_missing_root(config);
     }
     let mut lines = vec!["this installation is not complete".to_owned()];
+    let replacements: Vec<&str> = missing.iter().map(|(part, _)| part.replacement()).collect();
+    let replacements = replacements.join(", ");
+    // `up` writes one directory for all keys, into the section that must go for another certificate.
+    let lost_with_tls = missing.iter().any(|(part, _)| *part == Part::TokenKey)
+        && !matches!(config.tls, tls::Settings::Automatic { .. });
     for (part, paths) in missing {
         let paths: Vec<String> = match part {
             Part::Data => vec![config.storage.root_directory().display().to_string()],
@@ -102,9 +117,16 @@ pub(crate) fn refuse(
         };
         lines.push(format!("  missing: {} ({})", part.name(), paths.join(", ")));
     }
+    if lost_with_tls {
+        lines.push(
+            "hint: if `tls` was removed from the file that `up` wrote, its `keys_directory` has the key: add \
+             `certificate: keys/token.crt` and `key: keys/token.key` to the section `token`"
+                .to_owned(),
+        );
+    }
     bail!(
         "{}\nhint: restore what is missing from a backup, or mount its disk, and start again\n\
-         hint: --recreate-missing starts without it: an authority that every client must trust anew, new keys (all tokens end), an empty store, and with `up` a new admin",
+         hint: --recreate-missing starts without it, with {replacements}",
         lines.join("\n")
     )
 }

@@ -344,9 +344,11 @@ impl BoundInstance {
             let clock = Arc::clone(&self.instance.plan.clock);
             let heartbeat = ServiceManager::heartbeat(Arc::clone(&clock));
             let (manager, registry) = (Arc::clone(&self.service_manager), Arc::clone(registry));
+            let auth = Arc::clone(&self.auth);
             tasks.spawn(Arc::clone(&heartbeat), async move {
                 let registry = Some(registry.as_ref());
-                manager.report(registry, &heartbeat, clock.as_ref()).await;
+                let report = manager.report(registry, &auth, &heartbeat, clock.as_ref());
+                report.await;
             });
         }
         if self.reload.follows_files() {

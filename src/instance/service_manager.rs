@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::heartbeat::Heartbeat;
 use crate::platform;
@@ -74,7 +75,7 @@ impl ServiceManager {
 
     /// The service has started.
     pub(super) fn ready(&self) {
-        let status = self.status_of(&Readiness::default());
+        let status = self.status_of(&Readiness::default(), None);
         self.send(&["READY=1", &status_line(&status)]);
         *lock(&self.status) = status;
     }
@@ -115,11 +116,12 @@ impl ServiceManager {
         ]);
     }
 
-    /// Reports how `registry` is, and that the program lives; never returns. `None`: an issuer of tokens, which has no store
-    /// and no loops.
+    /// Reports how `registry` and the accounts of `auth` are, and that the program lives; never returns. `None`: an issuer of
+    /// tokens, which has no store and no loops.
     pub(super) async fn report(
         &self,
         registry: Option<&Registry>,
+        auth: &Auth,
         heartbeat: &Arc<Heartbeat>,
         clock: &dyn Clock,
     ) {
@@ -135,7 +137,7 @@ impl ServiceManager {
             if self.watchdog.is_some() && !readiness.needs_restart() {
                 self.send(&["WATCHDOG=1"]);
             }
-            let status = self.status_of(&readiness);
+            let status = self.status_of(&readiness, auth.trouble().await);
             // Only a change is sent, so that the status of a failed reload stays.
             if *lock(&self.status) != status {
                 self.status(&status);
@@ -151,13 +153,13 @@ impl ServiceManager {
         Heartbeat::new("the report to the service manager", clock)
     }
 
-    fn status_of(&self, readiness: &Readiness) -> String {
+    fn status_of(&self, readiness: &Readiness, accounts: Option<&str>) -> String {
         let mut status = format!("serving at {}", *lock(&self.serving));
-        for (intro, troubles) in [
-            ("not ready", &readiness.still),
-            ("degraded", &readiness.degraded),
-        ] {
-            let troubles: Vec<String> = troubles.iter().map(ToString::to_string).collect();
+        let still = readiness.still.iter().map(ToString::to_string);
+        let degraded = readiness.degraded.iter().map(ToString::to_string);
+        let degraded = degraded.chain(accounts.map(str::to_owned)).collect();
+        for (intro, troubles) in [("not ready", still.collect()), ("degraded", degraded)] {
+            let troubles: Vec<String> = troubles;
             if !troubles.is_empty() {
                 status = format!("{status}; {intro}: {}", troubles.join("; "));
             }
@@ -187,7 +189,8 @@ fn status_line(text: &str) -> String {
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    let text: Vec<&str> = text.get(..end).unwrap_or_default().lines().collect();
+    let lines = text.get(..end).unwrap_or_default().lines();
+    let text: Vec<&str> = lines.map(str::trim).collect();
     format!("STATUS={}", text.join("; "))
 }
 

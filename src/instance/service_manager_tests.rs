@@ -3,7 +3,9 @@
 use super::*;
 use crate::clock::ManualClock;
 use crate::heartbeat::{Beating, STILL_AFTER};
+use crate::instance::keys::auth_settings;
 use crate::instance::tests::open;
+use crate::store::state_directory::SECRET_BYTES;
 
 /// A service manager's end of the socket.
 struct Manager {
@@ -112,6 +114,8 @@ async fn the_watchdog_is_fed_until_a_loop_stands_still_and_the_status_says_which
     let clock = ManualClock::at_unix_secs(1_800_000_000);
     let instance = open(systemd.directory.path(), &clock);
     let registry = Arc::clone(&instance.registry);
+    let settings = auth_settings(&instance.plan.config, [0; SECRET_BYTES], &clock).unwrap();
+    let auth = Auth::new(settings, Arc::new(clock.clone())).unwrap();
     let environment = systemd.environment(&[("WATCHDOG_USEC", "30000000")]);
     let manager = Arc::new(ServiceManager::of(&environment).unwrap());
     let reporting = tokio::spawn({
@@ -119,7 +123,8 @@ async fn the_watchdog_is_fed_until_a_loop_stands_still_and_the_status_says_which
             (Arc::clone(&manager), Arc::clone(&registry), clock.clone());
         async move {
             let heartbeat = ServiceManager::heartbeat(Arc::new(clock.clone()));
-            manager.report(Some(&registry), &heartbeat, &clock).await;
+            let registry = Some(registry.as_ref());
+            manager.report(registry, &auth, &heartbeat, &clock).await;
         }
     });
     let fed = || {

@@ -157,7 +157,7 @@ async fn show_registry(registry: &Registry, page: &mut Page) {
     );
     page.gauge(
         "boathouse_lock_wait_seconds",
-        "How long the request has waited that has waited longest for others that change the same",
+        "The longest time that a request has been waiting for other changes of the same repository, tag or blob",
         registry.health.longest_wait().as_secs_f64(),
     );
     page.counter(

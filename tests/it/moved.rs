@@ -174,6 +174,35 @@ async fn a_part_that_is_missing_is_named_and_made_again_only_when_asked() {
     }
 }
 
+/// docs/operations.md, "Behind a proxy": the section `tls:` of what `up` wrote goes, and its directory held the key for tokens.
+#[tokio::test]
+async fn without_the_section_tls_the_key_for_tokens_is_named() {
+    let lab = installed().await;
+    copy(&lab.path("old"), &lab.path("copy"));
+    let text = lab.read("copy/boathouse.yml");
+    let (before, rest) = text.split_once("\ntls:\n").unwrap();
+    let after = rest.find("\n\n").unwrap();
+    // As where the configuration is in /etc and the data are in /var/lib.
+    let text = format!("{before}\n{}", &rest[after..])
+        .replace("state_directory: \".\"", "state_directory: \"state\"");
+    fs::create_dir(lab.path("copy/state")).unwrap();
+    lab.write("copy/boathouse.yml", &text);
+    let said = refused(&lab, "copy").await;
+    let lines = ["certificate: keys/token.crt", "key: keys/token.key"];
+    assert!(said.contains("missing: key for tokens ("), "{said}");
+    assert!(
+        lines.iter().all(|line| said.contains(line)) && !said.contains("every client must trust"),
+        "{said}"
+    );
+    let key = lab.read("copy/keys/token.key");
+    let lines = format!("\ntoken:\n  {}\n  {}\n", lines[0], lines[1]);
+    lab.write("copy/boathouse.yml", text.replace("\ntoken:\n", &lines));
+    let server = lab.up("copy", &[]).await;
+    assert!(has_the_repository(&lab, "copy"), "{}", server.log());
+    server.end();
+    assert_eq!(lab.read("copy/keys/token.key"), key);
+}
+
 /// Every path below, but for locks.
 fn listed(directory: &Path) -> Vec<PathBuf> {
     let mut paths = Vec::new();

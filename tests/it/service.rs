@@ -91,6 +91,24 @@ async fn it_is_ready_when_commands_are_taken_and_a_reload_reports_what_became_of
     assert!(said.contains("no server listens at "), "{said}");
 }
 
+#[tokio::test]
+async fn the_status_shows_that_the_file_of_accounts_has_a_mistake() {
+    let lab = Lab::empty();
+    let manager = Manager::of(&lab);
+    let mut command = lab.up_command("lab", &[]);
+    command.env("NOTIFY_SOCKET", lab.path("notify"));
+    // Looked at three times in this time.
+    command.env("WATCHDOG_USEC", "3000000");
+    let mut program = Program::start(&lab.path("log"), &mut command);
+    program.listens().await;
+    manager.receives("READY=1");
+    let good = lab.read("lab/users.yml");
+    lab.write("lab/users.yml", "users: [");
+    manager.receives("degraded: the file of accounts has a mistake");
+    lab.write("lab/users.yml", good);
+    while manager.receives("STATUS=").contains("file of accounts") {}
+}
+
 #[test]
 fn a_start_with_a_broken_configuration_has_an_exit_code_of_its_own() {
     let lab = Lab::configured("htpp: {}\n");
