@@ -105,12 +105,12 @@ pub(super) fn configured_names(config: &Config) -> anyhow::Result<Reachable> {
             "`http.addr` is {address}, which has no fixed port\nhint: name the registry as HOST:PORT"
         );
     }
-    let certified = tls::names_in_file(&config.tls);
+    let certified = tls::names_in_files(&config.tls);
     Ok(Reachable::find(config, address, certified))
 }
 
 /// `HOST:PORT` as clients best call a registry that listens at `address`.
 pub(super) fn registry_name(config: &Config, address: &Address) -> String {
-    let certified = tls::names_in_file(&config.tls);
+    let certified = tls::names_in_files(&config.tls);
     Reachable::find(config, address, certified).registry
 }

@@ -133,6 +133,7 @@ mod tests {
             "boathouse token-key make --config a.yml --config b.yml --issuer lab",
             "boathouse token-key make --certificate a --key b",
             "boathouse welcome --dir d",
+            "boathouse new-ca --dir d",
             "boathouse push-sample",
             "boathouse push-sample lab.example --image team/hello:2 --username ann --password-stdin",
             "boathouse trust --remote lab.example --remove --yes",

@@ -57,7 +57,7 @@ impl Reachable {
             return only(address.to_string());
         };
         let asked = match &config.tls {
-            tls::Settings::Automatic { hosts, .. } => hosts.clone(),
+            tls::Settings::Automatic { .. } => tls::asked_hosts(&config.tls),
             // A certificate of somebody else's is for the names that clients use.
             tls::Settings::Files { .. } => certified.iter().flatten().cloned().collect(),
             tls::Settings::None => Vec::new(),

@@ -68,15 +68,8 @@ impl Authority {
     /// Reads a PEM file of certificates that may sign others; there is at least one.
     pub(crate) fn parse_all(pem: &[u8]) -> anyhow::Result<Vec<Self>> {
         let text = std::str::from_utf8(pem).context("it is not a PEM file")?;
-        let mut authorities = Vec::new();
-        // What stands between the blocks is a comment.
-        for part in text.split_inclusive(END_OF_BLOCK) {
-            let Some(begin) = part.find(BEGIN_OF_BLOCK) else {
-                continue;
-            };
-            let block = part.get(begin..).unwrap_or_default();
-            authorities.push(Self::parse(format!("{block}\n"))?);
-        }
+        let authorities = pem_blocks(text).into_iter().map(Self::parse);
+        let authorities = authorities.collect::<anyhow::Result<Vec<_>>>()?;
         if authorities.is_empty() {
             bail!("it holds no certificate");
         }
@@ -135,6 +128,13 @@ impl Leaf {
             version: parsed.version().0.saturating_add(1),
         })
     }
+}
+
+/// The blocks of certificates in a PEM file, each with a line break at its end. What stands between them is a comment.
+pub(crate) fn pem_blocks(text: &str) -> Vec<String> {
+    let parts = text.split_inclusive(END_OF_BLOCK);
+    let blocks = parts.filter_map(|part| part.get(part.find(BEGIN_OF_BLOCK)?..));
+    blocks.map(|block| format!("{block}\n")).collect()
 }
 
 /// Whether `roots` vouch for a chain (the server's own certificate first) under the name `host`.
@@ -240,7 +240,7 @@ pub(crate) fn complaint(
             shown_time(clock.now().into())
         ),
         other => anyhow!(
-            "the certificate is not good for {host}: {other}\nhint: an authority of Boathouse can sign for the names of its first run only; `boathouse up --new-ca` makes a new one"
+            "the certificate is not good for {host}: {other}\nhint: on the registry's machine, `boathouse up --host {host}` or `tls.hosts` adds a name"
         ),
     }
 }

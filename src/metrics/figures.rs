@@ -105,10 +105,7 @@ impl Metrics {
         let mut ends = Vec::new();
         for (site, tls) in &self.sources.certificates {
             for (certificate, end_unix_secs) in tls.ends() {
-                let labels = vec![
-                    ("site", (*site).to_owned()),
-                    ("certificate", certificate.to_owned()),
-                ];
+                let labels = vec![("site", (*site).to_owned()), ("certificate", certificate)];
                 ends.push((labels, number(end_unix_secs)));
             }
         }

@@ -367,13 +367,19 @@ async fn shake_hands(
     stream: Stream,
     peer: SocketAddr,
 ) -> std::io::Result<TlsStream<Stream>> {
+    // Before the handshake takes the stream, and only where it decides: it is a call of the system for each connection.
+    let own_address = if tls.chooses_by_address() {
+        stream.own_address()
+    } else {
+        None
+    };
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let turn = state.handshakes.turn(peer.ip()).await;
     let turn = turn.map_err(std::io::Error::other)?;
     // Other tasks run first: other clients join the queue, and requests do not wait for a series of handshakes.
     tokio::task::yield_now().await;
     let http2 = !state.settings.http2_disabled;
-    let config = tls.server_config(http2, start.client_hello().cipher_suites());
+    let config = tls.server_config(http2, start.client_hello().cipher_suites(), own_address);
     let accepting = start.into_stream(config);
     // The rest is cheap, and waits for the network.
     drop(turn);

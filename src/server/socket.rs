@@ -8,7 +8,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
@@ -279,6 +279,14 @@ pub(super) enum Stream {
 }
 
 impl Stream {
+    /// The address of this machine that the client connected to.
+    pub(super) fn own_address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(stream) => Some(stream.local_addr().ok()?.ip()),
+            Self::Unix(_) => None,
+        }
+    }
+
     pub(super) fn is_unix(&self) -> bool {
         matches!(self, Self::Unix(_))
     }

@@ -1,4 +1,4 @@
-//! Our own certificate authority: made once, then kept.
+//! Our own certificate authorities: made once, then kept. `ca.crt` holds the certificates of all of them, the oldest first.
 //!
 //! Its key is written before its certificate, so a first run that ended between the two is completed with the same key.
 //! Invariant: what it signs is good for servers only, and only under the names and in the networks it was made for. Clients
@@ -36,17 +36,29 @@ pub(super) const BACKDATED: Duration = Duration::days(1);
 /// How many names are tried for an authority that is set aside: more than happen in one second.
 const SET_ASIDE_MAX: i64 = 1_000;
 
-/// Where an authority lies.
+/// Where an authority is.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
+    /// With the certificates of all authorities.
     pub(super) certificate: PathBuf,
+    /// `ca.key`, `ca-2.key`, …
     pub(super) key: PathBuf,
+}
+
+impl Place {
+    /// Of the authority with this number, counted from 0.
+    pub(super) fn new(ca_certificate: &Path, keys_directory: &Path, number: usize) -> Self {
+        Self {
+            certificate: ca_certificate.to_owned(),
+            key: keys_directory.join(files::numbered("ca", number, "key")),
+        }
+    }
 }
 
 /// A certificate and the key that signs for it.
 pub(super) struct Authority {
     pub(super) certificate: CertificateDer<'static>,
-    /// The text of its file.
+    /// Its block of PEM.
     pub(super) pem: String,
     pub(super) constraints: Constraints,
     pub(super) not_after: OffsetDateTime,
@@ -54,8 +66,8 @@ pub(super) struct Authority {
 }
 
 impl Authority {
-    /// Makes what is missing at `place`, where it can be made; tells whether there is a new certificate.
-    pub(super) fn make_missing(
+    /// Makes what is missing of the first authority, where it can be made. Returns whether there is a new certificate.
+    pub(super) fn make_first(
         place: &Place,
         machine: &Machine,
         hosts: &[HostName],
@@ -64,29 +76,64 @@ impl Authority {
         if place.certificate.exists() {
             return Ok(false);
         }
-        clock::check_is_set(u64::try_from(now.unix_timestamp()).unwrap_or(0))?;
-        if !place.key.exists() {
-            let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-            files::write(&place.key, &key.serialize_pem(), PRIVATE)?;
-        }
-        make_certificate(place, &read_key(&place.key)?, machine, hosts, now)?;
+        let mut named = machine.own_names();
+        named.extend(hosts.iter().cloned());
+        let certificate = make(place, Constraints::private_and(&named), machine, now)?;
+        files::write(&place.certificate, &certificate, PUBLIC)?;
         Ok(true)
     }
 
-    /// The authority at `place`, which must be whole and in its time.
-    pub(super) fn read(place: &Place, now: OffsetDateTime) -> Result<Self, TlsError> {
-        if !place.certificate.exists() {
+    /// Makes an authority for `hosts` alone, beside `others`.
+    pub(super) fn make_additional(
+        place: &Place,
+        others: &[Self],
+        machine: &Machine,
+        hosts: &[HostName],
+        now: OffsetDateTime,
+    ) -> Result<(), TlsError> {
+        let certificate = make(place, Constraints::only(hosts), machine, now)?;
+        let mut all: String = others.iter().map(|other| other.pem.as_str()).collect();
+        all.push_str(&certificate);
+        files::write(&place.certificate, &all, PUBLIC)
+    }
+
+    /// The authorities in the file of certificates; each must have its key, and be in its time. There is at least one.
+    pub(super) fn read_all(
+        ca_certificate: &Path,
+        keys_directory: &Path,
+        now: OffsetDateTime,
+    ) -> Result<Vec<Self>, TlsError> {
+        if !ca_certificate.exists() {
             return Err(TlsError::AuthorityGone {
-                path: place.certificate.clone(),
+                path: ca_certificate.to_owned(),
             });
         }
+        let certificates = files::read_certificates(ca_certificate)?;
+        let text = String::from_utf8_lossy(&files::read(ca_certificate)?).into_owned();
+        let blocks = certificates::pem_blocks(&text);
+        certificates
+            .into_iter()
+            .zip(blocks)
+            .enumerate()
+            .map(|(number, (certificate, pem))| {
+                let place = Place::new(ca_certificate, keys_directory, number);
+                Self::read(&place, certificate, pem, now)
+            })
+            .collect()
+    }
+
+    fn read(
+        place: &Place,
+        certificate: CertificateDer<'static>,
+        pem: String,
+        now: OffsetDateTime,
+    ) -> Result<Self, TlsError> {
         if !place.key.exists() {
             return Err(TlsError::AuthorityKeyMissing {
                 certificate: place.certificate.clone(),
                 key: place.key.clone(),
             });
         }
-        let certificate = files::read_certificates(&place.certificate)?.swap_remove(0);
         let key = read_key(&place.key)?;
         let (constraints, not_before, not_after) = {
             let parsed = parse(&certificate, &place.certificate)?;
@@ -114,7 +161,7 @@ impl Authority {
             });
         }
         Ok(Self {
-            pem: String::from_utf8_lossy(&files::read(&place.certificate)?).into_owned(),
+            pem,
             issuer: Issuer::from_ca_cert_der(&certificate, key)?,
             certificate,
             constraints,
@@ -123,25 +170,31 @@ impl Authority {
     }
 }
 
-/// Sets the authority at `place` aside as `.old-SECONDS`, so that the next start makes a new one. The key goes first: a crash
-/// between the two leaves a certificate alone, with which no start goes on silently, and both can be put back by hand.
-pub(super) fn set_aside(place: &Place, now: OffsetDateTime) -> Result<(), TlsError> {
+/// Sets all authorities aside as `.old-SECONDS`, so that the next start makes a new one. The keys go first: a crash in between
+/// leaves a certificate without its key, with which no start goes on silently, and all can be put back by hand.
+pub(super) fn set_aside(
+    ca_certificate: &Path,
+    keys_directory: &Path,
+    now: OffsetDateTime,
+) -> Result<(), TlsError> {
     let old = |path: &Path, unix_secs: i64| {
         let mut old = path.to_owned().into_os_string();
         old.push(format!(".old-{unix_secs}"));
         PathBuf::from(old)
     };
-    let paths = [&place.key, &place.certificate];
+    let keys = (0..).map(|number| Place::new(ca_certificate, keys_directory, number).key);
+    let mut paths: Vec<PathBuf> = keys.take_while(|key| key.exists()).collect();
+    paths.push(ca_certificate.to_owned());
     // An authority that was set aside may be the one that clients trust: it is never overwritten.
     let is_free = |unix_secs: &i64| paths.iter().all(|path| !old(path, *unix_secs).exists());
     let first = now.unix_timestamp();
     let unix_secs = (first..first.saturating_add(SET_ASIDE_MAX))
         .find(is_free)
         .ok_or_else(|| TlsError::Write {
-            path: old(&place.key, first),
+            path: old(ca_certificate, first),
             source: io::ErrorKind::AlreadyExists.into(),
         })?;
-    for path in paths {
+    for path in &paths {
         if path.exists() {
             let set_aside = || {
                 fs::rename(path, old(path, unix_secs))?;
@@ -160,15 +213,19 @@ fn read_key(path: &Path) -> Result<KeyPair, TlsError> {
     Ok(KeyPair::try_from(&files::read_key(path)?)?)
 }
 
-fn make_certificate(
+/// Makes a certificate, and the key unless it is there: a start that ended between the two is completed with the same key.
+fn make(
     place: &Place,
-    key: &KeyPair,
+    constraints: Constraints,
     machine: &Machine,
-    hosts: &[HostName],
     now: OffsetDateTime,
-) -> Result<(), TlsError> {
-    let mut named = machine.own_names();
-    named.extend(hosts.iter().cloned());
+) -> Result<String, TlsError> {
+    clock::check_is_set(u64::try_from(now.unix_timestamp()).unwrap_or(0))?;
+    if !place.key.exists() {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+        files::write(&place.key, &key.serialize_pem(), PRIVATE)?;
+    }
+    let key = &read_key(&place.key)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     // With the day and something of the key, so that people and verifiers tell two authorities of one machine apart.
@@ -184,9 +241,8 @@ fn make_certificate(
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     // Clients are told to trust it for servers, and their stores may take it for more: mail, programs, clients.
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    params.name_constraints = Some(subtrees_of(Constraints::private_and(&named)));
-    let certificate = params.self_signed(key)?;
-    files::write(&place.certificate, &certificate.pem(), PUBLIC)
+    params.name_constraints = Some(subtrees_of(constraints));
+    Ok(params.self_signed(key)?.pem())
 }
 
 fn subtrees_of(constraints: Constraints) -> NameConstraints {

@@ -9,7 +9,7 @@ use rustls::client::danger::ServerCertVerifier as _;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::authority::{self, Authority};
+use super::authority;
 use super::tests::{Lab, START};
 use super::*;
 use crate::clock::ManualClock;
@@ -43,11 +43,8 @@ fn an_authority_set_aside_by_half_is_a_clear_error() {
     let lab = Lab::new();
     lab.open();
     // A certificate that cannot be renamed: it ends between the two.
-    let place = authority::Place {
-        certificate: lab.path("keys/.."),
-        key: lab.path("keys/ca.key"),
-    };
-    authority::set_aside(&place, lab.clock.now().into()).unwrap_err();
+    let now = lab.clock.now().into();
+    authority::set_aside(&lab.path("keys/.."), &lab.path("keys"), now).unwrap_err();
     let error = lab.open_with(&lab.settings(&[])).unwrap_err();
     assert!(
         matches!(error, TlsError::AuthorityKeyMissing { .. }),
@@ -57,11 +54,7 @@ fn an_authority_set_aside_by_half_is_a_clear_error() {
 
 /// Whether a client that trusts only the authority of `lab` accepts a certificate that it signs for `name`.
 fn may_sign_for(lab: &Lab, name: &str) -> bool {
-    let place = authority::Place {
-        certificate: lab.path("ca.crt"),
-        key: lab.path("keys/ca.key"),
-    };
-    let authority = Authority::read(&place, lab.clock.now().into()).unwrap();
+    let authority = lab.first_authority();
     let mut roots = RootCertStore::empty();
     roots.add(authority.certificate.clone()).unwrap();
     let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
@@ -87,12 +80,8 @@ fn the_bare_name_of_the_machine_is_certified_and_nothing_below_it() {
 fn what_the_authority_signs_is_good_for_servers_only() {
     let lab = Lab::new();
     lab.open();
-    let place = authority::Place {
-        certificate: lab.path("ca.crt"),
-        key: lab.path("keys/ca.key"),
-    };
-    let authority = Authority::read(&place, lab.clock.now().into()).unwrap();
-    let parsed = files::parse(&authority.certificate, &place.certificate).unwrap();
+    let authority = lab.first_authority();
+    let parsed = files::parse(&authority.certificate, &lab.path("ca.crt")).unwrap();
     let usage = parsed.extended_key_usage().unwrap().expect("a usage").value;
     assert!(usage.server_auth && !usage.any && !usage.client_auth && !usage.code_signing);
     let mut roots = RootCertStore::empty();
@@ -123,16 +112,20 @@ fn an_authority_that_replaces_a_lost_one_is_announced() {
     let automatic = Automatic::new(&lab.path("ca.crt"), &keys, &[]).unwrap();
     let make = || {
         let now = lab.clock.now().into();
-        automatic.make_authority(&Machine::here(), now).unwrap()
+        let made = automatic.make_authorities(&Machine::here(), now).unwrap();
+        made.into_iter()
+            .map(|(fingerprint, _)| fingerprint)
+            .collect::<Vec<_>>()
     };
-    assert_eq!(make(), None, "the first run");
-    assert_eq!(make(), None, "nothing is missing");
+    assert_eq!(make(), [""; 0], "the first run");
+    assert_eq!(make(), [""; 0], "nothing is missing");
     std::fs::remove_file(lab.path("ca.crt")).unwrap();
     let announced = make();
-    assert_eq!(announced, lab.open().authority_fingerprint());
+    assert_eq!(announced, lab.open().fingerprints());
     std::fs::remove_file(lab.path("ca.crt")).unwrap();
     std::fs::remove_file(keys.join("ca.key")).unwrap();
-    assert!(make().is_some_and(|other| Some(other) != announced));
+    let other = make();
+    assert!(other.len() == 1 && other != announced);
 }
 
 #[test]

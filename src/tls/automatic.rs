@@ -1,9 +1,12 @@
-//! `tls: auto`: an authority of our own and a leaf that follows the machine.
+//! `tls: auto`: authorities of our own, and for each a leaf that follows the machine.
 //!
-//! Invariant: an authority is made only at start. While the program runs, one that has gone is an error, not a reason for
-//! another one that no client trusts.
+//! The first authority is for the machine and the names of its first run. A name that is added later, and that it may not sign
+//! for, gets an additional authority, so that clients of the other names need no change. Invariants: authorities are made only at
+//! start; while the program runs, one that is missing is an error, not a reason for another one that no client trusts. Each name
+//! is in the leaf of the first authority that permits it, and in no other.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::crypto::CryptoProvider;
@@ -12,19 +15,32 @@ use time::OffsetDateTime;
 
 use super::TlsError;
 use super::authority::{self, Authority};
-use super::files;
+use super::files::{self, PRIVATE};
 use super::leaf;
 use super::machine::Machine;
 use super::names::HostName;
 use crate::client::certificates;
 
-/// The authority's and the leaf's places, and the names that the config adds.
+/// How many authorities there may be: each is another certificate for every client. `up --new-ca` makes one of all.
+pub(super) const AUTHORITIES_MAX: usize = 8;
+
+/// What stands above the names in the file of those that `up --host` was given.
+const HOSTS_HEAD: &str = "# Names and addresses of this machine that `boathouse up --host` was given, one on a line, besides `tls.hosts`.\n";
+
+/// Where authorities and leaves are, and the names that were asked for.
 pub(super) struct Automatic {
-    authority: authority::Place,
-    leaf: leaf::Place,
+    ca_certificate: PathBuf,
+    keys_directory: PathBuf,
+    /// Of the configuration, then those of `up --host`.
     hosts: Vec<HostName>,
     /// The names last warned about: once, not every hour.
     warned_of: Mutex<Vec<HostName>>,
+}
+
+/// An authority, and the leaf of the names that only it permits. There is none if no such name is asked for any more.
+pub(super) struct Issued {
+    pub(super) authority: Authority,
+    pub(super) leaf: Option<CertifiedKey>,
 }
 
 impl Automatic {
@@ -33,15 +49,11 @@ impl Automatic {
         keys_directory: &Path,
         hosts: &[String],
     ) -> Result<Self, TlsError> {
+        let mut hosts = hosts.to_vec();
+        hosts.extend(remembered_hosts(keys_directory));
         Ok(Self {
-            authority: authority::Place {
-                certificate: ca_certificate.to_owned(),
-                key: keys_directory.join("ca.key"),
-            },
-            leaf: leaf::Place {
-                certificate: keys_directory.join("tls.crt"),
-                key: keys_directory.join("tls.key"),
-            },
+            ca_certificate: ca_certificate.to_owned(),
+            keys_directory: keys_directory.to_owned(),
             hosts: hosts
                 .iter()
                 .map(|host| host.parse())
@@ -50,52 +62,103 @@ impl Automatic {
         })
     }
 
-    /// Makes what is missing of the authority. Where there was one before, as its key or a leaf shows, clients trust that one:
-    /// the fingerprint of the new one is returned, for people to know.
-    pub(super) fn make_authority(
+    /// Makes the authorities that are missing. The fingerprint of each new one that clients must trust is returned, with the
+    /// names that it is for; that of a first run is no news.
+    pub(super) fn make_authorities(
         &self,
         machine: &Machine,
         now: OffsetDateTime,
-    ) -> Result<Option<String>, TlsError> {
-        if let Some(keys_directory) = self.authority.key.parent() {
-            files::make_private_directory(keys_directory)?;
+    ) -> Result<Vec<(String, Vec<HostName>)>, TlsError> {
+        files::make_private_directory(&self.keys_directory)?;
+        let first = authority::Place::new(&self.ca_certificate, &self.keys_directory, 0);
+        let is_first_run = !first.key.exists() && !self.leaf(0).certificate.exists();
+        let mut made = Vec::new();
+        let is_new = Authority::make_first(&first, machine, &self.hosts, now)?;
+        let mut authorities = self.read_authorities(now)?;
+        let fingerprint = |authority: &Authority| certificates::fingerprint(&authority.certificate);
+        if is_new && !is_first_run {
+            made.extend(
+                authorities
+                    .first()
+                    .map(|first| (fingerprint(first), Vec::new())),
+            );
         }
-        let is_first = !self.authority.key.exists() && !self.leaf.certificate.exists();
-        let is_new = Authority::make_missing(&self.authority, machine, &self.hosts, now)?;
-        if !is_new || is_first {
-            return Ok(None);
+        let missing: Vec<HostName> = self
+            .hosts
+            .iter()
+            .filter(|host| !authorities.iter().any(|one| one.constraints.permits(host)))
+            .cloned()
+            .collect();
+        if !missing.is_empty() && authorities.len() < AUTHORITIES_MAX {
+            let number = authorities.len();
+            let place = authority::Place::new(&self.ca_certificate, &self.keys_directory, number);
+            Authority::make_additional(&place, &authorities, machine, &missing, now)?;
+            authorities = self.read_authorities(now)?;
+            made.extend(authorities.last().map(|last| (fingerprint(last), missing)));
         }
-        let authority = Authority::read(&self.authority, now)?;
-        Ok(Some(certificates::fingerprint(&authority.certificate)))
+        Ok(made)
     }
 
-    pub(super) fn set_authority_aside(&self, now: OffsetDateTime) -> Result<(), TlsError> {
-        authority::set_aside(&self.authority, now)
+    fn read_authorities(&self, now: OffsetDateTime) -> Result<Vec<Authority>, TlsError> {
+        Authority::read_all(&self.ca_certificate, &self.keys_directory, now)
     }
 
-    /// The authority, and a leaf that is good for now: remade if it must be.
+    fn leaf(&self, number: usize) -> leaf::Place {
+        leaf::Place::new(&self.keys_directory, number)
+    }
+
+    pub(super) fn set_authorities_aside(&self, now: OffsetDateTime) -> Result<(), TlsError> {
+        authority::set_aside(&self.ca_certificate, &self.keys_directory, now)?;
+        for number in 1..AUTHORITIES_MAX {
+            self.remove_leaf(number);
+        }
+        Ok(())
+    }
+
+    /// A leaf that is not served any more would be taken for one that is.
+    fn remove_leaf(&self, number: usize) {
+        let place = self.leaf(number);
+        for path in [place.certificate, place.key] {
+            // It may not exist. One that stays is remade where it is needed.
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// The authorities, each with a leaf that is good for now: remade if it must be. The first one always has a leaf.
     pub(super) fn read(
         &self,
         machine: &Machine,
         now: OffsetDateTime,
         provider: &Arc<CryptoProvider>,
-    ) -> Result<(Authority, CertifiedKey), TlsError> {
-        let authority = Authority::read(&self.authority, now)?;
-        if authority.not_after - now < leaf::RENEWED_BEFORE_END {
-            let end = authority.not_after;
-            tracing::warn!(%end, "the certificate authority ends soon; hint: boathouse up --new-ca");
-        }
-        let (wanted, refused) = leaf::wanted_names(machine, &self.hosts, &authority);
+    ) -> Result<Vec<Issued>, TlsError> {
+        let authorities = self.read_authorities(now)?;
+        let (wanted, refused) = leaf::wanted_names(machine, &self.hosts, &authorities);
         self.warn_of(refused);
-        let leaf = match leaf::read(&self.leaf, &authority, &wanted, now, provider) {
-            Ok(leaf) => leaf,
-            Err(reason) => {
-                let leaf = leaf::make(&self.leaf, &authority, machine, &wanted, now, provider)?;
-                tracing::info!(%reason, "the server certificate was made");
-                leaf
+        let mut issued = Vec::new();
+        for (number, (authority, wanted)) in authorities.into_iter().zip(wanted).enumerate() {
+            if authority.not_after - now < leaf::RENEWED_BEFORE_END {
+                let end = authority.not_after;
+                tracing::warn!(%end, "the certificate authority ends soon; hint: boathouse up --new-ca");
             }
-        };
-        Ok((authority, leaf))
+            let place = self.leaf(number);
+            let leaf = if number > 0 && wanted.is_empty() {
+                self.remove_leaf(number);
+                None
+            } else {
+                let read = leaf::read(&place, &authority, &wanted, now, provider);
+                Some(match read {
+                    Ok(leaf) => leaf,
+                    Err(reason) => {
+                        let leaf = leaf::make(&place, &authority, machine, &wanted, now, provider)?;
+                        let certificate = place.certificate.display();
+                        tracing::info!(%certificate, %reason, "made a server certificate");
+                        leaf
+                    }
+                })
+            };
+            issued.push(Issued { authority, leaf });
+        }
+        Ok(issued)
     }
 
     fn warn_of(&self, refused: Vec<HostName>) {
@@ -107,10 +170,37 @@ impl Automatic {
             let names: Vec<String> = refused.iter().map(HostName::to_string).collect();
             tracing::warn!(
                 names = names.join(", "),
-                "left out of the server certificate: the certificate authority was made without these names; hint: boathouse \
-                 up --new-ca (every client must then trust it anew)"
+                "left out of the server certificate: no certificate authority here may sign for these names; hint: add them to \
+                 `tls.hosts`, or run `boathouse up --host NAME` once: that makes an additional authority"
             );
         }
         *warned_of = refused;
     }
+}
+
+/// Where the names are that `up --host` was given.
+fn hosts_file(keys_directory: &Path) -> PathBuf {
+    keys_directory.join("hosts")
+}
+
+/// The names that `up --host` was given on a later run than the first, which alone writes the config.
+pub(super) fn remembered_hosts(keys_directory: &Path) -> Vec<String> {
+    let text = fs::read_to_string(hosts_file(keys_directory)).unwrap_or_default();
+    let lines = text.lines().map(str::trim);
+    lines
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Adds `hosts` to them.
+pub(super) fn remember_hosts(keys_directory: &Path, hosts: &[String]) -> Result<(), TlsError> {
+    let file = hosts_file(keys_directory);
+    let mut text = fs::read_to_string(&file).unwrap_or_else(|_| HOSTS_HEAD.to_owned());
+    let known = remembered_hosts(keys_directory);
+    for host in hosts.iter().filter(|host| !known.contains(host)) {
+        text.push_str(host);
+        text.push('\n');
+    }
+    files::write(&file, &text, PRIVATE)
 }

@@ -79,7 +79,7 @@ fn connects(
     };
     let name = ServerName::try_from("lab1.local").unwrap();
     let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
-    let mut server = ServerConnection::new(tls.server_config(true, &[])).unwrap();
+    let mut server = ServerConnection::new(tls.server_config(true, &[], None)).unwrap();
     while client.is_handshaking() || server.is_handshaking() {
         let mut wire = Vec::new();
         client.write_tls(&mut wire).unwrap();

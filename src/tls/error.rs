@@ -18,14 +18,14 @@ pub enum TlsError {
     #[error("cannot write {}", path.display())]
     Write { path: PathBuf, source: io::Error },
     /// A file holds no PEM block of the kind that is needed.
-    #[error("{} holds no {wanted} in PEM", path.display())]
+    #[error("{} does not hold a {wanted} in PEM", path.display())]
     Pem {
         path: PathBuf,
         wanted: &'static str,
         source: rustls::pki_types::pem::Error,
     },
     /// A file is PEM, but what is in it cannot be understood.
-    #[error("the {what} in {} cannot be understood", path.display())]
+    #[error("the {what} in {} is damaged", path.display())]
     Malformed {
         path: PathBuf,
         what: &'static str,
@@ -53,13 +53,13 @@ pub enum TlsError {
     },
     /// A certificate authority without its key can sign nothing.
     #[error(
-        "{} is there but its key {} is not\nhint: restore the key from a backup, or make a new authority with `boathouse up \
-         --new-ca` (every client must then trust it anew)",
+        "{} holds the certificate of an authority whose key {} is missing\nhint: restore the key from a backup, or make a new \
+         authority with `boathouse up --new-ca` (every client must then trust that)",
         certificate.display(), key.display()
     )]
     AuthorityKeyMissing { certificate: PathBuf, key: PathBuf },
     /// The authority has gone while the program runs.
-    #[error("{} has gone\nhint: restore it from a backup, or restart to have another one made (every client must then trust it anew)", path.display())]
+    #[error("{} is missing\nhint: restore it from a backup, or restart to have a new authority made (every client must then trust that)", path.display())]
     AuthorityGone { path: PathBuf },
     /// What would be made now would be dated wrongly, and every client would have to trust another one later.
     #[error("no certificate authority can be made now")]
@@ -74,7 +74,7 @@ pub enum TlsError {
     /// The authority's time is over.
     #[error(
         "the certificate authority in {} has expired\nhint: make a new one with `boathouse up --new-ca` (every client must \
-         then trust it anew)",
+         then trust that)",
         path.display()
     )]
     AuthorityExpired { path: PathBuf },
@@ -94,7 +94,7 @@ pub enum TlsError {
         source: rustls::Error,
     },
     /// A certificate in `http.tls.clientcas` is not one of an authority.
-    #[error("a certificate in {} cannot be that of an authority", path.display())]
+    #[error("a certificate in {} is not that of an authority", path.display())]
     ClientAuthority {
         path: PathBuf,
         source: rustls::Error,

@@ -65,6 +65,14 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     })
 }
 
+/// `NAME.ENDING` for the first, whose number is 0, `NAME-2.ENDING` for the second.
+pub(super) fn numbered(name: &str, number: usize, ending: &str) -> String {
+    match number {
+        0 => format!("{name}.{ending}"),
+        more => format!("{name}-{}.{ending}", more + 1),
+    }
+}
+
 /// Writes `text` to `path`, there whole or not at all.
 pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<(), TlsError> {
     durable_file::replace(path, text.as_bytes(), mode).map_err(|source| TlsError::Write {

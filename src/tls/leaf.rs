@@ -33,34 +33,53 @@ const LIFETIME: Duration = Duration::days(820);
 pub(super) const RENEWED_BEFORE_END: Duration = Duration::days(30);
 
 /// What to do about a leaf and a key that differ.
-const MISMATCH_HINT: &str = "remove both and restart: they are made again";
+const MISMATCH_HINT: &str = "remove both and restart; they are remade";
 
-/// Where the leaf lies.
+/// Where a leaf is.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     pub(super) certificate: PathBuf,
     pub(super) key: PathBuf,
 }
 
-/// The names for the leaf, and those of the machine and of `hosts` that the authority does not permit.
+impl Place {
+    /// Of the leaf of the authority with this number, counted from 0.
+    pub(super) fn new(keys_directory: &Path, number: usize) -> Self {
+        let [certificate, key] = ["crt", "key"]
+            .map(|ending| keys_directory.join(files::numbered("tls", number, ending)));
+        Self { certificate, key }
+    }
+}
+
+/// The names for the leaf of each authority, and those of the machine and of `hosts` that none of them permits.
 pub(super) fn wanted_names(
     machine: &Machine,
     hosts: &[HostName],
-    authority: &Authority,
-) -> (Vec<HostName>, Vec<HostName>) {
+    authorities: &[Authority],
+) -> (Vec<Vec<HostName>>, Vec<HostName>) {
+    let mut wanted = vec![Vec::new(); authorities.len()];
+    let mut refused = Vec::new();
     let mut asked: Vec<HostName> = machine.own_names();
     asked.extend(hosts.iter().cloned());
-    let (mut wanted, mut refused): (Vec<_>, Vec<_>) = asked
-        .into_iter()
-        .partition(|name| authority.constraints.permits(name));
-    // Authorities of earlier versions do not permit the bare name of the machine. That is no news at every start.
-    refused.retain(|name| !name.is_bare() || hosts.contains(name));
-    // A public address was not asked for; the machine just has it. It is left out silently, because a new authority would
-    // not permit it either.
     let found = machine.addresses.iter().copied().map(HostName::Address);
-    wanted.extend(found.filter(|address| authority.constraints.permits(address)));
-    wanted.sort_unstable();
-    wanted.dedup();
+    for name in asked.iter().cloned().chain(found) {
+        let permits = |one: &Authority| one.constraints.permits(&name);
+        match authorities
+            .iter()
+            .zip(&mut wanted)
+            .find(|(one, _)| permits(one))
+        {
+            Some((_, names)) => names.push(name),
+            None => refused.push(name),
+        }
+    }
+    for names in &mut wanted {
+        names.sort_unstable();
+        names.dedup();
+    }
+    // Some were not asked for, and are no news at every start: a public address, which the machine just has, and its bare name,
+    // which authorities of earlier versions do not permit.
+    refused.retain(|name| hosts.contains(name) || (asked.contains(name) && !name.is_bare()));
     (wanted, refused)
 }
 

@@ -3,6 +3,8 @@
 //! Must not know HTTP, nor who asks for the authority's certificate. Invariant: what is served is always a whole, matching
 //! pair; a change that fails leaves the old one in place.
 
+#[cfg(test)]
+mod additional_tests;
 mod authority;
 #[cfg(test)]
 mod authority_tests;
@@ -21,7 +23,7 @@ mod tests;
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -39,6 +41,7 @@ use automatic::Automatic;
 pub use clients::{ClientCertificate, Clients};
 pub use error::TlsError;
 use machine::Machine;
+use names::HostName;
 pub use offers::Offers;
 
 /// How often the leaf is looked at: addresses change, and its end comes near.
@@ -84,7 +87,7 @@ pub enum MinimumVersion {
 
 /// Whether `host` can stand in a certificate, as [`Settings::Automatic`] needs it.
 pub fn check_host(host: &str) -> Result<(), TlsError> {
-    host.parse::<names::HostName>().map(drop)
+    host.parse::<HostName>().map(drop)
 }
 
 /// What this machine is called.
@@ -105,15 +108,61 @@ pub fn machine_names() -> MachineNames {
     }
 }
 
-/// The names and addresses in the server's certificate, as its file is now; `None` where it cannot be read, and without TLS.
-pub fn names_in_file(settings: &Settings) -> Option<Vec<String>> {
-    let path = match settings {
-        Settings::None => return None,
-        Settings::Files { certificate, .. } => certificate.clone(),
-        Settings::Automatic { keys_directory, .. } => keys_directory.join("tls.crt"),
+/// The names and addresses in the server's certificates, as their files are now; `None` where they cannot be read, and without
+/// TLS.
+pub fn names_in_files(settings: &Settings) -> Option<Vec<String>> {
+    let names_in = |path: &Path| {
+        let chain = files::read_certificates(path).ok()?;
+        chain.first().map(certificates::names_in)
     };
-    let chain = files::read_certificates(&path).ok()?;
-    chain.first().map(certificates::names_in)
+    let keys_directory = match settings {
+        Settings::None => return None,
+        Settings::Files { certificate, .. } => return names_in(certificate),
+        Settings::Automatic { keys_directory, .. } => keys_directory,
+    };
+    let leaf = |number| leaf::Place::new(keys_directory, number).certificate;
+    let mut names = names_in(&leaf(0))?;
+    let own = Machine::here().addresses;
+    // An address of another machine, which forwards to this one, is in such a certificate, and nobody gets it there.
+    let is_served = |name: &String| match name.parse::<IpAddr>() {
+        Ok(address) => own.contains(&address),
+        Err(_) => true,
+    };
+    for number in 1..automatic::AUTHORITIES_MAX {
+        let more = names_in(&leaf(number)).unwrap_or_default();
+        names.extend(more.into_iter().filter(is_served));
+    }
+    Some(names)
+}
+
+/// The names that somebody asked for: in the configuration, then by `up --host` on a later run.
+pub fn asked_hosts(settings: &Settings) -> Vec<String> {
+    match settings {
+        Settings::None | Settings::Files { .. } => Vec::new(),
+        Settings::Automatic {
+            keys_directory,
+            hosts,
+            ..
+        } => {
+            let mut hosts = hosts.clone();
+            hosts.extend(automatic::remembered_hosts(keys_directory));
+            hosts
+        }
+    }
+}
+
+/// Keeps `hosts` for this start and all later ones, since the config file is never rewritten. Returns whether they have an effect.
+pub fn remember_hosts(settings: &Settings, hosts: &[String]) -> Result<bool, TlsError> {
+    let Settings::Automatic { keys_directory, .. } = settings else {
+        return Ok(false);
+    };
+    let known = asked_hosts(settings);
+    let mut new = hosts.to_vec();
+    new.retain(|host| !known.contains(host));
+    if !new.is_empty() {
+        automatic::remember_hosts(keys_directory, &new)?;
+    }
+    Ok(true)
 }
 
 /// The certificates in force.
@@ -143,16 +192,19 @@ enum Source {
 struct Served(ArcSwap<Current>);
 
 struct Current {
-    key: Arc<CertifiedKey>,
-    authority: Option<AuthorityText>,
+    /// For every name that no other leaf has, and for clients that send none.
+    first: Leaf,
+    /// Of additional authorities.
+    others: Vec<Leaf>,
+    /// The certificates of our own authorities, as PEM.
+    authorities: Option<Arc<str>>,
+    authority_ends: Vec<OffsetDateTime>,
 }
 
-/// What people are shown of our authority.
-#[derive(Clone)]
-struct AuthorityText {
-    pem: Arc<str>,
-    fingerprint: String,
-    end: OffsetDateTime,
+/// A server's certificate with its chain and its key, and the names in it.
+struct Leaf {
+    key: Arc<CertifiedKey>,
+    names: Vec<String>,
 }
 
 impl Tls {
@@ -161,7 +213,7 @@ impl Tls {
         Self::open_on(settings, clock, Box::new(Machine::here))
     }
 
-    /// Sets our authority aside (as `.old-SECONDS`), so that the next [`Tls::open`] makes a new one.
+    /// Sets our authorities aside (as `.old-SECONDS`), so that the next [`Tls::open`] makes one for all names.
     pub fn set_authority_aside(settings: &Settings, clock: &dyn Clock) -> Result<(), TlsError> {
         match settings {
             Settings::None | Settings::Files { .. } => Ok(()),
@@ -173,7 +225,7 @@ impl Tls {
                 // None could be made in its place.
                 check_is_set(clock.unix_secs())?;
                 Automatic::new(ca_certificate, keys_directory, hosts)?
-                    .set_authority_aside(clock.now().into())
+                    .set_authorities_aside(clock.now().into())
             }
         }
     }
@@ -208,13 +260,17 @@ impl Tls {
                 hosts,
             } => {
                 let automatic = Automatic::new(ca_certificate, keys_directory, hosts)?;
-                if let Some(fingerprint) = automatic.make_authority(&machine(), now)? {
+                for (fingerprint, names) in automatic.make_authorities(&machine(), now)? {
                     let certificate = ca_certificate.display();
-                    tracing::warn!(
-                        %certificate,
-                        fingerprint,
-                        "a new certificate authority was made; every client must trust it anew"
-                    );
+                    if names.is_empty() {
+                        tracing::warn!(
+                            %certificate,
+                            fingerprint,
+                            "made a new certificate authority; every client must trust it"
+                        );
+                    } else {
+                        warn_of_additional(&names, &machine(), ca_certificate, &fingerprint);
+                    }
                 }
                 (Source::Automatic(automatic), MinimumVersion::Tls12, None)
             }
@@ -240,9 +296,21 @@ impl Tls {
 
     /// For the acceptor; follows reloads by itself. ALPN h2 and http/1.1 (only http/1.1 if `http2` is false). `offered` is
     /// what the client offers, in its order: the quickest cipher is taken, which most clients do not put first, but from a
-    /// client that puts `ChaCha20` first, because its processor has no instructions for AES, the one it wants.
-    pub fn server_config(&self, http2: bool, offered: &[CipherSuite]) -> Arc<ServerConfig> {
+    /// client that puts `ChaCha20` first, because its processor has no instructions for AES, the one it wants. `own_address` is
+    /// the one that the client connected to, where [`Tls::chooses_by_address`].
+    pub fn server_config(
+        &self,
+        http2: bool,
+        offered: &[CipherSuite],
+        own_address: Option<IpAddr>,
+    ) -> Arc<ServerConfig> {
         let mut config = self.config.clone();
+        if let Some(address) = own_address {
+            config.cert_resolver = Arc::new(ServedAt {
+                served: Arc::clone(&self.state.served),
+                address: address.to_canonical().to_string(),
+            });
+        }
         config.ignore_client_order = !wants_chacha20(offered);
         let protocols: &[&[u8]] = if http2 {
             &[b"h2", b"http/1.1"]
@@ -253,41 +321,60 @@ impl Tls {
         Arc::new(config)
     }
 
-    /// Our own CA certificate, for `GET /ca.crt`; `None` with the user's files.
-    pub fn authority_pem(&self) -> Option<Arc<str>> {
-        Some(self.authority()?.pem)
+    /// Whether the address that a client connects to decides which certificate it gets: it names an address that only an
+    /// additional authority may sign for, and clients send no address in the handshake.
+    pub fn chooses_by_address(&self) -> bool {
+        let current = self.state.served.0.load();
+        let mut names = current.others.iter().flat_map(|leaf| &leaf.names);
+        names.any(|name| name.parse::<IpAddr>().is_ok())
     }
 
-    /// The names and addresses for which the certificate of now was issued; one with a `*` is none of this machine alone.
+    /// The certificates of our own authorities, for `GET /ca.crt`; `None` with the user's files.
+    pub fn authority_pem(&self) -> Option<Arc<str>> {
+        self.state.served.0.load().authorities.clone()
+    }
+
+    /// The names and addresses for which the certificates of now were issued; one with a `*` is not of this machine alone.
     pub fn own_names(&self) -> Vec<String> {
         let current = self.state.served.0.load();
-        let leaf = current.key.end_entity_cert();
-        leaf.map(certificates::names_in).unwrap_or_default()
+        let names = current.leaves().flat_map(|leaf| &leaf.names);
+        names.cloned().collect()
     }
 
-    /// When the certificates end that are served now, in seconds since 1970: the server's, and that of our authority.
-    pub fn ends(&self) -> Vec<(&'static str, u64)> {
+    /// When the certificates end that are served now, in seconds since 1970: `server` and `authority`, and `server-2`,
+    /// `authority-2` and so on for those of additional authorities.
+    pub fn ends(&self) -> Vec<(String, u64)> {
         let current = self.state.served.0.load();
-        let leaf = current.key.end_entity_cert();
-        let leaf = leaf.ok().and_then(|der| {
-            let leaf = certificates::Leaf::parse(der).ok()?;
-            Some(leaf.ends)
+        let leaves = current.leaves().map(|leaf| {
+            let der = leaf.key.end_entity_cert().ok()?;
+            Some(certificates::Leaf::parse(der).ok()?.ends)
         });
-        let authority = current.authority.as_ref();
-        let authority = authority.map(|authority| authority.end);
-        [("server", leaf), ("authority", authority)]
-            .into_iter()
-            .filter_map(|(name, end)| Some((name, u64::try_from(end?.unix_timestamp()).ok()?)))
+        let leaves = leaves
+            .enumerate()
+            .map(|(number, end)| ("server", number, end));
+        let authorities = current.authority_ends.iter().copied().map(Some);
+        let authorities = authorities.enumerate();
+        let authorities = authorities.map(|(number, end)| ("authority", number, end));
+        leaves
+            .chain(authorities)
+            .filter_map(|(kind, number, end)| {
+                let name = match number {
+                    0 => kind.to_owned(),
+                    more => format!("{kind}-{}", more + 1),
+                };
+                Some((name, u64::try_from(end?.unix_timestamp()).ok()?))
+            })
             .collect()
     }
 
-    /// SHA-256 of the CA certificate, `AB:CD:…`.
-    pub fn authority_fingerprint(&self) -> Option<String> {
-        Some(self.authority()?.fingerprint)
-    }
-
-    fn authority(&self) -> Option<AuthorityText> {
-        self.state.served.0.load().authority.clone()
+    /// SHA-256 of the certificates of our own authorities.
+    #[cfg(test)]
+    fn fingerprints(&self) -> Vec<String> {
+        let pem = self.authority_pem().unwrap_or_default();
+        let all = certificates::Authority::parse_all(pem.as_bytes()).unwrap_or_default();
+        all.iter()
+            .map(certificates::Authority::fingerprint)
+            .collect()
     }
 
     /// Reads the files again; keeps the old ones on an error.
@@ -351,28 +438,78 @@ impl Source {
                 let pair = leaf::certified_key(certificate, key, hint, provider)?;
                 warn_of_end(&pair, certificate, now)?;
                 Ok(Current {
-                    key: Arc::new(pair),
-                    authority: None,
+                    first: Leaf::new(pair),
+                    others: Vec::new(),
+                    authorities: None,
+                    authority_ends: Vec::new(),
                 })
             }
             Self::Automatic(automatic) => {
-                let (authority, leaf) = automatic.read(machine, now, provider)?;
+                let issued = automatic.read(machine, now, provider)?;
+                let pem: String = issued
+                    .iter()
+                    .map(|one| one.authority.pem.as_str())
+                    .collect();
+                let authority_ends = issued.iter().map(|one| one.authority.not_after).collect();
+                let mut leaves = issued.into_iter().filter_map(|one| one.leaf).map(Leaf::new);
+                let first = leaves
+                    .next()
+                    .ok_or(rustls::Error::NoCertificatesPresented)?;
                 Ok(Current {
-                    key: Arc::new(leaf),
-                    authority: Some(AuthorityText {
-                        fingerprint: certificates::fingerprint(&authority.certificate),
-                        end: authority.not_after,
-                        pem: authority.pem.into(),
-                    }),
+                    first,
+                    others: leaves.collect(),
+                    authorities: Some(pem.into()),
+                    authority_ends,
                 })
             }
         }
     }
 }
 
+impl Leaf {
+    fn new(key: CertifiedKey) -> Self {
+        let names = key.end_entity_cert().map(certificates::names_in);
+        Self {
+            key: Arc::new(key),
+            names: names.unwrap_or_default(),
+        }
+    }
+}
+
+impl Current {
+    fn leaves(&self) -> impl Iterator<Item = &Leaf> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// The certificate for a client that calls the server by `name`. Clients that trust only the first authority know the
+    /// server by names in the first leaf; so a name, or none, that no other leaf has is answered with the first.
+    fn for_name(&self, name: Option<&str>) -> Arc<CertifiedKey> {
+        let has_name = |leaf: &&Leaf| {
+            let mut names = leaf.names.iter();
+            name.is_some_and(|name| names.any(|own| own.eq_ignore_ascii_case(name)))
+        };
+        let leaf = self.others.iter().find(has_name);
+        leaf.unwrap_or(&self.first).key.clone()
+    }
+}
+
 impl ResolvesServerCert for Served {
-    fn resolve(&self, _client_hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load().key.clone())
+    fn resolve(&self, client_hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load().for_name(client_hello.server_name()))
+    }
+}
+
+/// What is served to a client that connected to one address of this machine.
+#[derive(Debug)]
+struct ServedAt {
+    served: Arc<Served>,
+    address: String,
+}
+
+impl ResolvesServerCert for ServedAt {
+    fn resolve(&self, client_hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = client_hello.server_name().unwrap_or(&self.address);
+        Some(self.served.0.load().for_name(Some(name)))
     }
 }
 
@@ -433,12 +570,36 @@ fn wants_chacha20(offered: &[CipherSuite]) -> bool {
     first.is_some_and(|first| chacha20.contains(first))
 }
 
+/// Says that an authority was made for names that were added, and who must trust it.
+fn warn_of_additional(
+    names: &[HostName],
+    machine: &Machine,
+    ca_certificate: &Path,
+    fingerprint: &str,
+) {
+    let shown: Vec<String> = names.iter().map(HostName::to_string).collect();
+    tracing::warn!(
+        names = shown.join(", "),
+        certificate = %ca_certificate.display(),
+        fingerprint,
+        "made an additional certificate authority; clients that use these names must trust it (`boathouse trust --install`), \
+         the others need no change"
+    );
+    let is_elsewhere = |name: &&HostName| match name {
+        HostName::Address(address) => !machine.addresses.contains(address),
+        HostName::Dns(_) => false,
+    };
+    for address in names.iter().filter(is_elsewhere) {
+        tracing::warn!(
+            %address,
+            "not an address of this machine, so a client that calls it by this address is not recognised and gets the \
+             certificate for the other names; hint: use a name, or make one authority for all with `boathouse up --new-ca`"
+        );
+    }
+}
+
 /// The user's own certificate is not ours to renew; that its end is near is said at every start and reload.
-fn warn_of_end(
-    pair: &CertifiedKey,
-    path: &std::path::Path,
-    now: OffsetDateTime,
-) -> Result<(), TlsError> {
+fn warn_of_end(pair: &CertifiedKey, path: &Path, now: OffsetDateTime) -> Result<(), TlsError> {
     let parsed = files::parse(pair.end_entity_cert()?, path)?;
     let end = parsed.validity().not_after.to_datetime();
     if end - now < leaf::RENEWED_BEFORE_END {

@@ -9,7 +9,7 @@
 //! A verifier that does not know the form ignores the exclusion; it then trusts the authority for `.media` too.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -111,6 +111,45 @@ impl Constraints {
                 .collect(),
         };
         constraints.permit(hosts);
+        constraints
+    }
+
+    /// What an additional authority may sign for: `hosts`, and of the kind that is not among them only what leads to the machine
+    /// itself. A kind without any constraint would be permitted as a whole.
+    pub(super) fn only(hosts: &[HostName]) -> Self {
+        let mut constraints = Self {
+            // A bare name and one below it, asked for together: the person wants the domain.
+            domains: hosts
+                .iter()
+                .filter_map(HostName::dns)
+                .map(str::to_owned)
+                .collect(),
+            ..Self::default()
+        };
+        constraints.excluded_below = constraints
+            .domains
+            .iter()
+            .filter(|name| !name.contains('.'))
+            .filter(|name| {
+                !constraints
+                    .domains
+                    .iter()
+                    .any(|other| is_below(other, name))
+            })
+            .cloned()
+            .collect();
+        if constraints.domains.is_empty() {
+            constraints.domains.push("localhost".to_owned());
+        }
+        let addresses = hosts.iter().filter_map(|host| match host {
+            HostName::Address(address) => Some(IpNet::from(*address)),
+            HostName::Dns(_) => None,
+        });
+        constraints.networks = addresses.collect();
+        if constraints.networks.is_empty() {
+            let own = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+            constraints.networks = own.map(|address: IpAddr| address.into()).to_vec();
+        }
         constraints
     }
 
@@ -252,6 +291,31 @@ mod tests {
         let constraints = Constraints::private_and(&[host("local"), host("localhost")]);
         assert!(constraints.permits(&host("mini.local")));
         assert_eq!(constraints.excluded_below, [""; 0]);
+    }
+
+    #[test]
+    fn an_additional_authority_is_for_what_was_asked_only() {
+        let constraints = Constraints::only(&[host("registry.example"), host("media")]);
+        for inside in ["registry.example", "media", "127.0.0.1", "::1"] {
+            assert!(constraints.permits(&host(inside)), "{inside}");
+        }
+        for outside in [
+            "example",
+            "lab.local",
+            "x.media",
+            "localhost",
+            "10.0.0.5",
+            "::2",
+        ] {
+            assert!(!constraints.permits(&host(outside)), "{outside}");
+        }
+        let constraints = Constraints::only(&[host("203.0.113.7")]);
+        assert!(
+            constraints.permits(&host("203.0.113.7")) && constraints.permits(&host("localhost"))
+        );
+        for outside in ["203.0.113.8", "::1", "127.0.0.1", "lab.local"] {
+            assert!(!constraints.permits(&host(outside)), "{outside}");
+        }
     }
 
     proptest! {

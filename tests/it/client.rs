@@ -441,11 +441,12 @@ impl Client {
     }
 }
 
-/// Trusts certificates of this authority, and nothing else.
-pub(crate) fn trust(authority_pem: &[u8], now_unix_secs: Option<u64>) -> Arc<ClientConfig> {
+/// Trusts certificates of these authorities, and nothing else.
+pub(crate) fn trust(authorities_pem: &[u8], now_unix_secs: Option<u64>) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
-    let authority = CertificateDer::from_pem_slice(authority_pem).expect("PEM");
-    roots.add(authority).expect("a certificate");
+    for authority in CertificateDer::pem_slice_iter(authorities_pem) {
+        roots.add(authority.expect("PEM")).expect("a certificate");
+    }
     let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = match now_unix_secs {
         Some(secs) => ClientConfig::builder_with_details(crypto, Arc::new(FixedTime(secs))),

@@ -58,6 +58,7 @@ mod manifests;
 mod memory;
 mod metrics;
 mod moved;
+mod names;
 mod oracle;
 mod own_certificates;
 mod program;

@@ -12,6 +12,7 @@ mod du;
 mod hand_back;
 mod list;
 mod man;
+mod new_ca;
 mod push_sample;
 mod rebuild;
 mod reload;
@@ -40,6 +41,8 @@ pub(super) enum Command {
     Check(check::Arguments),
     /// Print the configuration in force, several files as one, or the files of the old programs
     Config(config::Arguments),
+    /// Replace the certificate authority; every client must then trust the new one
+    NewCa(new_ca::Arguments),
     /// Make a tiny image and push it, and print how to pull it
     PushSample(push_sample::Arguments),
     /// Print how clients trust this registry, log in and push, and what it is called
@@ -89,6 +92,7 @@ impl Command {
             Self::Serve(arguments) => serve::run(arguments),
             Self::Check(arguments) => check::run(arguments),
             Self::Config(arguments) => config::run(arguments),
+            Self::NewCa(arguments) => new_ca::run(arguments),
             Self::PushSample(arguments) => push_sample::run(arguments),
             Self::Welcome(arguments) => welcome::run(arguments),
             Self::Trust(arguments) => trust::run(arguments),

@@ -67,7 +67,7 @@ pub(in crate::cli::command) struct Welcome {
 impl Welcome {
     /// The welcome of the registry of `config`, read from `file`, that listens at `address`. Blocks while names are resolved.
     pub(in crate::cli::command) fn find(config: &Config, file: &Path, address: &Address) -> Self {
-        let certified = tls::names_in_file(&config.tls);
+        let certified = tls::names_in_files(&config.tls);
         Self::with_names(config, file, Reachable::find(config, address, certified))
     }
 

@@ -45,6 +45,21 @@ mkdir /mnt/new
 chown boathouse /mnt/new
 section "Another disk"
 the_same_images "every image is on the new disk"
+echo '::1 registry.example' >>/etc/hosts
+cp "$CA" "$W/old.crt"
+section "Another name"
+the_same_images "every image is there under the old name"
+check "… for clients that know the old authority only" curl -sS --fail --cacert "$W/old.crt" "$URL/healthz"
+check "the new name is trusted by every program here" curl -sS --fail https://registry.example/healthz
+cp /etc/boathouse/keys/tls.crt "$W/tls.crt"
+section "Another server certificate"
+differs() { ! cmp -s "$1" "$2"; }
+check "the certificate is another one" differs "$W/tls.crt" /etc/boathouse/keys/tls.crt
+the_same_images "clients need no change"
+section "Another certificate authority"
+the_same_images "every image is there with the new authority"
+check "… which every program here trusts" curl -sS --fail https://registry.example/healthz
+check "the old one is not trusted any more" bash -c '! curl -sS --cacert "$1" "$2/healthz"' - "$W/old.crt" "$URL"
 check "every section of the page was run" whole_page_was_run
 systemctl stop boathouse
 rm -r /run/bin

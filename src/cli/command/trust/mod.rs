@@ -193,7 +193,7 @@ fn here(arguments: &Arguments, machine: &Machine) -> anyhow::Result<Subject> {
     let reachable = configured_names(config)?;
     let mut names = vec![reachable.registry];
     let port = config.server.address.tcp().map(HostPort::port);
-    for name in tls::names_in_file(&config.tls).into_iter().flatten() {
+    for name in tls::names_in_files(&config.tls).into_iter().flatten() {
         let name = port.and_then(|port| HostPort::new(&name, port).ok());
         names.extend(name.map(|name| name.to_string()));
     }

@@ -71,10 +71,10 @@ pub(super) fn complete(
     workshop: &dyn Workshop,
 ) -> anyhow::Result<Option<ShownPassword>> {
     if places.config.exists() {
-        if request.address.is_some() || !request.hosts.is_empty() {
+        if request.address.is_some() {
             let config = places.config.display();
             workshop.tell(&format!(
-                "note: --addr and --host count on the first run only; the address and names are now in {config}"
+                "note: --addr counts on the first run only; the address is now `http.addr` in {config}"
             ));
         }
         return Ok(None);
@@ -320,7 +320,7 @@ mod tests {
         fs::write(&places.config, "mine").unwrap();
         let workshop = TestWorkshop::default();
         let request = Request {
-            hosts: vec!["a.example".into()],
+            address: Some(HostPort::every_address(5_443)),
             ..Request::default()
         };
         complete(&places, &request, &workshop).unwrap();

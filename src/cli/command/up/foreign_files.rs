@@ -23,9 +23,9 @@ const OTHERS_WRITE: u32 = 0o002;
 /// What a configuration names of these.
 pub(in crate::cli::command) fn of_config(config: &Config) -> Vec<PathBuf> {
     let keys = keys::keys_directory(config);
-    let mut paths: Vec<PathBuf> = ["ca.key", "tls.key", "tls.crt", "token.key", "token.crt"]
-        .map(|name| keys.join(name))
-        .to_vec();
+    // Those of additional authorities too, and the names that `up --host` was given.
+    let entries = fs::read_dir(&keys).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     paths.push(keys);
     if let tls::Settings::Automatic { ca_certificate, .. } = &config.tls {
         paths.push(ca_certificate.clone());

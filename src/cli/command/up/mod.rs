@@ -40,7 +40,8 @@ pub(in crate::cli) struct Arguments {
     /// Where to listen (first run only) [default: every address, the first free port of 443, 5443, 8443]
     #[arg(long, value_name = "HOST:PORT")]
     addr: Option<HostPort>,
-    /// A further name or address of this machine, for its certificates (first run only; may be repeated)
+    /// A further name or address of this machine, for its certificates (may be repeated). After the first run, names that its
+    /// authority may not sign for get an additional one; clients of the other names need no change
     #[arg(long, value_name = "NAME", value_parser = host_name)]
     host: Vec<String>,
     /// Take over the installation that this file of the old registry or token server describes (first run only; may be
@@ -103,6 +104,9 @@ fn serve_as_ours(
     password: Option<ShownPassword>,
     sockets: PassedSockets,
 ) -> anyhow::Result<ExitCode> {
+    if !arguments.host.is_empty() {
+        remember_hosts(&config, &arguments.host)?;
+    }
     serve::serve(Start {
         sockets,
         config_files: vec![config],
@@ -116,6 +120,20 @@ fn serve_as_ours(
         password,
         log_format: arguments.log.format,
     })
+}
+
+/// Keeps the names for later starts, unless the config has them. A server that runs would not know them: it is refused here.
+fn remember_hosts(file: &Path, hosts: &[String]) -> anyhow::Result<()> {
+    let loaded = config::load_again(&[file.to_owned()], &crate::cli::environment());
+    let config = loaded?.config;
+    foreign_files::refuse_as_root(&foreign_files::of_config(&config))?;
+    let _alone = instance::lock_used_data(&config)?;
+    if !tls::remember_hosts(&config.tls, hosts)? {
+        talk::line(
+            "note: --host has no effect: the certificates are not of an authority of this registry",
+        );
+    }
+    Ok(())
 }
 
 /// The password of a credential or of the environment. One that cannot be used is refused before anything is written.
