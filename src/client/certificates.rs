@@ -27,6 +27,9 @@ use super::authority_scope::Scope;
 use crate::clock::Clock;
 use crate::host_port::HostPort;
 
+/// What the common names of authorities begin with that Boathouse makes.
+pub(crate) const OWN_AUTHORITY: &str = "Boathouse CA";
+
 const BEGIN_OF_BLOCK: &str = "-----BEGIN CERTIFICATE-----";
 const END_OF_BLOCK: &str = "-----END CERTIFICATE-----";
 
@@ -45,6 +48,8 @@ pub(crate) struct Leaf {
     pub(crate) names: Vec<String>,
     pub(crate) begins: OffsetDateTime,
     pub(crate) ends: OffsetDateTime,
+    /// Who signed it, as a distinguished name.
+    pub(crate) issuer: String,
     /// Signed by its own key.
     pub(crate) is_self_signed: bool,
     /// It may sign others.
@@ -123,10 +128,28 @@ impl Leaf {
             names: names_in(certificate),
             begins: parsed.validity().not_before.to_datetime(),
             ends: parsed.validity().not_after.to_datetime(),
+            issuer: parsed.issuer().to_string(),
             is_self_signed: parsed.subject() == parsed.issuer(),
             is_authority: parsed.is_ca(),
             version: parsed.version().0.saturating_add(1),
         })
+    }
+
+    /// Whether an authority that Boathouse made has signed it, by the authority's name.
+    fn is_of_boathouse(&self) -> bool {
+        self.issuer.contains(OWN_AUTHORITY)
+    }
+
+    /// Why a registry that shows this certificate has no authority that `boathouse trust` could install, and what to do instead.
+    pub(crate) fn without_own_authority(&self) -> String {
+        let issuer = &self.issuer;
+        if self.is_self_signed {
+            "its certificate is self-signed\nhint: docker, podman and skopeo accept it as `ca.crt` in their `certs.d/HOST:PORT`; clients built on rustls do not: with `tls: auto`, the registry makes an authority instead".to_owned()
+        } else {
+            format!(
+                "its certificate is from {issuer}\nhint: a public authority needs no trust; a private one is installed as its operator says; `boathouse doctor` shows whether this machine trusts it"
+            )
+        }
     }
 }
 
@@ -222,8 +245,18 @@ pub(crate) fn complaint(
                 ""
             }
         ),
+        Certificate::UnknownIssuer | Certificate::BadSignature if leaf.is_of_boathouse() => {
+            anyhow!(
+                "the certificate is from an authority that is not trusted\nhint: `boathouse trust --remote {registry} --install`"
+            )
+        }
         Certificate::UnknownIssuer | Certificate::BadSignature => anyhow!(
-            "the certificate is from an authority that is not trusted\nhint: `boathouse trust --remote {registry} --install`"
+            "the certificate is from {}, which is not trusted\nhint: install the certificate of that authority as its operator says; if it is a public one, the server may not send its whole chain",
+            leaf.issuer
+        ),
+        // webpki has no name of its own for this.
+        Certificate::Other(_) if leaf.is_authority => anyhow!(
+            "the certificate may sign others, so clients built on rustls do not accept it as a server's; docker, podman and skopeo may\nhint: use `tls: auto`, or a certificate with `basicConstraints=CA:FALSE`"
         ),
         Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => anyhow!(
             "the certificate is not for {host}, but for {}\nhint: call the registry by one of these names, or add `{host}` to `tls.hosts` in its config",
@@ -420,7 +453,14 @@ mod tests {
     }
 
     fn issuer() -> CertifiedIssuer<'static, KeyPair> {
+        issuer_called("Boathouse CA on lab")
+    }
+
+    fn issuer_called(name: &str) -> CertifiedIssuer<'static, KeyPair> {
         let mut parameters = CertificateParams::new([]).unwrap();
+        parameters.distinguished_name = rcgen::DistinguishedName::new();
+        let kind = rcgen::DnType::CommonName;
+        parameters.distinguished_name.push(kind, name);
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap()
     }
@@ -458,6 +498,17 @@ mod tests {
         assert_eq!(said("10.0.0.5", NOW, true), None);
         let unknown = said("lab.local", NOW, false).unwrap();
         assert!(unknown.ends_with("hint: `boathouse trust --remote lab.local:5443 --install`"));
+        // Nobody could install the authority of somebody else by that.
+        let foreign = issuer_called("Lab Root");
+        let error = rustls::Error::from(rustls::CertificateError::UnknownIssuer);
+        let registry = "lab.local:5443".parse().unwrap();
+        let clock = ManualClock::at_unix_secs(NOW);
+        let foreign = complaint(&error, &[leaf(&foreign)], &registry, &clock).to_string();
+        assert!(
+            foreign.starts_with("the certificate is from CN=Lab Root, which is not trusted\n")
+                && !foreign.contains("--remote"),
+            "{foreign}"
+        );
         let name = said("other.local", NOW, true).unwrap();
         assert!(
             name.starts_with(

@@ -185,7 +185,7 @@ fn a_start_that_ended_half_way_is_completed_and_a_lost_key_is_an_error() {
 fn there_is_an_end_to_additional_authorities() {
     let lab = lab();
     let mut hosts = Vec::new();
-    for number in 0..automatic::AUTHORITIES_MAX + 1 {
+    for number in 0..=automatic::AUTHORITIES_MAX {
         hosts.push(format!("registry{number}.example"));
         let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
         lab.open_with(&lab.settings(&hosts)).unwrap();

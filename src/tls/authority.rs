@@ -232,7 +232,8 @@ fn make(
     let host = machine.name_in_subject();
     let [first, second, third, ..] = Sha256::digest(key.subject_public_key_info()).0;
     let of_key = format!("{first:02x}{second:02x}{third:02x}");
-    let subject = format!("Boathouse CA on {host}, {} {of_key}", now.date());
+    let own = certificates::OWN_AUTHORITY;
+    let subject = format!("{own} on {host}, {} {of_key}", now.date());
     params.distinguished_name.push(DnType::CommonName, subject);
     params.not_before = now - BACKDATED;
     params.not_after = now + LIFETIME;

@@ -77,17 +77,16 @@ fn parse_image(text: &str) -> Result<(RepositoryName, Tag), String> {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let machine = Machine::below(arguments.root.as_deref());
-    let (server, own, password_file) = match &arguments.registry {
+    let (server, registry, own, password_file) = match &arguments.registry {
         Some(address) => {
             let server = Server {
                 address: address.clone(),
                 is_tls: !arguments.plain_http,
             };
-            (server, Vec::new(), None)
+            (server, address.to_string(), Vec::new(), None)
         }
         None => here(arguments)?,
     };
-    let registry = server.address.to_string();
     let mut roots = Authority::roots(&own)?;
     for store in Store::ALL {
         roots.extend(store.roots(&machine, &registry).roots);
@@ -119,11 +118,24 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The registry on this machine, its own authorities, and the file of its first password.
-fn here(arguments: &Arguments) -> anyhow::Result<(Server, Vec<Authority>, Option<PathBuf>)> {
-    let server = doctor::here(&arguments.place, arguments.plain_http)?;
+/// The registry on this machine, what its clients call it, its own authorities, and the file of its first password.
+fn here(
+    arguments: &Arguments,
+) -> anyhow::Result<(Server, String, Vec<Authority>, Option<PathBuf>)> {
+    let mut server = doctor::here(&arguments.place, arguments.plain_http)?;
+    let registry = server.address.to_string();
     let installation = Installation::find(&arguments.place)?;
-    let authorities = match &installation.loaded.config.tls {
+    let config = &installation.loaded.config;
+    let listening = config.server.address.tcp();
+    let is_local = listening.is_some_and(|one| one.is_every_address() || one.is_loopback());
+    if is_local
+        && config.external_host.is_none()
+        && matches!(config.tls, tls::Settings::Automatic { .. })
+    {
+        // Its certificates always hold this name, and this machine always knows it, whatever clients call the registry.
+        server.address = HostPort::new("localhost", server.address.port())?;
+    }
+    let authorities = match &config.tls {
         // What this machine serves needs no other trust.
         tls::Settings::Automatic { ca_certificate, .. } => {
             let pem = std::fs::read(ca_certificate)
@@ -134,7 +146,8 @@ fn here(arguments: &Arguments) -> anyhow::Result<(Server, Vec<Authority>, Option
     };
     let config = installation.config_files.first();
     let password = config.map(|file| file.with_file_name("admin-password"));
-    Ok((server, authorities, password.filter(|file| file.exists())))
+    let password = password.filter(|file| file.exists());
+    Ok((server, registry, authorities, password))
 }
 
 /// The account and password that are known without asking.

@@ -117,6 +117,7 @@ impl Welcome {
         if let Some(account) = &self.account {
             let account = shell_word(account);
             lines.push("Log in; podman, skopeo and others take the same arguments:".to_owned());
+            let registry = shell_word(registry);
             lines.push(format!("  docker login --username {account} {registry}"));
         }
         lines.push("Push a first image, made by this command:".to_owned());

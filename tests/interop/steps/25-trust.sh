@@ -2,7 +2,7 @@
 
 # What is trusted in this step is forgotten with it: the next ones begin with nothing.
 forget_trust() {
-  rm -rf "$CERTS" "/etc/containers/certs.d/$REGISTRY" /etc/boathouse/trusted
+  rm -rf /etc/docker/certs.d /etc/containers/certs.d /etc/boathouse/trusted
   rm -f /usr/local/share/ca-certificates/boathouse-*.crt
   update-ca-certificates --fresh >/dev/null 2>&1 || true
 }
@@ -65,3 +65,14 @@ check "… with what docker keeps, too" "$BOATHOUSE" doctor "$REGISTRY"
 check "JSON has the rates" bash -c '"$1" doctor "$2" --json | jq -e ".is_healthy and (.steps[5:] | all(.bytes_per_sec > 0))"' \
   - "$BOATHOUSE" "$REGISTRY"
 check "nothing of the doctor's stays" bash -c '! find "$1/data/docker" -path "*doctor-scratch/_layers/*" -type f | grep .' - "$DIR"
+
+check "an image is made and pushed without any other program" "$BOATHOUSE" push-sample --dir "$DIR"
+check "… which skopeo pulls" pull hello:1 "$W/hello"
+image=$REGISTRY/hello:1
+check "… and docker" docker pull "$image"
+check "docker knows the registry by its other names" test -e "/etc/docker/certs.d/$(hostname -s).local:$PORT/ca.crt"
+check "the trust is taken back" trust --remove --yes
+sed 's/^/      | /' "$T/output"
+check "… in every file" bash -c '! find /etc/docker/certs.d /etc/containers/certs.d /usr/local/share/ca-certificates -name "*.crt" | grep .'
+check "… and no link to it stays" bash -c '! find /etc/ssl/certs -xtype l | grep .'
+refused "… so that curl does not know it" 'certificate' curl -sS "$URL/healthz"

@@ -21,6 +21,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 use self::clients::{Files, Way};
 use self::fingerprint::Fingerprint;
@@ -30,7 +32,7 @@ use self::person::{AtTerminal, Person};
 use self::remove::Remover;
 use crate::cli::installation::{Installation, Where, configured_names};
 use crate::cli::talk;
-use crate::client::certificates::Authority;
+use crate::client::certificates::{Authority, Leaf};
 use crate::client::http::{self as client, Server};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
@@ -221,9 +223,15 @@ fn here(arguments: &Arguments, machine: &Machine) -> anyhow::Result<Subject> {
 fn own_authority(config: &Config) -> anyhow::Result<&PathBuf> {
     match &config.tls {
         tls::Settings::Automatic { ca_certificate, .. } => Ok(ca_certificate),
-        tls::Settings::None | tls::Settings::Files { .. } => bail!(
-            "this registry has no authority of its own to trust\nhint: set `tls: auto` in its config, or trust the issuer of its certificate"
+        tls::Settings::None => bail!(
+            "this registry has no authority of its own to trust: it serves plain HTTP\nhint: set `tls: auto` in its config"
         ),
+        tls::Settings::Files { certificate, .. } => {
+            let chain = CertificateDer::from_pem_file(certificate)
+                .with_context(|| format!("cannot read {}", certificate.display()))?;
+            let reason = Leaf::parse(&chain)?.without_own_authority();
+            bail!("this registry has no authority of its own to trust: {reason}")
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use http::{Request, StatusCode};
 use rustls::CertificateError;
 
-use crate::client::certificates::{self, Authority};
+use crate::client::certificates::{self, Authority, Leaf};
 use crate::client::http::{self as client, Client, Server, Trust};
 use crate::clock::Clock;
 
@@ -27,9 +27,12 @@ pub(super) async fn fetch(
     let registry = &server.address;
     match status {
         StatusCode::OK => {}
-        StatusCode::NOT_FOUND => bail!(
-            "{registry} has no authority of its own to trust\nhint: its certificate is from another authority; `boathouse doctor {registry}` says whether this machine trusts it; if not, ask its administrator which authority to trust"
-        ),
+        StatusCode::NOT_FOUND => {
+            let leaf = connection.certificates.first();
+            let leaf = leaf.context("the server shows no certificate")?;
+            let reason = Leaf::parse(leaf)?.without_own_authority();
+            bail!("{registry} has no authority of its own to trust: {reason}")
+        }
         status => bail!("{registry} answers {status} to GET /ca.crt"),
     }
     Authority::parse_all(&body).with_context(|| {
