@@ -72,6 +72,8 @@ pub struct TokenSettings {
     pub names_generation: bool,
     /// Our own key; without one no tokens are issued.
     pub signing: Option<SigningKeyPem>,
+    /// Certificates of keys that signed our tokens before: those tokens go on until they expire, judged by the rules of now.
+    pub previous_certificates_pem: Vec<String>,
     /// Certificates whose keys, or whose issued certificates' keys, sign tokens that are believed.
     pub trusted_certificates_pem: Vec<String>,
     /// `auth.token.jwks`: more keys that sign tokens that are believed.
@@ -110,6 +112,7 @@ impl Default for TokenSettings {
             refresh_tokens: false,
             names_generation: true,
             signing: None,
+            previous_certificates_pem: Vec::new(),
             trusted_certificates_pem: Vec::new(),
             trusted_keys: JwkSet::default(),
             signing_algorithms: Vec::new(),

@@ -132,6 +132,7 @@ mod tests {
             "boathouse config export --for docker_auth",
             "boathouse token-key make --config a.yml --config b.yml --issuer lab",
             "boathouse token-key make --certificate a --key b",
+            "boathouse token-key rotate --dir d",
             "boathouse welcome --dir d",
             "boathouse new-ca --dir d",
             "boathouse push-sample",

@@ -3,6 +3,7 @@
 //! Invariant: a key pair that is there belongs together, since its second half is written last.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
@@ -10,7 +11,7 @@ use aws_lc_rs::hmac;
 
 use crate::auth::{self, Secret, SigningKeyPem};
 use crate::clock::{self, Clock};
-use crate::config::{Config, Signing};
+use crate::config::{Config, Signing, TokenPair};
 use crate::store::state_directory::SECRET_BYTES;
 use crate::{durable_file, tls};
 
@@ -24,7 +25,31 @@ pub(crate) fn auth_settings(
         Signing::Own => Some(own_token_key(&keys_directory(config), clock)?),
         Signing::None | Signing::Files(_) => None,
     };
-    Ok(config.auth_settings(Secret(secret), own_key))
+    let mut settings = config.auth_settings(Secret(secret), own_key);
+    if let Some(pair) = token_pair(config) {
+        let path = previous_certificates(&pair.certificate);
+        let previous = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            text => Some(text.with_context(|| format!("cannot read {}", path.display()))?),
+        };
+        settings.token.previous_certificates_pem.extend(previous);
+    }
+    Ok(settings)
+}
+
+/// The key pair that signs tokens here, whether or not it exists yet.
+pub(crate) fn token_pair(config: &Config) -> Option<TokenPair> {
+    let keys = keys_directory(config);
+    let own = (config.auth.signing == Signing::Own).then(|| TokenPair {
+        certificate: keys.join("token.crt"),
+        key: keys.join("token.key"),
+    });
+    config.auth.token_pair.clone().or(own)
+}
+
+/// Where the certificates of the keys lie that signed tokens before this one: `token.previous.crt` with `token.crt`.
+pub(crate) fn previous_certificates(certificate: &Path) -> PathBuf {
+    certificate.with_extension("previous.crt")
 }
 
 /// A secret for one use, so that what one layer shows of its own tells nothing about another's.

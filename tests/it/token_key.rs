@@ -160,3 +160,59 @@ fn paths_can_be_given_and_an_error_leaves_nothing() {
         assert_eq!(ran(refused, &[], "").code, Some(2));
     }
 }
+
+/// A new key while tokens of the old one go on: they end with their account, or with the old certificate.
+#[tokio::test]
+async fn a_key_is_rotated_and_tokens_of_the_old_one_go_on() {
+    let lab = Lab::configured(
+        "http: {addr: 'ADDRESS'}\nstorage: {filesystem: {rootdirectory: DIR/data}}\nusers_file: DIR/users.yml\nusers: {}\nacl: []\n",
+    );
+    let add = [
+        "user",
+        "add",
+        "ann",
+        "--push",
+        "team/**",
+        "--password-stdin",
+    ];
+    lab.run_with(&add, "a-long-password").fine();
+    let said = lab.run(&["token-key", "rotate"]).failed();
+    assert!(said.contains("hint: `boathouse token-key make`"), "{said}");
+    let server = lab.serve().await;
+    let old = server.token("ann", "a-long-password").await.unwrap();
+    server.end();
+    let key = lab.read("data/boathouse/keys/token.key");
+    let said = lab.run(&["token-key", "rotate"]);
+    assert!(said.talk.contains("4 h after the restart"), "{}", said.talk);
+    assert_ne!(lab.read("data/boathouse/keys/token.key"), key);
+    assert_eq!(lab.mode("data/boathouse/keys/token.key"), 0o600);
+
+    let server = lab.serve().await;
+    assert_eq!(server.look(&old).await, 404, "let in, and nothing there");
+    let new = server.token("ann", "a-long-password").await.unwrap();
+    assert_eq!(server.look(&new).await, 404);
+    let header = |token: &str| token.split('.').next().unwrap().to_owned();
+    assert_ne!(header(&old), header(&new), "another key signs now");
+    lab.run(&["user", "revoke", "ann"]).fine();
+    assert_eq!(
+        server.look(&old).await,
+        401,
+        "a token of the old key outlived its revocation"
+    );
+    server.end();
+
+    let server = lab.serve().await;
+    let old = server.token("ann", "a-long-password").await.unwrap();
+    server.end();
+    // Twice: what was kept before stays.
+    lab.run(&["token-key", "rotate"]).fine();
+    let kept = lab.read("data/boathouse/keys/token.previous.crt");
+    assert_eq!(kept.matches("BEGIN CERTIFICATE").count(), 2);
+    fs::remove_file(lab.path("data/boathouse/keys/token.previous.crt")).unwrap();
+    let server = lab.serve().await;
+    assert_eq!(
+        server.look(&old).await,
+        401,
+        "its certificate was taken away"
+    );
+}

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::certificates::{TrustedCertificates, Vouched};
 use super::jwks::JwkSet;
@@ -64,8 +65,8 @@ enum Audiences {
 enum Keys {
     /// This one, whichever trusted certificate vouches for it.
     One(PublicKey),
-    /// Every key that a trusted certificate vouches for.
-    Vouched,
+    /// Every key that a trusted certificate vouches for, but for these: our own of before, whose tokens end with their accounts.
+    Vouched { except: Vec<PublicKey> },
 }
 
 /// Somebody whose tokens are believed.
@@ -82,7 +83,7 @@ impl Issuer {
     fn signs_with(&self, key: &PublicKey) -> bool {
         match &self.keys {
             Keys::One(own) => own == key,
-            Keys::Vouched => true,
+            Keys::Vouched { except } => !except.contains(key),
         }
     }
 
@@ -179,6 +180,15 @@ impl Verifier {
         for pem in &settings.trusted_certificates_pem {
             ders.extend(certificates_of_pem(pem)?);
         }
+        let mut previous = Vec::new();
+        for pem in &settings.previous_certificates_pem {
+            for der in certificates_of_pem(pem)? {
+                let (_, certificate) =
+                    X509Certificate::from_der(&der).map_err(|_| SetupError::Certificate)?;
+                previous.extend(PublicKey::of_certificate(&certificate));
+                ders.push(der);
+            }
+        }
         let issuer = |keys, audiences, judged_by| {
             Arc::new(Issuer {
                 name: settings.issuer.clone(),
@@ -195,8 +205,12 @@ impl Verifier {
             let predecessor = issuer(keys, Audiences::OwnNames, JudgedBy::TokenAlone);
             issuers.extend([ours, predecessor]);
         }
+        for key in &previous {
+            let keys = Keys::One(key.clone());
+            issuers.push(issuer(keys, Audiences::OwnNames, JudgedBy::RulesOfNow));
+        }
         issuers.push(issuer(
-            Keys::Vouched,
+            Keys::Vouched { except: previous },
             Audiences::Service,
             JudgedBy::TokenAlone,
         ));

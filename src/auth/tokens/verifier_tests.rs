@@ -5,7 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::keys::{PublicKey, SigningKey};
-use super::verifier::Verifier;
+use super::verifier::{JudgedBy, Verifier};
 use super::{Claims, TokenFault, ending_certificates};
 use crate::auth::keyed_hash::KeyedHash;
 use crate::auth::settings::{Limits, Secret, SigningKeyPem, TokenSettings};
@@ -418,5 +418,35 @@ fn certificates_that_end_soon_are_named() {
     assert_eq!(told.len(), expected.len(), "{told:?}");
     for (told, expected) in told.iter().zip(expected) {
         assert!(told.starts_with(expected), "{told}");
+    }
+}
+
+/// After a new key was made: tokens of the old one go on, if they say which of our accounts they are of.
+#[test]
+fn a_previous_key_of_ours_signs_nothing_that_speaks_for_itself() {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let certificate = params("old", false)
+        .self_signed(&key)
+        .expect("a certificate");
+    let settings = |is_trusted: bool| TokenSettings {
+        issuer: "lab".to_owned(),
+        previous_certificates_pem: vec![certificate.pem()],
+        trusted_certificates_pem: is_trusted.then(|| certificate.pem()).into_iter().collect(),
+        ..TokenSettings::default()
+    };
+    let ours = with_claims(&serde_json::json!({"bh": {"v": 1, "gen": "x"}}));
+    let foreign = with_claims(&serde_json::json!({}));
+    for is_trusted in [false, true] {
+        let hash = KeyedHash::new(&Secret::default());
+        let verifier = Verifier::new(&settings(is_trusted), None, &Limits::default(), hash);
+        let verifier = verifier.expect("certificates");
+        let judged = |claims| verifier.verify(&issue_by_id(&certificate, &key, claims), NOW);
+        let token = judged(&ours).expect("a token of ours");
+        assert_eq!(token.judged_by(), JudgedBy::RulesOfNow);
+        assert_eq!(
+            judged(&foreign).map(drop),
+            Err(TokenFault::Issuer),
+            "{is_trusted}"
+        );
     }
 }

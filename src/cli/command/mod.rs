@@ -78,7 +78,7 @@ pub(super) enum Command {
     User(user::Arguments),
     /// Ask the access rules
     Acl(acl::Arguments),
-    /// Make the key that signs tokens, and its certificate
+    /// Make or replace the key that signs tokens, and its certificate
     TokenKey(token_key::Arguments),
     /// Print the version, the commit and the date of the build
     Version(version::Arguments),

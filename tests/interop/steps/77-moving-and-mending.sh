@@ -60,6 +60,27 @@ section "Another certificate authority"
 the_same_images "every image is there with the new authority"
 check "… which every program here trusts" curl -sS --fail https://registry.example/healthz
 check "the old one is not trusted any more" bash -c '! curl -sS --cacert "$1" "$2/healthz"' - "$W/old.crt" "$URL"
+token_of() { curl -sS --fail --cacert "$CA" -u "admin:$1" "$URL/token?service=boathouse&scope=repository:team/app:pull" | jq -er .token; }
+status_of() { curl -sS -o "$W/body" -w '%{http_code}' --cacert "$CA" -H "Authorization: Bearer $1" "$URL/v2/"; }
+token=$(token_of "$PASSWORD")
+section "A forgotten password"
+same "the old password's token is dead" 401 "$(status_of "$token")"
+PASSWORD=$(</root/admin-password)
+the_same_images "every image is there with the new password"
+section "A lost users.yml"
+same "the new file belongs to the service's user" "997 600" "$(stat -c '%u %a' /etc/boathouse/users.yml)"
+PASSWORD=$(</root/admin-password)
+the_same_images "every image is there with the new account"
+token=$(token_of "$PASSWORD")
+# At first only as far as both keys count.
+awk '/^Registries that accept/ { exit } { print }' "$PAGE" >"$W/page-until-overlap-ends"
+PAGE=$W/page-until-overlap-ends section "Another key for tokens"
+same "a token of the old key is accepted" 200 "$(status_of "$token")"
+the_same_images "every image is there with the new key"
+section "Another key for tokens"
+same "the keys belong to the service's user" "997 600" "$(stat -c '%u %a' /etc/boathouse/keys/token.key)"
+same "a token of the lost key is dead" 401 "$(status_of "$token")"
+the_same_images "every image is there with the key that was made last"
 check "every section of the page was run" whole_page_was_run
 systemctl stop boathouse
 rm -r /run/bin
