@@ -105,7 +105,10 @@ pub(super) fn ask(path: &Path, request: &Request, meter: &Meter) -> anyhow::Resu
         | Request::Usage { .. }
         | Request::List { .. }
         | Request::Show { .. }
-        | Request::Hold { .. } => {
+        | Request::Hold { .. }
+        | Request::Delete { .. }
+        | Request::Copy { .. }
+        | Request::RestoreTag { .. } => {
             check_is_alive(path)?;
             COUNT_SECS
         }
@@ -312,7 +315,9 @@ async fn do_here(
     let reload = Box::new(|| async { Ok(Vec::new()) }.boxed());
     let control = Control::new(registry, None, reload, clock);
     let answer = control
-        .carry_out(request, &|progress| meter.tell(progress))
+        .carry_out(request, platform::effective_user_id(), &|progress| {
+            meter.tell(progress);
+        })
         .await;
     instance.close().await;
     Ok(answer)

@@ -373,7 +373,9 @@ async fn a_cut_removal_of_a_repository_leaves_whole_images_and_a_second_one_ends
     for cut in cuts() {
         let (lab, digest) = Box::pin(Lab::with_an_image()).await;
         lab.cut(Some(cut));
-        let removed = lab.registry.remove_repository(&lab.name, lab.open.actor());
+        let removed = lab
+            .registry
+            .remove_repository(&lab.name, Spares::Nothing, lab.open.actor());
         match removed.await {
             Err(RegistryError::Store(StoreError::Io { .. })) => reached += 1,
             _ => continue,
@@ -400,9 +402,10 @@ async fn a_cut_removal_of_a_repository_leaves_whole_images_and_a_second_one_ends
         lab.cut(None);
         // Another process ends it, by what the store says.
         let later = Lab::on(lab.store.clone()).await;
-        let removed = later
-            .registry
-            .remove_repository(&lab.name, later.open.actor());
+        let removed =
+            later
+                .registry
+                .remove_repository(&lab.name, Spares::Nothing, later.open.actor());
         match removed.await {
             Ok(_) | Err(RegistryError::NameUnknown(_)) => {}
             Err(error) => panic!("cannot be ended after {cut:?}: {error}"),

@@ -87,6 +87,9 @@ pub enum RegistryError {
         /// What is there.
         existing: Tag,
     },
+    /// The repository was to be removed only if it holds no manifest.
+    #[error("repository {0} holds manifests, and is kept for that")]
+    HoldsManifests(RepositoryName),
     /// `storage.delete.enabled` is off.
     #[error("deleting is switched off on this registry")]
     DeletesDisabled,

@@ -7,14 +7,15 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use crate::auth::{Permit, Refusal, Viewer};
-use crate::oci::{Digest, Manifest, Tag};
+use crate::oci::{Digest, Manifest, RepositoryName, Tag};
 
-/// Who changes the registry: a request with its permit, or a background task.
+/// Who changes the registry: a request with its permit, a background task, or somebody on this machine.
 pub struct Actor<'a>(By<'a>);
 
 enum By<'a> {
     Request(ActingRequest<'a>, Permit<'a>),
     Task(&'static str),
+    Operator { user_id: u32 },
 }
 
 /// What is known of a request: all that the envelope of a notification tells (distribution's `actor`, `request` and
@@ -47,11 +48,16 @@ impl<'a> Actor<'a> {
         Self(By::Task(name))
     }
 
-    /// Whether it may still change what it was let in for. A task always may.
+    /// A user of this machine, by a command: whoever may send commands to a registry may do everything.
+    pub fn operator(user_id: u32) -> Self {
+        Self(By::Operator { user_id })
+    }
+
+    /// Whether it may still change what it was let in for. A task and an operator always may.
     pub(super) async fn confirm(&self) -> Result<(), Refusal> {
         match &self.0 {
             By::Request(_, permit) => permit.confirm().await,
-            By::Task(_) => Ok(()),
+            By::Task(_) | By::Operator { .. } => Ok(()),
         }
     }
 
@@ -60,12 +66,13 @@ impl<'a> Actor<'a> {
         match &self.0 {
             By::Request(_, permit) => permit.viewer(),
             By::Task(_) => &NoView,
+            By::Operator { .. } => &WholeView,
         }
     }
 
     /// Whether a client waits for the answer.
     pub(super) fn has_client(&self) -> bool {
-        matches!(self.0, By::Request(..))
+        matches!(self.0, By::Request(..) | By::Operator { .. })
     }
 }
 
@@ -74,6 +81,7 @@ impl fmt::Display for Actor<'_> {
         match &self.0 {
             By::Request(request, _) => write!(formatter, "request {}", request.id),
             By::Task(name) => formatter.write_str(name),
+            By::Operator { user_id } => write!(formatter, "user {user_id} of this machine"),
         }
     }
 }
@@ -82,6 +90,19 @@ impl fmt::Display for Actor<'_> {
 struct NoView;
 
 impl Viewer for NoView {}
+
+/// The view of an operator: all repositories.
+struct WholeView;
+
+impl Viewer for WholeView {
+    fn may_pull(&self, _name: &RepositoryName) -> bool {
+        true
+    }
+
+    fn may_list(&self, _name: &RepositoryName) -> bool {
+        true
+    }
+}
 
 /// What has happened in a repository. Subscribers get the events of one commit together: a manifest that was put under two
 /// tags is one [`Event::ManifestPut`] and two [`Event::TagMoved`].

@@ -1,4 +1,4 @@
-//! Manifests and tags: reading, writing, removing.
+//! Manifests and tags: reading and writing; `deletion` removes them.
 //!
 //! Source: distribution-spec "Pushing Manifests"; DESIGN D2, D8. Must not know HTTP. Invariants: the exact bytes are kept;
 //! bytes before link, link before tag; tags go before the revision they point at.
@@ -10,14 +10,14 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::commit::Commit;
-use super::core::{Blob, Core, READ_SIZE_MAX_BYTES, Stored};
+use super::core::{Blob, Core, READ_SIZE_MAX_BYTES};
 use super::damage::Hashed;
 use super::error::RegistryError;
 use super::event::{Actor, Event};
 use super::fallback::{Edit, FallbackChange};
 use super::locks::Mode;
 use super::memory_budget::{Holder, Reservation};
-use super::phases::{Phases, TAGS_AT_ONCE};
+use super::phases::Phases;
 use super::references::Mountable;
 use super::referrers::Referrer;
 use crate::layout::{self, Place};
@@ -70,7 +70,7 @@ pub struct PushedManifest {
 
 /// The room of manifests and tags.
 pub struct Manifests {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
     cache: ManifestCache,
     long_reads: Semaphore,
 }
@@ -184,7 +184,7 @@ impl Manifests {
         reservation.grow_to(size_bytes).ok().map(|()| reservation)
     }
 
-    async fn resolve(
+    pub(super) async fn resolve(
         &self,
         name: &RepositoryName,
         reference: &Reference,
@@ -333,7 +333,7 @@ impl Manifests {
     }
 
     /// Refuses a tag that the file system would take for another one.
-    async fn check_tag_case(
+    pub(super) async fn check_tag_case(
         &self,
         name: &RepositoryName,
         tags: &[Tag],
@@ -353,96 +353,6 @@ impl Manifests {
             }
         }
         Ok(())
-    }
-
-    /// Removes a tag, or a manifest with all tags that point at it.
-    pub async fn delete(
-        &self,
-        name: &RepositoryName,
-        reference: &Reference,
-        actor: Actor<'_>,
-    ) -> Result<(), RegistryError> {
-        self.core.check_deletable()?;
-        // No tag moves.
-        let held = self
-            .core
-            .locks
-            .hold(actor, name)
-            .tags(Mode::Exclusive)
-            .await?;
-        let unknown = || RegistryError::ManifestUnknown(reference.clone());
-        let digest = self.resolve(name, reference).await?.ok_or_else(unknown)?;
-        let tags = match reference {
-            Reference::Tag(tag) => vec![tag.clone()],
-            Reference::Digest(_) => {
-                let revision = Place::RevisionLink(name, digest).key();
-                self.core.read_link(&revision).await?.ok_or_else(unknown)?;
-                let all = self.core.tag_directories(name).await?;
-                self.core.tags_at(name, all, &digest).await?
-            }
-        };
-        let mut held = held.changing().await?;
-        // In parts, so that others are committed in between. The revision goes after all of them: until then no other
-        // repository waits, however many tags there are, which the lock on the tags of this one keeps from moving.
-        for part in tags.chunks(TAGS_AT_ONCE) {
-            let mut phases = Phases::new(name);
-            for tag in part {
-                phases.remove_tag(tag);
-            }
-            let removed = part
-                .iter()
-                .map(|tag| Event::TagRemoved { tag: tag.clone() });
-            let commit = Commit {
-                steps: phases.into_steps(),
-                events: removed.collect(),
-                ..Commit::default()
-            };
-            self.core.commit(&mut held, commit).await?;
-        }
-        if let Reference::Digest(_) = reference {
-            let fallback = self.listed_without(name, &digest).await?;
-            let put = fallback.as_ref().and_then(FallbackChange::put);
-            let replaced = fallback.as_ref().and_then(FallbackChange::removed);
-            let removed = std::iter::once(&digest).chain(replaced);
-            let mut held = held.sharing_and_removing(put, removed).await?;
-            let mut phases = Phases::new(name);
-            let mut events = Vec::new();
-            if let Some(fallback) = fallback {
-                fallback.add_to(&mut phases, &mut events);
-            }
-            phases.remove_revision(&digest);
-            events.push(Event::ManifestRemoved { digest });
-            let commit = Commit {
-                steps: phases.into_steps(),
-                events,
-                ..Commit::default()
-            };
-            self.core.commit(&mut held, commit).await?;
-        }
-        Ok(())
-    }
-
-    /// What must be committed so that the fallback tag no longer lists the manifest `digest`, if it is a referrer.
-    async fn listed_without(
-        &self,
-        name: &RepositoryName,
-        digest: &Digest,
-    ) -> Result<Option<FallbackChange>, RegistryError> {
-        if !self.core.keeps_fallback_tags() {
-            return Ok(None);
-        }
-        let mut subject = None;
-        let visit = |_: &Digest, _, stored| {
-            if let Stored::Manifest(manifest) = stored {
-                subject = manifest.subject.map(|subject| subject.digest);
-            }
-        };
-        self.core.each_manifest(name, &[*digest], visit).await?;
-        let Some(subject) = subject else {
-            return Ok(None);
-        };
-        let edit = Edit::Remove(*digest);
-        self.core.change_fallback(name, &subject, edit).await
     }
 }
 

@@ -8,10 +8,12 @@
 
 mod blobs;
 mod commit;
+mod copying;
 mod core;
 #[cfg(test)]
 mod crash_tests;
 mod damage;
+mod deletion;
 mod error;
 mod event;
 mod fallback;
@@ -39,12 +41,14 @@ mod sharing_tests;
 #[cfg(test)]
 mod standing_tests;
 mod status;
+mod tagging;
 mod uploads;
 mod usage;
 
 use std::sync::Arc;
 
 pub use self::blobs::Blobs;
+pub use self::copying::Copied;
 pub use self::core::Blob;
 pub use self::error::{BodyError, IndexedError, RegistryError};
 pub use self::event::{ActingRequest, Actor};
@@ -61,7 +65,7 @@ pub use self::manifests::{ManifestContent, Manifests, PushedManifest, StoredMani
 pub use self::memory_budget::{BudgetSpent, Holder, MemoryBudget, Reservation};
 pub use self::readiness::{HealthCheck, Readiness, Trouble};
 pub use self::referrers::{Referrer, ReferrersPage};
-pub use self::repositories::{RemovedRepository, Repositories};
+pub use self::repositories::{Removal, Repositories, Spares};
 pub use self::sessions::{Owner, UploadFigures};
 pub use self::settings::{
     Children, FallbackTags, LayerUrls, Limits, References, Settings, UploadPurging,
@@ -73,7 +77,7 @@ pub use self::usage::{Subject, Usage};
 use self::core::Core;
 use crate::clock::Clock;
 use crate::index::Index;
-use crate::oci::RepositoryName;
+use crate::oci::{ImageName, RepositoryName};
 use crate::store::ObjectStore;
 
 /// The operations, over a store.
@@ -127,12 +131,65 @@ impl Registry {
     pub async fn remove_repository(
         &self,
         name: &RepositoryName,
+        spares: Spares,
         actor: Actor<'_>,
-    ) -> Result<RemovedRepository, RegistryError> {
-        self.repositories.check_removable(name, &actor).await?;
+    ) -> Result<Removal, RegistryError> {
+        let repositories = &self.repositories;
+        repositories.check_removable(name, spares, &actor).await?;
         // Before any lock is taken, as by all who work on a session.
         let uploads = self.uploads.end_all(name).await?;
-        self.repositories.remove(name, uploads, actor).await
+        repositories.remove(name, spares, uploads, actor).await
+    }
+
+    /// What would go with `image`, or with the whole repository if it names none.
+    pub async fn planned_removal(&self, image: &ImageName) -> Result<Removal, RegistryError> {
+        let ImageName {
+            repository,
+            reference,
+        } = image;
+        let Some(reference) = reference else {
+            let actor = Actor::operator(0);
+            self.repositories
+                .check_removable(repository, Spares::Nothing, &actor)
+                .await?;
+            return self.repositories.planned(repository).await;
+        };
+        let parts = self.manifests.parts(repository, reference).await?;
+        let uncollected_bytes = if parts.manifests.is_empty() {
+            Some(0)
+        } else {
+            let usage = self.listings.usage_of_manifest(repository, parts.digest);
+            usage.await.ok().map(|usage| usage.unique_bytes)
+        };
+        Ok(Removal {
+            tags: parts.tags.len() as u64,
+            manifests: parts.manifests.len() as u64,
+            uncollected_bytes,
+            ..Removal::default()
+        })
+    }
+
+    /// Removes `image` as [`Manifests::delete_image`] does, or the whole repository if it names none.
+    pub async fn remove_image(
+        &self,
+        image: &ImageName,
+        actor: Actor<'_>,
+    ) -> Result<Removal, RegistryError> {
+        let ImageName {
+            repository,
+            reference,
+        } = image;
+        let Some(reference) = reference else {
+            return self
+                .remove_repository(repository, Spares::Nothing, actor)
+                .await;
+        };
+        let planned = self.planned_removal(image).await?;
+        let removed = self.manifests.delete_image(repository, reference, actor);
+        Ok(Removal {
+            uncollected_bytes: planned.uncollected_bytes,
+            ..removed.await?
+        })
     }
 
     /// Waits until no change of `name` is under way, and keeps others from beginning as long as the result lives: what is read

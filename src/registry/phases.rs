@@ -42,11 +42,16 @@ impl<'a> Phases<'a> {
         let revision = Place::RevisionLink(self.name, *digest);
         self.links.push(put_link(&revision, digest));
         for tag in tags {
-            let index = Place::TagIndex(self.name, tag, *digest);
-            let current = Place::TagCurrent(self.name, tag);
-            self.tags
-                .extend([put_link(&index, digest), put_link(&current, digest)]);
+            self.point(tag, digest);
         }
+    }
+
+    /// A tag that points at a manifest which is there from now on.
+    pub(super) fn point(&mut self, tag: &Tag, digest: &Digest) {
+        let index = Place::TagIndex(self.name, tag, *digest);
+        let current = Place::TagCurrent(self.name, tag);
+        self.tags
+            .extend([put_link(&index, digest), put_link(&current, digest)]);
     }
 
     /// A link to the blob `digest`, whose data have the digest `target`.

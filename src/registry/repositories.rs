@@ -17,8 +17,9 @@ use super::event::{Actor, Event};
 use super::locks::Mode;
 use super::phases::{Phases, TAGS_AT_ONCE};
 use super::sessions::EndedUploads;
+use crate::index::View;
 use crate::layout::{self, Key, Place};
-use crate::oci::{Algorithm, Digest, RepositoryName};
+use crate::oci::{Algorithm, Digest, RepositoryName, Tag};
 use crate::store::Step;
 
 /// A repository with more blobs, or with any manifest, leaves its bytes to a collection: only what was never an image (the
@@ -33,9 +34,9 @@ pub struct Repositories {
     core: Arc<Core>,
 }
 
-/// What was removed.
+/// What is removed, or would be, with a repository or an image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RemovedRepository {
+pub struct Removal {
     /// Tags.
     pub tags: u64,
     /// Manifests.
@@ -44,8 +45,40 @@ pub struct RemovedRepository {
     pub blobs: u64,
     /// Upload sessions.
     pub uploads: u64,
-    /// What is free on the disk now; the rest is free once it is collected.
+    /// What is free on the disk at once.
     pub freed_bytes: u64,
+    /// What nothing else needs, and is free once it is collected; `None` if the index cannot tell.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub uncollected_bytes: Option<u64>,
+}
+
+/// What keeps a repository from being removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spares {
+    /// Nothing.
+    Nothing,
+    /// Any manifest in it: it is removed only if it was never more than a scratch pad.
+    Manifests,
+}
+
+/// What a repository holds.
+struct Contents {
+    tags: Vec<Tag>,
+    manifests: u64,
+    layers: Vec<Digest>,
+    /// What no other repository needs, as far as the index can tell.
+    unique_bytes: Option<u64>,
+}
+
+impl Contents {
+    fn check_spared(&self, name: &RepositoryName, spares: Spares) -> Result<(), RegistryError> {
+        match spares {
+            Spares::Manifests if self.manifests > 0 || !self.tags.is_empty() => {
+                Err(RegistryError::HoldsManifests(name.clone()))
+            }
+            Spares::Manifests | Spares::Nothing => Ok(()),
+        }
+    }
 }
 
 impl Repositories {
@@ -59,13 +92,14 @@ impl Repositories {
     pub(super) async fn check_removable(
         &self,
         name: &RepositoryName,
+        spares: Spares,
         actor: &Actor<'_>,
     ) -> Result<(), RegistryError> {
         self.core.check_deletable()?;
         actor.confirm().await?;
         let uploads = layout::uploads_directory(name);
         if self.core.repository_exists(name).await? || self.core.holds_something(&uploads).await? {
-            return Ok(());
+            return self.contents(name).await?.check_spared(name, spares);
         }
         Err(RegistryError::NameUnknown(name.clone()))
     }
@@ -74,28 +108,31 @@ impl Repositories {
     pub(super) async fn remove(
         &self,
         name: &RepositoryName,
+        spares: Spares,
         uploads: EndedUploads,
         actor: Actor<'_>,
-    ) -> Result<RemovedRepository, RegistryError> {
+    ) -> Result<Removal, RegistryError> {
         let core = &self.core;
         let held = core.locks.hold(actor, name).tags(Mode::Exclusive).await?;
         let mut held = held.changing_alone().await?;
         // Before anything is changed: the index lists nothing of the repository until it has forgotten it.
+        core.gate.index.settle().await;
+        let contents = self.contents(name).await?;
+        contents.check_spared(name, spares)?;
         let reread = core.gate.index.reread(name);
-        let tags = core.tag_directories(name).await?;
-        let (mut revisions, mut layers) = (0, Vec::new());
-        for algorithm in Algorithm::ALL {
-            let directory = layout::revisions_directory(name, algorithm);
-            revisions += core.digest_directories(&directory, algorithm).await?.len();
-            let directory = layout::layer_links_directory(name, algorithm);
-            layers.extend(core.digest_directories(&directory, algorithm).await?);
-        }
-        let mut removed = RemovedRepository {
+        let Contents {
+            tags,
+            manifests,
+            layers,
+            unique_bytes,
+        } = contents;
+        let mut removed = Removal {
             tags: tags.len() as u64,
-            manifests: revisions as u64,
+            manifests,
             blobs: layers.len() as u64,
             uploads: uploads.count,
             freed_bytes: uploads.bytes,
+            uncollected_bytes: unique_bytes,
         };
         // In parts, as where a manifest goes with its tags.
         for part in tags.chunks(TAGS_AT_ONCE) {
@@ -113,14 +150,17 @@ impl Repositories {
             };
             core.commit(&mut held, commit).await?;
         }
-        let scratch = if revisions == 0 && layers.len() <= FREED_BLOBS_MAX {
+        let scratch = if manifests == 0 && layers.len() <= FREED_BLOBS_MAX {
             layers.as_slice()
         } else {
             &[]
         };
         let mut held = held.sharing_and_removing([], scratch).await?;
         let unheld = self.unheld(name, scratch).await?;
-        removed.freed_bytes += unheld.iter().map(|(_, size_bytes)| size_bytes).sum::<u64>();
+        let freed_bytes: u64 = unheld.iter().map(|(_, size_bytes)| size_bytes).sum();
+        removed.freed_bytes += freed_bytes;
+        removed.uncollected_bytes =
+            unique_bytes.map(|unique_bytes| unique_bytes.saturating_sub(freed_bytes));
         let removals = || {
             let mut steps = vec![
                 Step::remove_tree(layout::manifests_directory(name), None),
@@ -159,6 +199,52 @@ impl Repositories {
             core.gate.freshness().read_soon(name);
         }
         Ok(removed)
+    }
+
+    /// What [`Repositories::remove`] would remove, as things are.
+    pub(super) async fn planned(&self, name: &RepositoryName) -> Result<Removal, RegistryError> {
+        let core = &self.core;
+        core.gate.index.settle().await;
+        let contents = self.contents(name).await?;
+        let root = layout::uploads_directory(name);
+        let mut data = Vec::new();
+        let add = |session: &str| data.extend(root.key(&format!("{session}/data")));
+        core.each_directory(&root, add).await?;
+        let uploads = core.find_each(&data).await?;
+        let uploads: Vec<u64> = uploads
+            .iter()
+            .flatten()
+            .map(|meta| meta.size_bytes)
+            .collect();
+        Ok(Removal {
+            tags: contents.tags.len() as u64,
+            manifests: contents.manifests,
+            blobs: contents.layers.len() as u64,
+            uploads: data.len() as u64,
+            freed_bytes: uploads.iter().sum(),
+            uncollected_bytes: contents.unique_bytes,
+        })
+    }
+
+    async fn contents(&self, name: &RepositoryName) -> Result<Contents, RegistryError> {
+        let core = &self.core;
+        let (mut manifests, mut layers) = (0, Vec::new());
+        for algorithm in Algorithm::ALL {
+            let directory = layout::revisions_directory(name, algorithm);
+            let digests = core.digest_directories(&directory, algorithm).await?;
+            manifests += digests.len() as u64;
+            let directory = layout::layer_links_directory(name, algorithm);
+            layers.extend(core.digest_directories(&directory, algorithm).await?);
+        }
+        let asked = name.clone();
+        let index = &core.gate.index;
+        let totals = index.read(move |view: &View| view.repository_totals(&asked));
+        Ok(Contents {
+            tags: core.tag_directories(name).await?,
+            manifests,
+            layers,
+            unique_bytes: totals.await.ok().map(|totals| totals.unique_bytes),
+        })
     }
 
     /// Those of `digests`, blobs of `name` that are locked for removal, that no other repository links, with their sizes. The

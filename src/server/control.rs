@@ -22,11 +22,11 @@ use tokio::sync::{Semaphore, watch};
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::heartbeat::Heartbeat;
-use crate::oci::{ImageName, Reference, RepositoryName, Tag};
+use crate::oci::{Digest, ImageName, Reference, RepositoryName, Tag};
 use crate::platform;
 use crate::registry::{
-    Comparison, Filled, Image, IndexedError, Progress, Registry, RepositoryContent,
-    RepositorySummary, Status, Subject, Usage,
+    Actor, Comparison, Copied, Filled, Image, IndexedError, Progress, Registry, RegistryError,
+    Removal, RepositoryContent, RepositorySummary, Status, Subject, Usage,
 };
 
 /// Parallel clients: the people and scripts of one machine.
@@ -82,6 +82,27 @@ pub enum Request {
         /// The repository.
         repository: String,
     },
+    /// Delete an image, or a repository.
+    Delete {
+        /// The image; without a tag or digest, the whole repository.
+        image: ImageName,
+        /// Only find out what would go.
+        is_trial: bool,
+    },
+    /// Copy an image within the registry.
+    Copy {
+        /// The image.
+        from: ImageName,
+        /// The repository and tag of the copy.
+        to: ImageName,
+    },
+    /// Point a tag at a manifest that it pointed at before.
+    RestoreTag {
+        /// The tag, with its repository.
+        image: ImageName,
+        /// The manifest.
+        digest: Digest,
+    },
 }
 
 /// What the server answers.
@@ -120,6 +141,12 @@ pub enum Answer {
     Held,
     /// To the line that ends [`Request::Hold`]: nothing has changed until now.
     Released,
+    /// To [`Request::Delete`].
+    Removal(Removal),
+    /// To [`Request::Copy`].
+    Copied(Copied),
+    /// To [`Request::RestoreTag`].
+    Restored,
     /// The request failed.
     Failed {
         /// What happened, and where.
@@ -158,10 +185,11 @@ impl Control {
         }
     }
 
-    /// Executes a request; calls `tell` with its progress.
+    /// Executes a request of a user of this machine; calls `tell` with its progress.
     pub async fn carry_out(
         &self,
         request: &Request,
+        user_id: u32,
         tell: &(dyn Fn(Progress) + Send + Sync),
     ) -> Answer {
         let registry = &self.registry;
@@ -200,10 +228,49 @@ impl Control {
             Request::Show { image } => self.show(image).await,
             // Without a server there is nobody to hold off; with one, `serve` carries it out.
             Request::Hold { .. } => return Answer::Held,
+            Request::Delete {
+                image,
+                is_trial: true,
+            } => {
+                let planned = registry.planned_removal(image).await;
+                planned.map(Answer::Removal).map_err(IndexedError::from)
+            }
+            Request::Delete {
+                image,
+                is_trial: false,
+            } => {
+                let removed = registry.remove_image(image, Actor::operator(user_id));
+                let removed = removed.await.inspect(|removed| {
+                    tracing::info!(user_id, %image, ?removed, "deleted by command");
+                });
+                removed.map(Answer::Removal).map_err(IndexedError::from)
+            }
+            Request::Copy { from, to } => self.copy(from, to, user_id).await,
+            Request::RestoreTag { image, digest } => {
+                let ImageName {
+                    repository,
+                    reference: Some(Reference::Tag(tag)),
+                } = image
+                else {
+                    return failed(format!("{image} is not REPOSITORY:TAG"), None);
+                };
+                let manifests = &registry.manifests;
+                let actor = Actor::operator(user_id);
+                let restored = manifests.restore_tag(repository, tag, digest, actor);
+                let restored = restored.await.inspect(|()| {
+                    tracing::info!(user_id, %image, %digest, "tag restored by command");
+                });
+                restored
+                    .map(|()| Answer::Restored)
+                    .map_err(IndexedError::from)
+            }
         };
         answer.unwrap_or_else(|error| {
             let hint = match &error {
                 IndexedError::Index(error) => error.hint(),
+                IndexedError::Registry(RegistryError::DeletesDisabled) => {
+                    Some("set `storage.delete.enabled: true` and restart the server")
+                }
                 IndexedError::Registry(_) => None,
             };
             failed(error.to_string(), hint)
@@ -217,6 +284,26 @@ impl Control {
         let reference = image.reference.clone().unwrap_or_else(latest);
         let image = listings.image(&image.repository, &reference).await?;
         Ok(Answer::Image(Box::new(image)))
+    }
+
+    async fn copy(
+        &self,
+        from: &ImageName,
+        to: &ImageName,
+        user_id: u32,
+    ) -> Result<Answer, IndexedError> {
+        let latest = || Reference::Tag(Tag::latest());
+        let reference = from.reference.clone().unwrap_or_else(latest);
+        let tag = match (&to.reference, &reference) {
+            (Some(Reference::Tag(tag)), _) | (None, Reference::Tag(tag)) => tag.clone(),
+            (Some(Reference::Digest(_)), _) | (None, Reference::Digest(_)) => Tag::latest(),
+        };
+        let actor = || Actor::operator(user_id);
+        let manifests = &self.registry.manifests;
+        let copied = manifests.copy(&from.repository, &reference, &to.repository, &tag, &actor);
+        let copied = copied.await?;
+        tracing::info!(user_id, %from, %to, digest = copied.digest, "copied by command");
+        Ok(Answer::Copied(copied))
     }
 
     async fn status(&self) -> Result<Answer, IndexedError> {
@@ -356,7 +443,7 @@ async fn serve(mut stream: UnixStream, control: &Arc<Control>) -> io::Result<()>
             let tell = |now| {
                 progress.send_replace(Some(now));
             };
-            control.carry_out(&request, &tell).await
+            control.carry_out(&request, peer, &tell).await
         }
     });
     while told.changed().await.is_ok() {
@@ -432,6 +519,18 @@ mod tests {
         for request in [
             Request::List {
                 repository: Some("a/b".parse().unwrap()),
+            },
+            Request::Delete {
+                image: image.clone(),
+                is_trial: true,
+            },
+            Request::Copy {
+                from: image.clone(),
+                to: image.clone(),
+            },
+            Request::RestoreTag {
+                image: image.clone(),
+                digest: Digest::of(crate::oci::Algorithm::Sha256, b""),
             },
             Request::Show { image },
             Request::Reload,

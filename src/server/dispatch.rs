@@ -361,8 +361,8 @@ impl State {
             Route::ManifestDelete(name, reference) => {
                 manifests::delete(self, &request, &name, &reference).await
             }
-            Route::RepositoryDelete(name) => {
-                listings::delete_repository(self, &request, &name).await
+            Route::RepositoryDelete(name, spares) => {
+                listings::delete_repository(self, &request, &name, spares).await
             }
         }
     }

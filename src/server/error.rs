@@ -236,7 +236,9 @@ impl ServerError {
                 RouteError::Digest(_) => (StatusCode::BAD_REQUEST, Code::DigestInvalid),
                 RouteError::Tag(_) => (StatusCode::BAD_REQUEST, Code::ManifestInvalid),
                 RouteError::Upload => (StatusCode::NOT_FOUND, Code::BlobUploadUnknown),
-                RouteError::PageCount => (StatusCode::BAD_REQUEST, Code::Unsupported),
+                RouteError::PageCount | RouteError::Unless => {
+                    (StatusCode::BAD_REQUEST, Code::Unsupported)
+                }
                 RouteError::TooManyTags => (StatusCode::URI_TOO_LONG, Code::ManifestInvalid),
             },
             Self::Refusal(refusal) => match refusal {
@@ -383,6 +385,7 @@ fn registry_status_and_code(error: &RegistryError) -> (StatusCode, Code) {
         RegistryError::DeletesDisabled | RegistryError::Readonly => {
             (StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported)
         }
+        RegistryError::HoldsManifests(_) => (StatusCode::CONFLICT, Code::Denied),
         RegistryError::Body(
             BodyError::Stalled { .. } | BodyError::TooSlow | BodyError::TakenOver,
         ) => (StatusCode::REQUEST_TIMEOUT, Code::BlobUploadInvalid),

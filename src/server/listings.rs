@@ -15,7 +15,7 @@ use super::response::ResponseBody;
 use super::state::{Allowed, State};
 use super::{ServerError, response};
 use crate::oci::{Digest, MediaType, RepositoryName};
-use crate::registry::{BudgetSpent, Page, PageRequest, Referrer, Reservation};
+use crate::registry::{BudgetSpent, Page, PageRequest, Referrer, Reservation, Spares};
 use crate::store::StoreError;
 
 pub(super) async fn catalog(
@@ -60,9 +60,10 @@ pub(super) async fn delete_repository(
     state: &State,
     request: &Allowed,
     name: &RepositoryName,
+    spares: Spares,
 ) -> Result<Response<ResponseBody>, ServerError> {
     let registry = &request.registry;
-    let removed = registry.remove_repository(name, request.actor(state));
+    let removed = registry.remove_repository(name, spares, request.actor(state));
     let removed = removed.await?;
     Ok(response::json(
         StatusCode::ACCEPTED,

@@ -15,7 +15,7 @@ use crate::oci::{
     Algorithm, Digest, DigestError, NameError, Reference, ReferenceError, RepositoryName, Tag,
     TagError,
 };
-use crate::registry::PageRequest;
+use crate::registry::{PageRequest, Spares};
 
 /// The maximum of `tag` parameters in one manifest PUT. The specification requires ten, and each is a directory to sync.
 const TAGS_MAX: usize = 32;
@@ -212,8 +212,9 @@ pub enum Route {
     ManifestPut(RepositoryName, Reference, Vec<Tag>),
     /// `DELETE manifests/<reference>` (end-9).
     ManifestDelete(RepositoryName, Reference),
-    /// `DELETE _boathouse/repository`: the repository with all that it holds. No specification has it.
-    RepositoryDelete(RepositoryName),
+    /// `DELETE _boathouse/repository?unless=manifests`: the repository with all that it holds; with `unless=manifests`, only if
+    /// it holds no manifest. No specification has it.
+    RepositoryDelete(RepositoryName, Spares),
 }
 
 /// How an upload begins.
@@ -248,7 +249,12 @@ impl Route {
             Endpoint::Base => reading(Self::Base),
             Endpoint::Token if is_read || *method == Method::POST => Ok(Self::Token),
             Endpoint::Repository(name) if *method == Method::DELETE => {
-                Ok(Self::RepositoryDelete(parse_name(name)?))
+                let spares = match query.one("unless") {
+                    None => Spares::Nothing,
+                    Some("manifests") => Spares::Manifests,
+                    Some(_) => return Err(RouteError::Unless),
+                };
+                Ok(Self::RepositoryDelete(parse_name(name)?, spares))
             }
             Endpoint::Token | Endpoint::Repository(_) => Err(not_allowed),
             Endpoint::Catalog => reading(Self::Catalog(query.page()?)),
@@ -324,7 +330,7 @@ impl Route {
             | Self::UploadCancel(name, _) => Access::Session(name.clone(), SessionUse::Write),
             Self::BlobDelete(name, _)
             | Self::ManifestDelete(name, _)
-            | Self::RepositoryDelete(name) => Access::Delete(name.clone()),
+            | Self::RepositoryDelete(name, _) => Access::Delete(name.clone()),
         }
     }
 
@@ -336,7 +342,7 @@ impl Route {
             | Self::Ready
             | Self::Metrics
             | Self::AuthorityCertificate
-            | Self::RepositoryDelete(_) => Handler::Other,
+            | Self::RepositoryDelete(..) => Handler::Other,
             Self::Token => Handler::Token,
             Self::BaseRedirect | Self::Base => Handler::Base,
             Self::Catalog(_) => Handler::Catalog,
@@ -380,7 +386,7 @@ impl Route {
             Self::ManifestNowhere(_) => "manifest-nowhere",
             Self::ManifestPut(..) => "manifest-put",
             Self::ManifestDelete(..) => "manifest-delete",
-            Self::RepositoryDelete(_) => "repository-delete",
+            Self::RepositoryDelete(..) => "repository-delete",
         }
     }
 
@@ -504,6 +510,9 @@ pub enum RouteError {
     /// `n` is not a number.
     #[error("`n` must be a number, 0 or more")]
     PageCount,
+    /// `unless` has a value that is not known: what must be spared is not guessed.
+    #[error("`unless` must be `manifests`")]
+    Unless,
     /// Too many `tag` parameters.
     #[error("more than {TAGS_MAX} `tag` parameters")]
     TooManyTags,

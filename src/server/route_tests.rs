@@ -132,8 +132,8 @@ fn all_labels() -> Vec<&'static str> {
                 Route::ManifestPut(n.clone(), reference.clone(), Vec::new())
             }
             Route::ManifestPut(..) => Route::ManifestDelete(n.clone(), reference.clone()),
-            Route::ManifestDelete(..) => Route::RepositoryDelete(n.clone()),
-            Route::RepositoryDelete(_) => return labels,
+            Route::ManifestDelete(..) => Route::RepositoryDelete(n.clone(), Spares::Nothing),
+            Route::RepositoryDelete(..) => return labels,
         };
         labels.push(current.label());
     }

@@ -42,7 +42,7 @@ fn number(route: &Route) -> usize {
         Route::ManifestNowhere(_) => 19,
         Route::Options => 20,
         Route::Metrics => 21,
-        Route::RepositoryDelete(_) => 22,
+        Route::RepositoryDelete(..) => 22,
     }
 }
 

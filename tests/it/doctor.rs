@@ -75,7 +75,7 @@ async fn all_is_well_and_nothing_stays_behind() {
         "within ",
         "as admin, by ",
         "2 MiB at ",
-        "came back the same; the scratch blob was deleted",
+        "came back the same; the scratch blob and its repository were deleted, its bytes are free again",
     ]) {
         assert!(line.contains(says), "{says}: {line}");
     }
@@ -90,9 +90,10 @@ async fn all_is_well_and_nothing_stays_behind() {
         assert!(json["steps"][step]["bytes_per_sec"].as_u64().unwrap() > 0);
     }
 
+    // Nothing: no link, no bytes, no note of the deletion.
     let stays = tree(&served.lab.path("home/data/docker")).into_keys();
-    let stays: Vec<String> = stays.filter(|path| path.contains("/_layers/")).collect();
-    assert_eq!(stays, [""; 0]);
+    assert_eq!(stays.collect::<Vec<_>>(), [""; 0]);
+    assert!(!served.lab.path("home/data/boathouse/deleted").exists());
 
     // On the registry's machine it finds the registry by itself.
     let home = served.lab.place("home");
@@ -209,6 +210,43 @@ async fn rights_are_told_by_the_rule_that_lacks() {
         "{foreign}"
     );
     assert!(foreign.contains("--repository"), "{foreign}");
+}
+
+/// A repository that has images keeps them, and whatever else was in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_with_images_stays_when_the_scratch_blob_goes() {
+    let registry = TestRegistry::open();
+    registry.push_image("team/app", "v1", &[1; 100]).await;
+    let before = registry.data.shared_files();
+    let address = registry.address.to_string();
+    let line = ["doctor", &address, "--plain-http", "--json", "--size", "1"];
+    let line = [&line[..], &["--repository", "team/app"]].concat();
+    let report: Value = serde_json::from_str(&ran(&line, &[], "").fine()).unwrap();
+    let pull = report["steps"][6]["found"].as_str().unwrap();
+    assert!(pull.ends_with("free once collected"), "{pull}");
+    let mut after = registry.data.shared_files();
+    after.retain(|key, _| !key.contains("/blobs/") || before.contains_key(key));
+    assert_eq!(after, before);
+
+    // One that was made for the blob goes with it.
+    let fresh = [&line[..6], &["--repository", "team/new"]].concat();
+    let report: Value = serde_json::from_str(&ran(&fresh, &[], "").fine()).unwrap();
+    let pull = report["steps"][6]["found"].as_str().unwrap();
+    assert!(pull.ends_with("its bytes are free again"), "{pull}");
+    let files = registry.data.shared_files();
+    assert!(
+        !files.keys().any(|key| key.contains("team/new")),
+        "{files:?}"
+    );
+
+    // Not even a registry that is asked for it removes images.
+    let path = "/v2/team/app/_boathouse/repository?unless=manifests";
+    let refused = registry.delete(path).send().await;
+    refused.expect_error(409, "DENIED");
+    let unclear = registry.delete("/v2/team/app/_boathouse/repository?unless=tags");
+    unclear.send().await.expect_error(400, "UNSUPPORTED");
+    let tags = registry.get("/v2/team/app/tags/list").send().await;
+    assert_eq!(tags.names("tags"), ["v1"]);
 }
 
 /// Where nothing can be deleted, nothing is left behind; bytes are pushed all the same.

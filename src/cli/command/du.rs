@@ -1,4 +1,4 @@
-//! `boathouse du`: who takes how much room.
+//! `boathouse du`: how much storage repositories and tags use.
 //!
 //! Must not know how it is counted. Invariant: the answer goes to stdout, as text or, with `--json`, as the one JSON value that
 //! the server sent.
@@ -28,7 +28,7 @@ pub(in crate::cli) struct Arguments {
     json: bool,
 }
 
-/// Who takes how much room.
+/// Prints the usage.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let installation = Installation::find(&arguments.place)?;
     let (repository, tag) = match arguments.subject.as_deref() {
@@ -56,7 +56,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 fn tag_text(row: &Usage) -> String {
     format!(
-        "{} in all, {} of it shared\ndeleting the tag with its manifest would free {}\n",
+        "{} in all, {} of it shared\nfree once collected, if the image is deleted: {}\n",
         HumanBytes(row.bytes),
         HumanBytes(row.shared_bytes),
         HumanBytes(row.unique_bytes)

@@ -7,6 +7,8 @@ mod backup;
 mod check;
 mod completions;
 mod config;
+mod copy;
+mod delete;
 mod doctor;
 mod du;
 mod hand_back;
@@ -17,6 +19,7 @@ mod push_sample;
 mod rebuild;
 mod reload;
 mod restore;
+mod restore_tag;
 mod serve;
 mod show;
 mod status;
@@ -58,12 +61,18 @@ pub(super) enum Command {
     Man(man::Arguments),
     /// Print how much is stored, and how the index is
     Status(status::Arguments),
-    /// Print who takes how much room, and what deleting a tag would free
+    /// Print how much storage each repository or tag uses, and what is free once collected if it is deleted
     Du(du::Arguments),
     /// List the repositories, or the tags of one: digest, platforms, size, when they were pushed
     List(list::Arguments),
     /// Print what one image is made of, and what its tag pointed to before
     Show(show::Arguments),
+    /// Delete an image or a whole repository
+    Delete(delete::Arguments),
+    /// Copy an image within the registry
+    Copy(copy::Arguments),
+    /// Point a tag at an image that it pointed at before, or list those
+    RestoreTag(restore_tag::Arguments),
     /// Fill the index anew from the store; the registry serves meanwhile
     Rebuild(rebuild::Arguments),
     /// Copy the whole installation to another directory, while it is served
@@ -103,6 +112,9 @@ impl Command {
             Self::Du(arguments) => du::run(arguments),
             Self::List(arguments) => list::run(arguments),
             Self::Show(arguments) => show::run(arguments),
+            Self::Delete(arguments) => delete::run(arguments),
+            Self::Copy(arguments) => copy::run(arguments),
+            Self::RestoreTag(arguments) => restore_tag::run(arguments),
             Self::Rebuild(arguments) => rebuild::run(arguments),
             Self::Backup(arguments) => backup::run(arguments),
             Self::Restore(arguments) => restore::run(arguments),

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod backup;
+mod deleting;
 mod elsewhere;
 mod figures;
 mod images;

@@ -188,6 +188,7 @@ impl Examination {
             connection: &mut connection,
             login: &login,
             repository: &self.repository,
+            is_scratch_repository: self.repository.as_str().ends_with(SCRATCH),
             clock: network.clock.as_ref(),
         };
         let scratch = report.note(Step::Push, transfer.push(self.size_mib).await)?;

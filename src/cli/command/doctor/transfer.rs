@@ -1,7 +1,7 @@
 //! A blob there and back: whether the account may, whether the bytes stay what they are, and how fast they go.
 //!
-//! Must not know how a login works. Invariant: the pushed bytes are random, so no image has this blob, and none of them stay: where
-//! this account may not delete, the upload is cancelled instead of finished, and nothing can be pulled.
+//! Must not know how a login works. Invariant: the pushed bytes are random, so no image has this blob, and none of them stay in a
+//! repository of their own: where this account may not delete, the upload is cancelled instead of finished, and nothing can be pulled.
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
@@ -24,6 +24,8 @@ pub(super) struct Scratch {
     digest: Digest,
     /// Why it could not be deleted; then it was not made.
     undeletable: Option<String>,
+    /// Whether its repository was made for it, and can go with it.
+    has_own_repository: bool,
 }
 
 impl Scratch {
@@ -41,6 +43,7 @@ impl Scratch {
             pieces: size_mib,
             digest: hasher.finish(),
             undeletable: None,
+            has_own_repository: false,
         })
     }
 
@@ -54,6 +57,8 @@ pub(super) struct Transfer<'a> {
     pub(super) connection: &'a mut Connection,
     pub(super) login: &'a Login,
     pub(super) repository: &'a RepositoryName,
+    /// Whether the repository is for scratch blobs only.
+    pub(super) is_scratch_repository: bool,
     pub(super) clock: &'a dyn Clock,
 }
 
@@ -64,6 +69,7 @@ impl Transfer<'_> {
         // No such blob exists: this shows only whether one could be deleted.
         let refused = self.delete(&scratch).await.err();
         scratch.undeletable = refused.map(|error| first_line(&error));
+        scratch.has_own_repository = self.is_scratch_repository || !self.exists().await?;
         let path = format!("/v2/{}/blobs/uploads/", self.repository);
         let begun = self.send(Method::POST, &path, client::empty(), 0).await?;
         let location = begun.headers().get(LOCATION).cloned();
@@ -138,19 +144,57 @@ impl Transfer<'_> {
         Ok(finding)
     }
 
-    /// Removes the scratch blob. Returns what became of it; `None` if none was made.
+    /// Whether the registry knows the repository.
+    async fn exists(&mut self) -> anyhow::Result<bool> {
+        let path = format!("/v2/{}/tags/list", self.repository);
+        let answer = self.send(Method::GET, &path, client::empty(), 0).await?;
+        let status = answer.status();
+        self.connection.read(answer).await?;
+        Ok(status != StatusCode::NOT_FOUND)
+    }
+
+    /// Removes the scratch blob, and its repository if that was made for it. Returns what became of it; `None` if none was made.
     pub(super) async fn clean_up(&mut self, scratch: &Scratch) -> Option<String> {
         if scratch.undeletable.is_some() {
             return None;
         }
+        if scratch.has_own_repository
+            && let Some(freed_bytes) = self.delete_repository().await
+        {
+            let bytes = if freed_bytes >= scratch.size_bytes() as u64 {
+                "its bytes are free again"
+            } else {
+                "its bytes are free once collected"
+            };
+            return Some(format!(
+                "the scratch blob and its repository were deleted, {bytes}"
+            ));
+        }
         Some(match self.delete(scratch).await {
-            Ok(()) => "the scratch blob was deleted".to_owned(),
+            Ok(()) => "the scratch blob was deleted, its bytes are free once collected".to_owned(),
             Err(error) => {
                 let reason = first_line(&error);
                 let (repository, digest) = (self.repository, &scratch.digest);
                 format!("the scratch blob stays in {repository} ({reason}): {digest}")
             }
         })
+    }
+
+    /// Deletes the repository, unless somebody has pushed an image to it meanwhile. Returns how many bytes are free then; `None`
+    /// if it was not deleted: registries of other kinds cannot do that.
+    async fn delete_repository(&mut self) -> Option<u64> {
+        #[derive(serde::Deserialize)]
+        struct Removal {
+            freed_bytes: u64,
+        }
+        let name = self.repository;
+        let path = format!("/v2/{name}/_boathouse/repository?unless=manifests");
+        let answer = self.send(Method::DELETE, &path, client::empty(), 0).await;
+        let answer = answer.ok()?;
+        let status = answer.status();
+        let body = self.connection.read(answer).await.ok()?;
+        let removal: Removal = serde_json::from_slice(&body).ok()?;
+        (status == StatusCode::ACCEPTED).then_some(removal.freed_bytes)
     }
 
     async fn delete(&mut self, scratch: &Scratch) -> anyhow::Result<()> {

@@ -8,7 +8,7 @@ pub(super) mod clients;
 mod fingerprint;
 mod install;
 pub(super) mod machine;
-mod person;
+pub(super) mod person;
 mod profile;
 mod remote;
 mod remove;

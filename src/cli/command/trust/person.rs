@@ -5,7 +5,7 @@
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 /// Who is asked before something is changed.
-pub(super) trait Person {
+pub(in crate::cli) trait Person {
     /// Whether a person can answer.
     fn is_there(&self) -> bool;
     /// Whether they say yes.
@@ -13,7 +13,7 @@ pub(super) trait Person {
 }
 
 /// Asks on stderr, reads from stdin.
-pub(super) struct AtTerminal;
+pub(in crate::cli) struct AtTerminal;
 
 impl Person for AtTerminal {
     fn is_there(&self) -> bool {
