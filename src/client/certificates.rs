@@ -263,7 +263,7 @@ pub(crate) fn complaint(
             leaf.names.join(", ")
         ),
         Certificate::Expired | Certificate::ExpiredContext { .. } => anyhow!(
-            "the certificate ended at {}, and this machine's clock says {}\nhint: set the clock if it is wrong; else the registry must renew its certificate (Boathouse does so by itself while it runs)",
+            "the certificate ended at {}, and this machine's clock says {}\nhint: set the clock if it is wrong; else renew the certificate of the registry (a running Boathouse renews its own)",
             shown_time(leaf.ends),
             shown_time(clock.now().into())
         ),

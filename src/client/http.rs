@@ -60,7 +60,7 @@ pub(crate) enum Trust {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
-    /// The name leads nowhere.
+    /// The name does not resolve.
     #[error(
         "the name {host} is not known on this machine\nhint: is it spelt right? a name in .local needs mDNS here (on Linux avahi-daemon and libnss-mdns); any other must be in DNS or in /etc/hosts"
     )]
@@ -70,9 +70,9 @@ pub(crate) enum ClientError {
         "cannot connect to {address}\nhint: does the registry run, and on this port? `boathouse up` prints its address"
     )]
     Connect { address: String, source: io::Error },
-    /// Nothing comes.
+    /// There is no answer in time.
     #[error(
-        "{address} does not answer within {secs} s\nhint: a firewall, or another network, may lie between"
+        "{address} does not answer within {secs} s\nhint: check for a firewall between this machine and the registry"
     )]
     Silent { address: String, secs: u64 },
     /// What answers does not speak TLS.
@@ -86,8 +86,8 @@ pub(crate) enum ClientError {
         address: String,
         source: rustls::Error,
     },
-    /// The connection breaks, or what comes is no HTTP.
-    #[error("the connection to {address} broke off")]
+    /// The connection is closed, or the answer is not HTTP.
+    #[error("the connection to {address} failed")]
     Http {
         address: String,
         source: Box<dyn std::error::Error + Send + Sync>,

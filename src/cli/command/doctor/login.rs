@@ -102,10 +102,10 @@ async fn token(
     repository: &RepositoryName,
 ) -> anyhow::Result<String> {
     let (issuer, path) = parse_realm(realm)
-        .with_context(|| format!("the registry sends to {realm} for tokens, which is no address\nhint: correct `auth.token.realm` in its config"))?;
+        .with_context(|| format!("the registry names {realm} as its token endpoint, which is not a URL\nhint: correct `auth.token.realm` in its config"))?;
     if server.is_tls && !issuer.is_tls {
         bail!(
-            "the registry speaks https and sends to {realm} for tokens: the password would be sent unencrypted\nhint: correct `auth.token.realm` or `http.host` in its config; behind a proxy, `http.trusted_proxies`"
+            "the registry speaks https, and its token endpoint {realm} does not: the password would be sent unencrypted\nhint: correct `auth.token.realm` or `http.host` in its config; behind a proxy, `http.trusted_proxies`"
         );
     }
     let query = form_urlencoded::Serializer::new(String::new())
@@ -136,11 +136,11 @@ async fn token(
         StatusCode::TOO_MANY_REQUESTS => {
             let wait = headers.get(RETRY_AFTER).and_then(|wait| wait.to_str().ok());
             bail!(
-                "too many logins have failed lately\nhint: wait {} s; some client may try an old password again and again",
+                "too many failed logins\nhint: wait {} s; another client may be retrying an old password",
                 wait.unwrap_or("60")
             )
         }
-        status => bail!("{realm} answers {status} to the question for a token"),
+        status => bail!("{realm} answers {status} to the request for a token"),
     }
     let parsed: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
     let token = parsed.get("token").or_else(|| parsed.get("access_token"));

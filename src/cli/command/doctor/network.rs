@@ -1,4 +1,4 @@
-//! The way to the registry: its name, its port, its certificate, its clock.
+//! What is between a client and the registry: its name, its port, its certificate, its clock.
 //!
 //! Must not know accounts or images. Invariant: nothing secret is sent on any of these connections.
 
@@ -126,7 +126,7 @@ impl Network {
     /// Who vouches for the certificate; gives on all authorities of this machine's clients.
     pub(super) async fn tls(&self, address: SocketAddr) -> anyhow::Result<Finding<RootCertStore>> {
         if !self.server.is_tls {
-            let found = "not asked for: passwords and images are sent unencrypted";
+            let found = "not used: passwords and images are sent unencrypted";
             let mut all = RootCertStore::empty();
             // The token endpoint may speak https all the same.
             for store in Store::ALL {
@@ -234,7 +234,7 @@ impl Network {
             .get(DATE)
             .and_then(|date| date.to_str().ok());
         let Some(theirs) = date.and_then(parse_date) else {
-            let found = "the registry does not tell its time";
+            let found = "the registry sends no `Date` header";
             return Ok(Finding::new(found, answer));
         };
         let ours = OffsetDateTime::from(before + waited / 2);
@@ -242,7 +242,7 @@ impl Network {
         if skew.unsigned_abs() > SKEW_SECS_MAX {
             let side = if skew > 0 { "ahead of" } else { "behind" };
             bail!(
-                "this machine's clock is {} {side} the registry's\nhint: set the clock that is wrong (NTP); certificates and tokens are good for a time only",
+                "this machine's clock is {} {side} the registry's\nhint: set the clock that is wrong (NTP); certificates and tokens are valid for a limited time",
                 shown_duration(Duration::from_secs(skew.unsigned_abs()))
             );
         }

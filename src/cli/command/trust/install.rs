@@ -1,7 +1,7 @@
 //! Makes a machine's clients trust a registry's authorities: what is missing, and nothing twice.
 //!
-//! Must not know where the certificate came from, nor ask the user. Invariant: a client whose way could not be gone to its end
-//! is never called done.
+//! Must not know where the certificates came from, nor ask the user. Invariant: a client is reported as configured only if it is:
+//! the result is checked, not the exit code of a program.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ pub(super) struct Installer<'a> {
 }
 
 impl Installer<'_> {
-    /// Whether nothing is left to do on this way. What cannot be read is taken as missing.
+    /// Whether the client is configured already. What cannot be read counts as missing.
     pub(super) fn is_done(&self, way: &Way) -> bool {
         way.steps.iter().all(|step| match step {
             Step::MakeDirectory(_) => true,
@@ -44,7 +44,7 @@ impl Installer<'_> {
         })
     }
 
-    /// Goes one way to its end.
+    /// Configures one client.
     pub(super) fn perform(&self, way: &Way) -> anyhow::Result<()> {
         for step in &way.steps {
             match step {
@@ -61,9 +61,9 @@ impl Installer<'_> {
                 Step::Run(words) => self.run_to_its_end(words)?,
             }
         }
-        // A program may say that all is well and have done nothing (for another store, or an anchor that it does not like).
+        // A program may succeed and do nothing (for another store, or with a certificate that it ignores).
         if !self.is_done(way) {
-            bail!("everything was done, but the certificate is not in force");
+            bail!("the commands succeeded, but the store does not hold the certificate");
         }
         Ok(())
     }
@@ -87,7 +87,7 @@ impl Installer<'_> {
         let output = self.run(words)?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            let last = said.lines().last().unwrap_or("it said nothing");
+            let last = said.lines().last().unwrap_or("it printed nothing");
             bail!("`{}` failed: {last}", name(words));
         }
         Ok(())

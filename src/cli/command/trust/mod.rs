@@ -171,11 +171,11 @@ fn agree_to_scope(
     }
     if is_agreed || !person.is_there() {
         bail!(
-            "{UNLIMITED}; nothing was changed\nhint: with `tls: auto` and `boathouse up --new-ca`, the registry makes an authority for its own names only; --unlimited-authority installs this one all the same"
+            "{UNLIMITED}; nothing was changed\nhint: with `tls: auto` and `boathouse up --new-ca`, the registry makes an authority for its own names only; --unlimited-authority installs this one anyway"
         );
     }
     talk::line(format_args!("warning: {UNLIMITED}"));
-    if person.agrees("Trust it all the same?")? {
+    if person.agrees("Trust it anyway?")? {
         return Ok(());
     }
     bail!("nothing was changed")
@@ -376,7 +376,9 @@ fn remove(
     };
     let found = remover.find();
     if found.is_empty() {
-        talk::line("no client on this machine trusts it by a file that `trust` makes");
+        talk::line(
+            "nothing to remove: no file of `trust --install` on this machine holds these authorities",
+        );
     } else {
         talk::line("To be removed from this machine:");
         for path in found.paths() {

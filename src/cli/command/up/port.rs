@@ -31,7 +31,7 @@ pub(super) fn choose(
         }
     }
     bail!(
-        "the ports {PORTS:?} are all taken\nhint: choose another with `boathouse up --addr HOST:PORT`"
+        "the ports {PORTS:?} are all in use\nhint: choose another with `boathouse up --addr HOST:PORT`"
     )
 }
 
