@@ -110,6 +110,7 @@ mod tests {
             "boathouse serve --config a.yml --log-format json",
             "boathouse backup /mnt/backup --verify --json --dir d",
             "boathouse restore /mnt/backup --dir d",
+            "boathouse restore /mnt/backup",
             "boathouse reload",
             "boathouse reload --config a.yml --config b.yml",
             "boathouse completions bash",

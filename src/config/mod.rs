@@ -61,7 +61,7 @@ pub use keys::{needs_restart, own_keys};
 pub use merged::{Merged, Shown, ShownKey, merged, shown};
 pub use pem::TokenPair;
 pub use reader::{InForce, Secret, Value};
-pub use relocated::{Relocated, relocated};
+pub use relocated::{Relocated, relocated, with_data_at};
 pub use taken_over::{NewCertificates, NewPlaces, OldFile, OldFiles, OldProgram};
 pub use template::Template;
 pub use token_listener::{IssuerConfig, TokenListener};

@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use super::certificates::{CA_CERTIFICATE, CLIENT_AUTHORITIES, KEYS_DIRECTORY};
-use super::error::{ConfigError, ConfigErrors};
+use super::error::{ConfigError, ConfigErrors, Place};
 use super::merged::{check_text, difference, read_with_full_paths, variables};
 use super::node::{Node, Value};
 use super::reader::{self, InForce};
 use super::relative::RelativePaths;
 use super::storage::{RELATIVE_PATHS, ROOT_DIRECTORY, STATE_DIRECTORY};
 use super::tokens::USERS_FILE;
-use super::{Served, written};
+use super::{Served, users_file, written, yaml};
 use crate::durable_file::directory_of;
 
 /// What the configuration names besides.
@@ -87,7 +87,7 @@ pub fn relocated(
     );
     let is_verbatim = files.len() == 1 && says_so && moved.paths.iter().all(is_relative);
     let text = if is_verbatim {
-        super::users_file::read_text(files.first().map_or(Path::new(""), PathBuf::as_path))?
+        users_file::read_text(files.first().map_or(Path::new(""), PathBuf::as_path))?
     } else {
         // The tree that is written reads back the same; nothing but its paths is changed after that.
         let again = check_text(&written::yaml(&tree), environment)?;
@@ -116,6 +116,53 @@ pub fn relocated(
         files: others.map(|one| (one.path, one.target)).collect(),
         variables,
     })
+}
+
+/// The text of a copy's configuration for an installation whose data and state are not beside it.
+pub fn with_data_at(
+    text: &str,
+    root_directory: &Path,
+    state_directory: &Path,
+) -> Result<String, ConfigErrors> {
+    let file = Place::variable("boathouse.yml");
+    let mut documents = yaml::documents(text, &file)?;
+    let moved = [
+        (ROOT_DIRECTORY.path, Relocated::DATA, root_directory),
+        (STATE_DIRECTORY.path, ".", state_directory),
+    ];
+    // On their lines, so that comments stay.
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let is_replaced = moved.iter().all(|(key, old, new)| {
+        let node = documents.iter().find_map(|document| document.find(key));
+        let number = node.and_then(|node| node.place.line());
+        let number = number.and_then(|number| usize::try_from(number).ok());
+        let line = number.and_then(|number| lines.get_mut(number.checked_sub(1)?));
+        let old = users_file::quoted(old);
+        match line {
+            Some(line) if line.matches(&old).count() == 1 => {
+                *line = line.replace(&old, &users_file::quoted(&new.to_string_lossy()));
+                true
+            }
+            _ => false,
+        }
+    });
+    if is_replaced {
+        return Ok(lines.join("\n") + "\n");
+    }
+    let tree = documents.first_mut();
+    let Some(tree) = tree else {
+        return Ok(text.to_owned());
+    };
+    for (key, _, new) in moved {
+        let value = Value::Scalar {
+            text: new.to_string_lossy().into_owned(),
+            plain: false,
+        };
+        let path: Vec<&str> = key.split('.').collect();
+        let place = file.clone();
+        tree.set(&path, Node { place, value });
+    }
+    Ok(written::yaml(tree))
 }
 
 /// The paths of a configuration, as they are found.

@@ -47,6 +47,7 @@ use crate::layout::OWN_DIRECTORY;
 use crate::metrics::{self, Metrics};
 use crate::registry::{self, FallbackTags, Registry};
 use crate::server::control::{Control, ControlSocket};
+use crate::server::status::Serving;
 use crate::server::{self, BoundAddress, Listener, PassedSockets, Server, Services, Site};
 use crate::store::ObjectStore;
 use crate::store::filesystem;
@@ -104,6 +105,8 @@ pub struct BoundInstance {
     pub auth: Arc<Auth>,
     health: Arc<HealthChecks>,
     tls: Option<Arc<Tls>>,
+    /// The certificates of each site.
+    certificates: Vec<(&'static str, Arc<Tls>)>,
     server: Server,
     reload: Arc<Reload>,
     service_manager: Arc<ServiceManager>,
@@ -185,10 +188,11 @@ impl Instance {
         }
         let tls = Tls::open(&config.tls, Arc::clone(clock))?.map(Arc::new);
         listener.tls.clone_from(&tls);
-        let certificates = [
-            tls.clone(),
-            tokens.as_ref().and_then(|each| each.tls.clone()),
-        ];
+        let of_tokens = tokens.as_ref().and_then(|each| each.tls.clone());
+        let certificates: Vec<_> = [("registry", tls.clone()), ("token", of_tokens)]
+            .into_iter()
+            .filter_map(|(site, tls)| Some((site, tls?)))
+            .collect();
         let of_debug = Site::Debug {
             metrics_path: config.metrics_path.clone(),
         };
@@ -207,25 +211,25 @@ impl Instance {
                 registry: Some(Arc::clone(&self.registry)),
                 auth: Arc::clone(&auth),
                 health: Some(Arc::clone(&health)),
-                certificates: ["registry", "token"]
-                    .into_iter()
-                    .zip(&certificates)
-                    .filter_map(|(site, tls)| Some((site, tls.clone()?)))
-                    .collect(),
+                certificates: certificates.clone(),
                 clock: Arc::clone(clock),
             })),
         };
         let server = Server::listen(listeners, &services).context(CANNOT_SERVE)?;
         missing_parts::remember(config, &self.plan.environment());
         let source = self.plan.source.take();
-        let certificates = certificates.into_iter().flatten().collect();
+        let reloaded = certificates
+            .iter()
+            .map(|(_, tls)| Arc::clone(tls))
+            .collect();
         let accounts = &self.plan.config.auth;
-        let reload = Reload::new(source, accounts, Arc::clone(&auth), certificates);
+        let reload = Reload::new(source, accounts, Arc::clone(&auth), reloaded);
         Ok(BoundInstance {
             instance: self,
             auth,
             health,
             tls,
+            certificates,
             server,
             reload: Arc::new(reload),
             service_manager: Arc::default(),
@@ -359,7 +363,7 @@ impl BoundInstance {
                 reload.follow_files(heartbeat, clock, &manager).await;
             });
         }
-        if let Some((socket, control)) = self.control() {
+        if let Some((mut socket, control)) = self.control() {
             tasks.spawn(socket.heartbeat(), async move { socket.run(control).await });
         }
     }
@@ -383,6 +387,14 @@ impl BoundInstance {
         let reload = Reload::on_command(&self.reload, &self.service_manager);
         let auth = Some(Arc::clone(&self.auth));
         let control = Control::new(registry, auth, reload, Arc::clone(clock));
+        let address = self
+            .address()
+            .map_or_else(String::new, |address| address.to_string());
+        let control = control.of_server(Serving {
+            address,
+            started_unix_secs: clock.unix_secs(),
+            certificates: self.certificates.clone(),
+        });
         Some((socket, Arc::new(control)))
     }
 }

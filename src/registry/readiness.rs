@@ -61,6 +61,21 @@ impl Readiness {
         let is_ours = |trouble: &Trouble| matches!(trouble, Trouble::Standing(_));
         self.still.iter().any(is_ours)
     }
+
+    /// Whether nothing asks for an operator. What the configuration wants does not, nor an index that is being brought up to the
+    /// store: lists are right meanwhile.
+    pub fn is_healthy(&self) -> bool {
+        let is_fine = |trouble: &Trouble| {
+            matches!(
+                trouble,
+                Trouble::Readonly
+                    | Trouble::IndexChecking
+                    | Trouble::IndexFilling(..)
+                    | Trouble::IndexIncomplete
+            )
+        };
+        self.still.is_empty() && self.degraded.iter().all(is_fine)
+    }
 }
 
 /// One thing that is not as it should be; holds nothing that only the operator may see.
@@ -175,14 +190,19 @@ impl HealthCheck {
         Arc::clone(&self.heartbeat)
     }
 
+    /// All loops that are watched.
+    pub fn heartbeats(&self) -> Vec<Arc<Heartbeat>> {
+        let mut heartbeats = self.core.store.heartbeats();
+        heartbeats.push(self.core.gate.index.heartbeat());
+        heartbeats.extend(self.tasks().iter().map(Arc::clone));
+        heartbeats
+    }
+
     /// Whether it can serve.
     pub async fn readiness(&self) -> Readiness {
         let mut readiness = Readiness::default();
         self.look_at_store(&mut readiness).await;
-        let mut heartbeats = self.core.store.heartbeats();
-        heartbeats.push(self.core.gate.index.heartbeat());
-        heartbeats.extend(self.tasks().iter().map(Arc::clone));
-        for heartbeat in heartbeats {
+        for heartbeat in self.heartbeats() {
             match heartbeat.pulse() {
                 Pulse::Well => {}
                 Pulse::Slow(standing) => readiness.degraded.push(Trouble::Standing(standing)),

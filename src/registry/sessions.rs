@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::{hmac, rand};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -84,12 +85,14 @@ pub(super) struct EndedUploads {
 }
 
 /// How many upload sessions there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UploadFigures {
     /// That were used within the last hour and have not ended; of an owner with very many, only some.
     pub open: u64,
     /// That a request works on.
     pub active: u64,
+    /// What the open ones hold, as far as it is in memory: sessions of before the start count once they go on.
+    pub bytes: u64,
 }
 
 /// An upload between two requests.
@@ -285,12 +288,18 @@ impl Sessions {
         drop(closed);
     }
 
-    /// How many sessions have not ended, and on how many of them a request works.
+    /// How many sessions have not ended, on how many of them a request works, and what they hold.
     pub(super) fn figures(&self) -> UploadFigures {
         let state = self.lock();
+        let held = state.open.values().map(|entry| match entry {
+            Entry::Busy(busy) => busy.progress.borrow().offset_bytes().unwrap_or_default(),
+            Entry::Idle(kept) => kept.upload.offset_bytes(),
+        });
+        let bytes = held.sum();
         UploadFigures {
             open: state.shares.count() as u64,
             active: (state.open.len() - state.idle.count()) as u64,
+            bytes,
         }
     }
 

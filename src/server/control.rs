@@ -6,7 +6,7 @@
 
 use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use tokio::io::{
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
+use super::status::{self, Report, Serving};
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::heartbeat::Heartbeat;
@@ -26,7 +27,7 @@ use crate::oci::{Digest, ImageName, Reference, RepositoryName, Tag};
 use crate::platform;
 use crate::registry::{
     Actor, Comparison, Copied, Filled, Image, IndexedError, Progress, Registry, RegistryError,
-    Removal, RepositoryContent, RepositorySummary, Status, Subject, Usage,
+    Removal, RepositoryContent, RepositorySummary, Subject, Usage,
 };
 
 /// Parallel clients: the people and scripts of one machine.
@@ -118,7 +119,7 @@ pub enum Answer {
         needs_restart: Vec<String>,
     },
     /// To [`Request::Status`].
-    Status(Box<Status>),
+    Status(Box<Report>),
     /// To [`Request::Rebuild`].
     Filled(Filled),
     /// To [`Request::Compare`].
@@ -167,6 +168,8 @@ pub struct Control {
     auth: Option<Arc<Auth>>,
     reload: Reload,
     clock: Arc<dyn Clock>,
+    /// None where a command works without a server.
+    serving: Option<Serving>,
 }
 
 impl Control {
@@ -182,6 +185,16 @@ impl Control {
             auth,
             reload,
             clock,
+            serving: None,
+        }
+    }
+
+    /// Of a running server.
+    #[must_use]
+    pub fn of_server(self, serving: Serving) -> Self {
+        Self {
+            serving: Some(serving),
+            ..self
         }
     }
 
@@ -200,7 +213,11 @@ impl Control {
                     Err(what) => failed(what, None),
                 };
             }
-            Request::Status => self.status().await,
+            Request::Status => {
+                let (auth, serving) = (self.auth.as_deref(), self.serving.as_ref());
+                let report = status::report(registry, auth, serving, self.clock.as_ref()).await;
+                report.map(|report| Answer::Status(Box::new(report)))
+            }
             Request::Rebuild => registry.index_sync.rebuild(tell).await.map(Answer::Filled),
             Request::Compare => registry
                 .index_sync
@@ -305,19 +322,6 @@ impl Control {
         tracing::info!(user_id, %from, %to, digest = copied.digest, "copied by command");
         Ok(Answer::Copied(copied))
     }
-
-    async fn status(&self) -> Result<Answer, IndexedError> {
-        let mut status = self.registry.listings.status().await?;
-        let readiness = self.registry.health.readiness().await;
-        status.not_ready = readiness.still.iter().map(ToString::to_string).collect();
-        let degraded = readiness.degraded.iter().map(ToString::to_string);
-        let accounts = match &self.auth {
-            Some(auth) => auth.trouble().await.map(str::to_owned),
-            None => None,
-        };
-        status.degraded = degraded.chain(accounts).collect();
-        Ok(Answer::Status(Box::new(status)))
-    }
 }
 
 fn failed(what: String, hint: Option<&str>) -> Answer {
@@ -339,10 +343,16 @@ fn subject(repository: Option<&str>, tag: Option<&str>) -> Result<Subject, Strin
     Ok(Subject::Tag(name, tag))
 }
 
+/// How often it is looked whether the socket is still there: a command that finds none comes again after this time.
+const LOOK_PAUSE: Duration = Duration::from_secs(10);
+
 /// The socket; removed when dropped.
 pub struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
+    /// Device and inode of the socket's file.
+    file: Option<(u64, u64)>,
+    clock: Arc<dyn Clock>,
     heartbeat: Arc<Heartbeat>,
 }
 
@@ -365,6 +375,8 @@ impl ControlSocket {
         Ok(Self {
             listener,
             path: path.to_owned(),
+            file: file_at(path),
+            clock: Arc::clone(&clock),
             heartbeat: Heartbeat::new("the socket of commands", clock),
         })
     }
@@ -374,8 +386,22 @@ impl ControlSocket {
         Arc::clone(&self.heartbeat)
     }
 
+    /// Makes the socket again if somebody has removed it. Commands would take the server for one that has ended.
+    fn make_again_if_missing(&mut self) {
+        if file_at(&self.path).is_some() {
+            return;
+        }
+        // Where the whole directory was moved, the socket is still good in its new place.
+        let Ok(mut new) = Self::bind(&self.path, Arc::clone(&self.clock)) else {
+            return;
+        };
+        std::mem::swap(&mut self.listener, &mut new.listener);
+        self.file = new.file.take();
+        tracing::warn!(path = %self.path.display(), "the control socket was removed by somebody, and was made again");
+    }
+
     /// Answers commands; never returns.
-    pub async fn run(&self, control: Arc<Control>) {
+    pub async fn run(&mut self, control: Arc<Control>) {
         let _beating = self.heartbeat.begin();
         // There may be no command for a long time: only the end of the loop is an error.
         self.heartbeat.rest();
@@ -383,7 +409,14 @@ impl ControlSocket {
         loop {
             // The semaphore is never closed.
             let place = Arc::clone(&places).acquire_owned().await;
-            match self.listener.accept().await {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = self.clock.sleep(LOOK_PAUSE) => {
+                    self.make_again_if_missing();
+                    continue;
+                }
+            };
+            match accepted {
                 Ok((stream, _)) => {
                     let control = Arc::clone(&control);
                     tokio::spawn(async move {
@@ -404,9 +437,17 @@ impl ControlSocket {
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        // A socket that remains is replaced at the next start.
-        let _ = std::fs::remove_file(&self.path);
+        // That of another server stays. One that remains is replaced at the next start.
+        if self.file.is_some() && self.file == file_at(&self.path) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
+}
+
+/// Device and inode of what is at `path`.
+fn file_at(path: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 async fn serve(mut stream: UnixStream, control: &Arc<Control>) -> io::Result<()> {
@@ -508,6 +549,33 @@ async fn send(writer: &mut (impl AsyncWrite + Unpin), answer: &Answer) -> io::Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::ManualClock;
+
+    #[tokio::test]
+    async fn a_socket_that_was_removed_is_made_again_and_that_of_another_server_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::at_unix_secs(1_800_000_000));
+        let connects = || std::os::unix::net::UnixStream::connect(&path).is_ok();
+        let mut socket = ControlSocket::bind(&path, Arc::clone(&clock)).unwrap();
+        let first = file_at(&path);
+        socket.make_again_if_missing();
+        assert_eq!(file_at(&path), first, "it was there");
+        std::fs::remove_file(&path).unwrap();
+        assert!(!connects());
+        socket.make_again_if_missing();
+        assert!(connects(), "a removed socket was not made again");
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        // Another server has taken the place.
+        std::fs::remove_file(&path).unwrap();
+        let other = ControlSocket::bind(&path, clock).unwrap();
+        socket.make_again_if_missing();
+        drop(socket);
+        assert!(connects(), "the socket of another server was removed");
+        drop(other);
+        assert!(!path.exists());
+    }
 
     #[test]
     fn a_request_is_understood_as_a_whole_or_not_at_all() {

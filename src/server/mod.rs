@@ -25,6 +25,7 @@ mod route;
 mod socket;
 mod stall;
 mod state;
+pub mod status;
 mod token;
 mod token_listener;
 mod uploads;

@@ -26,6 +26,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::{Deserialize, Serialize};
 
 use self::filesystem::FilesystemStore;
 use crate::clock::Clock;
@@ -270,12 +271,14 @@ pub enum Constraint {
 }
 
 /// The volume of a store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Room {
     /// What may still be written.
     pub free_bytes: u64,
     /// All of it.
     pub size_bytes: u64,
+    /// With less than this free, the store counts as full.
+    pub floor_bytes: u64,
 }
 
 /// How deep [`ObjectStore::list`] looks.

@@ -28,8 +28,6 @@ async fn a_reader_that_has_gone_ends_a_command_quietly_with_its_usual_code() {
     );
     for line in [
         &["check"][..],
-        &["status"],
-        &["status", "--json"],
         &["du"],
         &["rebuild"],
         &["rebuild", "--check"],
@@ -46,6 +44,12 @@ async fn a_reader_that_has_gone_ends_a_command_quietly_with_its_usual_code() {
             line[0] != "check" || talk.contains("`amy`"),
             "{line:?}: {talk}"
         );
+    }
+    // No server runs.
+    for line in [&["status"][..], &["status", "--json"]] {
+        let (code, talk) = ended(&mut lab.command(line));
+        assert_eq!(code, Some(3), "{line:?}: {talk}");
+        assert!(!talk.contains("error"), "{line:?}: {talk}");
     }
     let mut completions = crate::program::command(&["completions", "bash"], &[]);
     assert_eq!(ended(&mut completions), (Some(0), String::new()));

@@ -124,6 +124,22 @@ impl Lab {
         serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}"))
     }
 
+    /// What `status` prints with `--json`; its exit code says the same.
+    #[track_caller]
+    pub(crate) fn status(&self) -> Value {
+        let ran = self.run(&["status", "--json"]);
+        let status: Value = serde_json::from_str(&ran.out)
+            .unwrap_or_else(|error| panic!("{error}: {}{}", ran.out, ran.talk));
+        let said = |key: &str| status[key].as_bool().unwrap();
+        let code = match (said("is_running"), said("is_healthy")) {
+            (true, true) => 0,
+            (true, false) => 1,
+            (false, _) => 3,
+        };
+        assert_eq!(ran.code, Some(code), "{status}");
+        status
+    }
+
     /// Serves the configuration; waits until the index is up to the store, and commands are taken.
     pub(crate) async fn serve(&self) -> Program {
         let mut program = self.serve_by(&mut self.command(&["serve"])).await;

@@ -46,7 +46,7 @@ impl Server {
     }
 
     fn lost_lines(&self) -> u64 {
-        let status = self.lab.json(&["status"]);
+        let status = self.lab.status();
         status["log_lines_lost"].as_u64().unwrap()
     }
 

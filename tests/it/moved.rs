@@ -32,7 +32,7 @@ fn has_the_repository(lab: &Lab, name: &str) -> bool {
         "{}",
         status.talk
     );
-    let status: serde_json::Value = serde_json::from_str(&status.fine()).unwrap();
+    let status: serde_json::Value = serde_json::from_str(&status.out).unwrap();
     status["repositories"] == 1
 }
 

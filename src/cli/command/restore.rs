@@ -11,7 +11,9 @@ use indicatif::HumanBytes;
 use crate::cli::progress::Meter;
 use crate::cli::talk;
 use crate::config::shell_word;
+use crate::durable_file::directory_of;
 use crate::instance::backup::restore::restore;
+use crate::instance::places::{Places, Surroundings};
 
 /// `boathouse restore`
 #[derive(Debug, clap::Args)]
@@ -19,15 +21,16 @@ pub(in crate::cli) struct Arguments {
     /// The directory that `boathouse backup` was given
     #[arg(value_name = "BACKUP")]
     backup: PathBuf,
-    /// The directory to restore to: new, or empty
+    /// The directory to restore to, as `up --dir` takes it: new, or empty [default: the platform's places, as of `up`]
     #[arg(long, value_name = "DIR")]
-    dir: PathBuf,
+    dir: Option<PathBuf>,
 }
 
 /// Exit code 0 if everything was restored, 1 otherwise.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let meter = Meter::of("restore", "files");
-    let restored = restore(&arguments.backup, &arguments.dir, &|progress| {
+    let places = Places::choose(arguments.dir.as_deref(), &Surroundings::here())?;
+    let restored = restore(&arguments.backup, &places, &|progress| {
         meter.tell(progress);
     })?;
     meter.end();
@@ -36,13 +39,19 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         talk::line(format_args!("damaged: {what}"));
     }
     talk::print(&format!(
-        "restored to {}: {} repositories, {} blobs, {}; the backup is of {}\nserve it: boathouse up --dir {}\n",
-        arguments.dir.display(),
+        "restored to {}: {} repositories, {} blobs, {}; the backup is of {}\nserve it: boathouse up{}\n",
+        directory_of(&places.config).display(),
         record.repositories,
         record.blobs,
         HumanBytes(record.bytes),
         record.completed,
-        shell_word(&arguments.dir.to_string_lossy())
+        arguments
+            .dir
+            .as_ref()
+            .map_or_else(String::new, |dir| format!(
+                " --dir {}",
+                shell_word(&dir.to_string_lossy())
+            ))
     ))?;
     Ok(if restored.damaged.is_empty() {
         ExitCode::SUCCESS

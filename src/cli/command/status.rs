@@ -1,19 +1,33 @@
-//! `boathouse status`: what is stored, and the index of it.
+//! `boathouse status`: whether the server runs and is healthy, and what is stored.
 //!
-//! Must not know how it is counted. Invariant: the answer goes to stdout, as text or, with `--json`, as the one JSON value that
-//! the server sent.
+//! Must not know how it is found out (`server::status`). Invariants: the answer goes to stdout, as text or, with `--json`, as one
+//! JSON object; exit code 0 means a healthy server, 1 one that needs an operator, [`NOT_RUNNING`] none.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use indicatif::HumanBytes;
+use indicatif::{HumanBytes, HumanDuration};
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
-use crate::cli::installation::{Installation, Where};
+use crate::cli::installation::{Installation, Where, registry_name};
 use crate::cli::progress::Meter;
-use crate::cli::running::{ask_or_do, unexpected};
+use crate::cli::running::{ask, ask_or_do, unexpected};
 use crate::cli::talk;
+use crate::config::Config;
+use crate::instance::places::{control_socket, refuse_data_of_another};
+use crate::platform;
 use crate::registry::Status;
+use crate::server::Address;
 use crate::server::control::{Answer, Request};
+use crate::server::status::{Report, ServerStatus};
+use crate::tls;
+
+/// As `systemctl status` answers for a service that does not run.
+const NOT_RUNNING: u8 = 3;
 
 /// `boathouse status`
 #[derive(Debug, clap::Args)]
@@ -25,16 +39,157 @@ pub(in crate::cli) struct Arguments {
     json: bool,
 }
 
-/// How much there is.
+/// What is printed as JSON.
+#[derive(Serialize)]
+struct Shown<'a> {
+    is_running: bool,
+    is_healthy: bool,
+    /// Where the server is called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<String>,
+    #[serde(flatten)]
+    report: Option<&'a Report>,
+}
+
+/// Exit code 0, 1 or [`NOT_RUNNING`].
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let installation = Installation::find(&arguments.place)?;
-    match ask_or_do(&installation, &Request::Status, &Meter::quiet())? {
-        Answer::Status(status) => talk::data(&*status, arguments.json, status_text(&status)),
+    let config = &installation.loaded.config;
+    let socket = control_socket(config);
+    let report = match ask(&socket, &Request::Status, &Meter::quiet())? {
+        Some(Answer::Status(report)) => Some(report),
+        Some(answer) => return Err(unexpected(answer)),
+        None => look(&installation)?,
+    };
+    let report = report.as_deref();
+    let server = report.and_then(|report| report.server.as_ref());
+    let shown = Shown {
+        is_running: server.is_some(),
+        is_healthy: server.is_some_and(|server| server.is_healthy),
+        url: server.map(|server| url(config, server)),
+        report,
+    };
+    talk::data(&shown, arguments.json, text(&shown))?;
+    Ok(match server {
+        None => ExitCode::from(NOT_RUNNING),
+        Some(server) if server.is_healthy => ExitCode::SUCCESS,
+        Some(_) => ExitCode::FAILURE,
+    })
+}
+
+/// What is stored, without a server. `None` where this process would leave files that the server's user could not open.
+fn look(installation: &Installation) -> anyhow::Result<Option<Box<Report>>> {
+    let root = installation.loaded.config.storage.root_directory();
+    if let Err(refusal) = refuse_data_of_another(root, platform::effective_user_id()) {
+        talk::line(format_args!(
+            "note: what is stored was not counted: {refusal:#}"
+        ));
+        return Ok(None);
+    }
+    match ask_or_do(installation, &Request::Status, &Meter::quiet())? {
+        Answer::Status(report) => Ok(Some(report)),
         answer => Err(unexpected(answer)),
     }
 }
 
-fn status_text(status: &Status) -> String {
+/// As clients best call the registry.
+fn url(config: &Config, server: &ServerStatus) -> String {
+    let bound = server.address.parse::<SocketAddr>().ok();
+    let address = match (&config.server.address, bound) {
+        (Address::Tcp(configured), Some(bound)) => Address::Tcp(configured.with_port(bound.port())),
+        (configured, _) => configured.clone(),
+    };
+    let scheme = match (&config.external_host, &config.tls) {
+        (Some(external), _) if external.is_https() => "https",
+        (Some(_), _) | (None, tls::Settings::None) => "http",
+        (None, tls::Settings::Files { .. } | tls::Settings::Automatic { .. }) => "https",
+    };
+    format!("{scheme}://{}", registry_name(config, &address))
+}
+
+fn text(shown: &Shown<'_>) -> String {
+    let mut text = String::new();
+    let server = shown.report.and_then(|report| report.server.as_ref());
+    match server {
+        Some(server) => server_text(&mut text, server, shown.url.as_deref()),
+        None => text.push_str("server        not running\n"),
+    }
+    let Some(report) = shown.report else {
+        return text;
+    };
+    if let Some(room) = report.room {
+        // Writing into a String cannot fail.
+        let _ = writeln!(
+            text,
+            "room          {} free of {}; nothing can be pushed below {}",
+            HumanBytes(room.free_bytes),
+            HumanBytes(room.size_bytes),
+            HumanBytes(room.floor_bytes)
+        );
+    }
+    stored_text(&mut text, &report.stored);
+    text
+}
+
+fn server_text(text: &mut String, server: &ServerStatus, url: Option<&str>) {
+    let ServerStatus {
+        version,
+        address,
+        started_unix_secs,
+        uptime_secs,
+        is_healthy,
+        uploads,
+        certificates,
+        memory_bytes,
+        watched_loops,
+    } = server;
+    let started = i64::try_from(*started_unix_secs).unwrap_or(i64::MAX);
+    let started = OffsetDateTime::from_unix_timestamp(started).ok();
+    let started = started.and_then(|started| started.format(&Rfc3339).ok());
+    let health = if *is_healthy {
+        "healthy"
+    } else {
+        "not healthy"
+    };
+    // Writing into a String cannot fail.
+    let _ = writeln!(
+        text,
+        "server        {health}; running since {} ({})",
+        started.unwrap_or_default(),
+        HumanDuration(Duration::from_secs(*uptime_secs))
+    );
+    let _ = writeln!(text, "version       {version}");
+    let _ = writeln!(
+        text,
+        "address       {}, listening at {address}",
+        url.unwrap_or_default()
+    );
+    let _ = writeln!(
+        text,
+        "uploads       {} open, {} of them receive; they hold {}",
+        uploads.open,
+        uploads.active,
+        HumanBytes(uploads.bytes)
+    );
+    for each in certificates {
+        let of_tokens = if each.site == "registry" {
+            ""
+        } else {
+            " of the token listener"
+        };
+        let _ = writeln!(
+            text,
+            "certificate   {}{of_tokens}: {} days left",
+            each.certificate, each.days_left
+        );
+    }
+    if let Some(bytes) = memory_bytes {
+        let _ = writeln!(text, "memory        {}", HumanBytes(*bytes));
+    }
+    let _ = writeln!(text, "tasks         {watched_loops} watched");
+}
+
+fn stored_text(text: &mut String, status: &Status) {
     let Status {
         repositories,
         tags,
@@ -48,7 +203,9 @@ fn status_text(status: &Status) -> String {
         degraded,
         index,
     } = status;
-    let mut text = format!(
+    // Writing into a String cannot fail.
+    let _ = write!(
+        text,
         "repositories  {repositories}\ntags          {tags}\nmanifests     {manifests}\n\
          blobs         {blobs}\nheld          {} by all repositories together\n\
          stored        {} (each blob once)\n",
@@ -58,7 +215,6 @@ fn status_text(status: &Status) -> String {
     let reason = index.reason.as_ref();
     let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
     let lists = if *lists_from_index { "index" } else { "store" };
-    // Writing into a String cannot fail.
     let _ = writeln!(
         text,
         "index         {}{reason}; lists come from the {lists}",
@@ -103,5 +259,4 @@ fn status_text(status: &Status) -> String {
     for trouble in degraded {
         let _ = writeln!(text, "degraded      {trouble}");
     }
-    text
 }

@@ -14,8 +14,9 @@ use anyhow::{Context as _, anyhow, bail};
 use super::files::{CopyError, Durable, Target, for_each};
 use super::record::Record;
 use super::{CONFIG, FINISHED, PRIVATE_DIRECTORY, UNFINISHED, finish, lock};
-use crate::config::Relocated;
+use crate::config::{self, Relocated};
 use crate::durable_file;
+use crate::instance::places::Places;
 use crate::layout::OWN_DIRECTORY;
 use crate::oci::Digest;
 use crate::platform;
@@ -33,8 +34,8 @@ pub(crate) struct Restored {
     pub(crate) damaged: Vec<String>,
 }
 
-/// Restores the backup in `backup` to `directory`, which must be absent or empty, or what an interrupted restore left.
-pub(crate) fn restore(backup: &Path, directory: &Path, tell: Tell<'_>) -> anyhow::Result<Restored> {
+/// Restores the backup in `backup` to `places`, which must be absent or empty, or what an interrupted restore left.
+pub(crate) fn restore(backup: &Path, places: &Places, tell: Tell<'_>) -> anyhow::Result<Restored> {
     let nothing = || {
         anyhow!(
             "there is no backup in {}\nhint: name the directory that `boathouse backup` was given",
@@ -57,22 +58,31 @@ pub(crate) fn restore(backup: &Path, directory: &Path, tell: Tell<'_>) -> anyhow
         }
         return Err(nothing());
     };
-    refuse_others(directory)?;
-    let cannot = || format!("cannot write {}", directory.display());
-    let target = Target::at(directory).with_context(cannot)?;
-    let _alone = lock(directory)?;
-    target
-        .write(
-            Path::new(MARK),
-            b"",
-            durable_file::PRIVATE_FILE,
-            PRIVATE_DIRECTORY,
-        )
-        .with_context(cannot)?;
-    durable_file::sync_directory(directory).with_context(cannot)?;
+    let config_directory = durable_file::directory_of(&places.config);
+    let mut directories = vec![config_directory, &places.state_directory];
+    directories.dedup();
+    for directory in &directories {
+        refuse_others(directory)?;
+    }
+    let mut locks = Vec::new();
+    for directory in &directories {
+        let target = Target::at(directory).with_context(|| cannot_write(directory))?;
+        locks.push(lock(directory)?);
+        target
+            .write(
+                Path::new(MARK),
+                b"",
+                durable_file::PRIVATE_FILE,
+                PRIVATE_DIRECTORY,
+            )
+            .and_then(|()| durable_file::sync_directory(directory))
+            .with_context(|| cannot_write(directory))?;
+    }
+    let target = |directory: &Path| Target::at(directory).with_context(|| cannot_write(directory));
     let copies = Copies {
         backup,
-        target: &target,
+        config: target(config_directory)?,
+        data: target(&places.state_directory)?,
         data_mode: fs::metadata(backup.join(Relocated::DATA))
             .map_or(PRIVATE_DIRECTORY, |data| data.mode()),
         damaged: Mutex::default(),
@@ -95,15 +105,25 @@ pub(crate) fn restore(backup: &Path, directory: &Path, tell: Tell<'_>) -> anyhow
     let Some(config) = config else {
         bail!("the backup in {} has no configuration", backup.display());
     };
+    let sync = || -> anyhow::Result<()> {
+        for directory in &directories {
+            platform::sync_file_system(directory).with_context(|| cannot_write(directory))?;
+        }
+        Ok(())
+    };
     // A store without any image has its directory all the same.
-    target
+    copies
+        .data
         .make_directory(Path::new(Relocated::DATA), copies.data_mode)
-        .with_context(cannot)?;
-    platform::sync_file_system(directory).with_context(cannot)?;
-    copies.copy(&config, CONFIG)?;
-    platform::sync_file_system(directory).with_context(cannot)?;
-    fs::remove_file(target.path(MARK)).with_context(cannot)?;
-    durable_file::sync_directory(directory).with_context(cannot)?;
+        .with_context(|| cannot_write(&places.data))?;
+    sync()?;
+    copies.copy_config(&config, places)?;
+    sync()?;
+    for directory in &directories {
+        fs::remove_file(directory.join(MARK))
+            .and_then(|()| durable_file::sync_directory(directory))
+            .with_context(|| cannot_write(directory))?;
+    }
     let mut damaged = copies
         .damaged
         .into_inner()
@@ -112,9 +132,15 @@ pub(crate) fn restore(backup: &Path, directory: &Path, tell: Tell<'_>) -> anyhow
     Ok(Restored { record, damaged })
 }
 
+fn cannot_write(path: &Path) -> String {
+    format!("cannot write {}", path.display())
+}
+
 struct Copies<'a> {
     backup: &'a Path,
-    target: &'a Target,
+    config: Target,
+    /// Of the directory that the data's is in.
+    data: Target,
     data_mode: u32,
     damaged: Mutex<Vec<String>>,
 }
@@ -130,17 +156,15 @@ impl Copies<'_> {
         } else {
             PRIVATE_DIRECTORY
         };
-        let copied = self
-            .target
-            .copy(&source, &relative, digest, Durable::Later, directory_mode);
+        let target = if is_of_data { &self.data } else { &self.config };
+        let copied = target.copy(&source, &relative, digest, Durable::Later, directory_mode);
         let problem = match copied {
             Ok((found, _)) if found == *digest => return Ok(()),
             Ok(_) => anyhow!("{file}: its bytes are not those of the backup's list"),
             Err(CopyError::Read(error)) => anyhow!("{file}: {error}"),
             Err(CopyError::Write(error)) => {
-                return Err(error).with_context(|| {
-                    format!("cannot write {}", self.target.path(&relative).display())
-                });
+                return Err(error)
+                    .with_context(|| format!("cannot write {}", target.path(&relative).display()));
             }
         };
         if !is_of_data {
@@ -149,6 +173,32 @@ impl Copies<'_> {
         let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
         damaged.push(problem.to_string());
         Ok(())
+    }
+}
+
+impl Copies<'_> {
+    /// The configuration, which says where the data are.
+    fn copy_config(&self, digest: &Digest, places: &Places) -> anyhow::Result<()> {
+        if places.state_directory == durable_file::directory_of(&places.config) {
+            return self.copy(digest, CONFIG);
+        }
+        let path = self.backup.join(CONFIG);
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        if Digest::of(digest.algorithm(), text.as_bytes()) != *digest {
+            bail!(
+                "the backup is damaged: {CONFIG} is not that of its list\nhint: restore another one"
+            );
+        }
+        let text = config::with_data_at(&text, &places.data, &places.state_directory)?;
+        self.config
+            .write(
+                Path::new(CONFIG),
+                text.as_bytes(),
+                durable_file::PRIVATE_FILE,
+                PRIVATE_DIRECTORY,
+            )
+            .with_context(|| cannot_write(&places.config))
     }
 }
 

@@ -217,12 +217,9 @@ impl ObjectStore for FilesystemStore {
         if volume.f_flag.contains(StatVfsMountFlags::RDONLY) {
             return Ok(Some(Constraint::ReadOnly));
         }
-        let Room {
-            free_bytes,
-            size_bytes,
-        } = room_of(&volume);
-        let is_full = free_bytes < ROOM_MIN_BYTES.min(size_bytes / 100);
-        Ok((is_full || free_bytes == 0).then_some(Constraint::Full))
+        let room = room_of(&volume);
+        let is_full = room.free_bytes < room.floor_bytes || room.free_bytes == 0;
+        Ok(is_full.then_some(Constraint::Full))
     }
 
     async fn room(&self) -> Result<Option<Room>, StoreError> {
@@ -253,9 +250,11 @@ impl ObjectStore for FilesystemStore {
 
 /// What a process without privileges may still write, and the size of the volume.
 fn room_of(volume: &StatVfs) -> Room {
+    let size_bytes = volume.f_blocks.saturating_mul(volume.f_frsize);
     Room {
         free_bytes: volume.f_bavail.saturating_mul(volume.f_frsize),
-        size_bytes: volume.f_blocks.saturating_mul(volume.f_frsize),
+        size_bytes,
+        floor_bytes: ROOM_MIN_BYTES.min(size_bytes / 100),
     }
 }
 

@@ -84,6 +84,15 @@ section "Another key for tokens"
 same "the keys belong to the service's user" "997 600" "$(stat -c '%u %a' /etc/boathouse/keys/token.key)"
 same "a token of the lost key is dead" 401 "$(status_of "$token")"
 the_same_images "every image is there with the key that was made last"
+mkdir /mnt/backup
+mount -t tmpfs tmpfs /mnt/backup # a disk of its own
+section "Another machine: on the old one"
+# The new machine has the package, and nothing else of the old one.
+rm -r /etc/systemd/system/boathouse.service.d /mnt/new
+find /etc/boathouse /var/lib/boathouse -mindepth 1 -delete
+section "Another machine: on the new one"
+the_same_images "every image is on the new machine, by the same authority and password"
+check "an image is pushed there" push "$W/image" team/app:2
 check "every section of the page was run" whole_page_was_run
 systemctl stop boathouse
 rm -r /run/bin

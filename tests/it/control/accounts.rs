@@ -64,10 +64,7 @@ async fn a_change_is_in_force_whatever_else_is_broken() {
     std::fs::remove_file(lab.path("users.yml")).unwrap();
     assert_eq!(server.look(&token).await, 404);
     let trouble = "the file of accounts is missing, and what was read last is in force";
-    assert_eq!(
-        lab.json(&["status"])["degraded"],
-        serde_json::json!([trouble])
-    );
+    assert_eq!(lab.status()["degraded"], serde_json::json!([trouble]));
     lab.write("users.yml", users);
     user(&["remove", "ann"], "").fine();
     assert_eq!(

@@ -9,3 +9,4 @@ mod images;
 mod listing;
 mod rebuild;
 mod socket;
+mod status;

@@ -187,7 +187,7 @@ async fn a_filling_goes_on_when_its_client_goes_away() {
     assert_eq!(server.log().matches(told).count(), 2, "{}", server.log());
     // The keeper of the index may begin another look in between.
     for _ in 0..400 {
-        let status = lab.json(&["status"]);
+        let status = lab.status();
         if status["lists_from_index"] == true {
             assert_eq!(status["repositories"], MANY);
             return;

@@ -43,7 +43,7 @@ async fn whatever_comes_through_the_socket_the_server_lives() {
         assert_eq!(next(&mut answer), None);
     }
     drop(lab.ask("{\"request\":\"status\"}\n"));
-    assert_eq!(lab.json(&["status"])["repositories"], 0);
+    assert_eq!(lab.status()["repositories"], 0);
 }
 
 #[tokio::test]
@@ -52,12 +52,12 @@ async fn what_lies_in_the_place_of_the_socket_hinders_nobody() {
     lab.serve().await.end();
     // A socket without a listener, and a file.
     drop(UnixListener::bind(lab.socket()).unwrap());
-    assert_eq!(lab.json(&["status"])["repositories"], 0);
+    assert_eq!(lab.status()["repositories"], 0);
     fs::remove_file(lab.socket()).unwrap();
     fs::write(lab.socket(), "").unwrap();
-    assert_eq!(lab.json(&["status"])["repositories"], 0);
+    assert_eq!(lab.status()["repositories"], 0);
     let _server = lab.serve().await;
-    assert_eq!(lab.json(&["status"])["repositories"], 0);
+    assert_eq!(lab.status()["repositories"], 0);
 }
 
 #[tokio::test]

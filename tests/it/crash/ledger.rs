@@ -25,7 +25,7 @@ pub(super) enum Value {
     Points(Digest),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Write {
     change: u64,
     began: u64,
@@ -68,6 +68,15 @@ impl Register {
         Self {
             writes: vec![first],
         }
+    }
+
+    /// As it was known at a moment: what was acknowledged later may have happened by then, or not.
+    fn as_of(&self, moment: u64) -> Self {
+        let mut writes = self.writes.clone();
+        for write in &mut writes {
+            write.ended = write.ended.filter(|ended| *ended <= moment);
+        }
+        Self { writes }
     }
 
     fn may_hold(&self, value: &Value) -> bool {
@@ -230,10 +239,20 @@ impl Ledger {
         self.with(|state| state.registers.keys().cloned().collect())
     }
 
-    pub(super) fn may_hold(&self, key: &Key, value: &Value) -> bool {
-        self.with(|state| match state.registers.get(key) {
-            Some(register) => register.may_hold(value),
-            None => *value == Value::Absent,
+    /// A moment, for [`Ledger::may_hold`].
+    pub(super) fn now(&self) -> u64 {
+        self.with(|state| {
+            state.time += 1;
+            state.time
+        })
+    }
+
+    /// Whether the key may hold this now; or, in a copy that was begun at a `moment`, there.
+    pub(super) fn may_hold(&self, key: &Key, value: &Value, moment: Option<u64>) -> bool {
+        self.with(|state| match (state.registers.get(key), moment) {
+            (Some(register), Some(moment)) => register.as_of(moment).may_hold(value),
+            (Some(register), None) => register.may_hold(value),
+            (None, _) => *value == Value::Absent,
         })
     }
 
@@ -280,6 +299,10 @@ mod tests {
 
     use super::*;
 
+    fn may_hold(ledger: &Ledger, value: &Value) -> bool {
+        ledger.may_hold(&TAG, value, None)
+    }
+
     const TAG: Key = Key::Tag("a", "t");
 
     fn points(content: &str) -> Value {
@@ -294,11 +317,11 @@ mod tests {
     fn an_acknowledged_move_replaces_what_was_before_and_one_in_flight_may_or_may_not() {
         let ledger = Ledger::default();
         let first = ledger.begin(vec![(TAG, points("1"), None)]);
-        assert!(ledger.may_hold(&TAG, &Value::Absent) && ledger.may_hold(&TAG, &points("1")));
+        assert!(may_hold(&ledger, &Value::Absent) && may_hold(&ledger, &points("1")));
         ledger.acknowledge(first);
-        assert!(!ledger.may_hold(&TAG, &Value::Absent) && ledger.may_hold(&TAG, &points("1")));
+        assert!(!may_hold(&ledger, &Value::Absent) && may_hold(&ledger, &points("1")));
         ledger.begin(vec![(TAG, points("2"), None)]);
-        assert!(ledger.may_hold(&TAG, &points("1")) && ledger.may_hold(&TAG, &points("2")));
+        assert!(may_hold(&ledger, &points("1")) && may_hold(&ledger, &points("2")));
     }
 
     #[test]
@@ -308,8 +331,8 @@ mod tests {
         for change in moves {
             ledger.acknowledge(change);
         }
-        assert!(ledger.may_hold(&TAG, &points("1")) && ledger.may_hold(&TAG, &points("2")));
-        assert!(!ledger.may_hold(&TAG, &Value::Absent));
+        assert!(may_hold(&ledger, &points("1")) && may_hold(&ledger, &points("2")));
+        assert!(!may_hold(&ledger, &Value::Absent));
     }
 
     #[test]
@@ -318,11 +341,26 @@ mod tests {
         ledger.settle(&TAG, points("1"));
         let other = ledger.begin(vec![(TAG, Value::Absent, Some(digest("2")))]);
         ledger.acknowledge(other);
-        assert!(ledger.may_hold(&TAG, &points("1")) && !ledger.may_hold(&TAG, &Value::Absent));
+        assert!(may_hold(&ledger, &points("1")) && !may_hold(&ledger, &Value::Absent));
         let own = ledger.begin(vec![(TAG, Value::Absent, Some(digest("1")))]);
-        assert!(ledger.may_hold(&TAG, &points("1")) && ledger.may_hold(&TAG, &Value::Absent));
+        assert!(may_hold(&ledger, &points("1")) && may_hold(&ledger, &Value::Absent));
         ledger.acknowledge(own);
-        assert!(!ledger.may_hold(&TAG, &points("1")) && ledger.may_hold(&TAG, &Value::Absent));
+        assert!(!may_hold(&ledger, &points("1")) && may_hold(&ledger, &Value::Absent));
+    }
+
+    #[test]
+    fn in_a_copy_what_was_acknowledged_after_its_begin_may_be_or_not() {
+        let ledger = Ledger::default();
+        let first = ledger.begin(vec![(TAG, points("1"), None)]);
+        ledger.acknowledge(first);
+        let moment = Some(ledger.now());
+        let second = ledger.begin(vec![(TAG, points("2"), None)]);
+        ledger.acknowledge(second);
+        for value in [points("1"), points("2")] {
+            assert!(ledger.may_hold(&TAG, &value, moment));
+        }
+        assert!(!ledger.may_hold(&TAG, &Value::Absent, moment));
+        assert!(!ledger.may_hold(&TAG, &points("1"), None));
     }
 
     #[test]
@@ -330,6 +368,6 @@ mod tests {
         let ledger = Ledger::default();
         let change = ledger.begin(vec![(TAG, points("1"), None)]);
         ledger.refuse(change);
-        assert!(!ledger.may_hold(&TAG, &points("1")) && ledger.may_hold(&TAG, &Value::Absent));
+        assert!(!may_hold(&ledger, &points("1")) && may_hold(&ledger, &Value::Absent));
     }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+mod backup;
 mod drive;
 mod ledger;
 pub(crate) mod process;
@@ -197,7 +198,7 @@ async fn judge_by_docker_registry(
     tally: &mut Tally,
 ) {
     let other = Process::start(&executable, lab).await;
-    judge_keys(other.address, ledger, tally).await;
+    judge_keys(other.address, ledger, None, tally).await;
     other.kill();
     let mut collect = executable.command(&["garbage-collect", "--dry-run"], lab);
     let collect = Ran::of(&mut collect, "");

@@ -78,7 +78,7 @@ pub(super) async fn judge(
         tally.wrong(&complaint);
     }
     tally.in_flight += ledger.unanswered() as u64;
-    let there = judge_keys(address, ledger, tally).await;
+    let there = judge_keys(address, ledger, None, tally).await;
     judge_referrers(address, ledger, &there, tally).await;
     for session in ledger.take_sessions() {
         tally.sessions += 1;
@@ -86,17 +86,29 @@ pub(super) async fn judge(
     }
 }
 
+/// Reads back a copy that was begun at a `moment`.
+pub(super) async fn judge_copy(
+    address: SocketAddr,
+    ledger: &Arc<Ledger>,
+    moment: u64,
+    tally: &mut Tally,
+) {
+    let there = judge_keys(address, ledger, Some(moment), tally).await;
+    judge_referrers(address, ledger, &there, tally).await;
+}
+
 /// Every key alone, then the lists. Returns what is there.
 pub(super) async fn judge_keys(
     address: SocketAddr,
     ledger: &Arc<Ledger>,
+    moment: Option<u64>,
     tally: &mut Tally,
 ) -> BTreeMap<Key, Value> {
     let mut there = BTreeMap::new();
     for (key, read) in read_all(address, ledger).await {
         match read {
             Ok(value) => {
-                if !ledger.may_hold(&key, &value) {
+                if !ledger.may_hold(&key, &value, moment) {
                     let history = ledger.history(&key);
                     tally.lost(&format!("{key:?} is {value:?}, after {history}"));
                 }
