@@ -21,7 +21,7 @@ pub(in crate::cli) struct Arguments {
     /// The image [default tag: latest]
     #[arg(value_name = "FROM")]
     from: ImageName,
-    /// Where the copy goes: REPOSITORY[:TAG] [default tag: that of FROM]
+    /// Where the copy goes: `REPOSITORY` or `REPOSITORY:TAG` [default tag: that of FROM]
     #[arg(value_name = "TO")]
     to: ImageName,
     /// Print one JSON object
@@ -50,8 +50,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match ask_or_do(&installation, &request, &Meter::quiet())? {
         Answer::Copied(copied) => {
             let text = format!(
-                "{}:{} is {} ({} manifests)\n",
-                copied.repository, copied.tag, copied.digest, copied.manifests
+                "{}:{} is {}\n",
+                copied.repository, copied.tag, copied.digest
             );
             talk::data(&copied, arguments.json, text)
         }
