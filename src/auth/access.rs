@@ -375,7 +375,7 @@ pub(super) fn basic(realm: &str) -> String {
 }
 
 fn realm(settings: &TokenSettings, origin: &Origin) -> Result<String, Refusal> {
-    let no_host = Refusal::Malformed("the Host header is no host");
+    let no_host = Refusal::Malformed("the Host header is not a host");
     if let Some(redirect) = &settings.auto_redirect {
         let seen = Origin {
             is_https: origin.is_https || redirect.assumes_https,

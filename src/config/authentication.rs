@@ -392,11 +392,7 @@ fn signing_algorithms(reader: &mut Reader<'_>) -> Vec<String> {
             reader.warn(key.path, &message);
         } else if !TOKEN_ALGORITHMS.contains(&name.as_str()) {
             let hint = format!("of {}", TOKEN_ALGORITHMS.join(", "));
-            reader.refuse(
-                key.path,
-                "not the names of algorithms that are known here",
-                &hint,
-            );
+            reader.refuse(key.path, "unknown algorithm", &hint);
             break;
         }
     }

@@ -260,13 +260,13 @@ fn check_directory(reader: &mut Reader<'_>, settings: &LdapSettings) {
     if is_open && is_remote {
         reader.warn(
             LDAP_TLS.path,
-            "the connection is not protected: who is on the way to the directory can read all passwords",
+            "the connection is not encrypted: anyone on the network path can read all passwords",
         );
     }
     if settings.base.is_empty() {
         reader.warn(
             LDAP_BASE.path,
-            "missing: most directories find nobody without it; written like `ou=people,dc=example`",
+            "missing: most directories find no entry without it; written like `ou=people,dc=example`",
         );
     }
     if !settings.filter.is_empty() && !settings.is_filter_valid() {
@@ -275,7 +275,7 @@ fn check_directory(reader: &mut Reader<'_>, settings: &LdapSettings) {
     } else if !settings.filter.contains(ACCOUNT) {
         reader.warn(
             LDAP_FILTER.path,
-            "does not contain `${account}`: it finds nobody, or the same entry for everybody",
+            "does not contain `${account}`: it matches no entry, or the same one for every account",
         );
     }
     let files = [

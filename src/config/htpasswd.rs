@@ -28,7 +28,7 @@ pub(super) fn read(reader: &mut Reader<'_>, config: &mut AuthConfig) {
         if reader.is_given(key) {
             reader.refuse(
                 key,
-                "cannot stand beside auth.htpasswd: who logs in, and how, would have two answers",
+                "cannot be combined with auth.htpasswd: both define who can log in",
                 "keep `auth.htpasswd`, or move its entries to `users` for tokens and for the commands that change users",
             );
         }

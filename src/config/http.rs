@@ -194,7 +194,7 @@ fn locations(reader: &mut Reader<'_>, external_host: Option<&BaseUrl>) -> server
             if is_relative {
                 reader.warn(
                     key.path,
-                    "has no effect beside http.host, with which `Location` begins",
+                    "has no effect together with http.host, which `Location` begins with",
                 );
             }
             server::Locations::Host(host.to_string())

@@ -252,7 +252,7 @@ fn of_registry(loaded: Loaded<Served>) -> Result<Loaded, ConfigErrors> {
             "storage",
             "no storage is configured: these files describe an issuer of tokens, and no registry",
         )
-        .hint("name the registry's own file too, beside this one")
+        .hint("name the registry's config file as well")
         .into()),
     }
 }

@@ -406,7 +406,7 @@ impl<T: Copy + PartialEq> Readable for Words<T> {
                         let words = self.words.iter().map(|(word, _)| *word);
                         let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
                         let hint = format!("one of {}", words.join(", "));
-                        reader.refuse(key, "not a word that is known here", &hint);
+                        reader.refuse(key, "unknown value", &hint);
                         self.default
                     },
                     |(_, value)| *value,

@@ -78,7 +78,7 @@ pub(super) const ACCOUNTS: Family = Family {
     keys: ACCOUNT_KEYS,
     unread: &[
         distribution("auth.silly")
-            .refused(&[], "it lets everybody in who sends any header, and is for tests")
+            .refused(&[], "it accepts every client that sends an `Authorization` header, and is for tests")
             .hint("`auth: none` asks for no authentication; otherwise use auth.token or auth.htpasswd"),
         distribution("auth.none")
             .harmless("it asks for no authentication, as leaving `auth` out does"),

@@ -78,7 +78,7 @@ thread_local! {
 }
 
 /// The first line of the file.
-const HEADER: &str = "# Users, rules and revocations beside those of the configuration; rules come after its rules.\n";
+const HEADER: &str = "# Users, rules and revocations, in addition to those of the configuration, whose rules come first.\n";
 
 /// The file as it is written.
 #[derive(Serialize)]
@@ -296,7 +296,7 @@ pub(super) fn read_text(path: &Path) -> Result<String, ConfigError> {
         io::ErrorKind::NotFound => refused("no such file".to_owned(), "check the path"),
         kind => refused(
             format!("cannot be opened: {kind}"),
-            "check the path and who may read it",
+            "check the path and its permissions",
         ),
     })?;
     let mut bytes = Vec::new();

@@ -203,10 +203,7 @@ fn describe(error: &YamlError, source: &Place) -> ConfigError {
         |location| source.at_line(location.line()),
     );
     let (message, hint) = match error {
-        YamlError::DuplicateMappingKey { .. } => (
-            "this key stands here for the second time",
-            "keep one of the two",
-        ),
+        YamlError::DuplicateMappingKey { .. } => ("duplicate key", "keep one of the two"),
         YamlError::Budget { .. }
         | YamlError::AliasReplayLimitExceeded { .. }
         | YamlError::AliasExpansionLimitExceeded { .. }

@@ -102,7 +102,7 @@ fn several_files_become_one_with_the_same_meaning() {
         &[("REGISTRY_LOG_LEVEL", "debug"), ("REGISTRY_NO_SUCH", "x")],
     );
     assert!(!merged.out.contains("debug"));
-    let said = "in force over it wherever they are set: REGISTRY_LOG_LEVEL\n";
+    let said = "not included: environment variables that override it: REGISTRY_LOG_LEVEL\n";
     assert!(merged.talk.contains(said), "{}", merged.talk);
 }
 

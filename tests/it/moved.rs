@@ -70,13 +70,13 @@ async fn a_directory_that_was_moved_or_copied_is_what_is_served() {
     let mut command = lab.up_command("copy", &[]);
     let copied = lab.serve_by(command.env("REGISTRY_HTTP_ADDR", ANY_ADDRESS));
     let copied = copied.await;
-    let removed = ran_in(&lab, "copy", &["user", "remove", "admin"]);
+    let changed = ran_in(&lab, "copy", &["user", "passwd", "admin"]);
     assert!(
-        removed.talk.contains("in force from the next request on"),
+        changed.talk.contains("in force from the next request on"),
         "{}",
-        removed.talk
+        changed.talk
     );
-    removed.fine();
+    changed.fine();
     assert!(
         has_the_repository(&lab, "moved"),
         "another installation was changed"

@@ -113,7 +113,7 @@ impl fmt::Display for Mistake {
                 out.write_str("`push` without `pull` is of no use: a push needs the right to pull too")
             }
             MistakeKind::StarAmongOthers => out.write_str(
-                "`*` beside other actions is not a wildcard; `[\"*\"]` alone grants everything",
+                "`*` together with other actions is not a wildcard; `[\"*\"]` alone grants everything",
             ),
             MistakeKind::UnknownAction(action) => write!(
                 out,

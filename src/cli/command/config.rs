@@ -90,7 +90,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             );
             if !merged.variables.is_empty() {
                 talk::line(format_args!(
-                    "note: not in it, and in force over it wherever they are set: {}",
+                    "note: not included: environment variables that override it: {}",
                     merged.variables.join(", ")
                 ));
             }

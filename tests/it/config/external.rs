@@ -87,7 +87,10 @@ fn htpasswd_stands_alone() {
     let message = refused(
         "auth: {htpasswd: {realm: lab, path: /dev/null}}\next_auth: {command: /bin/sh}\next_authz: {command: /bin/sh}\n",
     );
-    for key in ["ext_auth: cannot stand", "ext_authz: cannot stand"] {
+    for key in [
+        "ext_auth: cannot be combined",
+        "ext_authz: cannot be combined",
+    ] {
         assert!(message.contains(key), "{message}");
     }
 }
@@ -108,15 +111,15 @@ fn a_directory_is_looked_at_as_far_as_that_is_possible() {
         ),
         (
             "{addr: 'ldap.lab:389', filter: '(uid=${account})'}",
-            "ldap_auth.tls: the connection is not protected",
+            "ldap_auth.tls: the connection is not encrypted",
         ),
         (
             "{addr: 'ldap.lab:636', tls: none, filter: '(uid=${account})'}",
-            "is not protected",
+            "is not encrypted",
         ),
         (
             &format!("{{{whole}, insecure_tls_skip_verify: true}}"),
-            "is not protected",
+            "is not encrypted",
         ),
         (
             "{addr: 'ldap.lab:636', filter: '(uid=bob)'}",
@@ -153,7 +156,7 @@ fn a_directory_is_looked_at_as_far_as_that_is_possible() {
         ("{addr: ldap.lab}", "ldap_auth.addr: must be HOST:PORT"),
         (
             "{tls: ssl}",
-            "0.yml:2: ldap_auth.tls: not a word that is known here\nhint: one of none, starttls, always",
+            "0.yml:2: ldap_auth.tls: unknown value\nhint: one of none, starttls, always",
         ),
         (
             "{filter: '(uid=${account}'}",

@@ -34,7 +34,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "auth: {htpasswd: {realm: x, path: /dev/null}}\nusers: {}\nacl: []\n",
-        "0.yml:2: users: cannot stand beside auth.htpasswd",
+        "0.yml:2: users: cannot be combined with auth.htpasswd",
     ),
     ("http:\n\taddr: ':1'\n", "0.yml:2: this is not YAML\n"),
     ("a: {b\n", "this is not YAML"),
@@ -109,7 +109,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "tls: maybe\n",
-        "0.yml:1: tls: not a word that is known here\nhint: one of auto",
+        "0.yml:1: tls: unknown value\nhint: one of auto",
     ),
     (
         "tls: auto\nhttp: {tls: {certificate: /no/c, key: /no/k}}\n",
@@ -138,7 +138,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "loglevel: info\nloglevel: debug\n",
-        "0.yml:2: this key stands here for the second time\n",
+        "0.yml:2: duplicate key\n",
     ),
     (
         "http: {addr: ':1'}\n---\nhttp: {addr: ':2'}\n",

@@ -59,7 +59,7 @@ fn names_of_algorithms_are_those_of_distribution() {
     for names in ["[RS257]", "[rs256]", "[none]"] {
         let errors = refused(&with(names));
         assert!(
-            errors.contains("auth.token.signingalgorithms: not the names of algorithms"),
+            errors.contains("auth.token.signingalgorithms: unknown algorithm"),
             "{errors}"
         );
     }

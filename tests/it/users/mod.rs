@@ -205,7 +205,7 @@ fn what_decides_is_explained_to_people_and_to_scripts() {
         "{shown}"
     );
     assert!(
-        shown.contains("ip 10.0.0.0/8 does not hold 127.0.0.1"),
+        shown.contains("ip 10.0.0.0/8 does not contain 127.0.0.1"),
         "{shown}"
     );
 

@@ -130,7 +130,7 @@ impl Report<'_> {
     fn reason(&self, rule: &RuleText, unmet: &Unmet) -> String {
         let shown = |pattern: &Option<String>| pattern.clone().unwrap_or_default();
         match unmet {
-            Unmet::Account => format!("account `{}` is another", shown(&rule.account)),
+            Unmet::Account => format!("account `{}` does not match", shown(&rule.account)),
             Unmet::Type => format!("type `{}` is not `repository`", shown(&rule.r#type)),
             Unmet::Name => {
                 let pattern = shown(&rule.name);
@@ -146,7 +146,11 @@ impl Report<'_> {
                 format!("name {} does not match{why}", shown_name(&pattern))
             }
             Unmet::Service => format!("service `{}` is not this registry's", shown(&rule.service)),
-            Unmet::Ip => format!("ip {} does not hold {}", shown(&rule.ip), self.arguments.ip),
+            Unmet::Ip => format!(
+                "ip {} does not contain {}",
+                shown(&rule.ip),
+                self.arguments.ip
+            ),
             Unmet::Label(label) => format!(
                 "the account has no label `{label}` that matches `{}`",
                 rule.labels.get(label).map_or("", String::as_str)

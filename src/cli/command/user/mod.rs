@@ -371,7 +371,7 @@ impl Command<'_> {
         if let Some(htpasswd) = auth.htpasswd() {
             let path = htpasswd.display();
             bail!(
-                "the accounts are those of {path} (auth.htpasswd), which no command here changes\nhint: `htpasswd -B -C 10 {path} NAME`; it takes effect at once"
+                "the accounts are those of {path} (auth.htpasswd), which `boathouse user` does not change\nhint: `htpasswd -B -C 10 {path} NAME`; it takes effect at once"
             );
         }
         let Some(file) = auth.users_file.as_deref() else {
