@@ -67,13 +67,16 @@ async fn the_command_line_makes_every_line_json_whatever_the_config_says() {
 #[tokio::test]
 async fn a_program_that_reads_the_log_is_told_what_a_person_would_be() {
     let lab = Lab::empty();
-    let first = lab.up("home", &[]).await;
+    let mut first = lab.up("home", &[]).await;
+    first.says("shown again by").await;
     let address = first.address().to_string();
     let text = first.end();
     assert!(text.contains("\nTrust its certificates"), "{text}");
 
     let json = ["--addr", &address, "--log-format", "json"];
-    let log = lab.up("home", &json).await.end();
+    let mut second = lab.up("home", &json).await;
+    second.says("\"serving\"").await;
+    let log = second.end();
     // That `--addr` counts on the first run only is said before anything is served.
     let lines = log.lines().filter(|line| !line.starts_with("note: "));
     let lines: Vec<serde_json::Value> = lines
