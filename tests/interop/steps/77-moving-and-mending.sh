@@ -73,6 +73,7 @@ the_same_images "every image is there with the new password"
 section "A lost users.yml"
 same "the new file belongs to the service's user" "997 600" "$(stat -c '%u %a' /etc/boathouse/users.yml)"
 PASSWORD=$(</root/admin-password)
+check "a client logs in with it" log_in
 the_same_images "every image is there with the new account"
 token=$(token_of "$PASSWORD")
 # At first only as far as both keys count.
