@@ -93,6 +93,7 @@ rm -r /etc/systemd/system/boathouse.service.d /mnt/new
 find /etc/boathouse /var/lib/boathouse -mindepth 1 -delete
 section "Another machine: on the new one"
 the_same_images "every image is on the new machine, by the same authority and password"
+log_in "$PASSWORD" >"$W/login"
 check "an image is pushed there" push "$W/image" team/app:2
 check "every section of the page was run" whole_page_was_run
 systemctl stop boathouse
