@@ -2,8 +2,8 @@
 //!
 //! The process that makes the copy reads the files itself: a server that is confined by its service manager could not write to
 //! another disk. It asks the server for one thing only, to let nothing change in a repository while its links are read. Links
-//! are read first and data after: data are never removed, so what a link leads to is still there. (A collector must not run
-//! meanwhile; there is none yet.)
+//! are read first and data after: only a deletion that also removes the last link removes data, so what a link leads to is still
+//! there, or was deleted on purpose. (A collector must not run meanwhile; there is none yet.)
 //!
 //! In the destination, blobs have their final place. Everything else is written into [`UNFINISHED`], and takes the place of the
 //! last backup when it is complete ([`finish`]), so that a run that is interrupted costs nothing but time, and leaves the last
@@ -13,6 +13,8 @@
 mod files;
 mod record;
 pub(crate) mod restore;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
@@ -373,6 +375,13 @@ impl Run<'_> {
                     note("its bytes are not what its digest says");
                     return Ok(());
                 }
+                // A repository that was deleted meanwhile, with bytes that nothing else needs.
+                Err(CopyError::Read(error))
+                    if error.kind() == io::ErrorKind::NotFound
+                        && !self.is_linked(repository, digest) =>
+                {
+                    return Ok(());
+                }
                 Err(CopyError::Read(error)) => {
                     note(&format!("its bytes cannot be read: {error}"));
                     return Ok(());
@@ -388,6 +397,17 @@ impl Run<'_> {
         });
         self.list(digest, &relative)
             .with_context(|| format!("cannot write in {}", self.job.destination.display()))
+    }
+
+    /// Whether the repository still has the blob or manifest.
+    fn is_linked(&self, repository: &RepositoryName, digest: &Digest) -> bool {
+        let root = self.job.config.storage.root_directory();
+        [
+            Place::LayerLink(repository, *digest),
+            Place::RevisionLink(repository, *digest),
+        ]
+        .iter()
+        .any(|link| root.join(link.key().as_str()).exists())
     }
 
     /// On the same disk, a second name of the same file takes no room. It was read before it gets that.
