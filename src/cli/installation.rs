@@ -2,6 +2,7 @@
 //!
 //! Must not start or write anything. Invariant: what was not named is looked for in this user's place first, then in root's.
 
+use std::io;
 use std::path::PathBuf;
 
 use anyhow::bail;
@@ -77,6 +78,19 @@ pub(super) fn config_files(place: &Where) -> anyhow::Result<Vec<PathBuf>> {
         "there is no {}\nhint: name the installation with `--dir DIR` or `--config FILE`, or make one with `boathouse up`",
         own.display()
     )
+}
+
+/// Whether the installation that was found is root's, and this user may not read its configuration.
+pub(super) fn is_unreadable(place: &Where) -> bool {
+    if place.dir.is_some() || !place.config.is_empty() {
+        return false;
+    }
+    let files = config_files(place).unwrap_or_default();
+    let is_denied = |file: &PathBuf| {
+        let opened = std::fs::File::open(file);
+        opened.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    };
+    files.iter().any(is_denied)
 }
 
 /// Whether the installation is one that `up` made, and not files as `serve` is given them.

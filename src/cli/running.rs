@@ -12,12 +12,12 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use futures_util::FutureExt as _;
 
-use super::installation::Installation;
+use super::installation::{Installation, Where, is_unreadable};
 use super::progress::Meter;
 use super::talk;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::instance::places::{control_socket, refuse_data_of_another};
+use crate::instance::places::{control_socket, group_socket_of_root, refuse_data_of_another};
 use crate::instance::{Expected, Instance, Parts, Plan};
 use crate::layout::OWN_DIRECTORY;
 use crate::oci::RepositoryName;
@@ -56,6 +56,30 @@ pub(super) fn ask_or_do(
     };
     meter.end();
     Ok(answer)
+}
+
+/// The same for a question, by whoever may ask it: the group of a service may, and cannot read its configuration.
+pub(super) fn ask_or_look(
+    place: &Where,
+    request: &Request,
+    meter: &Meter,
+) -> anyhow::Result<Answer> {
+    match ask_as_group(place, request, meter)? {
+        Some(answer) => Ok(answer),
+        None => ask_or_do(&Installation::find(place)?, request, meter),
+    }
+}
+
+/// The answer of root's service, where its configuration cannot be read and this user is of its group.
+pub(super) fn ask_as_group(
+    place: &Where,
+    request: &Request,
+    meter: &Meter,
+) -> anyhow::Result<Option<Answer>> {
+    if !is_unreadable(place) {
+        return Ok(None);
+    }
+    ask(&group_socket_of_root(), request, meter)
 }
 
 /// What an answer that does not fit means: that it was refused, and why.

@@ -20,7 +20,7 @@ mod tests;
 use std::fs::File;
 use std::future::Future;
 use std::mem;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -46,7 +46,7 @@ use crate::index::{self, Index};
 use crate::layout::OWN_DIRECTORY;
 use crate::metrics::{self, Metrics};
 use crate::registry::{self, FallbackTags, Registry};
-use crate::server::control::{Control, ControlSocket};
+use crate::server::control::{Clients, Control, ControlSocket};
 use crate::server::status::Serving;
 use crate::server::{self, BoundAddress, Listener, PassedSockets, Server, Services, Site};
 use crate::store::ObjectStore;
@@ -110,6 +110,8 @@ pub struct BoundInstance {
     server: Server,
     reload: Arc<Reload>,
     service_manager: Arc<ServiceManager>,
+    /// Where the group of a service may ask.
+    group_socket: Option<PathBuf>,
 }
 
 impl Plan {
@@ -216,7 +218,8 @@ impl Instance {
             })),
         };
         let server = Server::listen(listeners, &services).context(CANNOT_SERVE)?;
-        missing_parts::remember(config, &self.plan.environment());
+        let environment = self.plan.environment();
+        missing_parts::remember(config, &environment);
         let source = self.plan.source.take();
         let reloaded = certificates
             .iter()
@@ -232,6 +235,7 @@ impl Instance {
             certificates,
             server,
             reload: Arc::new(reload),
+            group_socket: places::group_socket(&environment),
             service_manager: Arc::default(),
         })
     }
@@ -363,26 +367,37 @@ impl BoundInstance {
                 reload.follow_files(heartbeat, clock, &manager).await;
             });
         }
-        if let Some((mut socket, control)) = self.control() {
+        let control = self.control();
+        for mut socket in self.control_sockets() {
+            let control = Arc::clone(&control);
             tasks.spawn(socket.heartbeat(), async move { socket.run(control).await });
         }
     }
 
-    /// Where commands reach this instance, and what carries them out. Without the socket, the registry serves all the same.
-    fn control(&self) -> Option<(ControlSocket, Arc<Control>)> {
+    /// Where commands reach this instance. Without these, the registry serves all the same.
+    fn control_sockets(&self) -> Vec<ControlSocket> {
         let Plan { config, clock, .. } = &self.instance.plan;
-        let path = places::control_socket(config);
-        let socket = match ControlSocket::bind(&path, Arc::clone(clock)) {
-            Ok(socket) => socket,
-            Err(error) => {
+        let wanted = [(places::control_socket(config), Clients::Owner)];
+        let wanted = wanted
+            .into_iter()
+            .chain(self.group_socket.clone().map(|path| (path, Clients::Group)));
+        let bind = |(path, clients): (PathBuf, Clients)| {
+            let socket = ControlSocket::bind(&path, clients, Arc::clone(clock));
+            let socket = socket.inspect_err(|error| {
                 tracing::warn!(
                     %error,
                     path = %path.display(),
-                    "`status`, `du`, `rebuild` and `reload` cannot reach this server; accounts and SIGHUP are not affected"
+                    "commands cannot reach this server here; `user`, `acl`, `check` and SIGHUP are not affected"
                 );
-                return None;
-            }
+            });
+            socket.ok()
         };
+        wanted.filter_map(bind).collect()
+    }
+
+    /// What carries out commands.
+    fn control(&self) -> Arc<Control> {
+        let Plan { clock, .. } = &self.instance.plan;
         let registry = Arc::clone(&self.instance.registry);
         let reload = Reload::on_command(&self.reload, &self.service_manager);
         let auth = Some(Arc::clone(&self.auth));
@@ -395,7 +410,7 @@ impl BoundInstance {
             started_unix_secs: clock.unix_secs(),
             certificates: self.certificates.clone(),
         });
-        Some((socket, Arc::new(control)))
+        Arc::new(control)
     }
 }
 

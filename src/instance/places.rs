@@ -2,6 +2,7 @@
 //!
 //! Must not write to the disk. Invariant: every path is absolute, so that the config means the same from wherever it is read.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
 use std::io;
@@ -147,6 +148,24 @@ impl Surroundings<'_> {
             (false, _) => self.directory("XDG_RUNTIME_DIR"),
         }
     }
+}
+
+/// The socket for the group of a service, in the directory that systemd's `RuntimeDirectory=` makes.
+const GROUP_SOCKET: &str = "control.sock";
+
+/// Where the instance listens for questions of its group, if its service manager gives it a directory for that.
+pub(crate) fn group_socket(environment: &BTreeMap<String, String>) -> Option<PathBuf> {
+    // With several directories, systemd puts colons between them.
+    let directories = environment.get("RUNTIME_DIRECTORY")?;
+    let directory = PathBuf::from(directories.split(':').next()?);
+    directory
+        .is_absolute()
+        .then(|| directory.join(GROUP_SOCKET))
+}
+
+/// The same of root's installation, as a command finds it.
+pub(crate) fn group_socket_of_root() -> PathBuf {
+    Path::new("/run/boathouse").join(GROUP_SOCKET)
 }
 
 /// Where the instance with this configuration listens for commands.

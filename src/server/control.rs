@@ -1,8 +1,8 @@
 //! The control socket: commands on this machine that query or change a running server.
 //!
 //! A Unix socket. The client sends one line of JSON, a [`Request`]; the server answers with lines of JSON: any number of
-//! [`Answer::Progress`], then one other answer. Must not know who runs the commands. Invariants: it accepts only root and
-//! the user of the server process; work that has begun continues if the client disconnects, but [`Request::Hold`] ends then.
+//! [`Answer::Progress`], then one other answer. Must not know who runs the commands. Invariants: the socket that carries out
+//! everything accepts only root and the user of the server process, and one for a group answers questions only; work that has begun continues if the client disconnects, but [`Request::Hold`] ends then.
 
 use std::fs::Permissions;
 use std::io;
@@ -343,6 +343,31 @@ fn subject(repository: Option<&str>, tag: Option<&str>) -> Result<Subject, Strin
     Ok(Subject::Tag(name, tag))
 }
 
+impl Request {
+    /// Whether it only reads what the index and the process know, and costs others nothing.
+    fn is_question(&self) -> bool {
+        match self {
+            Self::Status | Self::Usage { .. } | Self::List { .. } | Self::Show { .. } => true,
+            Self::Reload
+            | Self::Rebuild
+            | Self::Compare
+            | Self::Hold { .. }
+            | Self::Delete { .. }
+            | Self::Copy { .. }
+            | Self::RestoreTag { .. } => false,
+        }
+    }
+}
+
+/// Who may use a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clients {
+    /// Root and the user of the server process, for everything.
+    Owner,
+    /// The group of the server process too, for questions. The mode of the file keeps others out, which Linux heeds.
+    Group,
+}
+
 /// How often it is looked whether the socket is still there: a command that finds none comes again after this time.
 const LOOK_PAUSE: Duration = Duration::from_secs(10);
 
@@ -350,6 +375,7 @@ const LOOK_PAUSE: Duration = Duration::from_secs(10);
 pub struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
+    clients: Clients,
     /// Device and inode of the socket's file.
     file: Option<(u64, u64)>,
     clock: Arc<dyn Clock>,
@@ -359,7 +385,7 @@ pub struct ControlSocket {
 impl ControlSocket {
     /// Listens at `path`. If another server is listening there, it keeps its socket and this is an error: its commands
     /// would be answered here. Any other file there was left by a process that has ended.
-    pub fn bind(path: &Path, clock: Arc<dyn Clock>) -> io::Result<Self> {
+    pub fn bind(path: &Path, clients: Clients, clock: Arc<dyn Clock>) -> io::Result<Self> {
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(io::Error::new(
                 io::ErrorKind::AddrInUse,
@@ -371,10 +397,15 @@ impl ControlSocket {
             _ => {}
         }
         let listener = UnixListener::bind(path)?;
-        std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        let mode = match clients {
+            Clients::Owner => 0o600,
+            Clients::Group => 0o660,
+        };
+        std::fs::set_permissions(path, Permissions::from_mode(mode))?;
         Ok(Self {
             listener,
             path: path.to_owned(),
+            clients,
             file: file_at(path),
             clock: Arc::clone(&clock),
             heartbeat: Heartbeat::new("the socket of commands", clock),
@@ -392,7 +423,7 @@ impl ControlSocket {
             return;
         }
         // Where the whole directory was moved, the socket is still good in its new place.
-        let Ok(mut new) = Self::bind(&self.path, Arc::clone(&self.clock)) else {
+        let Ok(mut new) = Self::bind(&self.path, self.clients, Arc::clone(&self.clock)) else {
             return;
         };
         std::mem::swap(&mut self.listener, &mut new.listener);
@@ -419,8 +450,9 @@ impl ControlSocket {
             match accepted {
                 Ok((stream, _)) => {
                     let control = Arc::clone(&control);
+                    let clients = self.clients;
                     tokio::spawn(async move {
-                        if let Err(error) = serve(stream, &control).await {
+                        if let Err(error) = serve(stream, clients, &control).await {
                             tracing::debug!(%error, "a command disconnected");
                         }
                         drop(place);
@@ -450,10 +482,11 @@ fn file_at(path: &Path) -> Option<(u64, u64)> {
     Some((metadata.dev(), metadata.ino()))
 }
 
-async fn serve(mut stream: UnixStream, control: &Arc<Control>) -> io::Result<()> {
+async fn serve(mut stream: UnixStream, clients: Clients, control: &Arc<Control>) -> io::Result<()> {
     // The mode of the file is set a moment after it is created, and some systems ignore it.
     let peer = stream.peer_cred()?.uid();
-    if peer != 0 && peer != platform::effective_user_id() {
+    let is_owner = peer == 0 || peer == platform::effective_user_id();
+    if clients == Clients::Owner && !is_owner {
         let what = "only root and the user of the server process may do this".to_owned();
         return send(&mut stream, &failed(what, None)).await;
     }
@@ -472,6 +505,10 @@ async fn serve(mut stream: UnixStream, control: &Arc<Control>) -> io::Result<()>
             return send(&mut writer, &failed(what, Some(hint))).await;
         }
     };
+    if clients == Clients::Group && !request.is_question() {
+        let what = "only root and the user of the server process may do this".to_owned();
+        return send(&mut writer, &failed(what, None)).await;
+    }
     if let Request::Hold { repository } = &request {
         let changes = reader.into_inner().into_inner();
         return hold(changes, &mut writer, control, repository).await;
@@ -557,7 +594,7 @@ mod tests {
         let path = directory.path().join("control.sock");
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at_unix_secs(1_800_000_000));
         let connects = || std::os::unix::net::UnixStream::connect(&path).is_ok();
-        let mut socket = ControlSocket::bind(&path, Arc::clone(&clock)).unwrap();
+        let mut socket = ControlSocket::bind(&path, Clients::Owner, Arc::clone(&clock)).unwrap();
         let first = file_at(&path);
         socket.make_again_if_missing();
         assert_eq!(file_at(&path), first, "it was there");
@@ -569,7 +606,7 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         // Another server has taken the place.
         std::fs::remove_file(&path).unwrap();
-        let other = ControlSocket::bind(&path, clock).unwrap();
+        let other = ControlSocket::bind(&path, Clients::Owner, clock).unwrap();
         socket.make_again_if_missing();
         drop(socket);
         assert!(connects(), "the socket of another server was removed");

@@ -8,9 +8,9 @@ use std::process::ExitCode;
 
 use indicatif::HumanBytes;
 
-use crate::cli::installation::{Installation, Where};
+use crate::cli::installation::Where;
 use crate::cli::progress::Meter;
-use crate::cli::running::{ask_or_do, unexpected};
+use crate::cli::running::{ask_or_look, unexpected};
 use crate::cli::talk;
 use crate::registry::Usage;
 use crate::server::control::{Answer, Request};
@@ -30,7 +30,6 @@ pub(in crate::cli) struct Arguments {
 
 /// Prints the usage.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let installation = Installation::find(&arguments.place)?;
     let (repository, tag) = match arguments.subject.as_deref() {
         None => (None, None),
         Some(subject) => match subject.split_once(':') {
@@ -42,7 +41,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         repository: repository.map(str::to_owned),
         tag: tag.map(str::to_owned),
     };
-    match ask_or_do(&installation, &request, &Meter::quiet())? {
+    match ask_or_look(&arguments.place, &request, &Meter::quiet())? {
         Answer::Usage { rows } => {
             let text = match (tag, rows.as_slice()) {
                 (Some(_), [row]) => tag_text(row),

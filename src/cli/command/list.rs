@@ -8,10 +8,10 @@ use std::process::ExitCode;
 
 use indicatif::HumanBytes;
 
-use crate::cli::installation::{Installation, Where};
+use crate::cli::installation::Where;
 use crate::cli::moment;
 use crate::cli::progress::Meter;
-use crate::cli::running::{ask_or_do, unexpected};
+use crate::cli::running::{ask_or_look, unexpected};
 use crate::cli::talk;
 use crate::oci::{ImageName, RepositoryName};
 use crate::registry::{RepositoryContent, RepositorySummary, TagSummary};
@@ -32,7 +32,6 @@ pub(in crate::cli) struct Arguments {
 
 /// Lists repositories or tags.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let installation = Installation::find(&arguments.place)?;
     let repository = arguments.repository.clone();
     let request = Request::List {
         repository: repository.map(|repository| ImageName {
@@ -40,7 +39,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             reference: None,
         }),
     };
-    match ask_or_do(&installation, &request, &Meter::quiet())? {
+    match ask_or_look(&arguments.place, &request, &Meter::quiet())? {
         Answer::Repositories { rows } => {
             let text = repositories_text(&rows);
             talk::data(&rows, arguments.json, text)

@@ -9,9 +9,9 @@ use std::process::ExitCode;
 use indicatif::HumanBytes;
 
 use super::list::{shown_kind, shown_time, table};
-use crate::cli::installation::{Installation, Where};
+use crate::cli::installation::Where;
 use crate::cli::progress::Meter;
-use crate::cli::running::{ask_or_do, unexpected};
+use crate::cli::running::{ask_or_look, unexpected};
 use crate::cli::talk;
 use crate::oci::ImageName;
 use crate::registry::{EarlierManifest, Image, ImageChild, ImagePart};
@@ -32,10 +32,9 @@ pub(in crate::cli) struct Arguments {
 
 /// Shows one image.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let installation = Installation::find(&arguments.place)?;
     let image = arguments.image.clone();
     let request = Request::Show { image };
-    match ask_or_do(&installation, &request, &Meter::quiet())? {
+    match ask_or_look(&arguments.place, &request, &Meter::quiet())? {
         Answer::Image(image) => talk::data(&*image, arguments.json, text_of(&image)),
         answer => Err(unexpected(answer)),
     }

@@ -15,7 +15,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::cli::installation::{Installation, Where, registry_name};
 use crate::cli::progress::Meter;
-use crate::cli::running::{ask, ask_or_do, unexpected};
+use crate::cli::running::{ask, ask_as_group, ask_or_do, unexpected};
 use crate::cli::talk;
 use crate::config::Config;
 use crate::instance::places::{control_socket, refuse_data_of_another};
@@ -53,20 +53,32 @@ struct Shown<'a> {
 
 /// Exit code 0, 1 or [`NOT_RUNNING`].
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let installation = Installation::find(&arguments.place)?;
-    let config = &installation.loaded.config;
-    let socket = control_socket(config);
-    let report = match ask(&socket, &Request::Status, &Meter::quiet())? {
+    let of_group = ask_as_group(&arguments.place, &Request::Status, &Meter::quiet())?;
+    // The group of a service cannot read its configuration, which alone has the URL.
+    let (installation, answer) = if of_group.is_some() {
+        (None, of_group)
+    } else {
+        let installation = Installation::find(&arguments.place)?;
+        let socket = control_socket(&installation.loaded.config);
+        let answer = ask(&socket, &Request::Status, &Meter::quiet())?;
+        (Some(installation), answer)
+    };
+    let report = match answer {
         Some(Answer::Status(report)) => Some(report),
         Some(answer) => return Err(unexpected(answer)),
-        None => look(&installation)?,
+        None => installation.as_ref().map(look).transpose()?.flatten(),
     };
     let report = report.as_deref();
     let server = report.and_then(|report| report.server.as_ref());
+    let config = installation
+        .as_ref()
+        .map(|installation| &installation.loaded.config);
     let shown = Shown {
         is_running: server.is_some(),
         is_healthy: server.is_some_and(|server| server.is_healthy),
-        url: server.map(|server| url(config, server)),
+        url: config
+            .zip(server)
+            .map(|(config, server)| url(config, server)),
         report,
     };
     talk::data(&shown, arguments.json, text(&shown))?;
@@ -159,11 +171,8 @@ fn server_text(text: &mut String, server: &ServerStatus, url: Option<&str>) {
         HumanDuration(Duration::from_secs(*uptime_secs))
     );
     let _ = writeln!(text, "version       {version}");
-    let _ = writeln!(
-        text,
-        "address       {}, listening at {address}",
-        url.unwrap_or_default()
-    );
+    let url = url.map(|url| format!("{url}, ")).unwrap_or_default();
+    let _ = writeln!(text, "address       {url}listening at {address}");
     let _ = writeln!(
         text,
         "uploads       {} open, {} of them receive; they hold {}",

@@ -1,6 +1,10 @@
 //! `status`: whether the server runs, how it is, and the exit code that says so.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use boathouse::oci::{Algorithm, Digest};
@@ -123,4 +127,43 @@ async fn a_control_socket_that_somebody_removed_is_made_again() {
     assert_eq!(lab.status()["is_running"], true);
     server.end();
     assert!(!lab.socket().exists());
+}
+
+/// The answer at the socket of a service's group.
+fn asked(socket: &Path, request: &str) -> Value {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    writeln!(stream, "{{\"request\":\"{request}\"}}").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    serde_json::from_str(&answer).unwrap()
+}
+
+#[tokio::test]
+async fn the_group_of_a_service_may_ask_and_change_nothing() {
+    let lab = Lab::open();
+    let run = lab.path("run");
+    fs::create_dir(&run).unwrap();
+    let mut command = lab.command(&["serve"]);
+    command.env("RUNTIME_DIRECTORY", format!("{}:/elsewhere", run.display()));
+    let mut server = lab.serve_by(&mut command).await;
+    let socket = run.join("control.sock");
+    server.takes_commands(&socket).await;
+    let status = asked(&socket, "status");
+    assert_eq!(status["answer"], "status", "{status}");
+    let mode = fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    for request in ["reload", "rebuild", "compare"] {
+        let refused = asked(&socket, request);
+        assert_eq!(refused["answer"], "failed", "{request}: {refused}");
+        assert!(
+            refused
+                .to_string()
+                .contains("only root and the user of the server"),
+            "{refused}"
+        );
+    }
+    // Its own user and root have the other socket.
+    assert_eq!(lab.status()["is_running"], true);
+    server.end();
+    assert!(!socket.exists());
 }
