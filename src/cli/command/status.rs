@@ -213,6 +213,13 @@ fn stored_text(text: &mut String, status: &Status) {
         index,
     } = status;
     // Writing into a String cannot fail.
+    if index.health != "healthy" {
+        let _ = writeln!(
+            text,
+            "counts        incomplete: they come from the index, which is {}",
+            index.health
+        );
+    }
     let _ = write!(
         text,
         "repositories  {repositories}\ntags          {tags}\nmanifests     {manifests}\n\
@@ -267,5 +274,30 @@ fn stored_text(text: &mut String, status: &Status) {
     }
     for trouble in degraded {
         let _ = writeln!(text, "degraded      {trouble}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_of_an_index_that_is_not_whole_are_called_incomplete() {
+        let status = |health: &str| {
+            let status = serde_json::json!({
+                "repositories": 0, "tags": 0, "manifests": 0, "blobs": 0, "logical_bytes": 0, "stored_bytes": 0,
+                "lists_from_index": false,
+                "index": {
+                    "health": health, "keys": 0, "queued": 0, "dropped_batches": 0, "unread_repositories": 0, "commits": 0,
+                    "quarantines": 0
+                }
+            });
+            let mut text = String::new();
+            stored_text(&mut text, &serde_json::from_value(status).unwrap());
+            text
+        };
+        let line = "counts        incomplete: they come from the index, which is degraded\nrepositories  0\n";
+        assert!(status("degraded").contains(line), "{}", status("degraded"));
+        assert!(!status("healthy").contains("incomplete"));
     }
 }

@@ -15,6 +15,7 @@ section() {
     esac
   done < <(awk -v heading="## $1" '/^## /{ inside = $0 == heading } inside' "$PAGE")
   ((count)) || { fail "the page has no section $1"; return; }
+  [[ -z $kind ]] || { fail "section $1 has a block that does not end"; return; }
   for ((number = 1; number <= count; number++)); do
     text=$(head -n 1 "$file/$number.sh")
     check "$1: $text" bash -euo pipefail "$file/$number.sh"
