@@ -41,8 +41,9 @@ impl Installation {
         })
     }
 
-    /// For a command that changes the file of users, and reads it itself.
-    pub(super) fn find_for_a_change(place: &Where) -> anyhow::Result<Self> {
+    /// The same for a command that reads the file of users itself, or that needs no accounts: a mistake in that file, or its
+    /// loss, must not hide how the server is.
+    pub(super) fn find_without_accounts(place: &Where) -> anyhow::Result<Self> {
         let config_files = config_files(place)?;
         let loaded = config::load_without_users_file(&config_files, &super::environment())?;
         Ok(Self {

@@ -66,7 +66,7 @@ pub(super) fn ask_or_look(
 ) -> anyhow::Result<Answer> {
     match ask_as_group(place, request, meter)? {
         Some(answer) => Ok(answer),
-        None => ask_or_do(&Installation::find(place)?, request, meter),
+        None => ask_or_do(&Installation::find_without_accounts(place)?, request, meter),
     }
 }
 

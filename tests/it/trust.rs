@@ -2,6 +2,9 @@
 
 use std::fs;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::data::tree;
 use crate::lab::{Lab, PASSWORD};
 use crate::program::{Program, Ran, free_address, ran};
@@ -335,6 +338,16 @@ async fn a_sample_is_pushed_without_any_other_program() {
     assert!(pushed.talk.contains("/hello:1; "), "{}", pushed.talk);
     let registry = served.registry();
     assert_eq!(pushed.fine(), format!("docker pull {registry}/hello:1\n"));
+
+    // A login that a client keeps under another name of the registry.
+    let other = registry.replace("localhost", "127.0.0.1");
+    let login = STANDARD.encode(format!("admin:{PASSWORD}"));
+    let kept = format!("{{\"auths\":{{\"{other}\":{{\"auth\":\"{login}\"}}}}}}");
+    fs::remove_file(served.lab.path("home/admin-password")).unwrap();
+    let directory = served.lab.path("client/home/ann/.config/containers");
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("auth.json"), kept).unwrap();
+    served.client(&here, "").fine();
 
     // From another machine, by what it trusts.
     let there = [

@@ -42,7 +42,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
         Some(Reference::Tag(_)) | None => {}
     }
-    let installation = Installation::find(&arguments.place)?;
+    let installation = Installation::find_without_accounts(&arguments.place)?;
     let request = Request::Copy {
         from: from.clone(),
         to: to.clone(),

@@ -34,7 +34,7 @@ pub(in crate::cli) struct Arguments {
 
 /// Deletes an image or a repository.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let installation = Installation::find(&arguments.place)?;
+    let installation = Installation::find_without_accounts(&arguments.place)?;
     let image = &arguments.image;
     let ask = |is_trial| {
         let image = image.clone();

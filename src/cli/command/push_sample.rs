@@ -77,21 +77,32 @@ fn parse_image(text: &str) -> Result<(RepositoryName, Tag), String> {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let machine = Machine::below(arguments.root.as_deref());
-    let (server, registry, own, password_file) = match &arguments.registry {
-        Some(address) => {
-            let server = Server {
+    let Registry {
+        server,
+        name: registry,
+        other_names,
+        own,
+        password_file,
+    } = match &arguments.registry {
+        Some(address) => Registry {
+            server: Server {
                 address: address.clone(),
                 is_tls: !arguments.plain_http,
-            };
-            (server, address.to_string(), Vec::new(), None)
-        }
+            },
+            name: address.to_string(),
+            other_names: Vec::new(),
+            own: Vec::new(),
+            password_file: None,
+        },
         None => here(arguments)?,
     };
     let mut roots = Authority::roots(&own)?;
     for store in Store::ALL {
         roots.extend(store.roots(&machine, &registry).roots);
     }
-    let credentials = credentials(arguments, &registry, &machine, password_file)?;
+    let names = std::iter::once(&registry).chain(&other_names);
+    let names: Vec<String> = names.flat_map(|name| names_in_references(name)).collect();
+    let credentials = credentials(arguments, &names, &machine, password_file)?;
     let push = Push {
         server,
         roots,
@@ -118,12 +129,22 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The registry on this machine, what its clients call it, its own authorities, and the file of its first password.
-fn here(
-    arguments: &Arguments,
-) -> anyhow::Result<(Server, String, Vec<Authority>, Option<PathBuf>)> {
+/// Where the image goes.
+struct Registry {
+    server: Server,
+    /// What its clients call it, as in the names of images.
+    name: String,
+    /// What else they may have logged in to.
+    other_names: Vec<String>,
+    own: Vec<Authority>,
+    /// The file of its first password.
+    password_file: Option<PathBuf>,
+}
+
+/// The registry on this machine.
+fn here(arguments: &Arguments) -> anyhow::Result<Registry> {
     let mut server = doctor::here(&arguments.place, arguments.plain_http)?;
-    let registry = server.address.to_string();
+    let name = server.address.to_string();
     let installation = Installation::find(&arguments.place)?;
     let config = &installation.loaded.config;
     let listening = config.server.address.tcp();
@@ -147,13 +168,24 @@ fn here(
     let config = installation.config_files.first();
     let password = config.map(|file| file.with_file_name("admin-password"));
     let password = password.filter(|file| file.exists());
-    Ok((server, registry, authorities, password))
+    // Its clients use the names of its certificate.
+    let port = server.address.port();
+    let certified = tls::names_in_files(&installation.loaded.config.tls);
+    let other_names = certified.into_iter().flatten();
+    let other_names = other_names.filter_map(|host| HostPort::new(&host, port).ok());
+    Ok(Registry {
+        server,
+        name,
+        other_names: other_names.map(|name| name.to_string()).collect(),
+        own: authorities,
+        password_file: password,
+    })
 }
 
 /// The account and password that are known without asking.
 fn credentials(
     arguments: &Arguments,
-    registry: &str,
+    names: &[String],
     machine: &Machine,
     password_file: Option<PathBuf>,
 ) -> anyhow::Result<Option<Credentials>> {
@@ -170,7 +202,7 @@ fn credentials(
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let files = credentials::usual_files(&variable);
     let files: Vec<PathBuf> = files.iter().map(|file| machine.path(file)).collect();
-    if let Some(kept) = Credentials::kept(&files, &names_in_references(registry)) {
+    if let Some(kept) = Credentials::kept(&files, names) {
         return Ok(Some(kept));
     }
     let file = password_file.map(|file| Credentials::from_file(ADMIN, &file));

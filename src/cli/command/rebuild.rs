@@ -28,7 +28,7 @@ pub(in crate::cli) struct Arguments {
 
 /// Fills the index anew, or compares it.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let installation = Installation::find(&arguments.place)?;
+    let installation = Installation::find_without_accounts(&arguments.place)?;
     let (request, label) = if arguments.check {
         (Request::Compare, "comparing the index with the store")
     } else {

@@ -37,7 +37,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if !matches!(image.reference, Some(Reference::Tag(_))) {
         bail!("{image} names no tag\nhint: write REPOSITORY:TAG");
     }
-    let installation = Installation::find(&arguments.place)?;
+    let installation = Installation::find_without_accounts(&arguments.place)?;
     let Some(digest) = arguments.digest else {
         let image = image.clone();
         let request = Request::Show { image };

@@ -58,7 +58,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (installation, answer) = if of_group.is_some() {
         (None, of_group)
     } else {
-        let installation = Installation::find(&arguments.place)?;
+        let installation = Installation::find_without_accounts(&arguments.place)?;
         let socket = control_socket(&installation.loaded.config);
         let answer = ask(&socket, &Request::Status, &Meter::quiet())?;
         (Some(installation), answer)

@@ -109,6 +109,12 @@ async fn what_asks_for_an_operator_is_in_the_exit_code() {
             .contains("accounts"),
         "{troubled}"
     );
+    // A mistake in it hides nothing either.
+    lab.write("old/users.yml", "users: [");
+    let _ = server.get("/v2/").send().await;
+    let mistaken = status(1)["degraded"][0].to_string();
+    assert!(mistaken.contains("accounts has a mistake"), "{mistaken}");
+    ran(&["list", "--dir", &lab.place("old")], &[], "").fine();
     fs::rename(lab.path("aside"), lab.path("old/users.yml")).unwrap();
     server.end();
     status(3);

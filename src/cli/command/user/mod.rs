@@ -84,7 +84,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         print_hash(passwd, &mut input, &mut out, &mut talk)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let installation = Installation::find_for_a_change(&arguments.place)?;
+    let installation = Installation::find_without_accounts(&arguments.place)?;
     Command {
         loaded: &installation.loaded,
         config_file: installation.config_files.first().map(AsRef::as_ref),
