@@ -47,6 +47,10 @@ pub struct RepositoryContent {
     pub tags: Vec<TagSummary>,
     /// What manifests need that no tag leads to.
     pub untagged_bytes: u64,
+    /// Manifests that no tag points to, and no index that a tag points to lists, by digest: images whose tag was deleted or moved,
+    /// signatures.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub untagged: Vec<String>,
 }
 
 /// One tag of a repository.
@@ -187,6 +191,23 @@ impl Listings {
         let digests: Vec<Digest> = digests.into_iter().collect();
         let kinds = core.kinds(name, &digests).await?;
         let untagged_bytes = rows.get(tags.len()).map_or(0, |row| row.bytes);
+        let asked = name.clone();
+        let untagged = core.gate.index.read(move |view: &View| {
+            let mut tagged: BTreeSet<Digest> = digests.into_iter().collect();
+            let revisions = view.revisions(&asked).into_vec()?;
+            let indexes = revisions.iter().filter(|one| one.is_index);
+            let indexes: Vec<Digest> = indexes
+                .map(|one| one.digest)
+                .filter(|digest| tagged.contains(digest))
+                .collect();
+            for index in indexes {
+                for child in view.children(index) {
+                    tagged.insert(child?.digest);
+                }
+            }
+            let untagged = revisions.iter().filter(|one| !tagged.contains(&one.digest));
+            Ok(untagged.map(|one| one.digest.to_string()).collect())
+        });
         let summary = |(((tag, digest), link), row): (((Tag, Digest), Option<Meta>), _)| {
             let usage: super::usage::Usage = row;
             let Kind {
@@ -206,6 +227,7 @@ impl Listings {
             name: name.to_string(),
             tags: tags.into_iter().zip(links).zip(rows).map(summary).collect(),
             untagged_bytes,
+            untagged: untagged.await?,
         })
     }
 

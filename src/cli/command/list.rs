@@ -17,6 +17,9 @@ use crate::oci::{ImageName, RepositoryName};
 use crate::registry::{RepositoryContent, RepositorySummary, TagSummary};
 use crate::server::control::{Answer, Request};
 
+/// More manifests without a tag are for programs to read.
+const UNTAGGED_SHOWN_MAX: usize = 50;
+
 /// `boathouse list`
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Arguments {
@@ -81,6 +84,13 @@ fn content_text(content: &RepositoryContent) -> String {
         let size = HumanBytes(content.untagged_bytes);
         // Writing into a String cannot fail.
         let _ = writeln!(text, "\nmanifests without a tag: {size}");
+        for digest in content.untagged.iter().take(UNTAGGED_SHOWN_MAX) {
+            let _ = writeln!(text, "  {digest}");
+        }
+        let more = content.untagged.len().saturating_sub(UNTAGGED_SHOWN_MAX);
+        if more > 0 {
+            let _ = writeln!(text, "  and {more} more, which --json has");
+        }
     }
     text
 }

@@ -46,6 +46,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 let text = earlier_text(&image.earlier);
                 talk::data(&image.earlier, arguments.json, text)
             }
+            Answer::Failed { what, hint: None } => bail!(
+                "{what}\nhint: where the tag was deleted, `boathouse list {}` shows manifests without a tag; name one",
+                arguments.image.repository
+            ),
             answer => Err(unexpected(answer)),
         };
     };

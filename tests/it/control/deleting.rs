@@ -189,6 +189,15 @@ async fn a_tag_goes_back_to_what_it_pointed_at() {
     lab.json(&["restore-tag", "app:v1", &first]);
     assert_eq!(at(), first);
     assert!(is_there(&server, "app", "v1").await);
+    // What no tag points to any more can be named.
+    let content = lab.json(&["list", "app"]);
+    let mut without_tag = [&second, &third];
+    without_tag.sort();
+    assert_eq!(content["untagged"], json!(without_tag));
+    let text = lab.run(&["list", "app"]).fine();
+    assert!(text.contains(&format!("\n  {third}\n")), "{text}");
+    let unknown = lab.run(&["restore-tag", "app:gone"]).failed();
+    assert!(unknown.contains("`boathouse list app`"), "{unknown}");
     // The way back is there too.
     assert_eq!(lab.json(&["restore-tag", "app:v1"])[0]["digest"], third);
 

@@ -71,6 +71,7 @@ async fn lists_name_tags_platforms_sizes_and_times() {
         assert_eq!(v2["platforms"], json!(["linux/amd64", "linux/arm64"]));
         assert_eq!(v2.get("artifact_type"), None);
         assert_eq!(content["untagged_bytes"], 0);
+        assert_eq!(content.get("untagged"), None, "an index lists the others");
         for tag in [v1, v2] {
             assert!(
                 tag["pushed_unix_secs"].as_u64().unwrap() > 1_700_000_000,
