@@ -65,7 +65,7 @@ fn repositories_text(rows: &[RepositorySummary]) -> String {
         ]
     };
     let rows: Vec<_> = rows.iter().map(row).collect();
-    table(["repository", "tags", "manifests", "size"], &rows)
+    talk::columns(["repository", "tags", "manifests", "size"], &rows)
 }
 
 fn content_text(content: &RepositoryContent) -> String {
@@ -79,7 +79,7 @@ fn content_text(content: &RepositoryContent) -> String {
         ]
     };
     let rows: Vec<_> = content.tags.iter().map(row).collect();
-    let mut text = table(["tag", "digest", "for", "size", "pushed"], &rows);
+    let mut text = talk::columns(["tag", "digest", "for", "size", "pushed"], &rows);
     if content.untagged_bytes > 0 {
         let size = HumanBytes(content.untagged_bytes);
         // Writing into a String cannot fail.
@@ -115,29 +115,4 @@ pub(super) fn shown_kind(platforms: &[String], artifact_type: Option<&str>) -> S
 /// A moment, or a dash where none is known.
 pub(super) fn shown_time(unix_secs: Option<u64>) -> String {
     unix_secs.map_or_else(|| "-".to_owned(), moment::shown)
-}
-
-/// Columns as wide as their widest cell, with two spaces between them.
-pub(super) fn table<const COLUMNS: usize>(
-    head: [&str; COLUMNS],
-    rows: &[[String; COLUMNS]],
-) -> String {
-    let mut widths = head.map(str::len);
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.len());
-        }
-    }
-    let mut text = String::new();
-    let head = head.map(str::to_owned);
-    for row in std::iter::once(&head).chain(rows) {
-        let mut line = String::new();
-        for (width, cell) in widths.iter().zip(row) {
-            // Writing into a String cannot fail.
-            let _ = write!(line, "{cell:width$}  ");
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 
-use super::list::{shown_time, table};
+use super::list::shown_time;
 use crate::cli::installation::{Installation, Where};
 use crate::cli::progress::Meter;
 use crate::cli::running::{ask_or_do, unexpected};
@@ -80,5 +80,5 @@ fn earlier_text(earlier: &[EarlierManifest]) -> String {
         ]
     };
     let rows: Vec<_> = earlier.iter().map(row).collect();
-    table(["digest", "pushed", ""], &rows)
+    talk::columns(["digest", "pushed", ""], &rows)
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use indicatif::HumanBytes;
 
-use super::list::{shown_kind, shown_time, table};
+use super::list::{shown_kind, shown_time};
 use crate::cli::installation::Where;
 use crate::cli::progress::Meter;
 use crate::cli::running::{ask_or_look, unexpected};
@@ -111,6 +111,6 @@ fn section<const COLUMNS: usize>(
 ) {
     if !rows.is_empty() {
         text.push('\n');
-        text.push_str(&table(head, rows));
+        text.push_str(&talk::columns(head, rows));
     }
 }

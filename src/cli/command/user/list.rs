@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::auth::{Grant, Level, Rule, RuleText, User, exactly};
-use crate::cli::moment;
+use crate::cli::{moment, talk};
 use crate::config::AuthConfig;
 
 /// Everything that is shown.
@@ -19,21 +19,28 @@ struct List {
     rules: Vec<SharedRule>,
 }
 
-/// An account as it is shown.
+/// What files say about an account, but for its rules.
+#[derive(Debug, Serialize)]
+pub(super) struct Account {
+    pub(super) name: String,
+    /// The file, and the line where one is known.
+    pub(super) place: String,
+    pub(super) has_password: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) expires: Option<String>,
+    pub(super) has_ended: bool,
+    /// Tokens that were issued before are void.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) valid_after: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) labels: BTreeMap<String, Vec<String>>,
+}
+
+/// An account as it is listed.
 #[derive(Debug, Serialize)]
 struct Row {
-    name: String,
-    /// The file, and the line where one is known.
-    place: String,
-    has_password: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expires: Option<String>,
-    has_ended: bool,
-    /// Tokens from before count no more.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    valid_after: Option<String>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    labels: BTreeMap<String, Vec<String>>,
+    #[serde(flatten)]
+    account: Account,
     rules: Vec<RuleRow>,
 }
 
@@ -76,38 +83,17 @@ pub(super) fn write(
         serde_json::to_writer_pretty(&mut *out, &list)?;
         return writeln!(out);
     }
-    let mut lines = vec![["NAME", "EXPIRES", "MAY", "DEFINED IN"].map(str::to_owned)];
-    lines.extend(list.accounts.into_iter().map(Row::into_cells));
-    write_columns(&lines, out)?;
+    let rows: Vec<_> = list.accounts.into_iter().map(Row::into_cells).collect();
+    let head = ["NAME", "EXPIRES", "MAY", "DEFINED IN"];
+    out.write_all(talk::columns(head, &rows).as_bytes())?;
     if !list.rules.is_empty() {
         writeln!(
             out,
             "\nRules that name none of these accounts; the first rule that matches decides:"
         )?;
-        let mut lines = vec![["MATCHES", "MAY", "DEFINED IN"].map(str::to_owned)];
-        lines.extend(list.rules.into_iter().map(SharedRule::into_cells));
-        write_columns(&lines, out)?;
-    }
-    Ok(())
-}
-
-/// Writes a table whose columns are as wide as their longest cell; the last one has no width.
-fn write_columns<const COLUMNS: usize>(
-    lines: &[[String; COLUMNS]],
-    out: &mut dyn Write,
-) -> io::Result<()> {
-    let mut widths = [0; COLUMNS];
-    for line in lines {
-        for (width, cell) in widths.iter_mut().zip(line) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    for line in lines {
-        let cells = line.iter().zip(widths);
-        let cells: Vec<String> = cells
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        writeln!(out, "{}", cells.join("  ").trim_end())?;
+        let rows: Vec<_> = list.rules.into_iter().map(SharedRule::into_cells).collect();
+        let head = ["MATCHES", "MAY", "DEFINED IN"];
+        out.write_all(talk::columns(head, &rows).as_bytes())?;
     }
     Ok(())
 }
@@ -146,32 +132,13 @@ fn shared_rules(auth: &AuthConfig) -> Vec<SharedRule> {
     shown.collect()
 }
 
-impl Row {
-    fn into_cells(self) -> [String; 4] {
-        let name = match self.name.as_str() {
-            "" => "(anonymous)".to_owned(),
-            name => name.to_owned(),
-        };
-        let ends = match self.expires {
-            Some(end) if self.has_ended => format!("{end} (expired)"),
-            Some(end) => end,
-            None => "-".to_owned(),
-        };
-        let may: Vec<String> = self.rules.into_iter().map(|rule| rule.summary).collect();
-        let may = match may.as_slice() {
-            [] => "-".to_owned(),
-            may => may.join(", "),
-        };
-        [name, ends, may, self.place]
-    }
-}
-
-fn rows(auth: &AuthConfig, now_unix_secs: u64) -> Vec<Row> {
-    let (users, rules, revoked) = (auth.users(), auth.rules(), auth.revoked());
-    let row = |(name, user): (&String, &User)| {
-        let valid_after = user.valid_after_unix_secs.max(revoked.get(name).copied());
-        Row {
-            name: name.clone(),
+impl Account {
+    /// `user`, whose name is `name`.
+    pub(super) fn of(auth: &AuthConfig, name: &str, user: &User, now_unix_secs: u64) -> Self {
+        let revoked = auth.revoked().get(name).copied();
+        let valid_after = user.valid_after_unix_secs.max(revoked);
+        Self {
+            name: name.to_owned(),
             place: place(auth, name),
             has_password: user.password_hash.is_some(),
             expires: user.expires_unix_secs.map(moment::shown),
@@ -180,8 +147,36 @@ fn rows(auth: &AuthConfig, now_unix_secs: u64) -> Vec<Row> {
                 .is_some_and(|end| now_unix_secs >= end),
             valid_after: valid_after.map(moment::shown),
             labels: user.labels.clone(),
-            rules: rules_of(&rules, name),
         }
+    }
+}
+
+impl Row {
+    fn into_cells(self) -> [String; 4] {
+        let Self { account, rules } = self;
+        let name = match account.name.as_str() {
+            "" => "(anonymous)".to_owned(),
+            name => name.to_owned(),
+        };
+        let ends = match account.expires {
+            Some(end) if account.has_ended => format!("{end} (expired)"),
+            Some(end) => end,
+            None => "-".to_owned(),
+        };
+        let may: Vec<String> = rules.into_iter().map(|rule| rule.summary).collect();
+        let may = match may.as_slice() {
+            [] => "-".to_owned(),
+            may => may.join(", "),
+        };
+        [name, ends, may, account.place]
+    }
+}
+
+fn rows(auth: &AuthConfig, now_unix_secs: u64) -> Vec<Row> {
+    let (users, rules) = (auth.users(), auth.rules());
+    let row = |(name, user): (&String, &User)| Row {
+        account: Account::of(auth, name, user, now_unix_secs),
+        rules: rules_of(&rules, name),
     };
     users.iter().map(row).collect()
 }

@@ -7,27 +7,16 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::list::place;
+use super::list::Account;
 use super::rights;
 use crate::auth::{RuleText, administrators};
-use crate::cli::moment;
 use crate::config::AuthConfig;
 
 /// An account as it is shown.
 #[derive(Debug, Serialize)]
 pub(super) struct Shown {
-    name: String,
-    /// The file, and the line where one is known.
-    place: String,
-    has_password: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expires: Option<String>,
-    has_ended: bool,
-    /// Tokens that were issued before are void.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    valid_after: Option<String>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    labels: BTreeMap<String, Vec<String>>,
+    #[serde(flatten)]
+    account: Account,
     /// It may log in and do everything.
     is_administrator: bool,
     /// In their order: the first one that matches decides.
@@ -54,18 +43,8 @@ impl Shown {
         let own: BTreeMap<usize, String> = rights::in_words(&texts, name).into_iter().collect();
         let about = rules.iter().enumerate();
         let about = about.filter(|(_, rule)| rule.may_be_about(name, &user.labels));
-        let valid_after = auth.revoked().get(name).copied();
-        let valid_after = valid_after.max(user.valid_after_unix_secs);
         Some(Self {
-            name: name.to_owned(),
-            place: place(auth, name),
-            has_password: user.password_hash.is_some(),
-            expires: user.expires_unix_secs.map(moment::shown),
-            has_ended: user
-                .expires_unix_secs
-                .is_some_and(|end| now_unix_secs >= end),
-            valid_after: valid_after.map(moment::shown),
-            labels: user.labels.clone(),
+            account: Account::of(auth, name, user, now_unix_secs),
             is_administrator,
             rules: about
                 .map(|(at, rule)| ShownRule::of(rule.text(), own.get(&at)))
@@ -79,25 +58,26 @@ impl Shown {
             serde_json::to_writer_pretty(&mut *out, self)?;
             return writeln!(out);
         }
-        let name = match self.name.as_str() {
+        let account = &self.account;
+        let name = match account.name.as_str() {
             "" => "(callers without credentials)",
             name => name,
         };
         writeln!(out, "account     {name}")?;
-        writeln!(out, "defined in  {}", self.place)?;
-        let password = match (self.name.as_str(), self.has_password) {
+        writeln!(out, "defined in  {}", account.place)?;
+        let password = match (account.name.as_str(), account.has_password) {
             ("", _) => "none is asked for",
             (_, true) => "yes",
             (_, false) => "none: any password lets it in",
         };
         writeln!(out, "password    {password}")?;
-        let end = self.expires.as_deref().unwrap_or("never");
-        let note = if self.has_ended { " (expired)" } else { "" };
+        let end = account.expires.as_deref().unwrap_or("never");
+        let note = if account.has_ended { " (expired)" } else { "" };
         writeln!(out, "expires     {end}{note}")?;
-        if let Some(moment) = &self.valid_after {
+        if let Some(moment) = &account.valid_after {
             writeln!(out, "tokens      revoked if issued before {moment}")?;
         }
-        for (label, values) in &self.labels {
+        for (label, values) in &account.labels {
             writeln!(out, "label       {label}: {}", values.join(", "))?;
         }
         if self.is_administrator {
