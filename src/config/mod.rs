@@ -107,6 +107,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether clients come by https: to what `http.host` names, or else to this server.
+    pub fn is_reached_by_https(&self) -> bool {
+        match &self.external_host {
+            Some(external) => external.is_https(),
+            None => self.tls != tls::Settings::None,
+        }
+    }
+
     /// What the files say about authentication, with the server's secret and, where no file names a key, the one that was
     /// made at first start.
     pub fn auth_settings(

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 
+use super::places::service_directory;
 use crate::config::{Config, Signing, shell_word};
 use crate::durable_file;
 use crate::layout::OWN_DIRECTORY;
@@ -270,12 +271,7 @@ fn was_served(config: &Config, environment: &Environment) -> bool {
 }
 
 fn served_record_path(environment: &Environment) -> Option<PathBuf> {
-    // With several directories, systemd puts colons between them.
-    let directories = environment.get(STATE_DIRECTORY_VARIABLE)?;
-    let directory = PathBuf::from(directories.split(':').next()?);
-    directory
-        .is_absolute()
-        .then(|| directory.join(SERVED_RECORD))
+    Some(service_directory(environment, STATE_DIRECTORY_VARIABLE)?.join(SERVED_RECORD))
 }
 
 fn record_path(config: &Config) -> PathBuf {

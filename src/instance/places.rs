@@ -155,12 +155,17 @@ const GROUP_SOCKET: &str = "control.sock";
 
 /// Where the instance listens for questions of its group, if its service manager gives it a directory for that.
 pub(crate) fn group_socket(environment: &BTreeMap<String, String>) -> Option<PathBuf> {
-    // With several directories, systemd puts colons between them.
-    let directories = environment.get("RUNTIME_DIRECTORY")?;
-    let directory = PathBuf::from(directories.split(':').next()?);
-    directory
-        .is_absolute()
-        .then(|| directory.join(GROUP_SOCKET))
+    Some(service_directory(environment, "RUNTIME_DIRECTORY")?.join(GROUP_SOCKET))
+}
+
+/// The first of the directories that systemd has made for a service and names in `variable` (systemd.exec(5)), with colons between
+/// them.
+pub(super) fn service_directory(
+    environment: &BTreeMap<String, String>,
+    variable: &str,
+) -> Option<PathBuf> {
+    let directory = PathBuf::from(environment.get(variable)?.split(':').next()?);
+    directory.is_absolute().then_some(directory)
 }
 
 /// The same of root's installation, as a command finds it.

@@ -155,11 +155,9 @@ impl ServiceManager {
 
     fn status_of(&self, readiness: &Readiness, accounts: Option<&str>) -> String {
         let mut status = format!("serving at {}", *lock(&self.serving));
-        let still = readiness.still.iter().map(ToString::to_string);
-        let degraded = readiness.degraded.iter().map(ToString::to_string);
-        let degraded = degraded.chain(accounts.map(str::to_owned)).collect();
-        for (intro, troubles) in [("not ready", still.collect()), ("degraded", degraded)] {
-            let troubles: Vec<String> = troubles;
+        let still: Vec<String> = readiness.still.iter().map(ToString::to_string).collect();
+        let degraded = readiness.degraded_with(accounts);
+        for (intro, troubles) in [("not ready", still), ("degraded", degraded)] {
             if !troubles.is_empty() {
                 status = format!("{status}; {intro}: {}", troubles.join("; "));
             }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::commit::Commit;
-use super::core::Stored;
+use super::core::{Core, Stored};
 use super::error::RegistryError;
 use super::event::{Actor, Event};
 use super::fallback::{Edit, FallbackChange};
@@ -18,6 +18,33 @@ use super::repositories::Removal;
 use crate::layout::{self, Place};
 use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag};
 use crate::store::Meta;
+
+impl Core {
+    /// Removes `tags`, in parts, so that others are committed in between.
+    pub(super) async fn remove_tags(
+        &self,
+        held: &mut Held<'_, Changing>,
+        name: &RepositoryName,
+        tags: &[Tag],
+    ) -> Result<(), RegistryError> {
+        for part in tags.chunks(TAGS_AT_ONCE) {
+            let mut phases = Phases::new(name);
+            for tag in part {
+                phases.remove_tag(tag);
+            }
+            let removed = part
+                .iter()
+                .map(|tag| Event::TagRemoved { tag: tag.clone() });
+            let commit = Commit {
+                steps: phases.into_steps(),
+                events: removed.collect(),
+                ..Commit::default()
+            };
+            self.commit(held, commit).await?;
+        }
+        Ok(())
+    }
+}
 
 /// What belongs to an image.
 pub(super) struct ImageParts {
@@ -104,23 +131,9 @@ impl Manifests {
         tags: &[Tag],
         manifests: &[Digest],
     ) -> Result<(), RegistryError> {
-        // In parts, so that others are committed in between. The manifests go after all of them: until then no other
-        // repository waits, however many tags there are, which the lock on the tags of this one keeps from moving.
-        for part in tags.chunks(TAGS_AT_ONCE) {
-            let mut phases = Phases::new(name);
-            for tag in part {
-                phases.remove_tag(tag);
-            }
-            let removed = part
-                .iter()
-                .map(|tag| Event::TagRemoved { tag: tag.clone() });
-            let commit = Commit {
-                steps: phases.into_steps(),
-                events: removed.collect(),
-                ..Commit::default()
-            };
-            self.core.commit(&mut held, commit).await?;
-        }
+        // The manifests go after all of them: until then no other repository waits, however many tags there are, which the lock
+        // on the tags of this one keeps from moving.
+        self.core.remove_tags(&mut held, name, tags).await?;
         let Some((first, others)) = manifests.split_first() else {
             return Ok(());
         };

@@ -62,6 +62,12 @@ impl Readiness {
         self.still.iter().any(is_ours)
     }
 
+    /// What works with less than it should, `accounts` among it: why changes of accounts may not be in force.
+    pub fn degraded_with(&self, accounts: Option<&str>) -> Vec<String> {
+        let degraded = self.degraded.iter().map(ToString::to_string);
+        degraded.chain(accounts.map(str::to_owned)).collect()
+    }
+
     /// Whether nothing asks for an operator. What the configuration wants does not, nor an index that is being brought up to the
     /// store: lists are right meanwhile.
     pub fn is_healthy(&self) -> bool {

@@ -15,7 +15,6 @@ use super::core::Core;
 use super::error::RegistryError;
 use super::event::{Actor, Event};
 use super::locks::Mode;
-use super::phases::{Phases, TAGS_AT_ONCE};
 use super::sessions::EndedUploads;
 use crate::index::View;
 use crate::layout::{self, Key, Place};
@@ -134,22 +133,7 @@ impl Repositories {
             freed_bytes: uploads.bytes,
             uncollected_bytes: unique_bytes,
         };
-        // In parts, as where a manifest goes with its tags.
-        for part in tags.chunks(TAGS_AT_ONCE) {
-            let mut phases = Phases::new(name);
-            for tag in part {
-                phases.remove_tag(tag);
-            }
-            let gone = part
-                .iter()
-                .map(|tag| Event::TagRemoved { tag: tag.clone() });
-            let commit = Commit {
-                steps: phases.into_steps(),
-                events: gone.collect(),
-                ..Commit::default()
-            };
-            core.commit(&mut held, commit).await?;
-        }
+        core.remove_tags(&mut held, name, &tags).await?;
         let scratch = if manifests == 0 && layers.len() <= FREED_BLOBS_MAX {
             layers.as_slice()
         } else {

@@ -442,12 +442,8 @@ impl State {
         let checks = is_unhealthy.then(|| "a health check of the configuration fails".to_owned());
         let still = readiness.still.iter().map(ToString::to_string);
         let still = still.chain(checks).map(|what| format!("still: {what}"));
-        let degraded = readiness.degraded.iter();
-        let accounts = self.services.auth.trouble().await.map(str::to_owned);
-        let degraded = degraded
-            .map(ToString::to_string)
-            .chain(accounts)
-            .map(|what| format!("degraded: {what}"));
+        let degraded = readiness.degraded_with(self.services.auth.trouble().await);
+        let degraded = degraded.into_iter().map(|what| format!("degraded: {what}"));
         let lines = std::iter::once(first.to_owned())
             .chain(still)
             .chain(degraded);

@@ -87,13 +87,12 @@ pub(super) async fn report(
     let mut stored = registry.listings.status().await?;
     let readiness = registry.health.readiness().await;
     stored.not_ready = readiness.still.iter().map(ToString::to_string).collect();
-    let degraded = readiness.degraded.iter().map(ToString::to_string);
     let accounts = match auth {
-        Some(auth) => auth.trouble().await.map(str::to_owned),
+        Some(auth) => auth.trouble().await,
         None => None,
     };
     let has_accounts = accounts.is_none();
-    stored.degraded = degraded.chain(accounts).collect();
+    stored.degraded = readiness.degraded_with(accounts);
     let now_unix_secs = clock.unix_secs();
     let server = match serving {
         None => None,

@@ -24,7 +24,6 @@ use crate::registry::Status;
 use crate::server::Address;
 use crate::server::control::{Answer, Request};
 use crate::server::status::{Report, ServerStatus};
-use crate::tls;
 
 /// As `systemctl status` answers for a service that does not run.
 const NOT_RUNNING: u8 = 3;
@@ -111,10 +110,10 @@ fn url(config: &Config, server: &ServerStatus) -> String {
         (Address::Tcp(configured), Some(bound)) => Address::Tcp(configured.with_port(bound.port())),
         (configured, _) => configured.clone(),
     };
-    let scheme = match (&config.external_host, &config.tls) {
-        (Some(external), _) if external.is_https() => "https",
-        (Some(_), _) | (None, tls::Settings::None) => "http",
-        (None, tls::Settings::Files { .. } | tls::Settings::Automatic { .. }) => "https",
+    let scheme = if config.is_reached_by_https() {
+        "https"
+    } else {
+        "http"
     };
     format!("{scheme}://{}", registry_name(config, &address))
 }

@@ -78,10 +78,6 @@ impl Welcome {
         let account = users.get_key_value(ADMIN).map(|(name, _)| name);
         let account = account.or(first).cloned();
         let password_file = durable_file::directory_of(file).join("admin-password");
-        let is_https = match &config.external_host {
-            Some(external) => external.is_https(),
-            None => config.tls != tls::Settings::None,
-        };
         let authority = match &config.tls {
             tls::Settings::Automatic { ca_certificate, .. } => Some(ca_certificate.clone()),
             tls::Settings::None | tls::Settings::Files { .. } => None,
@@ -92,7 +88,7 @@ impl Welcome {
         let fingerprints = fingerprints.collect();
         Self {
             names,
-            is_https,
+            is_https: config.is_reached_by_https(),
             config: file.to_owned(),
             account,
             password_file: Some(password_file).filter(|file| file.exists()),

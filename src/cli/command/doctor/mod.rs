@@ -28,7 +28,6 @@ use crate::client::http::{self as client, Client, Server, Trust};
 use crate::clock::{Clock, SystemClock};
 use crate::host_port::HostPort;
 use crate::oci::RepositoryName;
-use crate::tls;
 
 /// The repository of scratch blobs, below the account's name.
 const SCRATCH: &str = "doctor-scratch";
@@ -135,13 +134,9 @@ pub(super) fn here(place: &Where, plain_http: bool) -> anyhow::Result<Server> {
     let name = configured_name(config)?;
     let address = client::parse_registry(&name)
         .map_err(|shape| anyhow::anyhow!("cannot examine `{name}`: {shape}\n{HINT}"))?;
-    let serves_tls = match &config.external_host {
-        Some(external) => external.is_https(),
-        None => config.tls != tls::Settings::None,
-    };
     Ok(Server {
         address,
-        is_tls: serves_tls && !plain_http,
+        is_tls: config.is_reached_by_https() && !plain_http,
     })
 }
 
