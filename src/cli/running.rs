@@ -58,7 +58,7 @@ pub(super) fn ask_or_do(
     Ok(answer)
 }
 
-/// The same for a question, by whoever may ask it: the group of a service may, and cannot read its configuration.
+/// The same for a question. The group of a service may ask it without reading the configuration.
 pub(super) fn ask_or_look(
     place: &Where,
     request: &Request,

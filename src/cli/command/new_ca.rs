@@ -1,7 +1,7 @@
 //! `boathouse new-ca`: replaces the certificate authorities by a new one for all names, without serving.
 //!
 //! Must not know how certificates are made. Invariant: it does nothing while a server uses the data, which would go on showing
-//! certificates that nobody can renew.
+//! certificates that cannot be renewed any more.
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -61,7 +61,7 @@ const CONFIG: &str = "boathouse.yml";
 /// Of directories that hold secrets.
 const PRIVATE_DIRECTORY: u32 = 0o700;
 
-/// Files of our own beside the data that a server needs again; the tombstones are a directory of their own.
+/// Files of our own, outside the old registry's tree, that a server needs again; the tombstones are a directory of their own.
 const OWN_FILES: [&str; 3] = ["secret", "parts", "taken-over"];
 
 /// Runs its argument while nothing changes in the repository. Where that cannot be kept, it runs it again, or fails.
@@ -444,17 +444,12 @@ impl Run<'_> {
         )
     }
 
-    /// What lies beside the data and the old registry does not know, but for locks and what is under way.
+    /// Our own files outside the old registry's tree, but for locks and what is under way.
     fn copy_own_files(&self) -> anyhow::Result<()> {
         let config = self.job.config;
-        let beside = config.storage.root_directory().join(OWN_DIRECTORY);
         let own = Path::new(Relocated::DATA).join(OWN_DIRECTORY);
         for name in OWN_FILES {
-            // Those of data that may only be read are with the rest of the state.
-            let mut found = [&beside, &config.state_directory]
-                .into_iter()
-                .map(|directory| directory.join(name));
-            if let Some(source) = found.find(|path| path.is_file()) {
+            if let Some(source) = own_file(config, name) {
                 self.copy(&source, &own.join(name), PRIVATE_DIRECTORY)?;
             }
         }
@@ -536,13 +531,18 @@ fn files_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// One of [`OWN_FILES`]. For data that can only be read, it is with the rest of the state.
+fn own_file(config: &Config, name: &str) -> Option<PathBuf> {
+    let with_data = config.storage.root_directory().join(OWN_DIRECTORY);
+    [&with_data, &config.state_directory]
+        .into_iter()
+        .map(|directory| directory.join(name))
+        .find(|path| path.is_file())
+}
+
 /// Tells installations apart, and says nothing about the secret that it is made of. `None`: nothing was ever served.
 fn installation_id(config: &Config) -> anyhow::Result<Option<String>> {
-    let beside = config.storage.root_directory().join(OWN_DIRECTORY);
-    let mut found = [&beside, &config.state_directory]
-        .into_iter()
-        .map(|directory| directory.join("secret"));
-    let Some(path) = found.find(|path| path.is_file()) else {
+    let Some(path) = own_file(config, "secret") else {
         return Ok(None);
     };
     let secret = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
