@@ -13,6 +13,7 @@ pub mod faulty;
 pub mod filesystem;
 #[cfg(test)]
 mod memory;
+pub mod s3;
 pub mod state_directory;
 pub mod user_access;
 
@@ -43,13 +44,26 @@ pub enum Settings {
         /// `storage.filesystem.rootdirectory`, absolute.
         root_directory: PathBuf,
     },
+    /// In a bucket. No configuration makes this yet: `store::s3` has no uploads.
+    Bucket(Box<s3::Settings>),
 }
 
 impl Settings {
-    /// The directory of the data.
+    /// The directory of the data, where they are in one.
+    pub fn directory(&self) -> Option<&Path> {
+        match self {
+            Self::Filesystem { root_directory } => Some(root_directory),
+            Self::Bucket(_) => None,
+        }
+    }
+
+    /// [`Settings::directory`] for callers that know no bucket yet; for a bucket, the directory of its uploads, which holds no
+    /// data.
     pub fn root_directory(&self) -> &Path {
-        let Self::Filesystem { root_directory } = self;
-        root_directory
+        match self {
+            Self::Filesystem { root_directory } => root_directory,
+            Self::Bucket(settings) => &settings.spool_directory,
+        }
     }
 
     /// Opens the store. With `is_readonly` nothing in it is made or removed, also not now.
@@ -66,6 +80,11 @@ impl Settings {
                 };
                 Ok(Arc::new(FilesystemStore::open(settings, clock)?))
             }
+            Self::Bucket(settings) => {
+                let unsupported = io::Error::from(io::ErrorKind::Unsupported);
+                let doing = format!("keep data in the {}", settings.described());
+                Err(StoreError::from_io(doing, unsupported))
+            }
         }
     }
 
@@ -73,6 +92,7 @@ impl Settings {
     pub fn is_case_insensitive(&self) -> io::Result<bool> {
         match self {
             Self::Filesystem { root_directory } => filesystem::is_case_insensitive(root_directory),
+            Self::Bucket(_) => Ok(false),
         }
     }
 }

@@ -1,0 +1,15 @@
+//! A bucket: how it is reached, and the requests to it.
+//!
+//! Design: `docs/storage-layout.md`. Must not know which links a registry writes. Invariant: every request to the bucket goes
+//! through one type, [`client::Bucket`].
+
+mod attempts;
+pub mod client;
+mod connector;
+mod credentials;
+pub mod multipart;
+mod settings;
+pub mod trouble;
+
+pub use self::attempts::Patience;
+pub use self::settings::{Credentials, Encryption, Settings};
