@@ -6,11 +6,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 /// How much is read at once.
@@ -47,6 +49,10 @@ pub(crate) struct Head {
     pub(crate) status: u16,
     pub(crate) length_bytes: Option<u64>,
     pub(crate) location: String,
+    /// How much of an upload is there.
+    pub(crate) range: String,
+    /// From the last byte of the request to the head of the answer.
+    pub(crate) waited: Duration,
 }
 
 impl Connection {
@@ -148,7 +154,9 @@ impl Connection {
     }
 
     async fn answer(&mut self, is_head: bool) -> io::Result<Head> {
-        let head = self.read_head().await?;
+        let sent = Instant::now();
+        let mut head = self.read_head().await?;
+        head.waited = sent.elapsed();
         let has_no_body = is_head || head.status == 204 || head.status == 304;
         let length = match head.length_bytes {
             _ if has_no_body => 0,
@@ -221,6 +229,8 @@ fn parse_head(bytes: &[u8]) -> io::Result<Head> {
             head.length_bytes = value.parse().ok();
         } else if name.eq_ignore_ascii_case("location") {
             value.clone_into(&mut head.location);
+        } else if name.eq_ignore_ascii_case("range") {
+            value.clone_into(&mut head.range);
         }
     }
     Ok(head)

@@ -89,7 +89,7 @@ pub(crate) fn manifest(config: &Blob, layer: &Blob, note: &str) -> (String, Stri
 /// The media type of [`manifest`].
 pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
-fn digest_text(bytes: &[u8]) -> String {
+pub(crate) fn digest_text(bytes: &[u8]) -> String {
     let mut text = "sha256:".to_owned();
     for byte in bytes {
         // Writing to a String cannot fail.

@@ -209,7 +209,7 @@ async fn finish(
 }
 
 /// A location without its server.
-fn local(location: &str) -> String {
+pub(crate) fn local(location: &str) -> String {
     let below = location.split_once("://").map(|(_, rest)| rest);
     let path = below.and_then(|rest| rest.find('/').map(|at| &rest[at..]));
     path.unwrap_or(location).to_owned()

@@ -86,7 +86,12 @@ impl Bench<'_> {
 
     pub(crate) async fn start(&self, tls: bool) -> io::Result<Running> {
         let auth = self.auth;
-        let mut running = self.server.start(self.lab, Mode { tls, auth }).await?;
+        let mode = Mode {
+            tls,
+            auth,
+            ..Mode::default()
+        };
+        let mut running = self.server.start(self.lab, mode).await?;
         if auth {
             let token = token::of(&mut Connection::open(&running.target).await?).await?;
             running.target.headers = format!("authorization: Bearer {token}\r\n");

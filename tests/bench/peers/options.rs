@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::curves::Curve;
 use crate::rows::Group;
-use crate::servers::{Kind, Server};
+use crate::servers::Server;
 
 /// See `tests/bench/run`.
 pub(crate) struct Options {
@@ -38,7 +38,7 @@ impl Options {
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
             match &*argument {
-                "--server" => options.servers.push(server(&value()?)?),
+                "--server" => options.servers.push(value()?.parse()?),
                 "--directory" => options.directory = value()?.into(),
                 "--rounds" => {
                     let text = value()?;
@@ -86,26 +86,6 @@ impl Options {
         }
         servers
     }
-}
-
-/// `NAME=KIND=PROGRAM`
-fn server(text: &str) -> Result<Server, String> {
-    let mut parts = text.splitn(3, '=');
-    let (Some(name), Some(kind), Some(program)) = (parts.next(), parts.next(), parts.next()) else {
-        return Err(format!("{text} is not NAME=KIND=PROGRAM"));
-    };
-    let kind = match kind {
-        "boathouse" => Kind::Boathouse,
-        "distribution" => Kind::Distribution,
-        "nginx" => Kind::Nginx,
-        other => return Err(format!("no kind of server {other}")),
-    };
-    Ok(Server {
-        name: name.to_owned(),
-        kind,
-        program: program.into(),
-        is_ours: kind == Kind::Boathouse,
-    })
 }
 
 fn group(text: &str) -> Result<Group, String> {

@@ -7,6 +7,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +44,18 @@ pub(crate) struct Server {
     pub(crate) program: PathBuf,
     /// Whether it is what the others are compared with.
     pub(crate) is_ours: bool,
+    /// Where its data are, if not in a directory.
+    pub(crate) bucket: Option<Bucket>,
+}
+
+/// A bucket on a server that is there already.
+#[derive(Debug, Clone)]
+pub(crate) struct Bucket {
+    /// `http://HOST:PORT`
+    pub(crate) endpoint: String,
+    pub(crate) name: String,
+    pub(crate) access_key: String,
+    pub(crate) secret_key: String,
 }
 
 /// How it is started.
@@ -50,10 +63,17 @@ pub(crate) struct Server {
 pub(crate) struct Mode {
     pub(crate) tls: bool,
     pub(crate) auth: bool,
+    /// How long a token of ours lives, if not as long as by default.
+    pub(crate) token_secs: Option<u32>,
+    /// Where it listens, if not at a free port of loopback.
+    pub(crate) address: Option<SocketAddr>,
 }
 
 /// The account of a run with authentication: "bench" and "bench", at the lowest cost, since one bcrypt is no work.
 pub(crate) const ACCOUNT: (&str, &str) = ("bench", "bench");
+
+/// For which its tokens are.
+pub(crate) const SERVICE: &str = "bench";
 
 /// A server that runs; killed when dropped.
 pub(crate) struct Running {
@@ -63,11 +83,40 @@ pub(crate) struct Running {
     pub(crate) first_answer: Duration,
 }
 
+/// `NAME=KIND=PROGRAM`
+impl FromStr for Server {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.splitn(3, '=');
+        let (Some(name), Some(kind), Some(program)) = (parts.next(), parts.next(), parts.next())
+        else {
+            return Err(format!("{text} is not NAME=KIND=PROGRAM"));
+        };
+        let kind = match kind {
+            "boathouse" => Kind::Boathouse,
+            "distribution" => Kind::Distribution,
+            "nginx" => Kind::Nginx,
+            other => return Err(format!("no kind of server {other}")),
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            kind,
+            program: program.into(),
+            is_ours: kind == Kind::Boathouse,
+            bucket: None,
+        })
+    }
+}
+
 impl Server {
     /// Starts it over `<lab>/data`, which is made if it is not there, and waits for its first answer.
     pub(crate) async fn start(&self, lab: &Path, mode: Mode) -> io::Result<Running> {
         fs::create_dir_all(lab.join("data"))?;
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let address = match mode.address {
+            Some(address) => address,
+            None => TcpListener::bind("127.0.0.1:0")?.local_addr()?,
+        };
         let tls = mode.tls.then(|| certificate(lab)).transpose()?;
         let config = lab.join("config");
         fs::write(&config, self.config(lab, address, mode))?;
@@ -128,21 +177,41 @@ impl Server {
                  location / {{ dav_methods PUT; create_full_put_path on; }} }} }}\n"
             );
         }
+        let storage = match &self.bucket {
+            None => format!("filesystem: {{rootdirectory: {lab}/data}}"),
+            Some(Bucket {
+                endpoint,
+                name,
+                access_key,
+                secret_key,
+            }) => format!(
+                "s3: {{accesskey: {access_key}, secretkey: {secret_key}, region: us-east-1, regionendpoint: \"{endpoint}\", \
+                 bucket: {name}, secure: false, v4auth: true, forcepathstyle: true}}\n  redirect: {{disable: true}}"
+            ),
+        };
         let mut text = format!(
             "version: 0.1\nlog: {{level: info}}\nstorage:\n  cache: {{blobdescriptor: inmemory}}\n  \
-             filesystem: {{rootdirectory: {lab}/data}}\n  delete: {{enabled: true}}\n  \
+             {storage}\n  delete: {{enabled: true}}\n  \
              maintenance: {{uploadpurging: {{enabled: false}}}}\nhttp:\n  addr: {address}\n"
         );
+        if self.kind == Kind::Boathouse && self.bucket.is_some() {
+            text = format!("state_directory: {lab}/data\n{text}");
+        }
         if mode.tls {
             text += &format!("  tls: {{certificate: {lab}/cert.pem, key: {lab}/key.pem}}\n");
         }
         if mode.auth {
             let (account, password) = ACCOUNT;
-            // Such a program need not be secret; the cost is the lowest that there is.
-            let hash = bcrypt::hash(password, 4).unwrap_or_default();
+            // Such a program need not be secret; the cost is the lowest that there is. Always the same hash: with another one
+            // after a restart, tokens and upload sessions of before would count for nothing.
+            let hash = bcrypt::hash_with_salt(password, 4, [0; 16]);
+            let hash = hash.map(|hash| hash.to_string()).unwrap_or_default();
             text += &format!(
-                "users:\n  {account}: {{password: \"{hash}\"}}\nacl:\n  - {{match: {{account: {account}}}, actions: [\"*\"]}}\n"
+                "users:\n  {account}: {{password: \"{hash}\"}}\nacl:\n  - {{match: {{account: {account}}}, actions: [\"*\"]}}\nauth: {{token: {{service: {SERVICE}}}}}\n"
             );
+            if let Some(secs) = mode.token_secs {
+                text += &format!("token: {{expiration: {secs}}}\n");
+            }
         }
         text
     }
