@@ -22,6 +22,7 @@ use crate::instance::{Expected, Instance, Parts, Plan};
 use crate::layout::OWN_DIRECTORY;
 use crate::oci::RepositoryName;
 use crate::platform;
+use crate::registry::IndexedError;
 use crate::server::control::{Answer, Control, Request};
 
 /// A running server answers whether it is there within this time, whatever it does.
@@ -80,6 +81,15 @@ pub(super) fn ask_as_group(
         return Ok(None);
     }
     ask(&group_socket_of_root(), request, meter)
+}
+
+/// Tells that an answer does not come from the index, and what is not known then.
+pub(super) fn note_source(from_store: Option<&str>) {
+    if let Some(why) = from_store {
+        talk::line(format_args!(
+            "note: read from the stored data, since {why}; what images share is not known meanwhile"
+        ));
+    }
 }
 
 /// What an answer that does not fit means: that it was refused, and why.
@@ -333,7 +343,11 @@ async fn do_here(
 ) -> anyhow::Result<Answer> {
     let registry = Arc::clone(&instance.registry);
     if *request != Request::Rebuild {
-        registry.index_sync.read_everything().await?;
+        match registry.index_sync.read_everything().await {
+            // The answer says so, and comes from the store.
+            Err(IndexedError::Index(_)) if *request != Request::Compare => {}
+            read => read?,
+        }
     }
     instance.keep_index();
     let reload = Box::new(|| async { Ok(Vec::new()) }.boxed());

@@ -18,7 +18,7 @@ pub enum IndexError {
         path: PathBuf,
     },
     /// Too little room to open it safely, or none left to write to.
-    #[error("too little space for the index {}", path.display())]
+    #[error("too little free space for the index {}: it needs 64 MiB", path.display())]
     Full {
         /// The index.
         path: PathBuf,

@@ -347,7 +347,7 @@ async fn a_full_disk_degrades_and_room_heals() {
         panic!("{:?}", index.health());
     };
     assert!(
-        reason.starts_with("too little space for the index"),
+        reason.starts_with("too little free space for the index"),
         "{reason}"
     );
     assert_eq!(since, clock.now());

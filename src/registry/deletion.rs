@@ -48,7 +48,6 @@ impl Core {
 
 /// What belongs to an image.
 pub(super) struct ImageParts {
-    pub(super) digest: Digest,
     pub(super) tags: Vec<Tag>,
     /// The manifest and, behind it, those that go with it; none if the image stays because something else needs it.
     pub(super) manifests: Vec<Digest>,
@@ -56,7 +55,7 @@ pub(super) struct ImageParts {
 
 /// What the manifests of a repository say of each other.
 #[derive(Default)]
-struct Relations {
+pub(super) struct Relations {
     children: HashMap<Digest, Vec<Digest>>,
     subjects: HashMap<Digest, Digest>,
     all: BTreeSet<Digest>,
@@ -229,14 +228,13 @@ impl Manifests {
         } else {
             relations.parts_of(digest, &others)
         };
-        Ok(ImageParts {
-            digest,
-            tags,
-            manifests,
-        })
+        Ok(ImageParts { tags, manifests })
     }
 
-    async fn relations(&self, name: &RepositoryName) -> Result<Relations, RegistryError> {
+    pub(super) async fn relations(
+        &self,
+        name: &RepositoryName,
+    ) -> Result<Relations, RegistryError> {
         let mut relations = Relations::default();
         for algorithm in Algorithm::ALL {
             let directory = layout::revisions_directory(name, algorithm);
@@ -261,6 +259,12 @@ impl Manifests {
 }
 
 impl Relations {
+    /// The manifests about `subject`.
+    pub(super) fn referrers_of(&self, subject: &Digest) -> impl Iterator<Item = Digest> {
+        let referrers = self.subjects.iter().filter(move |(_, of)| *of == subject);
+        referrers.map(|(referrer, _)| *referrer)
+    }
+
     /// The image `digest`, to which no tag points, and what goes with it; nothing if something that stays lists it.
     fn parts_of(&self, digest: Digest, tagged: &BTreeSet<Digest>) -> Vec<Digest> {
         if self.has_opaque {

@@ -1,6 +1,6 @@
 //! What people see of repositories and images: tags, digests, platforms, sizes, when a tag was pushed.
 //!
-//! Sizes come from the index, everything else from the store. When a tag was last pulled is not recorded: a pull would have
+//! Sizes come from the index, or from the store while the index may not be asked (`seen.rs`); everything else is read from the store. When a tag was last pulled is not recorded: a pull would have
 //! to write it down, and the index, which is the only place for it, may be rebuilt at any time. Must not know how it is
 //! printed. Invariant: nothing is listed that was not there when the store was asked.
 
@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::core::{Core, Stored};
 use super::error::{IndexedError, RegistryError};
 use super::listings::Listings;
+use super::seen::Seen;
+use super::usage::{RepositoryUsage, TagsUsage, Usage, usage_of_image};
 use crate::index::View;
 use crate::layout::{self, Key, Place};
 use crate::oci::{
@@ -34,7 +36,7 @@ pub struct RepositorySummary {
     pub tags: u64,
     /// How many manifests it has.
     pub manifests: u64,
-    /// Everything that it holds.
+    /// Everything that it holds, as `usage.rs` says.
     pub bytes: u64,
 }
 
@@ -45,12 +47,14 @@ pub struct RepositoryContent {
     pub name: String,
     /// Its tags, in byte order.
     pub tags: Vec<TagSummary>,
-    /// What manifests need that no tag leads to.
+    /// What the manifests in `untagged` hold.
     pub untagged_bytes: u64,
-    /// Manifests that no tag points to, and no index that a tag points to lists, by digest: images whose tag was deleted or moved,
-    /// signatures.
+    /// Manifests that belong to no tagged image, by digest: their tag was deleted or moved.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub untagged: Vec<String>,
+    /// See [`Seen::from_store`].
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub from_store: Option<String>,
 }
 
 /// One tag of a repository.
@@ -65,7 +69,7 @@ pub struct TagSummary {
     /// The artifact type, where it says what this is: not for images that containers are started from.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub artifact_type: Option<String>,
-    /// Everything that the manifest needs.
+    /// Everything that the image holds, as `usage.rs` says.
     pub bytes: u64,
     /// When the tag was pushed last, in seconds since 1970, as far as the store knows.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -88,10 +92,10 @@ pub struct Image {
     pub artifact_type: Option<String>,
     /// See [`TagSummary::platforms`].
     pub platforms: Vec<String>,
-    /// Everything that the manifest needs.
+    /// Everything that the image holds, as `usage.rs` says.
     pub bytes: u64,
-    /// The part that nothing else needs, here and in other repositories.
-    pub unique_bytes: u64,
+    /// The part that nothing else holds, here and in other repositories; `None` while that is not known.
+    pub unique_bytes: Option<u64>,
     /// See [`TagSummary::pushed_unix_secs`]; of a digest, when its manifest was.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub pushed_unix_secs: Option<u64>,
@@ -110,6 +114,9 @@ pub struct Image {
     /// Manifests that the tag pointed to before, the latest first; none where a digest was asked for.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub earlier: Vec<EarlierManifest>,
+    /// See [`Seen::from_store`].
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub from_store: Option<String>,
 }
 
 /// A manifest that an index lists.
@@ -156,31 +163,25 @@ struct Kind {
 
 impl Listings {
     /// All repositories, in byte order.
-    pub async fn summaries(&self) -> Result<Vec<RepositorySummary>, IndexedError> {
-        let index = &self.core.gate.index;
-        index.settle().await;
-        let rows = index.read(|view: &View| {
-            let row = |name| {
-                let name: RepositoryName = name?;
-                let totals = view.repository_totals(&name)?;
-                Ok(RepositorySummary {
-                    name: name.to_string(),
-                    tags: totals.tags,
-                    manifests: totals.revisions,
-                    bytes: totals.bytes,
-                })
-            };
-            view.repositories(None).map(row).collect()
-        });
-        Ok(rows.await?)
+    pub async fn summaries(&self) -> Result<Seen<Vec<RepositorySummary>>, IndexedError> {
+        let row = |row: RepositoryUsage| RepositorySummary {
+            name: row.name.to_string(),
+            tags: row.tags,
+            manifests: row.manifests,
+            bytes: row.bytes,
+        };
+        let rows = self.core.repositories_usage().await?;
+        Ok(rows.map(|rows| rows.into_iter().map(row).collect()))
     }
 
     /// The tags of a repository.
     pub async fn content(&self, name: &RepositoryName) -> Result<RepositoryContent, IndexedError> {
         let core = &self.core;
-        core.gate.index.settle().await;
-        let tags = self.tag_targets(name).await?;
-        let rows = self.usage_of(name, tags.clone()).await?;
+        let tags = core.tag_targets(name).await?;
+        let Seen {
+            value: TagsUsage { rows, untagged },
+            from_store,
+        } = core.usage_of(name, tags.clone()).await?;
         if rows.is_empty() && !core.repository_exists(name).await? {
             return Err(RegistryError::NameUnknown(name.clone()).into());
         }
@@ -191,25 +192,7 @@ impl Listings {
         let digests: Vec<Digest> = digests.into_iter().collect();
         let kinds = core.kinds(name, &digests).await?;
         let untagged_bytes = rows.get(tags.len()).map_or(0, |row| row.bytes);
-        let asked = name.clone();
-        let untagged = core.gate.index.read(move |view: &View| {
-            let mut tagged: BTreeSet<Digest> = digests.into_iter().collect();
-            let revisions = view.revisions(&asked).into_vec()?;
-            let indexes = revisions.iter().filter(|one| one.is_index);
-            let indexes: Vec<Digest> = indexes
-                .map(|one| one.digest)
-                .filter(|digest| tagged.contains(digest))
-                .collect();
-            for index in indexes {
-                for child in view.children(index) {
-                    tagged.insert(child?.digest);
-                }
-            }
-            let untagged = revisions.iter().filter(|one| !tagged.contains(&one.digest));
-            Ok(untagged.map(|one| one.digest.to_string()).collect())
-        });
-        let summary = |(((tag, digest), link), row): (((Tag, Digest), Option<Meta>), _)| {
-            let usage: super::usage::Usage = row;
+        let summary = |(((tag, digest), link), usage): (((Tag, Digest), Option<Meta>), Usage)| {
             let Kind {
                 platforms,
                 artifact_type,
@@ -227,7 +210,8 @@ impl Listings {
             name: name.to_string(),
             tags: tags.into_iter().zip(links).zip(rows).map(summary).collect(),
             untagged_bytes,
-            untagged: untagged.await?,
+            untagged: untagged.iter().map(Digest::to_string).collect(),
+            from_store,
         })
     }
 
@@ -238,7 +222,6 @@ impl Listings {
         reference: &Reference,
     ) -> Result<Image, IndexedError> {
         let core = &self.core;
-        core.gate.index.settle().await;
         let unknown = || RegistryError::ManifestUnknown(reference.clone());
         let (link, digest) = match reference {
             Reference::Digest(digest) => (Place::RevisionLink(name, *digest).key(), *digest),
@@ -253,17 +236,20 @@ impl Listings {
         core.each_manifest(name, &[digest], visit).await?;
         let stored = found.ok_or_else(unknown)?;
         let pushed = core.find(&link).await?;
-        let targets = self.tag_targets(name).await?;
-        let tags: Vec<(Tag, Digest)> = targets
-            .into_iter()
-            .filter(|(_, at)| *at == digest)
-            .collect();
-        let usage = self.usage_of_manifest(name, digest).await?;
+        let targets = core.tag_targets(name).await?;
+        let (tags, others): (Vec<_>, Vec<_>) =
+            targets.into_iter().partition(|(_, at)| *at == digest);
+        let others: BTreeSet<Digest> = others.into_iter().map(|(_, at)| at).collect();
         let asked = name.clone();
-        let referrers = core
-            .gate
-            .index
-            .read(move |view: &View| view.referrers(&asked, digest, None).into_vec());
+        let look = move |view: &View, is_whole| {
+            let usage = usage_of_image(view, &asked, digest, &others, is_whole)?;
+            let referrers = view.referrers(&asked, digest, None).into_vec()?;
+            Ok((usage, referrers))
+        };
+        let Seen {
+            value: (usage, referrers),
+            from_store,
+        } = core.look_at(name, look).await?;
         let Kind {
             platforms,
             artifact_type,
@@ -285,8 +271,9 @@ impl Listings {
             subject: None,
             manifests: Vec::new(),
             blobs: Vec::new(),
-            referrers: referrers.await?.iter().map(Digest::to_string).collect(),
+            referrers: referrers.iter().map(Digest::to_string).collect(),
             earlier: Vec::new(),
+            from_store,
         };
         match stored {
             Stored::Manifest(manifest) => self.describe(name, &manifest, &mut image).await?,

@@ -34,6 +34,7 @@ mod readiness;
 mod references;
 mod referrers;
 mod repositories;
+mod seen;
 mod sessions;
 mod settings;
 #[cfg(test)]
@@ -66,6 +67,7 @@ pub use self::memory_budget::{BudgetSpent, Holder, MemoryBudget, Reservation};
 pub use self::readiness::{HealthCheck, Readiness, Trouble};
 pub use self::referrers::{Referrer, ReferrersPage};
 pub use self::repositories::{Removal, Repositories, Spares};
+pub use self::seen::Seen;
 pub use self::sessions::{Owner, UploadFigures};
 pub use self::settings::{
     Children, FallbackTags, LayerUrls, Limits, References, Settings, UploadPurging,
@@ -158,8 +160,8 @@ impl Registry {
         let uncollected_bytes = if parts.manifests.is_empty() {
             Some(0)
         } else {
-            let usage = self.listings.usage_of_manifest(repository, parts.digest);
-            usage.await.ok().map(|usage| usage.unique_bytes)
+            let manifests = parts.manifests.clone();
+            self.core.freed_by(repository, Some(manifests)).await
         };
         Ok(Removal {
             tags: parts.tags.len() as u64,
@@ -190,6 +192,11 @@ impl Registry {
             uncollected_bytes: planned.uncollected_bytes,
             ..removed.await?
         })
+    }
+
+    /// Whether anything was ever pushed to `name`.
+    pub async fn has_repository(&self, name: &RepositoryName) -> Result<bool, RegistryError> {
+        self.core.repository_exists(name).await
     }
 
     /// Waits until no change of `name` is under way, and keeps others from beginning as long as the result lives: what is read

@@ -16,7 +16,6 @@ use super::error::RegistryError;
 use super::event::{Actor, Event};
 use super::locks::Mode;
 use super::sessions::EndedUploads;
-use crate::index::View;
 use crate::layout::{self, Key, Place};
 use crate::oci::{Algorithm, Digest, RepositoryName, Tag};
 use crate::store::Step;
@@ -44,9 +43,9 @@ pub struct Removal {
     pub blobs: u64,
     /// Upload sessions.
     pub uploads: u64,
-    /// What is free on the disk at once.
+    /// What is free at once: the removal itself removes it from the disk.
     pub freed_bytes: u64,
-    /// What nothing else needs, and is free once it is collected; `None` if the index cannot tell.
+    /// What is free once collected, as `usage.rs` says; `None` if the index cannot tell.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub uncollected_bytes: Option<u64>,
 }
@@ -65,11 +64,18 @@ struct Contents {
     tags: Vec<Tag>,
     manifests: u64,
     layers: Vec<Digest>,
-    /// What no other repository needs, as far as the index can tell.
-    unique_bytes: Option<u64>,
 }
 
 impl Contents {
+    /// The blobs that are removed with their links if no other repository has them.
+    fn scratch(&self) -> &[Digest] {
+        if self.manifests == 0 && self.layers.len() <= FREED_BLOBS_MAX {
+            &self.layers
+        } else {
+            &[]
+        }
+    }
+
     fn check_spared(&self, name: &RepositoryName, spares: Spares) -> Result<(), RegistryError> {
         match spares {
             Spares::Manifests if self.manifests > 0 || !self.tags.is_empty() => {
@@ -118,33 +124,21 @@ impl Repositories {
         core.gate.index.settle().await;
         let contents = self.contents(name).await?;
         contents.check_spared(name, spares)?;
+        let uncollected_bytes = core.freed_by(name, None).await;
         let reread = core.gate.index.reread(name);
-        let Contents {
-            tags,
-            manifests,
-            layers,
-            unique_bytes,
-        } = contents;
-        let mut removed = Removal {
-            tags: tags.len() as u64,
-            manifests,
-            blobs: layers.len() as u64,
-            uploads: uploads.count,
-            freed_bytes: uploads.bytes,
-            uncollected_bytes: unique_bytes,
-        };
-        core.remove_tags(&mut held, name, &tags).await?;
-        let scratch = if manifests == 0 && layers.len() <= FREED_BLOBS_MAX {
-            layers.as_slice()
-        } else {
-            &[]
-        };
+        core.remove_tags(&mut held, name, &contents.tags).await?;
+        let scratch = contents.scratch();
         let mut held = held.sharing_and_removing([], scratch).await?;
         let unheld = self.unheld(name, scratch).await?;
         let freed_bytes: u64 = unheld.iter().map(|(_, size_bytes)| size_bytes).sum();
-        removed.freed_bytes += freed_bytes;
-        removed.uncollected_bytes =
-            unique_bytes.map(|unique_bytes| unique_bytes.saturating_sub(freed_bytes));
+        let removed = Removal {
+            tags: contents.tags.len() as u64,
+            manifests: contents.manifests,
+            blobs: contents.layers.len() as u64,
+            uploads: uploads.count,
+            freed_bytes: uploads.bytes + freed_bytes,
+            uncollected_bytes,
+        };
         let removals = || {
             let mut steps = vec![
                 Step::remove_tree(layout::manifests_directory(name), None),
@@ -162,7 +156,7 @@ impl Repositories {
             steps
         };
         let mut steps = Vec::new();
-        if unheld.len() < layers.len() {
+        if unheld.len() < contents.layers.len() {
             let day = core.unix_day();
             let tombstone = layout::repository_tombstone(day, name);
             steps.extend([Step::put(tombstone, Bytes::new()), Step::Barrier]);
@@ -188,25 +182,22 @@ impl Repositories {
     /// What [`Repositories::remove`] would remove, as things are.
     pub(super) async fn planned(&self, name: &RepositoryName) -> Result<Removal, RegistryError> {
         let core = &self.core;
-        core.gate.index.settle().await;
         let contents = self.contents(name).await?;
+        let unheld = self.unheld(name, contents.scratch()).await?;
         let root = layout::uploads_directory(name);
         let mut data = Vec::new();
         let add = |session: &str| data.extend(root.key(&format!("{session}/data")));
         core.each_directory(&root, add).await?;
         let uploads = core.find_each(&data).await?;
-        let uploads: Vec<u64> = uploads
-            .iter()
-            .flatten()
-            .map(|meta| meta.size_bytes)
-            .collect();
+        let uploads = uploads.iter().flatten().map(|meta| meta.size_bytes);
+        let blobs = unheld.iter().map(|(_, size_bytes)| *size_bytes);
         Ok(Removal {
             tags: contents.tags.len() as u64,
             manifests: contents.manifests,
             blobs: contents.layers.len() as u64,
             uploads: data.len() as u64,
-            freed_bytes: uploads.iter().sum(),
-            uncollected_bytes: contents.unique_bytes,
+            freed_bytes: uploads.chain(blobs).sum(),
+            uncollected_bytes: core.freed_by(name, None).await,
         })
     }
 
@@ -220,14 +211,10 @@ impl Repositories {
             let directory = layout::layer_links_directory(name, algorithm);
             layers.extend(core.digest_directories(&directory, algorithm).await?);
         }
-        let asked = name.clone();
-        let index = &core.gate.index;
-        let totals = index.read(move |view: &View| view.repository_totals(&asked));
         Ok(Contents {
             tags: core.tag_directories(name).await?,
             manifests,
             layers,
-            unique_bytes: totals.await.ok().map(|totals| totals.unique_bytes),
         })
     }
 

@@ -1,7 +1,7 @@
 //! How much the registry holds and how its index is, for a person and for watching.
 //!
 //! Counts come from the index: what is there is for the store to say, how much it is for the index. Must not know how it is
-//! printed. Invariant: a blob that many repositories link counts once in what is stored and once for each in what is held.
+//! printed. Invariant: a blob that many repositories link counts once in what is stored and once for each in what is linked.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ pub struct Status {
     pub manifests: u64,
     /// Different blobs and manifests that some repository has.
     pub blobs: u64,
-    /// What the repositories hold, each for itself.
+    /// What the repositories link, each for itself.
     pub logical_bytes: u64,
     /// What that takes: every blob and manifest once. What no repository has any more is not in it.
     pub stored_bytes: u64,

@@ -1,18 +1,30 @@
-//! How much storage each repository and tag uses, and how much its deletion would free.
+//! How much storage repositories and images use, and how much their deletion would free.
 //!
-//! The index has running totals of repositories. The usage of tags is computed from the index's edges and links; the store
-//! says where each tag points. Must not know how it is printed. Invariants: bytes that two rows need are unique in neither;
-//! a manifest that cannot be parsed needs every layer of its repository; deleting a row frees at least what it says.
+//! This file alone says what the words mean that `list`, `show`, `du` and `delete` print; `docs/operations.md` repeats it:
+//!
+//! - An **image** is a manifest, the manifests that it lists, and those about it (signatures), as far as the repository has them.
+//! - A repository **holds** its manifests and what they reference. A manifest that cannot be parsed holds every blob that its
+//!   repository links. A blob that is only linked, since its image was deleted or never pushed, is held by nothing.
+//! - **Free once collected** is what only the deleted image or repository holds: a collection frees it after the deletion.
+//! - **Free at once** is what the deletion itself removes from the disk (`repositories.rs`).
+//!
+//! Must not know how it is printed. Invariants: the deletion of a row frees at least what the row promises, and nothing is
+//! promised while the index is incomplete; bytes that two rows hold are unique in neither.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::core::Core;
 use super::error::{IndexedError, RegistryError};
 use super::listings::Listings;
+use super::seen::Seen;
 use crate::index::{ChildKind, IndexError, View};
 use crate::layout::{Key, Place};
 use crate::oci::{Digest, Reference, RepositoryName, Tag};
+
+/// How many digests are in memory at the same time while all repositories are compared, at about 100 bytes each.
+const DIGESTS_AT_ONCE: u64 = 1_000_000;
 
 /// What to report on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,281 +40,463 @@ pub enum Subject {
 /// How much storage one repository or tag uses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// The repository, or the tag; `None` for the manifests of a repository that no tag reaches.
+    /// The repository, or the tag; `None` for the manifests of a repository that belong to no tagged image.
     pub name: Option<String>,
     /// The manifest that the tag points to.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub digest: Option<String>,
-    /// Everything that it needs.
+    /// Everything that it holds.
     pub bytes: u64,
-    /// The part that others need as well.
-    pub shared_bytes: u64,
-    /// The part that only this row needs: what a collection frees after this repository, or this tag and its manifest, was
-    /// deleted.
-    pub unique_bytes: u64,
+    /// The part that others hold as well; `None` while that is not known.
+    pub shared_bytes: Option<u64>,
+    /// The part that only this row holds: what a collection frees after this repository, or this tag and its image, was
+    /// deleted; `None` while that is not known.
+    pub unique_bytes: Option<u64>,
+}
+
+/// What one repository holds.
+pub(super) struct RepositoryUsage {
+    pub(super) name: RepositoryName,
+    pub(super) tags: u64,
+    pub(super) manifests: u64,
+    pub(super) bytes: u64,
+    /// `None` while it is not known what others hold.
+    unique_bytes: Option<u64>,
+}
+
+/// The tags of a repository, and what they use.
+pub(super) struct TagsUsage {
+    /// One row for each tag in its order, and one without a name if there are manifests that belong to no tagged image.
+    pub(super) rows: Vec<Usage>,
+    /// Those manifests.
+    pub(super) untagged: Vec<Digest>,
 }
 
 impl Listings {
     /// The usage of the subject: one row for each repository, each tag, or the one tag.
-    pub async fn usage(&self, subject: &Subject) -> Result<Vec<Usage>, IndexedError> {
-        let index = &self.core.gate.index;
-        index.settle().await;
+    pub async fn usage(&self, subject: &Subject) -> Result<Seen<Vec<Usage>>, IndexedError> {
         match subject {
-            Subject::Everything => Ok(index.read(repositories).await?),
+            Subject::Everything => {
+                let rows = self.core.repositories_usage().await?;
+                Ok(rows.map(|rows| rows.into_iter().map(Usage::from).collect()))
+            }
             Subject::Repository(name) => {
-                let rows = self.tags_usage(name).await?;
-                if rows.is_empty() && !self.core.repository_exists(name).await? {
+                let tags = self.core.tag_targets(name).await?;
+                let seen = self.core.usage_of(name, tags).await?;
+                if seen.value.rows.is_empty() && !self.core.repository_exists(name).await? {
                     return Err(RegistryError::NameUnknown(name.clone()).into());
                 }
-                Ok(rows)
+                Ok(seen.map(|usage| usage.rows))
             }
             Subject::Tag(name, tag) => {
-                let mut rows = self.tags_usage(name).await?;
-                rows.retain(|row| row.name.as_deref() == Some(tag.as_str()));
-                if rows.is_empty() {
+                let tags = self.core.tag_targets(name).await?;
+                if !tags.iter().any(|(one, _)| one == tag) {
                     let reference = Reference::Tag(tag.clone());
                     return Err(RegistryError::ManifestUnknown(reference).into());
                 }
-                Ok(rows)
+                let seen = self.core.usage_of(name, tags).await?;
+                Ok(seen.map(|usage| {
+                    let mut rows = usage.rows;
+                    rows.retain(|row| row.name.as_deref() == Some(tag.as_str()));
+                    rows
+                }))
             }
         }
     }
+}
 
-    async fn tags_usage(&self, name: &RepositoryName) -> Result<Vec<Usage>, IndexedError> {
-        let tags = self.tag_targets(name).await?;
-        self.usage_of(name, tags).await
-    }
-
-    /// One row for each of `tags`, in their order, and one without a name for manifests that none of them reaches.
-    pub(super) async fn usage_of(
-        &self,
-        name: &RepositoryName,
-        tags: Vec<(Tag, Digest)>,
-    ) -> Result<Vec<Usage>, IndexedError> {
-        let name = name.clone();
-        let index = &self.core.gate.index;
-        let rows = index.read(move |view| usage_of_tags(view, &name, &tags));
-        Ok(rows.await?)
-    }
-
-    /// The usage of one manifest with all its tags, as a row without a name.
-    pub(super) async fn usage_of_manifest(
-        &self,
-        name: &RepositoryName,
-        digest: Digest,
-    ) -> Result<Usage, IndexedError> {
-        let mut others: Vec<Digest> = Vec::new();
-        others.extend(self.tag_targets(name).await?.into_iter().map(|(_, at)| at));
-        others.retain(|other| *other != digest);
-        let name = name.clone();
-        let index = &self.core.gate.index;
-        let row = index.read(move |view| usage_of_one(view, &name, digest, others));
-        Ok(row.await?)
-    }
-
-    /// All tags of a repository and what they point to, in byte order.
+impl Core {
+    /// All tags of a repository and what they point to, in byte order. From the store: when another registry moves a tag, no
+    /// directory's time changes, so the index may be out of date.
     pub(super) async fn tag_targets(
         &self,
         name: &RepositoryName,
-    ) -> Result<Vec<(Tag, Digest)>, IndexedError> {
-        let index = &self.core.gate.index;
-        let asked = name.clone();
-        let tags = index.read(move |view| view.tags(&asked, None).into_vec());
-        let tags: Vec<Tag> = tags.await?.into_iter().map(|(tag, _)| tag).collect();
+    ) -> Result<Vec<(Tag, Digest)>, RegistryError> {
+        let mut tags = self.tag_directories(name).await?;
+        tags.sort_unstable();
         let current = |tag: &Tag| Place::TagCurrent(name, tag).key();
         let links: Vec<Key> = tags.iter().map(current).collect();
-        // From the store: when another registry moves a tag, no directory's time changes, so the index may be out of date.
-        let digests = self.core.read_links(&links).await?;
+        let digests = self.read_links(&links).await?;
         let tags = tags.into_iter().zip(digests);
         Ok(tags
             .filter_map(|(tag, digest)| Some((tag, digest?)))
             .collect())
     }
-}
 
-fn repositories(view: &View) -> Result<Vec<Usage>, IndexError> {
-    let row = |name: Result<RepositoryName, IndexError>| {
-        let name = name?;
-        let totals = view.repository_totals(&name)?;
-        Ok(Usage {
-            name: Some(name.to_string()),
-            digest: None,
-            bytes: totals.bytes,
-            shared_bytes: totals.bytes.saturating_sub(totals.unique_bytes),
-            unique_bytes: totals.unique_bytes,
-        })
-    };
-    view.repositories(None).map(row).collect()
-}
-
-/// A digest that a root needs, and whether another root needs it too.
-struct Needed {
-    size_bytes: u64,
-    root: usize,
-    is_shared: bool,
-}
-
-/// A digest that is needed, with its size.
-type Need = (Digest, u64, ChildKind);
-
-/// Which digests the manifests of one repository need.
-struct Needs<'a> {
-    view: &'a View,
-    name: &'a RepositoryName,
-    /// Manifests that cannot be parsed.
-    opaque: BTreeSet<Digest>,
-    needed: HashMap<Digest, Needed>,
-}
-
-/// One row for each tag, and one without a name for manifests that no tag reaches.
-fn usage_of_tags(
-    view: &View,
-    name: &RepositoryName,
-    tags: &[(Tag, Digest)],
-) -> Result<Vec<Usage>, IndexError> {
-    let mut tags_of: BTreeMap<Digest, u64> = BTreeMap::new();
-    for (_, digest) in tags {
-        *tags_of.entry(*digest).or_default() += 1;
+    /// What the repositories hold, in byte order of their names.
+    pub(super) async fn repositories_usage(
+        &self,
+    ) -> Result<Seen<Vec<RepositoryUsage>>, IndexedError> {
+        if let Some(rows) = self.ask_of_all(usage_of_repositories).await {
+            return Ok(Seen::in_index(rows));
+        }
+        let mut names = self.repositories(|_| true, usize::MAX).await?;
+        names.sort_unstable();
+        let mut rows = Vec::with_capacity(names.len());
+        for name in names {
+            let look = |view: &View| usage_of_repositories(view);
+            for row in self.read_aside(&name, look).await? {
+                let unique_bytes = None;
+                rows.push(RepositoryUsage {
+                    unique_bytes,
+                    ..row
+                });
+            }
+        }
+        Ok(Seen::in_store(rows, self.why_not_index()))
     }
-    let mut needs = Needs::new(view, name)?;
-    let mut bytes_of = Vec::with_capacity(tags_of.len());
-    for (root, digest) in tags_of.keys().enumerate() {
-        bytes_of.push(needs.walk(&[*digest], root)?);
+
+    /// What each of `tags` uses.
+    pub(super) async fn usage_of(
+        &self,
+        name: &RepositoryName,
+        tags: Vec<(Tag, Digest)>,
+    ) -> Result<Seen<TagsUsage>, IndexedError> {
+        let asked = name.clone();
+        let look = move |view: &View, is_whole| usage_of_tags(view, &asked, &tags, is_whole);
+        self.look_at(name, look).await
     }
-    // A manifest without a tag keeps its blobs until it is deleted.
-    let mut untagged = Vec::new();
-    for revision in view.revisions(name) {
-        let digest = revision?.digest;
-        if !needs.needed.contains_key(&digest) {
-            untagged.push(digest);
+
+    /// What only the manifests `removed` of `name`, or all of its manifests, hold: what a collection frees after they were
+    /// deleted. `None` while that is not known.
+    pub(super) async fn freed_by(
+        &self,
+        name: &RepositoryName,
+        removed: Option<Vec<Digest>>,
+    ) -> Option<u64> {
+        let asked = name.clone();
+        let look = move |view: &View| {
+            let removed: Option<HashSet<Digest>> = removed.map(HashSet::from_iter);
+            let goes = |one: &Digest| removed.as_ref().is_none_or(|removed| removed.contains(one));
+            let holdings = Holdings::new(view, &asked)?;
+            let manifests = holdings.manifests.keys().copied();
+            let (gone, kept) = manifests.partition(goes);
+            let held = holdings.split(&[gone, kept], true)?;
+            Ok(held.first().and_then(|held| held.unique_bytes))
+        };
+        self.ask_of_all(look).await.flatten()
+    }
+}
+
+impl From<RepositoryUsage> for Usage {
+    fn from(usage: RepositoryUsage) -> Self {
+        let RepositoryUsage {
+            name,
+            tags: _,
+            manifests: _,
+            bytes,
+            unique_bytes,
+        } = usage;
+        let held = Held {
+            bytes,
+            unique_bytes,
+        };
+        held.row(Some(name.to_string()), None)
+    }
+}
+
+/// How many bytes are held together, and how many of them by nothing else.
+#[derive(Debug, Clone, Copy, Default)]
+struct Held {
+    bytes: u64,
+    /// `None` while it is not known what others hold.
+    unique_bytes: Option<u64>,
+}
+
+impl Held {
+    fn row(self, name: Option<String>, digest: Option<Digest>) -> Usage {
+        let Self {
+            bytes,
+            unique_bytes,
+        } = self;
+        Usage {
+            name,
+            digest: digest.map(|digest| digest.to_string()),
+            bytes,
+            shared_bytes: unique_bytes.map(|unique| bytes.saturating_sub(unique)),
+            unique_bytes,
         }
     }
-    let untagged_bytes = needs.walk(&untagged, tags_of.len())?;
-    let unique_bytes = needs.unique_bytes(tags_of.len() + 1)?;
-    let row = |name, digest, bytes: u64, unique_bytes: u64| Usage {
-        name,
-        digest,
-        bytes,
-        shared_bytes: bytes.saturating_sub(unique_bytes),
-        unique_bytes,
-    };
-    let roots: HashMap<&Digest, (u64, u64)> = tags_of
-        .iter()
-        .zip(bytes_of.iter().zip(&unique_bytes))
-        // Where two tags share a manifest, deleting one frees nothing.
-        .map(|((digest, tags), (bytes, unique))| {
-            (digest, (*bytes, if *tags == 1 { *unique } else { 0 }))
-        })
-        .collect();
-    let mut rows = Vec::with_capacity(tags.len() + 1);
-    for (tag, digest) in tags {
-        let (bytes, unique_bytes) = roots.get(digest).copied().unwrap_or_default();
-        let (tag, digest) = (tag.to_string(), digest.to_string());
-        rows.push(row(Some(tag), Some(digest), bytes, unique_bytes));
+}
+
+/// Every repository with what it holds.
+fn usage_of_repositories(view: &View) -> Result<Vec<RepositoryUsage>, IndexError> {
+    let mut rows = Vec::new();
+    for name in view.repositories(None) {
+        let name = name?;
+        let totals = view.repository_totals(&name)?;
+        rows.push(RepositoryUsage {
+            name,
+            tags: totals.tags,
+            manifests: totals.revisions,
+            bytes: 0,
+            unique_bytes: Some(0),
+        });
     }
-    if untagged_bytes > 0 {
-        let unique_bytes = unique_bytes.last().copied().unwrap_or_default();
-        rows.push(row(None, None, untagged_bytes, unique_bytes));
+    let parts = view.totals()?.sizes / DIGESTS_AT_ONCE + 1;
+    for part in 0..parts {
+        add_part(view, &mut rows, |digest| part_of(digest, parts) == part)?;
     }
     Ok(rows)
 }
 
-/// What `digest` needs, and what of it nothing else in the registry needs: neither the targets of the other tags nor manifests
-/// without a tag.
-fn usage_of_one(
+/// Which of `parts` parts the digest belongs to.
+fn part_of(digest: &Digest, parts: u64) -> u64 {
+    let first = digest.bytes().first_chunk().copied();
+    u64::from_be_bytes(first.unwrap_or_default()) % parts
+}
+
+/// Adds what the repositories hold of the digests that `is_wanted`.
+fn add_part(
     view: &View,
-    name: &RepositoryName,
-    digest: Digest,
-    mut others: Vec<Digest>,
-) -> Result<Usage, IndexError> {
-    let mut needs = Needs::new(view, name)?;
-    let bytes = needs.walk(&[digest], 0)?;
-    for revision in view.revisions(name) {
-        let revision = revision?.digest;
-        if !needs.needed.contains_key(&revision) {
-            others.push(revision);
+    rows: &mut [RepositoryUsage],
+    is_wanted: impl Fn(&Digest) -> bool,
+) -> Result<(), IndexError> {
+    // Which row holds a digest, and how long it is; `None` if several do.
+    let mut holders: HashMap<Digest, Option<(usize, u64)>> = HashMap::new();
+    for (at, row) in rows.iter_mut().enumerate() {
+        let holdings = Holdings::new(view, &row.name)?;
+        let mut seen = HashSet::new();
+        for manifest in holdings.manifests.keys() {
+            for (digest, claimed_bytes) in holdings.needs(*manifest)? {
+                if !is_wanted(&digest) || !seen.insert(digest) {
+                    continue;
+                }
+                let known_bytes = view.size(digest)?;
+                row.bytes = row
+                    .bytes
+                    .saturating_add(known_bytes.unwrap_or(claimed_bytes));
+                let holder = holders.entry(digest);
+                holder
+                    .and_modify(|holder| *holder = None)
+                    .or_insert(Some((at, known_bytes.unwrap_or_default())));
+            }
         }
     }
-    needs.walk(&others, 1)?;
-    let unique_bytes = needs.unique_bytes(2)?;
-    let unique_bytes = unique_bytes.first().copied().unwrap_or_default();
-    Ok(Usage {
-        name: None,
-        digest: Some(digest.to_string()),
-        bytes,
-        shared_bytes: bytes.saturating_sub(unique_bytes),
-        unique_bytes,
+    for (at, bytes) in holders.into_values().flatten() {
+        if let Some(RepositoryUsage {
+            unique_bytes: Some(unique_bytes),
+            ..
+        }) = rows.get_mut(at)
+        {
+            *unique_bytes = unique_bytes.saturating_add(bytes);
+        }
+    }
+    Ok(())
+}
+
+/// The usage of `tags`. `is_whole`: the view shows all repositories, so it is known what others hold.
+fn usage_of_tags(
+    view: &View,
+    name: &RepositoryName,
+    tags: &[(Tag, Digest)],
+    is_whole: bool,
+) -> Result<TagsUsage, IndexError> {
+    let holdings = Holdings::new(view, name)?;
+    let mut tags_of: BTreeMap<Digest, u64> = BTreeMap::new();
+    for (_, digest) in tags {
+        *tags_of.entry(*digest).or_default() += 1;
+    }
+    let mut groups = Vec::with_capacity(tags_of.len() + 1);
+    for digest in tags_of.keys() {
+        groups.push(holdings.image(*digest)?);
+    }
+    let tagged: HashSet<Digest> = groups.iter().flatten().copied().collect();
+    let manifests = holdings.manifests.keys().copied();
+    let untagged: BTreeSet<Digest> = manifests.filter(|one| !tagged.contains(one)).collect();
+    groups.push(holdings.images(&untagged)?);
+    let mut held = holdings.split(&groups, is_whole)?;
+    let rest = held.pop().unwrap_or_default();
+    let mut of_digest = HashMap::with_capacity(held.len());
+    for ((digest, tags), mut held) in tags_of.into_iter().zip(held) {
+        if tags > 1 {
+            // Where two tags point to one image, deleting one of them frees nothing.
+            held.unique_bytes = held.unique_bytes.map(|_| 0);
+        }
+        of_digest.insert(digest, held);
+    }
+    let row = |(tag, digest): &(Tag, Digest)| {
+        let held = of_digest.get(digest).copied().unwrap_or_default();
+        held.row(Some(tag.to_string()), Some(*digest))
+    };
+    let mut rows: Vec<Usage> = tags.iter().map(row).collect();
+    if !untagged.is_empty() {
+        rows.push(rest.row(None, None));
+    }
+    Ok(TagsUsage {
+        rows,
+        untagged: untagged.into_iter().collect(),
     })
 }
 
-impl<'a> Needs<'a> {
+/// What the image `digest` holds with all its tags; `others` are the targets of the other tags.
+pub(super) fn usage_of_image(
+    view: &View,
+    name: &RepositoryName,
+    digest: Digest,
+    others: &BTreeSet<Digest>,
+    is_whole: bool,
+) -> Result<Usage, IndexError> {
+    let holdings = Holdings::new(view, name)?;
+    let image = holdings.image(digest)?;
+    let own: HashSet<Digest> = image.iter().copied().collect();
+    let strangers = holdings.manifests.keys().filter(|one| !own.contains(one));
+    let others = others.iter().chain(strangers).copied().collect();
+    let groups = [image, holdings.images(&others)?];
+    let held = holdings.split(&groups, is_whole)?;
+    let held = held.first().copied().unwrap_or_default();
+    Ok(held.row(None, Some(digest)))
+}
+
+/// What is held by several groups of manifests of one repository.
+struct Needed {
+    bytes: u64,
+    group: usize,
+    is_shared: bool,
+}
+
+/// The manifests of one repository, and what they reference.
+struct Holdings<'a> {
+    view: &'a View,
+    name: &'a RepositoryName,
+    /// With their lengths.
+    manifests: HashMap<Digest, u64>,
+    /// Those that cannot be parsed.
+    opaque: BTreeSet<Digest>,
+}
+
+impl<'a> Holdings<'a> {
     fn new(view: &'a View, name: &'a RepositoryName) -> Result<Self, IndexError> {
+        let revisions = view.revisions(name);
+        let manifests =
+            revisions.map(|one| one.map(|revision| (revision.digest, revision.size_bytes)));
         Ok(Self {
             view,
             name,
+            manifests: manifests.collect::<Result<_, _>>()?,
             opaque: view.opaque(name).collect::<Result<_, _>>()?,
-            needed: HashMap::new(),
         })
     }
 
-    /// For each of `roots` roots, the bytes that it alone needs, in this repository and in all others.
-    fn unique_bytes(self, roots: usize) -> Result<Vec<u64>, IndexError> {
-        let mut unique_bytes = vec![0_u64; roots];
-        for (digest, one) in self.needed {
-            if !one.is_shared
-                && let Some(unique) = unique_bytes.get_mut(one.root)
-                && !self.view.is_shared(digest)?
-            {
-                *unique = unique.saturating_add(one.size_bytes);
-            }
-        }
-        Ok(unique_bytes)
+    /// The manifests of the image `root`, as [`super::Manifests::delete_image`] sees it; none if the repository does not have it.
+    fn image(&self, root: Digest) -> Result<Vec<Digest>, IndexError> {
+        self.images(&BTreeSet::from([root]))
     }
 
-    /// Records that `root` needs everything that `starts` need. Returns the bytes.
-    fn walk(&mut self, starts: &[Digest], root: usize) -> Result<u64, IndexError> {
-        let mut unread: Vec<Need> = Vec::with_capacity(starts.len());
-        for digest in starts {
-            let size_bytes = self.view.size(*digest)?.unwrap_or_default();
-            unread.push((*digest, size_bytes, ChildKind::Listed));
+    /// The manifests of several images.
+    fn images(&self, roots: &BTreeSet<Digest>) -> Result<Vec<Digest>, IndexError> {
+        let is_there = |one: &Digest| self.manifests.contains_key(one);
+        let mut members: Vec<Digest> = roots.iter().copied().filter(is_there).collect();
+        if !self.opaque.is_empty() {
+            // One that cannot be parsed may list any of the others, so none of them goes with an image.
+            return Ok(members);
         }
-        let mut seen = HashSet::new();
-        let mut bytes = 0_u64;
-        while let Some((digest, size_bytes, kind)) = unread.pop() {
-            if !seen.insert(digest) {
+        let mut seen: HashSet<Digest> = members.iter().copied().collect();
+        let mut unread = members.clone();
+        while let Some(member) = unread.pop() {
+            let mut related = Vec::new();
+            for child in self.view.children(member) {
+                let child = child?;
+                match child.kind {
+                    // This may be a blob, which the repository does not have as a manifest.
+                    ChildKind::Listed => related.push(child.digest),
+                    ChildKind::Blob => {}
+                }
+            }
+            for referrer in self.view.referrers(self.name, member, None) {
+                related.push(referrer?);
+            }
+            for one in related {
+                if is_there(&one) && seen.insert(one) {
+                    members.push(one);
+                    unread.push(one);
+                }
+            }
+        }
+        Ok(members)
+    }
+
+    /// What a manifest of the repository needs: itself, and what it references, each with the length that is claimed for it.
+    fn needs(&self, manifest: Digest) -> Result<Vec<(Digest, u64)>, IndexError> {
+        let size_bytes = self.manifests.get(&manifest).copied().unwrap_or_default();
+        let mut needs = vec![(manifest, size_bytes)];
+        for child in self.view.children(manifest) {
+            let child = child?;
+            needs.push((child.digest, child.size_bytes));
+        }
+        if self.opaque.contains(&manifest) {
+            for layer in self.view.layers(self.name) {
+                needs.push((layer?, 0));
+            }
+        }
+        Ok(needs)
+    }
+
+    /// What each of `groups` holds. `is_whole`: the view shows all repositories, so it is known what others hold.
+    fn split(&self, groups: &[Vec<Digest>], is_whole: bool) -> Result<Vec<Held>, IndexError> {
+        let mut needed: HashMap<Digest, Needed> = HashMap::new();
+        let mut rows = Vec::with_capacity(groups.len());
+        for (group, manifests) in groups.iter().enumerate() {
+            let mut seen = HashSet::new();
+            let mut bytes = 0_u64;
+            for manifest in manifests {
+                for (digest, claimed_bytes) in self.needs(*manifest)? {
+                    if !seen.insert(digest) {
+                        continue;
+                    }
+                    // A manifest may claim any size for content that is not in the store.
+                    let known_bytes = self.view.size(digest)?;
+                    bytes = bytes.saturating_add(known_bytes.unwrap_or(claimed_bytes));
+                    let one = needed.entry(digest);
+                    one.and_modify(|one| one.is_shared = true)
+                        .or_insert(Needed {
+                            bytes: known_bytes.unwrap_or_default(),
+                            group,
+                            is_shared: false,
+                        });
+                }
+            }
+            let unique_bytes = is_whole.then_some(0);
+            rows.push(Held {
+                bytes,
+                unique_bytes,
+            });
+        }
+        if is_whole {
+            needed.retain(|_, one| !one.is_shared);
+            self.leave_out_held_elsewhere(&mut needed)?;
+        }
+        for one in needed.values() {
+            if let Some(Held {
+                unique_bytes: Some(unique_bytes),
+                ..
+            }) = rows.get_mut(one.group)
+            {
+                *unique_bytes = unique_bytes.saturating_add(one.bytes);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Removes from `needed` what any other repository holds. Links are not asked: a deleted image leaves them, and a manifest
+    /// may reference a blob that its repository does not link.
+    fn leave_out_held_elsewhere(
+        &self,
+        needed: &mut HashMap<Digest, Needed>,
+    ) -> Result<(), IndexError> {
+        for other in self.view.repositories(None) {
+            let other = other?;
+            if needed.is_empty() {
+                break;
+            }
+            if other == *self.name {
                 continue;
             }
-            // A manifest may claim any size for content that is not in the store.
-            bytes = bytes.saturating_add(size_bytes);
-            match kind {
-                // This may be a blob, which has no children.
-                ChildKind::Listed => self.add_children(digest, &mut unread)?,
-                ChildKind::Blob => {}
-            }
-            self.needed
-                .entry(digest)
-                .and_modify(|one: &mut Needed| one.is_shared = true)
-                .or_insert(Needed {
-                    size_bytes,
-                    root,
-                    is_shared: false,
-                });
-        }
-        Ok(bytes)
-    }
-
-    /// The real sizes are used where they are known, because the sizes in a manifest may be wrong.
-    fn add_children(&self, parent: Digest, unread: &mut Vec<Need>) -> Result<(), IndexError> {
-        for child in self.view.children(parent) {
-            let child = child?;
-            let size_bytes = self.view.size(child.digest)?.unwrap_or(child.size_bytes);
-            unread.push((child.digest, size_bytes, child.kind));
-        }
-        if self.opaque.contains(&parent) {
-            for layer in self.view.layers(self.name) {
-                let layer = layer?;
-                let size_bytes = self.view.size(layer)?.unwrap_or_default();
-                unread.push((layer, size_bytes, ChildKind::Blob));
+            let holdings = Holdings::new(self.view, &other)?;
+            for manifest in holdings.manifests.keys() {
+                for (digest, _) in holdings.needs(*manifest)? {
+                    needed.remove(&digest);
+                }
             }
         }
         Ok(())

@@ -27,7 +27,7 @@ use crate::oci::{Digest, ImageName, Reference, RepositoryName, Tag};
 use crate::platform;
 use crate::registry::{
     Actor, Comparison, Copied, Filled, Image, IndexedError, Progress, Registry, RegistryError,
-    Removal, RepositoryContent, RepositorySummary, Subject, Usage,
+    Removal, RepositoryContent, RepositorySummary, Seen, Subject, Usage,
 };
 
 /// Parallel clients: the people and scripts of one machine.
@@ -72,9 +72,9 @@ pub enum Request {
         /// A repository; `None` for all.
         repository: Option<ImageName>,
     },
-    /// One image.
+    /// One image, or the tags of a repository.
     Show {
-        /// The image.
+        /// The image; without a tag or digest, the repository.
         image: ImageName,
     },
     /// Let no change of a repository begin until the client sends one more line, or disconnects: a backup then reads the
@@ -128,11 +128,17 @@ pub enum Answer {
     Usage {
         /// A row for each repository or tag.
         rows: Vec<Usage>,
+        /// See [`Seen::from_store`].
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        from_store: Option<String>,
     },
     /// To [`Request::List`] without a repository.
     Repositories {
         /// In byte order of their names.
         rows: Vec<RepositorySummary>,
+        /// See [`Seen::from_store`].
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        from_store: Option<String>,
     },
     /// To [`Request::List`] of a repository.
     Content(RepositoryContent),
@@ -229,12 +235,18 @@ impl Control {
                     Ok(subject) => subject,
                     Err(what) => return failed(what, None),
                 };
-                let rows = registry.listings.usage(&subject).await;
-                rows.map(|rows| Answer::Usage { rows })
+                let seen = registry.listings.usage(&subject).await;
+                seen.map(|Seen { value, from_store }| Answer::Usage {
+                    rows: value,
+                    from_store,
+                })
             }
             Request::List { repository: None } => {
-                let rows = registry.listings.summaries().await;
-                rows.map(|rows| Answer::Repositories { rows })
+                let seen = registry.listings.summaries().await;
+                seen.map(|Seen { value, from_store }| Answer::Repositories {
+                    rows: value,
+                    from_store,
+                })
             }
             Request::List {
                 repository: Some(ImageName { repository, .. }),
@@ -282,25 +294,46 @@ impl Control {
                     .map_err(IndexedError::from)
             }
         };
-        answer.unwrap_or_else(|error| {
-            let hint = match &error {
-                IndexedError::Index(error) => error.hint(),
-                IndexedError::Registry(RegistryError::DeletesDisabled) => {
-                    Some("set `storage.delete.enabled: true` and restart the server")
+        match answer {
+            Ok(answer) => answer,
+            Err(error) => self.failure(request, &error).await,
+        }
+    }
+
+    /// Why a request failed, and what to do about it.
+    async fn failure(&self, request: &Request, error: &IndexedError) -> Answer {
+        let hint = match error {
+            IndexedError::Index(error) => error.hint(),
+            IndexedError::Registry(RegistryError::DeletesDisabled) => {
+                Some("set `storage.delete.enabled: true` and restart the server")
+            }
+            // Clients hear of a manifest also where the repository is missing; a person should not look for the tag then.
+            IndexedError::Registry(RegistryError::ManifestUnknown(_)) => {
+                if let Some(name) = request.repository()
+                    && matches!(self.registry.has_repository(&name).await, Ok(false))
+                {
+                    return failed(RegistryError::NameUnknown(name).to_string(), None);
                 }
-                IndexedError::Registry(_) => None,
-            };
-            failed(error.to_string(), hint)
-        })
+                None
+            }
+            IndexedError::Registry(_) => None,
+        };
+        failed(error.to_string(), hint)
     }
 
     async fn show(&self, image: &ImageName) -> Result<Answer, IndexedError> {
         let listings = &self.registry.listings;
-        // As clients read a name without a tag.
-        let latest = || Reference::Tag(Tag::latest());
-        let reference = image.reference.clone().unwrap_or_else(latest);
-        let image = listings.image(&image.repository, &reference).await?;
-        Ok(Answer::Image(Box::new(image)))
+        let ImageName {
+            repository,
+            reference,
+        } = image;
+        match reference {
+            Some(reference) => {
+                let image = listings.image(repository, reference).await?;
+                Ok(Answer::Image(Box::new(image)))
+            }
+            None => listings.content(repository).await.map(Answer::Content),
+        }
     }
 
     async fn copy(
@@ -309,15 +342,18 @@ impl Control {
         to: &ImageName,
         user_id: u32,
     ) -> Result<Answer, IndexedError> {
-        let latest = || Reference::Tag(Tag::latest());
-        let reference = from.reference.clone().unwrap_or_else(latest);
-        let tag = match (&to.reference, &reference) {
-            (Some(Reference::Tag(tag)), _) | (None, Reference::Tag(tag)) => tag.clone(),
-            (Some(Reference::Digest(_)), _) | (None, Reference::Digest(_)) => Tag::latest(),
+        let Some(reference) = &from.reference else {
+            return Ok(failed(format!("{from} names no image"), None));
+        };
+        let tag = match (&to.reference, reference) {
+            (Some(Reference::Tag(tag)), _) | (None, Reference::Tag(tag)) => tag,
+            (Some(Reference::Digest(_)), _) | (None, Reference::Digest(_)) => {
+                return Ok(failed(format!("{to} names no tag for the copy"), None));
+            }
         };
         let actor = || Actor::operator(user_id);
         let manifests = &self.registry.manifests;
-        let copied = manifests.copy(&from.repository, &reference, &to.repository, &tag, &actor);
+        let copied = manifests.copy(&from.repository, reference, &to.repository, tag, &actor);
         let copied = copied.await?;
         tracing::info!(user_id, %from, %to, digest = copied.digest, "copied by command");
         Ok(Answer::Copied(copied))
@@ -344,6 +380,20 @@ fn subject(repository: Option<&str>, tag: Option<&str>) -> Result<Subject, Strin
 }
 
 impl Request {
+    /// The repository that it is about, where it names one.
+    fn repository(&self) -> Option<RepositoryName> {
+        match self {
+            Self::Reload | Self::Status | Self::Rebuild | Self::Compare => None,
+            Self::Usage { repository, .. } => repository.as_ref()?.parse().ok(),
+            Self::List { repository } => Some(repository.as_ref()?.repository.clone()),
+            Self::Hold { repository } => repository.parse().ok(),
+            Self::Show { image }
+            | Self::Delete { image, .. }
+            | Self::Copy { from: image, .. }
+            | Self::RestoreTag { image, .. } => Some(image.repository.clone()),
+        }
+    }
+
     /// Whether it only reads what the index and the process know, and costs others nothing.
     fn is_question(&self) -> bool {
         match self {
@@ -584,80 +634,5 @@ async fn send(writer: &mut (impl AsyncWrite + Unpin), answer: &Answer) -> io::Re
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::ManualClock;
-
-    #[tokio::test]
-    async fn a_socket_that_was_removed_is_made_again_and_that_of_another_server_stays() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("control.sock");
-        let clock: Arc<dyn Clock> = Arc::new(ManualClock::at_unix_secs(1_800_000_000));
-        let connects = || std::os::unix::net::UnixStream::connect(&path).is_ok();
-        let mut socket = ControlSocket::bind(&path, Clients::Owner, Arc::clone(&clock)).unwrap();
-        let first = file_at(&path);
-        socket.make_again_if_missing();
-        assert_eq!(file_at(&path), first, "it was there");
-        std::fs::remove_file(&path).unwrap();
-        assert!(!connects());
-        socket.make_again_if_missing();
-        assert!(connects(), "a removed socket was not made again");
-        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        // Another server has taken the place.
-        std::fs::remove_file(&path).unwrap();
-        let other = ControlSocket::bind(&path, Clients::Owner, clock).unwrap();
-        socket.make_again_if_missing();
-        drop(socket);
-        assert!(connects(), "the socket of another server was removed");
-        drop(other);
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn a_request_is_understood_as_a_whole_or_not_at_all() {
-        let usage = Request::Usage {
-            repository: Some("a/b".to_owned()),
-            tag: None,
-        };
-        let image: ImageName = "a/b:v1".parse().unwrap();
-        for request in [
-            Request::List {
-                repository: Some("a/b".parse().unwrap()),
-            },
-            Request::Delete {
-                image: image.clone(),
-                is_trial: true,
-            },
-            Request::Copy {
-                from: image.clone(),
-                to: image.clone(),
-            },
-            Request::RestoreTag {
-                image: image.clone(),
-                digest: Digest::of(crate::oci::Algorithm::Sha256, b""),
-            },
-            Request::Show { image },
-            Request::Reload,
-            Request::Status,
-            Request::Rebuild,
-            Request::Compare,
-            usage,
-            Request::Hold {
-                repository: "a/b".to_owned(),
-            },
-        ] {
-            let mut line = serde_json::to_value(&request).unwrap();
-            let read = serde_json::from_value::<Request>(line.clone());
-            assert_eq!(read.unwrap(), request);
-            line["more"] = 1.into();
-            assert!(serde_json::from_value::<Request>(line.clone()).is_err());
-            line.as_object_mut().unwrap().remove("more");
-            line["details"]["more"] = 1.into();
-            assert!(
-                serde_json::from_value::<Request>(line.clone()).is_err(),
-                "{line}"
-            );
-        }
-    }
-}
+#[path = "control_tests.rs"]
+mod tests;

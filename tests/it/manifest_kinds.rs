@@ -246,7 +246,7 @@ async fn wrong_sizes_do_not_reach_the_figures() {
     let subject = boathouse::registry::Subject::Tag("a".parse().unwrap(), "v1".parse().unwrap());
     let rows = registry.registry.listings.usage(&subject).await.unwrap();
     let expected = wrong.len() + b"{}".len() + b"layer".len();
-    assert_eq!(rows[0].bytes, expected as u64);
+    assert_eq!(rows.value[0].bytes, expected as u64);
 }
 
 #[tokio::test]

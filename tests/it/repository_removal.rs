@@ -45,7 +45,7 @@ async fn a_repository_goes_with_all_that_it_holds() {
     let catalog = registry.get("/v2/_catalog").send().await.json();
     assert_eq!(catalog["repositories"], serde_json::json!(["a/b"]));
     let listed = registry.registry.listings.summaries().await.unwrap();
-    let listed: Vec<&str> = listed.iter().map(|row| row.name.as_str()).collect();
+    let listed: Vec<&str> = listed.value.iter().map(|row| row.name.as_str()).collect();
     assert_eq!(listed, ["a/b"]);
     let files = registry.data.shared_files();
     assert!(!files.keys().any(|key| is_in(key, "a")), "{files:?}");

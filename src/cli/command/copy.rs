@@ -18,7 +18,7 @@ use crate::server::control::{Answer, Request};
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     place: Where,
-    /// The image [default tag: latest]
+    /// The image: `REPOSITORY:TAG` or `REPOSITORY@DIGEST`. What is about it (signatures) is copied too
     #[arg(value_name = "FROM")]
     from: ImageName,
     /// Where the copy goes: `REPOSITORY` or `REPOSITORY:TAG` [default tag: that of FROM]
@@ -32,6 +32,12 @@ pub(in crate::cli) struct Arguments {
 /// Copies an image.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (from, to) = (&arguments.from, &arguments.to);
+    if from.reference.is_none() {
+        bail!(
+            "{from} is a repository, and one image is copied at a time\n\
+             hint: write FROM as REPOSITORY:TAG; `boathouse list {from}` has the tags"
+        );
+    }
     let is_by_digest = matches!(from.reference, Some(Reference::Digest(_)));
     match &to.reference {
         Some(Reference::Digest(_)) => {
@@ -50,8 +56,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match ask_or_do(&installation, &request, &Meter::quiet())? {
         Answer::Copied(copied) => {
             let text = format!(
-                "{}:{} is {}\n",
-                copied.repository, copied.tag, copied.digest
+                "{}:{} is {}; manifests copied: {}, of which {} about it\n",
+                copied.repository, copied.tag, copied.digest, copied.manifests, copied.referrers
             );
             talk::data(&copied, arguments.json, text)
         }

@@ -10,7 +10,7 @@ use indicatif::HumanBytes;
 
 use crate::cli::installation::Where;
 use crate::cli::progress::Meter;
-use crate::cli::running::{ask_or_look, unexpected};
+use crate::cli::running::{ask_or_look, note_source, unexpected};
 use crate::cli::talk;
 use crate::registry::Usage;
 use crate::server::control::{Answer, Request};
@@ -42,7 +42,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         tag: tag.map(str::to_owned),
     };
     match ask_or_look(&arguments.place, &request, &Meter::quiet())? {
-        Answer::Usage { rows } => {
+        Answer::Usage { rows, from_store } => {
+            note_source(from_store.as_deref());
             let text = match (tag, rows.as_slice()) {
                 (Some(_), [row]) => tag_text(row),
                 _ => rows_text(&rows),
@@ -53,17 +54,25 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// A size that is known only while the index is complete.
+pub(super) fn known(bytes: Option<u64>) -> String {
+    bytes.map_or_else(
+        || "not known".to_owned(),
+        |bytes| HumanBytes(bytes).to_string(),
+    )
+}
+
 fn tag_text(row: &Usage) -> String {
     format!(
-        "{} in all, {} of it shared\nfree once collected, if the image is deleted: {}\n",
+        "held: {}; shared: {}\nfree once collected, if the image is deleted: {}\n",
         HumanBytes(row.bytes),
-        HumanBytes(row.shared_bytes),
-        HumanBytes(row.unique_bytes)
+        known(row.shared_bytes),
+        known(row.unique_bytes)
     )
 }
 
 fn rows_text(rows: &[Usage]) -> String {
-    let mut text = format!("{:>12} {:>12} {:>12}  \n", "all", "shared", "unique");
+    let mut text = format!("{:>12} {:>12} {:>12}  \n", "held", "shared", "unique");
     for row in rows {
         let name = row.name.as_deref().unwrap_or("(without a tag)");
         // Writing into a String cannot fail.
@@ -71,8 +80,8 @@ fn rows_text(rows: &[Usage]) -> String {
             text,
             "{:>12} {:>12} {:>12}  {name}",
             HumanBytes(row.bytes).to_string(),
-            HumanBytes(row.shared_bytes).to_string(),
-            HumanBytes(row.unique_bytes).to_string()
+            known(row.shared_bytes),
+            known(row.unique_bytes)
         );
     }
     text

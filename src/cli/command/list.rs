@@ -11,7 +11,7 @@ use indicatif::HumanBytes;
 use crate::cli::installation::Where;
 use crate::cli::moment;
 use crate::cli::progress::Meter;
-use crate::cli::running::{ask_or_look, unexpected};
+use crate::cli::running::{ask_or_look, note_source, unexpected};
 use crate::cli::talk;
 use crate::oci::{ImageName, RepositoryName};
 use crate::registry::{RepositoryContent, RepositorySummary, TagSummary};
@@ -43,16 +43,23 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }),
     };
     match ask_or_look(&arguments.place, &request, &Meter::quiet())? {
-        Answer::Repositories { rows } => {
+        Answer::Repositories { rows, from_store } => {
+            note_source(from_store.as_deref());
             let text = repositories_text(&rows);
             talk::data(&rows, arguments.json, text)
         }
-        Answer::Content(content) => {
-            let text = content_text(&content);
-            talk::data(&content, arguments.json, text)
-        }
+        Answer::Content(content) => print_content(&content, arguments.json),
         answer => Err(unexpected(answer)),
     }
+}
+
+/// Prints the tags of a repository.
+pub(super) fn print_content(
+    content: &RepositoryContent,
+    is_json: bool,
+) -> anyhow::Result<ExitCode> {
+    note_source(content.from_store.as_deref());
+    talk::data(content, is_json, content_text(content))
 }
 
 fn repositories_text(rows: &[RepositorySummary]) -> String {
@@ -80,10 +87,10 @@ fn content_text(content: &RepositoryContent) -> String {
     };
     let rows: Vec<_> = content.tags.iter().map(row).collect();
     let mut text = talk::columns(["tag", "digest", "for", "size", "pushed"], &rows);
-    if content.untagged_bytes > 0 {
+    if !content.untagged.is_empty() {
         let size = HumanBytes(content.untagged_bytes);
         // Writing into a String cannot fail.
-        let _ = writeln!(text, "\nmanifests without a tag: {size}");
+        let _ = writeln!(text, "\nmanifests of no tagged image, {size}:");
         for digest in content.untagged.iter().take(UNTAGGED_SHOWN_MAX) {
             let _ = writeln!(text, "  {digest}");
         }

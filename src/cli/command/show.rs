@@ -8,10 +8,11 @@ use std::process::ExitCode;
 
 use indicatif::HumanBytes;
 
-use super::list::{shown_kind, shown_time};
+use super::du::known;
+use super::list::{print_content, shown_kind, shown_time};
 use crate::cli::installation::Where;
 use crate::cli::progress::Meter;
-use crate::cli::running::{ask_or_look, unexpected};
+use crate::cli::running::{ask_or_look, note_source, unexpected};
 use crate::cli::talk;
 use crate::oci::ImageName;
 use crate::registry::{EarlierManifest, Image, ImageChild, ImagePart};
@@ -22,8 +23,8 @@ use crate::server::control::{Answer, Request};
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     place: Where,
-    /// The image [default tag: latest]
-    #[arg(value_name = "REPOSITORY:TAG|REPOSITORY@DIGEST")]
+    /// The image; without a tag or digest, the tags of the repository, as `list` prints them
+    #[arg(value_name = "REPOSITORY[:TAG|@DIGEST]")]
     image: ImageName,
     /// Print one JSON object
     #[arg(long)]
@@ -35,7 +36,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let image = arguments.image.clone();
     let request = Request::Show { image };
     match ask_or_look(&arguments.place, &request, &Meter::quiet())? {
-        Answer::Image(image) => talk::data(&*image, arguments.json, text_of(&image)),
+        Answer::Image(image) => {
+            note_source(image.from_store.as_deref());
+            talk::data(&*image, arguments.json, text_of(&image))
+        }
+        Answer::Content(content) => print_content(&content, arguments.json),
         answer => Err(unexpected(answer)),
     }
 }
@@ -56,6 +61,7 @@ fn text_of(image: &Image) -> String {
         blobs,
         referrers,
         earlier,
+        from_store: _,
     } = image;
     let tags = if tags.is_empty() {
         "none".to_owned()
@@ -64,11 +70,11 @@ fn text_of(image: &Image) -> String {
     };
     let mut text = format!(
         "digest   {digest}\ntags     {tags}\ntype     {}\nfor      {}\n\
-         size     {}, of which {} are not shared\npushed   {}\n",
+         size     {}; free once collected, if it is deleted: {}\npushed   {}\n",
         media_type.escape_default(),
         shown_kind(platforms, artifact_type.as_deref()),
         HumanBytes(*bytes),
-        HumanBytes(*unique_bytes),
+        known(*unique_bytes),
         shown_time(*pushed_unix_secs),
     );
     // Writing into a String cannot fail.

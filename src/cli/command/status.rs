@@ -222,7 +222,7 @@ fn stored_text(text: &mut String, status: &Status) {
     let _ = write!(
         text,
         "repositories  {repositories}\ntags          {tags}\nmanifests     {manifests}\n\
-         blobs         {blobs}\nheld          {} by all repositories together\n\
+         blobs         {blobs}\nlinked        {} by all repositories together\n\
          stored        {} (each blob once)\n",
         HumanBytes(*logical_bytes),
         HumanBytes(*stored_bytes),

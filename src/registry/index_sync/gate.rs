@@ -140,6 +140,17 @@ impl IndexGate {
         self.freshness().may_list_all() && self.index.health() == Health::Healthy
     }
 
+    /// Whether the index shows all of `name`. A repository that was made since everything was read need not be compared: all
+    /// that happened to it was recorded.
+    pub(in crate::registry) async fn shows(&self, name: &RepositoryName) -> bool {
+        let is_open = match self.index.health() {
+            Health::Healthy | Health::Rebuilding { .. } => true,
+            Health::Checking | Health::Degraded { .. } => false,
+        };
+        let is_known = self.is_complete() && !self.freshness().is_in_doubt(name);
+        is_open && (is_known || self.may_list(name).await)
+    }
+
     /// What shows whether a link of the repository came, went or changed. `None` where that cannot be told, and then the
     /// repository is read at every start.
     pub(super) async fn look(

@@ -5,7 +5,7 @@
 
 pub(super) mod comparing;
 pub(super) mod gate;
-mod reading;
+pub(super) mod reading;
 #[cfg(test)]
 mod tests;
 

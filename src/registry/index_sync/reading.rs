@@ -23,8 +23,8 @@ const SWEEP_ENTRIES_MAX: usize = 256;
 
 /// What the store says of a repository.
 #[derive(Default)]
-pub(super) struct Reading {
-    pub(super) facts: Vec<Fact>,
+pub(in crate::registry) struct Reading {
+    pub(in crate::registry) facts: Vec<Fact>,
     /// Whether some link to a manifest leads nowhere.
     pub(super) is_dangling: bool,
     /// Directories of digests in which no link was found.
@@ -40,7 +40,7 @@ pub(super) struct Unlinked {
 
 /// Everything that the index should know of the repository; nothing if there is no such repository. `moved` hears of
 /// each part that was read.
-pub(super) async fn read_repository(
+pub(in crate::registry) async fn read_repository(
     core: &Core,
     name: &RepositoryName,
     moved: &(dyn Fn() + Sync),

@@ -7,6 +7,7 @@ use super::images::Images;
 use crate::client::Client;
 use crate::lab::Lab;
 use crate::program::Program;
+use crate::support::OCI_MANIFEST;
 
 async fn is_there(server: &Program, name: &str, reference: &str) -> bool {
     let client = Client::plain(server.address());
@@ -59,6 +60,136 @@ async fn an_image_goes_with_its_last_tag_and_with_what_only_it_needs() {
     assert_eq!(rows["tags"].as_array().unwrap().len(), 1);
     assert_eq!(rows["untagged_bytes"], 0);
     assert_eq!(lab.differences(), 0);
+}
+
+/// The links of an image's blobs outlive its manifest: they hold nothing, and no promise is smaller for them.
+#[tokio::test]
+async fn links_of_a_deleted_image_hold_nothing() {
+    let lab = Lab::open();
+    let server = lab.serve().await;
+    server.push("x", Some("v1"), &[1; 5_000], "").await;
+    server.push("y", Some("v1"), &[1; 5_000], "").await;
+    let whole = lab.json(&["du"])[0]["bytes"].clone();
+    let planned = |image: &str| lab.run(&["delete", image]).talk;
+    for image in ["x:v1", "x"] {
+        assert!(planned(image).contains("free once collected: 0 B"));
+    }
+    assert_eq!(deleted(&lab, "x:v1")["uncollected_bytes"], 0);
+    let nothing = json!({ "name": "x", "bytes": 0, "shared_bytes": 0, "unique_bytes": 0 });
+    let all = json!({ "name": "y", "bytes": whole, "shared_bytes": 0, "unique_bytes": whole });
+    assert_eq!(lab.json(&["du"]), json!([nothing, all]));
+    let empty = json!({ "name": "x", "tags": 0, "manifests": 0, "bytes": 0 });
+    assert_eq!(lab.json(&["list"])[0], empty);
+    assert_eq!(lab.json(&["show", "y:v1"])["unique_bytes"], whole);
+    assert_eq!(lab.json(&["du", "y"])[0]["unique_bytes"], whole);
+    assert_eq!(deleted(&lab, "x")["uncollected_bytes"], 0);
+    assert_eq!(deleted(&lab, "y")["uncollected_bytes"], whole);
+}
+
+/// A manifest may reference a blob that its repository does not link: a collection keeps the blob for it all the same.
+#[tokio::test]
+async fn nothing_is_promised_that_another_manifest_references_without_a_link() {
+    let lab = Lab::configured(
+        "http: {addr: 'ADDRESS'}\nvalidation: {manifests: {references: any}}\n\
+         storage: {filesystem: {rootdirectory: DIR/data}, delete: {enabled: true}}\n",
+    );
+    let server = lab.serve().await;
+    server.push("x", Some("v1"), &[1; 5_000], "").await;
+    let client = Client::plain(server.address());
+    let manifest = client.get("/v2/x/manifests/v1").await.unwrap();
+    let manifest = String::from_utf8(manifest.body.to_vec()).unwrap();
+    let other = manifest.replacen('{', r#"{"annotations":{"a":"b"},"#, 1);
+    client
+        .push_manifest("y", Some("v1"), OCI_MANIFEST, &other)
+        .await;
+    let removed = deleted(&lab, "x");
+    assert_eq!(removed["uncollected_bytes"], manifest.len());
+}
+
+/// Where the index cannot be opened (here something is in its way; mostly the volume is too full), the store has the answers.
+#[tokio::test]
+async fn without_an_index_the_store_answers() {
+    let lab = Lab::open();
+    let server = lab.serve().await;
+    let images = server.push_everything().await;
+    let line = |line: &[&'static str]| (lab.json(line), line.to_vec());
+    let same = [
+        line(&["list"]),
+        line(&["list", "a"]),
+        line(&["restore-tag", "a:v1"]),
+    ];
+    server.end();
+    std::fs::create_dir(lab.path("data/boathouse/index.opening.new")).unwrap();
+    let check = || {
+        for (before, line) in &same {
+            let mut now = lab.json(line);
+            if let Some(now) = now.as_object_mut() {
+                let why = now.remove("from_store").unwrap();
+                assert!(
+                    why.as_str()
+                        .unwrap()
+                        .starts_with("the index cannot be used: "),
+                    "{why}"
+                );
+            }
+            assert_eq!(now, *before, "{line:?}");
+        }
+        let shown = lab.json(&["show", "a:v1"]);
+        assert_eq!(shown["digest"], images.common.digest.to_string());
+        assert_eq!(shown["referrers"].as_array().unwrap().len(), 1);
+        assert_eq!(shown["unique_bytes"], Value::Null);
+        for line in [
+            &["list"][..],
+            &["list", "a"],
+            &["show", "a:v1"],
+            &["du"],
+            &["du", "a:v2"],
+        ] {
+            let ran = lab.run(line);
+            let notes = ran
+                .talk
+                .matches("note: read from the stored data, since the index")
+                .count();
+            assert_eq!(notes, 1, "{line:?}: {}", ran.talk);
+            assert_eq!(
+                ran.out.contains("not known"),
+                line[0] != "list",
+                "{line:?}: {}",
+                ran.out
+            );
+        }
+        let planned = lab.run(&["delete", "a:v2"]).talk;
+        assert!(
+            planned.contains("free once collected: not known"),
+            "{planned}"
+        );
+    };
+    check();
+    let mut command = lab.command(&["serve"]);
+    let mut server = Program::start(&lab.path("log"), &mut command);
+    server.listens().await;
+    server.takes_commands(&lab.socket()).await;
+    check();
+    for server_runs in [true, false] {
+        let at = |name: &str| format!("{name}-{server_runs}");
+        lab.json(&["copy", "a:v1", &at("copy")]);
+        assert_eq!(lab.json(&["list", &at("copy")])["tags"][0]["tag"], "v1");
+        lab.json(&["copy", "a:v2", &format!("{}:v1", at("copy"))]);
+        lab.json(&[
+            "restore-tag",
+            &format!("{}:v1", at("copy")),
+            &images.common.digest.to_string(),
+        ]);
+        assert_eq!(
+            lab.json(&["list", &at("copy")])["tags"][0]["digest"],
+            images.common.digest.to_string()
+        );
+        assert_eq!(deleted(&lab, &format!("{}:v1", at("copy")))["tags"], 1);
+        assert_eq!(deleted(&lab, &at("copy"))["uncollected_bytes"], Value::Null);
+        let names = lab.json(&["list"]);
+        assert_eq!(names.as_array().unwrap().len(), 3, "{names}");
+        server.kill();
+    }
 }
 
 #[tokio::test]
@@ -131,13 +262,32 @@ async fn an_image_is_copied_whole_and_takes_no_room() {
     let lab = Lab::open();
     let mut server = lab.serve().await;
     let images = server.push_everything().await;
-    let stored = lab.json(&["status"])["stored_bytes"].clone();
     let copied = lab.json(&["copy", "a:multi", "team/c"]);
     assert_eq!(copied["manifests"], 3);
     assert_eq!(copied["digest"], images.index.digest.to_string());
     assert!(is_there(&server, "team/c", "multi").await);
     for child in &images.children {
         assert!(is_there(&server, "team/c", &child.digest.to_string()).await);
+    }
+    // The signature comes along, and one that cosign has under a tag of its own.
+    let client = Client::plain(server.address());
+    let signature = format!("sha256-{}.sig", images.common.digest.hex());
+    let (_, signed) = client.push_image("a", Some(&signature), &[8; 80], "").await;
+    let stored = lab.json(&["status"])["stored_bytes"].clone();
+    let copied = lab.json(&["copy", "a:v1", "team/signed"]);
+    assert_eq!(
+        (&copied["manifests"], &copied["referrers"]),
+        (&json!(3), &json!(2))
+    );
+    for reference in [
+        images.referrer.digest.to_string(),
+        signed.to_string(),
+        signature,
+    ] {
+        assert!(
+            is_there(&server, "team/signed", &reference).await,
+            "{reference}"
+        );
     }
     let by_digest = format!("a@{}", images.own.digest);
     lab.json(&["copy", &by_digest, "a:stable"]);
@@ -150,6 +300,11 @@ async fn an_image_is_copied_whole_and_takes_no_room() {
             ["copy", "a:v9", "c"],
             "manifest v9 is not in this repository",
         ),
+        (
+            ["copy", "nowhere:v9", "c"],
+            "repository nowhere is not known",
+        ),
+        (["copy", "a", "c"], "hint: write FROM as REPOSITORY:TAG"),
     ] {
         let refused = lab.run(&line).failed();
         assert!(refused.contains(says), "{refused}");

@@ -60,11 +60,12 @@ fn repositories(images: &Images) -> Value {
 }
 
 fn tags_of_a(images: &Images) -> Value {
-    let common = CONFIG + 1_000 + images.common.size_bytes;
+    // With its signature.
+    let common = CONFIG + 1_000 + images.common.size_bytes + images.referrer.size_bytes + 60;
     let children = images.children.each_ref().map(|child| child.size_bytes);
     let multi = images.index.size_bytes + children.iter().sum::<u64>() + 300 + 400;
     let own = images.own.size_bytes + 200;
-    let untagged = images.untagged.size_bytes + images.referrer.size_bytes + 500 + 60;
+    let untagged = images.untagged.size_bytes + 500;
     let mut rows = [
         (row("multi", CONFIG + multi, multi), Some(&images.index)),
         // Two tags of one manifest: neither frees anything alone.

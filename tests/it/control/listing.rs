@@ -98,20 +98,17 @@ async fn lists_name_tags_platforms_sizes_and_times() {
         ] {
             golden(name, &lab.shown(&lab.run(line).fine()));
         }
+        // A name without a tag is the repository, in every command.
+        let content = lab.json(&["list", "team/app"]);
+        assert_eq!(lab.json(&["show", "team/app"]), content);
         for (line, says) in [
             (["list", "nowhere"], "repository nowhere is not known"),
             (
                 ["show", "team/app:v9"],
                 "manifest v9 is not in this repository",
             ),
-            (
-                ["show", "team/app"],
-                "manifest latest is not in this repository",
-            ),
-            (
-                ["show", "nowhere"],
-                "manifest latest is not in this repository",
-            ),
+            (["show", "nowhere"], "repository nowhere is not known"),
+            (["show", "nowhere:v1"], "repository nowhere is not known"),
         ] {
             let refused = lab.run(&line);
             assert_eq!(refused.out, "");
