@@ -76,6 +76,10 @@ mod random;
 mod readiness;
 #[path = "../it/repository_removal.rs"]
 mod repository_removal;
+#[path = "../s3_server/mod.rs"]
+mod s3_server;
+#[path = "../s3_server/exactness.rs"]
+mod s3_server_exactness;
 #[path = "../it/support.rs"]
 mod support;
 #[path = "../it/token_flows.rs"]
