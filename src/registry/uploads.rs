@@ -234,6 +234,11 @@ impl Uploads {
             }
             other => other?,
         };
+        if chunk.length_bytes != Some(0) {
+            let before_bytes = kept.upload.offset_bytes();
+            let length_bytes = chunk.length_bytes.map(|length| before_bytes + length);
+            kept.upload.expect(digest, length_bytes);
+        }
         if let Err(error) = receive(&entered, kept.upload.as_mut(), chunk).await {
             // Kept like after a broken PATCH: the client may go on where it stood.
             if matches!(error, RegistryError::OutOfOrder { .. }) {

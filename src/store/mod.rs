@@ -195,8 +195,8 @@ pub trait ObjectStore: Send + Sync {
 /// perhaps more.
 #[async_trait]
 pub trait Upload: Send {
-    /// The client has named the digest, and perhaps the length, before the first byte. A store that can write to the final key
-    /// from the start does so.
+    /// The client has named the digest, and perhaps the length of the whole, before the bytes that it sends next. A store that
+    /// can write them to the final key does so.
     fn expect(&mut self, _digest: &Digest, _length_bytes: Option<u64>) {}
 
     /// How many bytes were appended, also before the session was resumed.

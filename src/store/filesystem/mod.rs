@@ -18,11 +18,11 @@ mod reading;
 mod recorder;
 #[cfg(test)]
 mod refusal_tests;
-mod session;
+pub(in crate::store) mod session;
 mod staging;
 #[cfg(test)]
 mod tests;
-mod upload;
+pub(in crate::store) mod upload;
 mod volume;
 
 use std::fs;

@@ -1,7 +1,8 @@
 //! Upload sessions on disk: how they begin, and how they are taken up again.
 //!
-//! A session is a directory with `data`, `startedat` and perhaps a checkpoint. Must not know how bytes are gathered.
-//! Invariants: the hashes of a [`Sink`] are those of the first `offset_bytes` of its file, and the file ends there; a
+//! A session is a directory with `data`, `startedat` and perhaps a checkpoint. The spool of a bucket cuts its content into
+//! several files (`store/s3/spool.rs`); a directory never does. Must not know how bytes are gathered.
+//! Invariants: the hashes of a [`Sink`] are those of the first `offset_bytes` of the content, and its file ends there; a
 //! session whose bytes the disk has lost ([`Session::refuse`]) is never taken up again.
 
 use std::collections::HashMap;
@@ -21,9 +22,10 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 use super::boundary::not_followed;
-use super::disk::is_absent;
+use super::disk::{RealDisk, is_absent};
 use super::volume::Volume;
 use super::{absent_or_failed, blocking};
+use crate::clock::Clock;
 use crate::layout::Prefix;
 use crate::oci::{Algorithm, Digest, Hasher};
 use crate::store::StoreError;
@@ -35,9 +37,11 @@ const WRITEBACKS_MAX: usize = 4;
 const READ_BYTES: usize = 1024 * 1024;
 
 /// What the sessions of one store share.
-pub(super) struct Sessions {
+pub(in crate::store) struct Sessions {
     pub(super) volume: Arc<Volume>,
-    pub(super) boot_id: Option<String>,
+    pub(in crate::store) boot_id: Option<String>,
+    /// Whether content is cut into segments that are sent elsewhere. Then nothing here has to survive a power cut.
+    pub(super) is_spool: bool,
     pub(super) writebacks: Arc<Semaphore>,
     /// What all uploads have received and not yet written.
     pub(super) gathered_bytes: Arc<AtomicUsize>,
@@ -63,6 +67,7 @@ impl Sessions {
         Self {
             volume,
             boot_id,
+            is_spool: false,
             writebacks: Arc::new(Semaphore::new(WRITEBACKS_MAX)),
             gathered_bytes: Arc::default(),
             shared: Mutex::default(),
@@ -70,7 +75,20 @@ impl Sessions {
         }
     }
 
-    pub(super) async fn open(
+    /// Sessions whose content is cut into segments, in the directory `root`; blocks.
+    pub(in crate::store) fn spool(
+        root: PathBuf,
+        boot_id: Option<String>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StoreError> {
+        let volume = Volume::without_blobs(root, false, Arc::new(RealDisk), clock)?;
+        Ok(Self {
+            is_spool: true,
+            ..Self::new(Arc::new(volume), boot_id)
+        })
+    }
+
+    pub(in crate::store) async fn open(
         sessions: &Arc<Self>,
         prefix: &Prefix,
         algorithm: Option<Algorithm>,
@@ -102,13 +120,25 @@ impl Sessions {
         })
         .await?
         .map_err(|source| StoreError::from_io(format!("open the upload {prefix}"), source))?;
-        Ok((session, Sink::new(file, 0, hashers)))
+        let mut sink = Sink::new(file, 0, hashers);
+        sink.checksum = sessions.is_spool.then(crc32fast::Hasher::new);
+        Ok((session, sink))
     }
 
     pub(super) async fn resume(
         sessions: &Arc<Self>,
         prefix: &Prefix,
     ) -> Result<Option<(Arc<Session>, Sink)>, StoreError> {
+        let resumed = Self::resume_by(sessions, prefix, |session| Ok((session.resume()?, ())));
+        Ok(resumed.await?.map(|(session, sink, ())| (session, sink)))
+    }
+
+    /// Takes up the session in the directory `prefix` as `resume` finds it, which blocks; `None` if its bytes are gone.
+    pub(in crate::store) async fn resume_by<T: Send + 'static>(
+        sessions: &Arc<Self>,
+        prefix: &Prefix,
+        resume: impl FnOnce(&Session) -> io::Result<(Sink, T)> + Send + 'static,
+    ) -> Result<Option<(Arc<Session>, Sink, T)>, StoreError> {
         let session = Arc::new(Session::new(sessions, prefix));
         // What an earlier handle still has in flight ends first.
         let guard = Arc::clone(&session.shared.flight).lock_owned().await;
@@ -116,15 +146,20 @@ impl Sessions {
         let resumed = blocking(move || {
             // Held by the work and not by who waits for it: a caller who leaves does not let the next hash beside it.
             let _guard = guard;
-            place.resume()
+            resume(&place)
         })
         .await?
         .map_err(|source| absent_or_failed(format!("resume the upload {prefix}"), source));
         match resumed {
-            Ok(sink) => Ok(Some((session, sink))),
+            Ok((sink, more)) => Ok(Some((session, sink, more))),
             Err(StoreError::NotFound) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The session in the directory `prefix`, whatever is left of it.
+    pub(in crate::store) fn session(sessions: &Arc<Self>, prefix: &Prefix) -> Arc<Session> {
+        Arc::new(Session::new(sessions, prefix))
     }
 
     /// What the handles of the session in `directory` share.
@@ -149,11 +184,11 @@ impl Sessions {
 }
 
 /// One session, for all who work on it.
-pub(super) struct Session {
+pub(in crate::store) struct Session {
     pub(super) sessions: Arc<Sessions>,
-    pub(super) directory: PathBuf,
+    pub(in crate::store) directory: PathBuf,
     /// The directory as the seam names it, for messages.
-    pub(super) name: String,
+    pub(in crate::store) name: String,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -169,21 +204,37 @@ impl Session {
     }
 
     pub(super) fn data(&self) -> PathBuf {
-        self.directory.join("data")
+        self.segment(0)
+    }
+
+    /// The file of the content from `start_bytes` on.
+    pub(in crate::store) fn segment(&self, start_bytes: u64) -> PathBuf {
+        self.directory.join(match start_bytes {
+            0 => SEGMENT_NAME.to_owned(),
+            _ => format!("{SEGMENT_NAME}.{start_bytes}"),
+        })
+    }
+
+    /// Where the content of a file of this directory begins; `None` if it is not a segment.
+    pub(in crate::store) fn segment_start(name: &str) -> Option<u64> {
+        match name.strip_prefix(SEGMENT_NAME)? {
+            "" => Some(0),
+            start => start.strip_prefix('.')?.parse().ok(),
+        }
     }
 
     /// Where the session lies, without its secret name; for logs.
-    pub(super) fn place(&self) -> &str {
+    pub(in crate::store) fn place(&self) -> &str {
         let name = self.name.trim_end_matches('/');
         name.rsplit_once('/').map_or("", |(place, _)| place)
     }
 
-    pub(super) fn failed(&self, source: io::Error) -> StoreError {
+    pub(in crate::store) fn failed(&self, source: io::Error) -> StoreError {
         StoreError::from_io(format!("write to the upload {}", self.name), source)
     }
 
     /// Removes the session with all it holds.
-    pub(super) fn forget(&self) -> io::Result<()> {
+    pub(in crate::store) fn forget(&self) -> io::Result<()> {
         match self.sessions.volume.disk.remove_tree(&self.directory) {
             Err(error) if !is_absent(&error) => return Err(error),
             _ => {}
@@ -249,17 +300,80 @@ impl Session {
             Some(Checkpoint {
                 offset_bytes,
                 hashers,
+                checksum: _,
             }) => Sink::new(file, offset_bytes, hashers),
             None => Sink::new(file, 0, vec![Hasher::new(Algorithm::Sha256)]),
         };
-        hash_again(
-            &sink.file,
-            &mut sink.hashers,
-            sink.offset_bytes,
-            length_bytes,
-        )?;
-        sink.offset_bytes = length_bytes;
+        sink.hash_to(length_bytes)?;
         Ok(sink)
+    }
+
+    /// Takes up the last segment of the content, which begins at `start_bytes`: the bytes before it have `hashers`.
+    pub(in crate::store) fn resume_segment(
+        &self,
+        start_bytes: u64,
+        hashers: Vec<Hasher>,
+    ) -> io::Result<Sink> {
+        if self.check().is_err() {
+            self.forget()?;
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(self.segment(start_bytes))?;
+        let end_bytes = start_bytes + file.metadata()?.len();
+        let checkpoint = self.read_checkpoint()?.filter(|checkpoint| {
+            // One at the very start may have been written before the cut, with the checksum of the segment before.
+            checkpoint.offset_bytes > start_bytes && checkpoint.offset_bytes <= end_bytes
+        });
+        let mut sink = match checkpoint {
+            Some(Checkpoint {
+                offset_bytes,
+                hashers,
+                checksum: Some(checksum),
+            }) => {
+                let length_bytes = offset_bytes - start_bytes;
+                let checksum = crc32fast::Hasher::new_with_initial_len(checksum, length_bytes);
+                Sink {
+                    checksum: Some(checksum),
+                    ..Sink::new(file, offset_bytes, hashers)
+                }
+            }
+            _ => Sink {
+                checksum: Some(crc32fast::Hasher::new()),
+                ..Sink::new(file, start_bytes, hashers)
+            },
+        };
+        sink.start_bytes = start_bytes;
+        sink.hash_to(end_bytes)?;
+        Ok(sink)
+    }
+
+    /// Ends the file of `sink`, and begins the next. `note` is called with the ended one before the next is there, so
+    /// that what it writes down is there whenever the next is.
+    pub(in crate::store) fn cut(
+        &self,
+        sink: &mut Sink,
+        note: impl FnOnce(&Segment) -> io::Result<()>,
+    ) -> io::Result<Segment> {
+        let checksum = sink.checksum.clone().unwrap_or_default();
+        let segment = Segment {
+            start_bytes: sink.start_bytes,
+            length_bytes: sink.offset_bytes - sink.start_bytes,
+            checksum: checksum.finalize(),
+            hashers: sink.hashers.clone(),
+        };
+        note(&segment)?;
+        sink.file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(self.segment(sink.offset_bytes))?;
+        sink.start_bytes = sink.offset_bytes;
+        sink.checksum = Some(crc32fast::Hasher::new());
+        Ok(segment)
     }
 
     fn read_checkpoint(&self) -> io::Result<Option<Checkpoint>> {
@@ -284,7 +398,8 @@ impl Session {
         if sink.checkpoint_bytes == Some(sink.offset_bytes) {
             return Ok(());
         }
-        let text = Checkpoint::encode(sink.offset_bytes, &sink.hashers, boot_id);
+        let checksum = sink.checksum.clone().map(crc32fast::Hasher::finalize);
+        let text = Checkpoint::encode(sink.offset_bytes, &sink.hashers, checksum, boot_id);
         let path = self.directory.join(FILE_NAME);
         let new = path.with_extension("new");
         fs::write(&new, text)?;
@@ -294,12 +409,27 @@ impl Session {
     }
 }
 
-/// The file of a session while it grows, and its hashes.
-pub(super) struct Sink {
+/// A part of the content that has a file of its own, and does not grow any more.
+#[derive(Debug, Clone)]
+pub(in crate::store) struct Segment {
+    pub(in crate::store) start_bytes: u64,
+    pub(in crate::store) length_bytes: u64,
+    /// The CRC32 of its bytes, taken when they were written.
+    pub(in crate::store) checksum: u32,
+    /// Of all bytes of the content up to its end.
+    pub(in crate::store) hashers: Vec<Hasher>,
+}
+
+/// The file of a session while it grows, and the hashes of the content.
+pub(in crate::store) struct Sink {
     pub(super) file: File,
-    /// Written and hashed.
+    /// Where in the content the file begins.
+    pub(super) start_bytes: u64,
+    /// Where in the content it ends: written and hashed.
     pub(super) offset_bytes: u64,
     pub(super) hashers: Vec<Hasher>,
+    /// The CRC32 of the file, in a spool.
+    pub(super) checksum: Option<crc32fast::Hasher>,
     /// The offset of the last checkpoint that this handle wrote.
     pub(super) checkpoint_bytes: Option<u64>,
     /// How far writeback was started.
@@ -310,8 +440,10 @@ impl Sink {
     fn new(file: File, offset_bytes: u64, hashers: Vec<Hasher>) -> Self {
         Self {
             file,
+            start_bytes: 0,
             offset_bytes,
             hashers,
+            checksum: None,
             checkpoint_bytes: None,
             writeback_bytes: offset_bytes,
         }
@@ -323,14 +455,32 @@ impl Sink {
             .find(|hasher| hasher.algorithm() == algorithm)
     }
 
-    /// Computes `algorithm` as well from now on, and over all that is there.
-    pub(super) fn add_hasher(&mut self, algorithm: Algorithm) -> io::Result<()> {
-        if self.hasher(algorithm).is_some() {
+    /// Computes one more hash from now on. `hasher` has all bytes of the content before the file.
+    pub(super) fn add_hasher(&mut self, hasher: Hasher) -> io::Result<()> {
+        if self.hasher(hasher.algorithm()).is_some() {
             return Ok(());
         }
-        let mut added = [Hasher::new(algorithm)];
-        hash_again(&self.file, &mut added, 0, self.offset_bytes)?;
+        let mut added = [hasher];
+        let length_bytes = self.offset_bytes - self.start_bytes;
+        read_again(&self.file, 0, length_bytes, |bytes| {
+            hash(&mut added, bytes);
+        })?;
         self.hashers.extend(added);
+        Ok(())
+    }
+
+    /// Takes into the hashes what the file has up to `end_bytes` of the content.
+    fn hash_to(&mut self, end_bytes: u64) -> io::Result<()> {
+        let (from, to) = (self.offset_bytes, end_bytes);
+        let (hashers, checksum) = (&mut self.hashers, &mut self.checksum);
+        let start_bytes = self.start_bytes;
+        read_again(&self.file, from - start_bytes, to - start_bytes, |bytes| {
+            hash(hashers, bytes);
+            if let Some(checksum) = checksum {
+                checksum.update(bytes);
+            }
+        })?;
+        self.offset_bytes = end_bytes;
         Ok(())
     }
 }
@@ -358,8 +508,13 @@ impl Received {
     }
 }
 
-/// Takes the bytes `from..to` of the file into all `hashers`.
-fn hash_again(file: &File, hashers: &mut [Hasher], mut from: u64, to: u64) -> io::Result<()> {
+/// Shows the bytes `from..to` of the file to `visit`.
+pub(in crate::store) fn read_again(
+    file: &File,
+    mut from: u64,
+    to: u64,
+    mut visit: impl FnMut(&[u8]),
+) -> io::Result<()> {
     let mut buffer = vec![0; READ_BYTES];
     while from < to {
         let length = file.read_at(&mut buffer, from)?;
@@ -369,13 +524,20 @@ fn hash_again(file: &File, hashers: &mut [Hasher], mut from: u64, to: u64) -> io
         if read.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        for hasher in &mut *hashers {
-            hasher.update(read);
-        }
+        visit(read);
         from += read.len() as u64;
     }
     Ok(())
 }
+
+fn hash(hashers: &mut [Hasher], bytes: &[u8]) {
+    for hasher in hashers {
+        hasher.update(bytes);
+    }
+}
+
+/// The name of the file of the content; of its first segment, where it has several.
+const SEGMENT_NAME: &str = "data";
 
 /// Its name in the session's directory; the old registry reads only the names it knows there.
 pub(super) const FILE_NAME: &str = "boathouse.checkpoint";
@@ -390,12 +552,22 @@ pub(super) const LENGTH_BYTES_MAX: u64 = 4096;
 pub(super) struct Checkpoint {
     pub(super) offset_bytes: u64,
     pub(super) hashers: Vec<Hasher>,
+    /// The CRC32 of the last file up to there, in a spool.
+    pub(super) checksum: Option<u32>,
 }
 
 impl Checkpoint {
     /// As text, closed by a digest of itself.
-    pub(super) fn encode(offset_bytes: u64, hashers: &[Hasher], boot_id: &str) -> String {
+    pub(super) fn encode(
+        offset_bytes: u64,
+        hashers: &[Hasher],
+        checksum: Option<u32>,
+        boot_id: &str,
+    ) -> String {
         let mut text = format!("{HEADING}\nboot {boot_id}\noffset {offset_bytes}\n");
+        if let Some(checksum) = checksum {
+            let _ = writeln!(text, "crc32 {checksum}");
+        }
         for hasher in hashers {
             let state = BASE64.encode(hasher.state());
             // Writing into a String cannot fail.
@@ -420,6 +592,12 @@ impl Checkpoint {
             return None;
         }
         let offset_bytes = lines.next()?.strip_prefix("offset ")?.parse().ok()?;
+        let mut lines = lines.peekable();
+        let checksum = lines.next_if(|line| line.starts_with("crc32 "));
+        let checksum = match checksum.and_then(|line| line.strip_prefix("crc32 ")) {
+            Some(checksum) => Some(checksum.parse().ok()?),
+            None => None,
+        };
         let hashers = lines
             .map(|line| {
                 let (algorithm, state) = line.split_once(' ')?;
@@ -433,6 +611,7 @@ impl Checkpoint {
         has_sha256.then_some(Self {
             offset_bytes,
             hashers,
+            checksum,
         })
     }
 }
@@ -445,14 +624,17 @@ mod tests {
         let mut hasher = Hasher::new(Algorithm::Sha256);
         hasher.update(b"abc");
         let wide = Hasher::new(Algorithm::Sha512);
-        Checkpoint::encode(3, &[hasher, wide], "this-boot")
+        Checkpoint::encode(3, &[hasher, wide], Some(7), "this-boot")
     }
 
     #[test]
     fn reads_back_what_it_wrote() {
         let checkpoint = Checkpoint::decode(&sample(), "this-boot").expect("own text");
         assert_eq!(checkpoint.offset_bytes, 3);
-        assert_eq!(checkpoint.hashers.len(), 2);
+        assert_eq!(
+            (checkpoint.hashers.len(), checkpoint.checksum),
+            (2, Some(7))
+        );
         let first = checkpoint.hashers[0].clone();
         assert_eq!(first.finish(), Digest::of(Algorithm::Sha256, b"abc"));
         assert!(sample().len() as u64 <= LENGTH_BYTES_MAX);

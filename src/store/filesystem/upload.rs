@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::blocking;
 use super::committer::Writer;
-use super::session::{Received, Session, Sink};
+use super::session::{Received, Segment, Session, Sink};
 use crate::layout::Place;
-use crate::oci::{Algorithm, Digest};
+use crate::oci::{Algorithm, Digest, Hasher};
 use crate::store::{Step, StoreError, Upload};
 
 /// How much is gathered for one hop: hashing it takes about a millisecond, which makes the hop's own cost vanish.
@@ -39,8 +40,13 @@ const WRITEBACK_BYTES: u64 = 32 * 1024 * 1024;
 const CHECKPOINT_BYTES: u64 = 256 * 1024 * 1024;
 
 pub(super) struct FileUpload {
-    session: Arc<Session>,
+    receiving: Receiving,
     writer: Arc<Writer>,
+}
+
+/// The bytes of an upload on their way into the files of its session.
+pub(in crate::store) struct Receiving {
+    pub(in crate::store) session: Arc<Session>,
     gathered: Gathered,
     sink: Slot,
     offset_bytes: u64,
@@ -89,18 +95,100 @@ enum Slot {
     Lost,
 }
 
-impl FileUpload {
-    pub(super) fn new((session, sink): (Arc<Session>, Sink), writer: &Arc<Writer>) -> Self {
+impl Receiving {
+    pub(in crate::store) fn new(session: Arc<Session>, sink: Sink) -> Self {
         Self {
             gathered: Gathered::new(&session),
             session,
-            writer: Arc::clone(writer),
             offset_bytes: sink.offset_bytes,
             sink: Slot::Free(sink),
         }
     }
 
-    async fn into_received(mut self: Box<Self>) -> Result<Received, StoreError> {
+    /// How many bytes were appended.
+    pub(in crate::store) fn offset_bytes(&self) -> u64 {
+        self.offset_bytes
+    }
+
+    /// See [`Upload::append`].
+    pub(in crate::store) async fn append(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.offset_bytes += bytes.len() as u64;
+        self.gathered.push(bytes);
+        if self.gathered.is_enough() {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// See [`Upload::persist`].
+    pub(in crate::store) async fn persist(&mut self) -> Result<u64, StoreError> {
+        self.flush().await?;
+        self.finish_flight().await?;
+        self.start(|session, sink| session.write_checkpoint(sink))
+            .await?;
+        self.finish_flight().await?;
+        self.finish_writeback().await?;
+        Ok(self.offset_bytes)
+    }
+
+    /// The digest of all that was appended, if it was computed while receiving.
+    pub(in crate::store) async fn computed(
+        &mut self,
+        algorithm: Algorithm,
+    ) -> Result<Option<Digest>, StoreError> {
+        self.flush().await?;
+        let hasher = self.finish_flight().await?.hasher(algorithm).cloned();
+        Ok(hasher.map(Hasher::finish))
+    }
+
+    /// Computes one more hash from now on; `hasher` has all bytes before the present file.
+    pub(in crate::store) async fn add_hasher(&mut self, hasher: Hasher) -> Result<(), StoreError> {
+        self.flush().await?;
+        self.finish_flight().await?;
+        self.start(move |_, sink| sink.add_hasher(hasher)).await?;
+        self.finish_flight().await?;
+        Ok(())
+    }
+
+    /// Ends the present file, and begins the next: see [`Session::cut`].
+    pub(in crate::store) async fn cut(
+        &mut self,
+        note: impl FnOnce(&Session, &Segment) -> io::Result<()> + Send + 'static,
+    ) -> Result<Segment, StoreError> {
+        self.flush().await?;
+        self.finish_flight().await?;
+        let (answer, cut) = oneshot::channel();
+        self.start(move |session, sink| {
+            let segment = session.cut(sink, |segment| note(session, segment))?;
+            // It fails only where the caller has gone away; the segment is on the disk.
+            let _ = answer.send(segment);
+            Ok(())
+        })
+        .await?;
+        self.finish_flight().await?;
+        cut.await.map_err(|_| lost(&self.session))
+    }
+
+    /// Waits until nothing is in flight.
+    pub(in crate::store) async fn settle(mut self) {
+        // Whether the last bytes could be written makes no difference now.
+        let _ = self.finish_flight().await;
+        // What it finds must not be held against a session that is begun in the same place.
+        let _ = self.finish_writeback().await;
+    }
+
+    /// Forgets the session and its bytes.
+    async fn abort(self) -> Result<(), StoreError> {
+        let session = Arc::clone(&self.session);
+        self.settle().await;
+        // What cannot be removed is purged later, as an old session.
+        blocking(move || session.forget().unwrap_or_default()).await
+    }
+
+    async fn into_received(mut self) -> Result<Received, StoreError> {
         self.flush().await?;
         self.finish_flight().await?;
         self.finish_writeback().await?;
@@ -164,9 +252,7 @@ impl FileUpload {
             Slot::Busy(_) | Slot::Lost => Err(lost(&self.session)),
         }
     }
-}
 
-impl FileUpload {
     /// Waits until the disk has answered for what it was asked to write. At most what came meanwhile is left to be written
     /// after it, which the sync at the end waits for anyway.
     async fn finish_writeback(&self) -> Result<(), StoreError> {
@@ -176,44 +262,37 @@ impl FileUpload {
     }
 }
 
+impl FileUpload {
+    pub(super) fn new((session, sink): (Arc<Session>, Sink), writer: &Arc<Writer>) -> Self {
+        Self {
+            receiving: Receiving::new(session, sink),
+            writer: Arc::clone(writer),
+        }
+    }
+}
+
 #[async_trait]
 impl Upload for FileUpload {
     fn offset_bytes(&self) -> u64 {
-        self.offset_bytes
+        self.receiving.offset_bytes()
     }
 
     async fn append(&mut self, bytes: Bytes) -> Result<(), StoreError> {
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        self.offset_bytes += bytes.len() as u64;
-        self.gathered.push(bytes);
-        if self.gathered.is_enough() {
-            self.flush().await?;
-        }
-        Ok(())
+        self.receiving.append(bytes).await
     }
 
     async fn persist(&mut self) -> Result<u64, StoreError> {
-        self.flush().await?;
-        self.finish_flight().await?;
-        self.start(|session, sink| session.write_checkpoint(sink))
-            .await?;
-        self.finish_flight().await?;
-        self.finish_writeback().await?;
-        Ok(self.offset_bytes)
+        self.receiving.persist().await
     }
 
     async fn digest(&mut self, algorithm: Algorithm) -> Result<Digest, StoreError> {
-        self.flush().await?;
-        if self.finish_flight().await?.hasher(algorithm).is_none() {
-            self.start(move |_, sink| sink.add_hasher(algorithm))
-                .await?;
+        if let Some(digest) = self.receiving.computed(algorithm).await? {
+            return Ok(digest);
         }
-        let hasher = self.finish_flight().await?.hasher(algorithm).cloned();
-        // Just added where it was missing.
-        let hasher = hasher.ok_or_else(|| lost(&self.session))?;
-        Ok(hasher.finish())
+        self.receiving.add_hasher(Hasher::new(algorithm)).await?;
+        let digest = self.receiving.computed(algorithm).await?;
+        // Just added.
+        digest.ok_or_else(|| lost(&self.receiving.session))
     }
 
     async fn finish(
@@ -222,22 +301,15 @@ impl Upload for FileUpload {
         then: Vec<Step>,
     ) -> Result<(), StoreError> {
         if self.digest(digest.algorithm()).await? != *digest {
-            return Err(StoreError::not_its_digest(&self.session.name));
+            return Err(StoreError::not_its_digest(&self.receiving.session.name));
         }
-        let writer = Arc::clone(&self.writer);
         let key = Place::BlobData(*digest).key();
-        let received = self.into_received().await?;
-        writer.write(Some((received, key)), then).await
+        let received = self.receiving.into_received().await?;
+        self.writer.write(Some((received, key)), then).await
     }
 
-    async fn abort(mut self: Box<Self>) -> Result<(), StoreError> {
-        // Whether the last bytes could be written makes no difference now.
-        let _ = self.finish_flight().await;
-        // What it finds must not be held against a session that is begun in the same place.
-        let _ = self.finish_writeback().await;
-        let session = Arc::clone(&self.session);
-        // What cannot be removed is purged later, as an old session.
-        blocking(move || session.forget().unwrap_or_default()).await
+    async fn abort(self: Box<Self>) -> Result<(), StoreError> {
+        self.receiving.abort().await
     }
 }
 
@@ -245,12 +317,14 @@ fn write(session: &Arc<Session>, sink: &mut Sink, pieces: &[Bytes]) -> io::Resul
     session.check()?;
     let disk = &session.sessions.volume.disk;
     let mut hashers = sink.hashers.clone();
+    let mut checksum = sink.checksum.clone();
     let mut end_bytes = sink.offset_bytes;
     for piece in pieces {
-        if let Err(error) = disk.write(&sink.file, piece, end_bytes) {
+        if let Err(error) = disk.write(&sink.file, piece, end_bytes - sink.start_bytes) {
             // Shrinking needs no room. Should it fail all the same, the end of the file is unknown. And only a lack of room
             // says nothing of earlier bytes: other errors may tell of what was taken before (NFS), once.
-            let is_kept = is_lack_of_room(&error) && sink.file.set_len(sink.offset_bytes).is_ok();
+            let kept_bytes = sink.offset_bytes - sink.start_bytes;
+            let is_kept = is_lack_of_room(&error) && sink.file.set_len(kept_bytes).is_ok();
             if !is_kept {
                 session.refuse();
             }
@@ -260,11 +334,18 @@ fn write(session: &Arc<Session>, sink: &mut Sink, pieces: &[Bytes]) -> io::Resul
         for hasher in &mut hashers {
             hasher.update(piece);
         }
+        if let Some(checksum) = &mut checksum {
+            checksum.update(piece);
+        }
         end_bytes += piece.len() as u64;
     }
     sink.hashers = hashers;
+    sink.checksum = checksum;
     sink.offset_bytes = end_bytes;
-    if end_bytes - sink.writeback_bytes >= WRITEBACK_BYTES && start_writeback(session) {
+    if !session.sessions.is_spool
+        && end_bytes - sink.writeback_bytes >= WRITEBACK_BYTES
+        && start_writeback(session)
+    {
         sink.writeback_bytes = end_bytes;
     }
     if end_bytes - sink.checkpoint_bytes.unwrap_or(0) >= CHECKPOINT_BYTES {

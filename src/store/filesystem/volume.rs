@@ -64,13 +64,26 @@ impl Volume {
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
-        let failed = |source| StoreError::from_io("prepare the directory of the store", source);
+        let volume = Self::without_blobs(root, is_readonly, disk, clock)?;
         if !is_readonly {
-            make_root(&root).map_err(failed)?;
+            volume.prepare().map_err(unprepared)?;
         }
-        let boundary = Boundary::open(&root, disk.as_ref()).map_err(failed)?;
+        Ok(volume)
+    }
+
+    /// A directory of upload sessions alone.
+    pub(super) fn without_blobs(
+        root: PathBuf,
+        is_readonly: bool,
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StoreError> {
+        if !is_readonly {
+            make_root(&root).map_err(unprepared)?;
+        }
+        let boundary = Boundary::open(&root, disk.as_ref()).map_err(unprepared)?;
         let writing = Heartbeat::new("writing to the store's disk", Arc::clone(&clock));
-        let volume = Self {
+        Ok(Self {
             root,
             is_readonly,
             boundary,
@@ -79,11 +92,7 @@ impl Volume {
             writing,
             names: AtomicU64::new(0),
             last_stamp: Mutex::new(UNIX_EPOCH),
-        };
-        if !is_readonly {
-            volume.prepare().map_err(failed)?;
-        }
-        Ok(volume)
+        })
     }
 
     fn prepare(&self) -> io::Result<()> {
@@ -236,6 +245,10 @@ impl Volume {
         };
         Ok((temporary, file))
     }
+}
+
+fn unprepared(source: io::Error) -> StoreError {
+    StoreError::from_io("prepare the directory of the store", source)
 }
 
 /// What a new store's root may: its owner everything, its group read (backups), others nothing.

@@ -17,7 +17,7 @@ use aws_sdk_s3::config::{
 };
 use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
-use aws_sdk_s3::types::{ServerSideEncryption, StorageClass};
+use aws_sdk_s3::types::{ChecksumMode, ServerSideEncryption, StorageClass};
 use aws_smithy_async::time::TimeSource as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -251,6 +251,26 @@ impl Bucket {
         match self.get(key, None, None).await? {
             Some(got) => Ok(got.meta),
             None => Err(StoreError::NotFound),
+        }
+    }
+
+    /// The SHA-256 of an object, where the bucket knows it: where it was written whole, with that checksum. `None` also where
+    /// there is no object.
+    pub async fn sha256(&self, key: &str) -> Result<Option<[u8; 32]>, StoreError> {
+        let name = self.full(key);
+        let act = || async {
+            let request = self.sdk.head_object().bucket(self.name()).key(&name);
+            let request = request.checksum_mode(ChecksumMode::Enabled);
+            Ok(request.send().await?.checksum_sha256().map(str::to_owned))
+        };
+        match self.attempts.call(SMALL, act).await {
+            Ok(sum) => {
+                let sum = sum.and_then(|sum| STANDARD.decode(sum).ok());
+                Ok(sum.and_then(|sum| sum.try_into().ok()))
+            }
+            // The answer to a HEAD has no code. Not to know it is always right.
+            Err(failed) if matches!(failed.trouble.status, Some(400..=499)) => Ok(None),
+            Err(failed) => Err(self.failed(failed, "look at", key)),
         }
     }
 

@@ -7,9 +7,17 @@ mod attempts;
 pub mod client;
 mod connector;
 mod credentials;
+mod file_body;
+mod journal;
 pub mod multipart;
+mod part_sizes;
 mod settings;
+mod shipper;
+pub mod spool;
+mod spool_room;
+mod storing;
 pub mod trouble;
+mod upload;
 
 pub use self::attempts::Patience;
 pub use self::settings::{Credentials, Encryption, Settings};
