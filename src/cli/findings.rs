@@ -17,7 +17,9 @@ use crate::auth::User;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, AuthConfig, OldFile, UsersFile, own_keys};
 use crate::index::Index;
+use crate::instance::missing_parts;
 use crate::registry::{self, Finding, Kind, Meaning, Registry};
+use crate::store;
 use crate::store::user_access::{self, UserIds};
 
 /// Files that are named one by one; of more, the number is told.
@@ -76,13 +78,7 @@ impl Findings {
         meter: &Meter,
     ) -> anyhow::Result<Self> {
         let config = &installation.loaded.config;
-        let root = config.storage.root_directory();
-        if !root.is_dir() {
-            bail!(
-                "there is no directory {}\nhint: look at `storage.filesystem.rootdirectory`",
-                root.display()
-            );
-        }
+        missing_parts::refuse_missing_root(config)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let store = config.storage.open(true, Arc::clone(&clock))?;
         let settings = registry::Settings {
@@ -181,18 +177,30 @@ impl Findings {
     }
 }
 
-/// The old registry's user.
-pub(super) fn old_user(installation: &Installation, name: Option<&str>) -> anyhow::Result<UserIds> {
-    let root = installation.loaded.config.storage.root_directory();
-    let Some(name) = name else {
-        return UserIds::owner_of(root)
-            .with_context(|| format!("cannot look at {}", root.display()));
+/// The files that the old registry must be able to read, and the user that it runs as. `None`: the data are in a bucket, where
+/// nothing has an owner.
+pub(super) fn old_user<'a>(
+    installation: &'a Installation,
+    name: Option<&str>,
+) -> anyhow::Result<Option<(&'a Path, UserIds)>> {
+    let root = match &installation.loaded.config.storage {
+        store::Settings::Filesystem { root_directory } => root_directory,
+        store::Settings::Bucket(_) if name.is_none() => return Ok(None),
+        store::Settings::Bucket(_) => bail!(
+            "--as-user is about the owner of files, and the data are in a bucket\nhint: leave it out"
+        ),
     };
-    UserIds::find(name)
+    let Some(name) = name else {
+        let owner = UserIds::owner_of(root)
+            .with_context(|| format!("cannot look at {}", root.display()))?;
+        return Ok(Some((root, owner)));
+    };
+    let user = UserIds::find(name)
         .context("cannot read the users of this machine")?
         .ok_or_else(|| {
             anyhow!("there is no user {name}\nhint: name the user by its number: --as-user UID:GID")
-        })
+        })?;
+    Ok(Some((root, user)))
 }
 
 /// What the old registry's user may not do with the files.
@@ -200,8 +208,9 @@ fn closed_to_user(
     installation: &Installation,
     as_user: Option<&str>,
 ) -> anyhow::Result<Vec<Finding>> {
-    let root = installation.loaded.config.storage.root_directory();
-    let user = old_user(installation, as_user)?;
+    let Some((root, user)) = old_user(installation, as_user)? else {
+        return Ok(Vec::new());
+    };
     let denied = user_access::denied(root, &user)
         .with_context(|| format!("cannot look at {}", root.display()))?;
     let mut findings = Vec::new();

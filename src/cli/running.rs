@@ -17,13 +17,14 @@ use super::progress::Meter;
 use super::talk;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
+use crate::instance::missing_parts::refuse_missing_root;
 use crate::instance::places::{control_socket, group_socket_of_root, refuse_data_of_another};
 use crate::instance::{Expected, Instance, Parts, Plan};
-use crate::layout::OWN_DIRECTORY;
 use crate::oci::RepositoryName;
 use crate::platform;
 use crate::registry::IndexedError;
 use crate::server::control::{Answer, Control, Request};
+use crate::store;
 
 /// A running server answers whether it is there within this time, whatever it does.
 const CONNECT_SECS: u64 = 5;
@@ -48,10 +49,10 @@ pub(super) fn ask_or_do(
         answer
     } else {
         refuse_other_data(installation, &path)?;
-        let root = config.storage.root_directory().display();
         talk::line(format_args!(
-            "note: no server listens at {}; using the data in {root}",
-            path.display()
+            "note: no server listens at {}; using the data in {}",
+            path.display(),
+            config.storage
         ));
         do_it(config, request, meter)?
     };
@@ -109,16 +110,25 @@ pub(super) fn unexpected(answer: Answer) -> anyhow::Error {
 /// A relative path leads to other data in a server that was started in another directory. If no server has ever used the data
 /// that it leads to here, they are not the ones that are meant.
 fn refuse_other_data(installation: &Installation, path: &Path) -> anyhow::Result<()> {
-    const ROOT: &str = "storage.filesystem.rootdirectory";
     let Installation { loaded, .. } = installation;
-    let root = loaded.config.storage.root_directory();
-    let is_relative = loaded.by_working_directory.iter().any(|key| key == ROOT);
-    if is_relative && !root.join(OWN_DIRECTORY).join("lock").exists() {
+    let Config {
+        storage,
+        state_directory,
+        ..
+    } = &loaded.config;
+    let (key, directory) = match storage {
+        store::Settings::Filesystem { root_directory } => {
+            ("storage.filesystem.rootdirectory", root_directory)
+        }
+        store::Settings::Bucket(_) => ("state_directory", state_directory),
+    };
+    let is_relative = loaded.by_working_directory.iter().any(|known| known == key);
+    if is_relative && !loaded.config.own_directory().join("lock").exists() {
         bail!(
-            "no server listens at {}, and none has ever used {}, to which the relative path in `{ROOT}` leads from this directory\n\
+            "no server listens at {}, and none has ever used {}, to which the relative path in `{key}` leads from this directory\n\
              hint: run this in the directory in which the server was started, or write the full path",
             path.display(),
-            root.display()
+            directory.display()
         );
     }
     Ok(())
@@ -310,10 +320,10 @@ pub(super) fn with_instance<T>(
     config: &Config,
     work: impl AsyncFnOnce(Instance, Arc<dyn Clock>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let root = config.storage.root_directory();
     // Without data there is nothing to do, and nothing is made.
-    std::fs::metadata(root).with_context(|| format!("cannot look at {}", root.display()))?;
-    refuse_data_of_another(root, platform::effective_user_id()).context("no server is running")?;
+    refuse_missing_root(config)?;
+    refuse_data_of_another(config.owned_directory(), platform::effective_user_id())
+        .context("no server is running")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::bucket;
 use super::error::{ConfigError, ConfigErrors, Place};
 use super::key::Fate;
 use super::keys::{self, Known, Scope};
@@ -79,7 +80,7 @@ pub(super) fn apply(
 /// The path of the key that a variable reaches, whose name after the prefix is `fields`: a number is a position in a list.
 /// `None` if it matches no key.
 fn key_path(fields: &str) -> Option<Vec<String>> {
-    let dotted = fields.to_lowercase().replace('_', ".");
+    let dotted = bucket::renamed_path(&fields.to_lowercase().replace('_', "."));
     let is_below = |key: &str| {
         let rest = dotted.strip_prefix(key);
         rest.filter(|rest| rest.is_empty() || rest.starts_with('.'))

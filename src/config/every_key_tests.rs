@@ -77,14 +77,24 @@ const KEYS: &[Keys] = &[
     distribution(
         Noted,
         "storage",
-        "filesystem.maxthreads redirect.disable tag.concurrencylimit cache.blobdescriptor cache.blobdescriptorsize cache.layerinfo",
+        "filesystem.maxthreads tag.concurrencylimit cache.blobdescriptor cache.blobdescriptorsize cache.layerinfo",
     ),
     distribution(
-        NotYet,
+        Honoured,
         "storage.s3",
-        "accesskey secretkey region regionendpoint bucket rootdirectory secure skipverify forcepathstyle encrypt keyid storageclass chunksize multipartcopychunksize multipartcopymaxconcurrency multipartcopythresholdsize objectacl accelerate usedualstack usefipsendpoint v4auth loglevel useragent redirectendpoint sessiontoken",
+        "accesskey secretkey region regionendpoint bucket rootdirectory secure skipverify forcepathstyle encrypt keyid storageclass chunksize sessiontoken",
     ),
-    distribution(NotYet, "storage.s3aws", "bucket region"),
+    distribution(Honoured, "storage", "redirect.disable"),
+    distribution(
+        Noted,
+        "storage.s3",
+        "multipartcopychunksize multipartcopymaxconcurrency multipartcopythresholdsize loglevel useragent",
+    ),
+    distribution(
+        Refused,
+        "storage.s3",
+        "objectacl accelerate usedualstack usefipsendpoint v4auth redirectendpoint",
+    ),
     distribution(
         Refused,
         "storage.azure",
@@ -228,6 +238,8 @@ const KEYS: &[Keys] = &[
 
 /// Those whose end other tests hold: only that they are known.
 const KNOWN: &[(&str, &str)] = &[
+    ("storage.s3", "endpoint"),
+    ("storage.s3aws", "accesskey region regionendpoint bucket"),
     (
         "server",
         "addr net path_prefix real_ip_header real_ip_pos certificate key hsts tls_min_version tls_curve_preferences tls_cipher_suites letsencrypt.host letsencrypt.email letsencrypt.cache_dir",

@@ -14,7 +14,7 @@ use super::reader;
 use super::users_file::UsersFile;
 use super::{AuthConfig, Config, Loaded, Served, check, load_served_again, read_files, written};
 use crate::auth::{RuleText, User};
-use crate::tls;
+use crate::{store, tls};
 
 /// A version of distribution's registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -412,10 +412,12 @@ impl Export<'_, Config> {
 
     fn storage(&mut self) {
         let config = &self.loaded.config;
-        self.path(
-            "storage.filesystem.rootdirectory",
-            config.storage.root_directory(),
-        );
+        match &config.storage {
+            store::Settings::Filesystem { root_directory } => {
+                self.path("storage.filesystem.rootdirectory", root_directory);
+            }
+            store::Settings::Bucket(_) => self.copy("storage.s3"),
+        }
         self.plain("storage.delete.enabled", &config.registry.deletes_enabled);
         if config.registry.readonly {
             self.plain("storage.maintenance.readonly.enabled", &true);

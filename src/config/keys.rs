@@ -8,11 +8,14 @@ use super::key::{
     Family, Fate, Files, Key, OFF, Row, Source, TakesEffect, Unread, distribution, ours,
 };
 use super::reader::{InForce, Value};
-use super::{certificates, external, health, http, limits, logs, storage, token_listener, tokens};
+use super::{
+    bucket, certificates, external, health, http, limits, logs, storage, token_listener, tokens,
+};
 
 /// All keys, in the order of the documentation and of the file that `up` writes.
 pub(super) const FAMILIES: &[Family] = &[
     storage::FAMILY,
+    bucket::FAMILY,
     http::FAMILY,
     certificates::FAMILY,
     tokens::ACCOUNTS,
@@ -259,6 +262,7 @@ mod tests {
             "storage: filesystem\nloglevel: info\ntls: auto\nserver: {addr: ':0'}\nusers: {}\nacl: []\n",
             "storage: filesystem\nauth: {token: {issuer: lab}}\nusers: {}\nacl: []\n",
             "storage: filesystem\nauth: {htpasswd: {realm: lab, path: /dev/null}}\n",
+            "storage: {s3: {bucket: images}}\nstate_directory: /srv\n",
         ] {
             std::fs::write(&file, text).unwrap();
             let loaded = crate::config::load(std::slice::from_ref(&file), &BTreeMap::new());

@@ -11,6 +11,7 @@ mod account_file;
 mod accounts;
 mod addresses;
 mod authentication;
+mod bucket;
 mod certificates;
 mod documentation;
 mod duration;
@@ -44,6 +45,7 @@ mod token_listener;
 mod token_tls;
 mod tokens;
 mod users_file;
+mod usual_places;
 mod written;
 mod yaml;
 
@@ -63,9 +65,10 @@ pub use pem::TokenPair;
 pub use reader::{InForce, Secret, Value};
 pub use relocated::{Relocated, relocated, with_data_at};
 pub use taken_over::{NewCertificates, NewPlaces, OldFile, OldFiles, OldProgram};
-pub use template::Template;
+pub use template::{Template, TemplateBucket, TemplateStorage};
 pub use token_listener::{IssuerConfig, TokenListener};
 pub use users_file::{UsersFile, UsersFileError};
+pub use usual_places::{service_directory, usual_places};
 
 use keys::Scope;
 use node::Node;
@@ -73,6 +76,7 @@ use reader::{FullPath, Reader};
 
 use crate::health::Check;
 use crate::host_port::{BaseUrl, HostPort};
+use crate::layout::OWN_DIRECTORY;
 use crate::{auth, registry, server, store, telemetry, tls};
 
 /// Everything that the files decide.
@@ -107,6 +111,23 @@ pub struct Config {
 }
 
 impl Config {
+    /// The directory of our own files on this machine, with the lock: beside the data or, for data in a bucket, the state
+    /// directory.
+    pub fn own_directory(&self) -> PathBuf {
+        match &self.storage {
+            store::Settings::Filesystem { root_directory } => root_directory.join(OWN_DIRECTORY),
+            store::Settings::Bucket(_) => self.state_directory.clone(),
+        }
+    }
+
+    /// The directory whose owner is the user that serves: that of the data or, for data in a bucket, the state directory.
+    pub fn owned_directory(&self) -> &Path {
+        match &self.storage {
+            store::Settings::Filesystem { root_directory } => root_directory,
+            store::Settings::Bucket(_) => &self.state_directory,
+        }
+    }
+
     /// Whether clients come by https: to what `http.host` names, or else to this server.
     pub fn is_reached_by_https(&self) -> bool {
         match &self.external_host {
@@ -305,9 +326,10 @@ fn check(
 ) -> Result<Loaded<Served>, ConfigErrors> {
     let mut errors = ConfigErrors::default();
     let mut warnings = environment::apply(tree, environment, &mut errors);
-    expand_short_forms(tree);
+    expand_short_forms(tree, &mut errors);
     let mut notes = known::check(tree, Scope::Config, &mut errors);
     let mut reader = Reader::new(tree, files, parts.looks_at_certificates);
+    reader.usual_state_directory = usual_places::state_directory(environment);
     reader.reads_users_file = parts.reads_users_file;
     reader.search_path = environment.get("PATH").map_or("", String::as_str);
     let config = if token_listener::is_alone(&reader) {
@@ -397,16 +419,19 @@ fn merge_document(tree: &mut Node, mut document: Node, errors: &mut ConfigErrors
         known::check(&document, Scope::Config, errors);
         return;
     }
-    expand_short_forms(&mut document);
+    expand_short_forms(&mut document, errors);
     tree.merge(document, "", errors);
 }
 
-/// The two keys for which distribution has a short form.
-fn expand_short_forms(tree: &mut Node) {
+/// The two keys for which distribution has a short form, and the names of the bucket's keys.
+fn expand_short_forms(tree: &mut Node, errors: &mut ConfigErrors) {
     for key in ["storage", "auth"] {
         if let Some(node) = tree.top_mut(key) {
             node.expand_short_form();
         }
+    }
+    if let Some(storage) = tree.top_mut("storage") {
+        bucket::rename(storage, errors);
     }
 }
 

@@ -187,6 +187,29 @@ impl Node {
         }
     }
 
+    /// Gives the key `old` of a map the name `new`. Where both are present, they merge.
+    pub(super) fn rename_key(
+        &mut self,
+        old: &str,
+        new: &str,
+        path: &str,
+        errors: &mut ConfigErrors,
+    ) {
+        let Value::Map(entries) = &mut self.value else {
+            return;
+        };
+        let Some(position) = entries.iter().position(|entry| entry.key == old) else {
+            return;
+        };
+        let mut renamed = entries.remove(position);
+        if let Some(known) = entries.iter_mut().find(|entry| entry.key == new) {
+            known.value.merge(renamed.value, &join(path, new), errors);
+        } else {
+            new.clone_into(&mut renamed.key);
+            entries.insert(position, renamed);
+        }
+    }
+
     /// The node at a top-level key, to change it.
     pub(super) fn top_mut(&mut self, key: &str) -> Option<&mut Self> {
         match &mut self.value {

@@ -118,6 +118,8 @@ pub(super) struct Reader<'a> {
     pub(super) reads_users_file: bool,
     /// `PATH`
     pub(super) search_path: &'a str,
+    /// Where a service or a user keeps what grows, if that can be found out.
+    pub(super) usual_state_directory: Option<PathBuf>,
     pub(super) errors: ConfigErrors,
     pub(super) warnings: Vec<String>,
     pub(super) notes: Vec<String>,
@@ -138,6 +140,7 @@ impl<'a> Reader<'a> {
             looks_at_certificates,
             reads_users_file: true,
             search_path: "",
+            usual_state_directory: None,
             errors: ConfigErrors::default(),
             warnings: Vec::new(),
             notes: Vec::new(),

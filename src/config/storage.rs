@@ -1,6 +1,6 @@
 //! `storage`, `state_directory`, `relative_paths`, `validation`, `compatibility`: where the data are, and what the operations may do with them.
 //!
-//! Must not know how data are stored. Invariant: data are served only from a directory that the config names.
+//! Must not know how data are stored. Invariant: data are served only from a directory or a bucket that the config names.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use super::key::{
 };
 use super::reader::Reader;
 use super::relative::RelativePaths;
-use super::{from_node, limits};
+use super::{bucket, from_node, limits};
 use crate::auth::go_regex;
 use crate::oci::Platform;
 use crate::registry::{self, Children, FallbackTags, LayerUrls, References, UploadPurging};
@@ -56,8 +56,10 @@ keys! {
 
     /// The directory of the index, the control socket and, by default, of keys that are made here.
     ///
-    /// The index can be rebuilt from the store.
-    STATE_DIRECTORY: FilePath = ours("state_directory").path("`boathouse` in the root directory").in_template(InTemplate::FirstRun(FirstRunValue::StateDirectory));
+    /// The index can be rebuilt from the store. With a bucket it also holds the lock and the uploads that the bucket does not have
+    /// yet; without this key it is then the service's (`StateDirectory=` of systemd) or the user's (`~/.local/share/boathouse`;
+    /// of root `/var/lib/boathouse`; on macOS `Library/Application Support/Boathouse`).
+    STATE_DIRECTORY: FilePath = ours("state_directory").path("`boathouse` in the root directory; see there for a bucket").in_template(InTemplate::FirstRun(FirstRunValue::StateDirectory));
 
     /// `strict`: everything that an image refers to must be in its repository. `any`: it need not be.
     REFERENCES: Words<References> = ours("validation.manifests.references").words(References::Strict, REFERENCE_WORDS).in_template(InTemplate::Default);
@@ -142,29 +144,28 @@ struct PlatformEntry {
 const OWN_INDEX: &str = "not needed: the index here needs no cache";
 
 /// Why a storage driver of distribution is refused, and what to do.
-const NO_BUCKET: &str = "copy the data into a directory (`rclone copy`), and name it in storage.filesystem.rootdirectory";
+const NO_DRIVER: &str = "copy the data (`rclone copy`) into a directory for storage.filesystem.rootdirectory, or into a bucket for storage.s3";
+
+const DRIVERS: &str = "data are kept in a directory or in a bucket of S3's protocol";
 
 const UNREAD: &[Key<Unread>] = &[
     distribution("storage.filesystem.maxthreads")
         .harmless("not needed: limits.connections bounds reads and writes"),
-    distribution("storage.redirect").harmless("not needed: a directory never redirects"),
     distribution("storage.cache").harmless(OWN_INDEX),
     distribution("storage.tag").harmless(OWN_INDEX),
     distribution("redis").harmless(OWN_INDEX),
-    distribution("storage.s3").not_yet(&[]).hint(NO_BUCKET),
-    distribution("storage.s3aws").not_yet(&[]).hint(NO_BUCKET),
     distribution("storage.azure")
-        .refused(&[], "data are kept in a directory or, later, in S3")
-        .hint(NO_BUCKET),
+        .refused(&[], DRIVERS)
+        .hint(NO_DRIVER),
     distribution("storage.gcs")
-        .refused(&[], "data are kept in a directory or, later, in S3")
-        .hint(NO_BUCKET),
+        .refused(&[], DRIVERS)
+        .hint(NO_DRIVER),
     distribution("storage.swift")
-        .refused(&[], "data are kept in a directory or, later, in S3")
-        .hint(NO_BUCKET),
+        .refused(&[], DRIVERS)
+        .hint(NO_DRIVER),
     distribution("storage.oss")
-        .refused(&[], "data are kept in a directory or, later, in S3")
-        .hint(NO_BUCKET),
+        .refused(&[], DRIVERS)
+        .hint(NO_DRIVER),
     distribution("storage.inmemory")
         .refused(&[], "it loses all images at each stop")
         .hint("use storage.filesystem with a directory on a tmpfs"),
@@ -200,7 +201,7 @@ pub(super) fn storage(reader: &mut Reader<'_>) -> (store::Settings, PathBuf) {
             Fate::Built | Fate::Harmless(_) => false,
         };
         let mut refused = UNREAD.iter().filter(|key| is_refused(key));
-        name == "filesystem" || refused.any(|key| key.path == path)
+        matches!(name, "filesystem" | "s3") || refused.any(|key| key.path == path)
     };
     let drivers = reader
         .node("storage")
@@ -210,13 +211,43 @@ pub(super) fn storage(reader: &mut Reader<'_>) -> (store::Settings, PathBuf) {
         reader.refuse(
             "storage",
             "no storage is configured",
-            "add `storage: {filesystem: {rootdirectory: DIRECTORY}}`, or give the registry's own file as another `--config`",
+            "add `storage: {filesystem: {rootdirectory: DIRECTORY}}` or `storage: {s3: {…}}`, or give the registry's own file as another `--config`",
         );
+    }
+    let is_given = |name: &str| drivers.iter().any(|entry| entry.key == name);
+    if is_given("s3") {
+        if is_given("filesystem") {
+            reader.refuse(
+                bucket::SECTION,
+                "the data cannot be in a bucket and in a directory (storage.filesystem)",
+                "remove one of the two; `boathouse move` copies from one to the other",
+            );
+        }
+        let state = state_directory_of_bucket(reader);
+        let bucket = bucket::bucket(reader, &state);
+        return (store::Settings::Bucket(Box::new(bucket)), state);
+    }
+    if let Some(node) = reader.node("storage.redirect") {
+        let note = "storage.redirect has no effect: not needed: a directory never redirects";
+        reader.notes.push(format!("{}: {note}", node.place));
     }
     let root_directory = reader.path(&ROOT_DIRECTORY, PathBuf::from(ROOT_DIRECTORY_DEFAULT));
     // Beside `docker/`, which belongs to the layout that the old registry reads.
     let state = reader.path(&STATE_DIRECTORY, root_directory.join("boathouse"));
     (store::Settings::Filesystem { root_directory }, state)
+}
+
+/// Where the state is of data in a bucket, beside which nothing of this machine can be.
+fn state_directory_of_bucket(reader: &mut Reader<'_>) -> PathBuf {
+    let usual = reader.usual_state_directory.take();
+    if usual.is_none() && reader.node(STATE_DIRECTORY.path).is_none() {
+        reader.refuse(
+            STATE_DIRECTORY.path,
+            "missing: the index and uploads need a directory on this machine",
+            "add `state_directory: DIRECTORY`",
+        );
+    }
+    reader.path(&STATE_DIRECTORY, usual.unwrap_or_default())
 }
 
 /// The operations.

@@ -19,8 +19,8 @@ pub struct Template {
     pub address: String,
     /// `tls.hosts`: names and addresses beside those found on this machine.
     pub hosts: Vec<String>,
-    /// `storage.filesystem.rootdirectory`, absolute.
-    pub root_directory: PathBuf,
+    /// `storage`
+    pub storage: TemplateStorage,
     /// `tls.ca_certificate`, absolute.
     pub ca_certificate: PathBuf,
     /// `tls.keys_directory`, absolute.
@@ -29,6 +29,29 @@ pub struct Template {
     pub users_file: PathBuf,
     /// `state_directory`, absolute.
     pub state_directory: PathBuf,
+}
+
+/// Where the data are to be.
+#[derive(Debug, Clone)]
+pub enum TemplateStorage {
+    /// `storage.filesystem.rootdirectory`, absolute.
+    Directory(PathBuf),
+    /// `storage.s3`
+    Bucket(TemplateBucket),
+}
+
+/// `storage.s3`, as the first run writes it: without secrets.
+#[derive(Debug, Clone)]
+pub struct TemplateBucket {
+    /// `regionendpoint`; `None` is Amazon's.
+    pub endpoint: Option<String>,
+    /// `bucket`
+    pub bucket: String,
+    /// `region`
+    pub region: String,
+    /// `accesskey_file` and `secretkey_file`, absolute; without them the credentials come from the environment, a profile or
+    /// the instance.
+    pub key_files: Option<(PathBuf, PathBuf)>,
 }
 
 const HEAD: &str = "\
@@ -60,7 +83,7 @@ impl Template {
                     InTemplate::Heading => None,
                     InTemplate::Commented | InTemplate::Default => Some(key.default()),
                     InTemplate::Value(value) => Some(value.to_owned()),
-                    InTemplate::FirstRun(which) => Some(self.value(which)),
+                    InTemplate::FirstRun(which) => Some(self.value(which)?),
                 };
                 Some(Entry {
                     path: row.path.trim_end_matches(".*").split('.').collect(),
@@ -75,19 +98,32 @@ impl Template {
         text
     }
 
-    fn value(&self, which: FirstRunValue) -> String {
-        match which {
+    /// `None` for a key that is not written.
+    fn value(&self, which: FirstRunValue) -> Option<String> {
+        let bucket = match &self.storage {
+            TemplateStorage::Directory(_) => None,
+            TemplateStorage::Bucket(bucket) => Some(bucket),
+        };
+        Some(match which {
             FirstRunValue::Address => quoted(&self.address),
             FirstRunValue::Hosts => {
                 let hosts: Vec<String> = self.hosts.iter().map(|host| quoted(host)).collect();
                 format!("[{}]", hosts.join(", "))
             }
-            FirstRunValue::RootDirectory => self.path(&self.root_directory),
+            FirstRunValue::RootDirectory => match &self.storage {
+                TemplateStorage::Directory(root_directory) => self.path(root_directory),
+                TemplateStorage::Bucket(_) => return None,
+            },
+            FirstRunValue::Bucket => quoted(&bucket?.bucket),
+            FirstRunValue::BucketEndpoint => quoted(bucket?.endpoint.as_ref()?),
+            FirstRunValue::BucketRegion => quoted(&bucket?.region),
+            FirstRunValue::AccessKeyFile => self.path(&bucket?.key_files.as_ref()?.0),
+            FirstRunValue::SecretKeyFile => self.path(&bucket?.key_files.as_ref()?.1),
             FirstRunValue::CaCertificate => self.path(&self.ca_certificate),
             FirstRunValue::KeysDirectory => self.path(&self.keys_directory),
             FirstRunValue::UsersFile => self.path(&self.users_file),
             FirstRunValue::StateDirectory => self.path(&self.state_directory),
-        }
+        })
     }
 
     fn path(&self, path: &Path) -> String {

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 
-use super::places::service_directory;
-use crate::config::{Config, Signing, shell_word};
+use crate::config::{Config, Signing, service_directory, shell_word};
 use crate::durable_file;
 use crate::layout::OWN_DIRECTORY;
+use crate::store;
 use crate::tls;
 
 /// Which parts have been there, one a line; beside the data.
@@ -24,7 +24,7 @@ const RECORD: &str = "parts";
 /// Names a directory of a service that is not on the disk of the data: systemd sets it for `StateDirectory=`.
 const STATE_DIRECTORY_VARIABLE: &str = "STATE_DIRECTORY";
 
-/// The root directories that this service has served, one a line; in the directory of [`STATE_DIRECTORY_VARIABLE`].
+/// The data that this service has served, one a line: root directories and buckets; in the directory of [`STATE_DIRECTORY_VARIABLE`].
 const SERVED_RECORD: &str = "served-data";
 
 /// The variables of the process.
@@ -110,7 +110,7 @@ pub(crate) fn refuse(
         && !matches!(config.tls, tls::Settings::Automatic { .. });
     for (part, paths) in missing {
         let paths: Vec<String> = match part {
-            Part::Data => vec![config.storage.root_directory().display().to_string()],
+            Part::Data => vec![config.storage.to_string()],
             Part::Authority | Part::TokenKey | Part::Users => {
                 let gone = paths.iter().filter(|path| !exists(path));
                 gone.map(|path| path.display().to_string()).collect()
@@ -135,7 +135,11 @@ pub(crate) fn refuse(
 /// Refuses a root directory that does not exist: it may be on a disk that is not mounted, and the images of a new store would be
 /// hidden once it is.
 pub(crate) fn refuse_missing_root(config: &Config) -> anyhow::Result<()> {
-    let root = config.storage.root_directory();
+    let root = match &config.storage {
+        store::Settings::Filesystem { root_directory } => root_directory,
+        // Whether a bucket exists is found out when it is opened.
+        store::Settings::Bucket(_) => return Ok(()),
+    };
     if exists(root) {
         return Ok(());
     }
@@ -149,8 +153,11 @@ pub(crate) fn refuse_missing_root(config: &Config) -> anyhow::Result<()> {
 
 /// What to say of a root directory in which nothing was ever stored: it may be where a disk is to be mounted.
 pub(crate) fn empty_root_warning(config: &Config) -> Option<String> {
-    let root = config.storage.root_directory();
-    let is_empty = !data_directories(config).iter().any(|path| exists(path));
+    let root = match &config.storage {
+        store::Settings::Filesystem { root_directory } => root_directory,
+        store::Settings::Bucket(_) => return None,
+    };
+    let is_empty = !data_directories(root).iter().any(|path| exists(path));
     is_empty.then(|| {
         format!(
             "{} holds no images: a new store begins there; hint: if it held images before, its disk is not mounted: mount it and start again",
@@ -195,7 +202,7 @@ pub(crate) fn remember(config: &Config, environment: &Environment) {
         && !was_served(config, environment)
     {
         let mut served = fs::read_to_string(&path).unwrap_or_default();
-        served.push_str(&config.storage.root_directory().to_string_lossy());
+        served.push_str(&config.storage.to_string());
         served.push('\n');
         write_record(&path, &served);
     }
@@ -239,13 +246,19 @@ fn parts(config: &Config) -> Vec<(Part, Vec<PathBuf>)> {
     if let Some(file) = &config.auth.users_file {
         parts.push((Part::Users, vec![file.clone()]));
     }
-    parts.push((Part::Data, data_directories(config).to_vec()));
+    match &config.storage {
+        store::Settings::Filesystem { root_directory } => {
+            parts.push((Part::Data, data_directories(root_directory).to_vec()));
+        }
+        // See `refuse_new_bucket`.
+        store::Settings::Bucket(_) => {}
+    }
     parts
 }
 
 /// The layout of the old registry, and what we keep beside it. Data that were ever served have one of them.
-fn data_directories(config: &Config) -> [PathBuf; 2] {
-    ["docker", OWN_DIRECTORY].map(|name| config.storage.root_directory().join(name))
+fn data_directories(root: &Path) -> [PathBuf; 2] {
+    ["docker", OWN_DIRECTORY].map(|name| root.join(name))
 }
 
 /// Whether something that is not with the data shows that they were served: a file that is made then, or the service's record.
@@ -259,15 +272,18 @@ fn has_traces_of_data(config: &Config, environment: &Environment) -> bool {
         keys.join("ca.key"),
         keys.join("token.key"),
     ];
-    let elsewhere = |path: &&PathBuf| !path.starts_with(config.storage.root_directory());
-    traces.iter().filter(elsewhere).any(|path| exists(path))
+    let is_elsewhere = |path: &&PathBuf| match &config.storage {
+        store::Settings::Filesystem { root_directory } => !path.starts_with(root_directory),
+        store::Settings::Bucket(_) => true,
+    };
+    traces.iter().filter(is_elsewhere).any(|path| exists(path))
 }
 
 /// Whether the service that this process runs as has served the data.
 fn was_served(config: &Config, environment: &Environment) -> bool {
     let record = served_record_path(environment).and_then(|path| fs::read_to_string(path).ok());
-    let root = config.storage.root_directory().to_string_lossy();
-    record.is_some_and(|record| record.lines().any(|line| line == root))
+    let served = config.storage.to_string();
+    record.is_some_and(|record| record.lines().any(|line| line == served))
 }
 
 fn served_record_path(environment: &Environment) -> Option<PathBuf> {
@@ -275,11 +291,7 @@ fn served_record_path(environment: &Environment) -> Option<PathBuf> {
 }
 
 fn record_path(config: &Config) -> PathBuf {
-    config
-        .storage
-        .root_directory()
-        .join(OWN_DIRECTORY)
-        .join(RECORD)
+    config.own_directory().join(RECORD)
 }
 
 /// What cannot be looked at may be there; the start says why.

@@ -43,15 +43,14 @@ use crate::durable_file;
 use crate::health::HealthChecks;
 use crate::heartbeat::Heartbeat;
 use crate::index::{self, Index};
-use crate::layout::OWN_DIRECTORY;
 use crate::metrics::{self, Metrics};
 use crate::registry::{self, FallbackTags, Registry};
 use crate::server::control::{Clients, Control, ControlSocket};
 use crate::server::status::Serving;
 use crate::server::{self, BoundAddress, Listener, PassedSockets, Server, Services, Site};
-use crate::store::ObjectStore;
 use crate::store::filesystem;
 use crate::store::state_directory::{StateDirectory, StateDirectoryError};
+use crate::store::{self, ObjectStore};
 use crate::tls::Tls;
 
 /// Context of a failure to listen.
@@ -138,7 +137,7 @@ impl Instance {
         {
             tracing::warn!("{warning}");
         }
-        places::refuse_data_of_another_as_root(config.storage.root_directory())?;
+        places::refuse_data_of_another_as_root(config.owned_directory())?;
         let is_half_recreated =
             plan.expected == Expected::None && missing_parts::is_half_an_authority(config);
         let renews_authority = plan.makes_new_authority || is_half_recreated;
@@ -439,8 +438,11 @@ pub(crate) fn lock_data(
 /// [`lock_data`]; where the data may only be read, and that is all the config wants, the lock and the secret lie with the
 /// rest of the state.
 fn lock_data_of(config: &Config, clock: &dyn Clock) -> anyhow::Result<StateDirectory> {
-    let root_directory = config.storage.root_directory();
-    let own = root_directory.join(OWN_DIRECTORY);
+    let root_directory = match &config.storage {
+        store::Settings::Filesystem { root_directory } => root_directory,
+        store::Settings::Bucket(_) => return locked(StateDirectory::open(&config.state_directory)),
+    };
+    let own = config.own_directory();
     if config.registry.readonly && config.state_directory != own {
         let _ = filesystem::make_root(root_directory);
         match StateDirectory::open_beside(root_directory, clock) {
@@ -459,7 +461,7 @@ fn lock_data_of(config: &Config, clock: &dyn Clock) -> anyhow::Result<StateDirec
 
 /// Keeps every other instance from starting on the data for as long as the result lives, and makes nothing there.
 pub(crate) fn lock_used_data(config: &Config) -> anyhow::Result<Vec<File>> {
-    let own = config.storage.root_directory().join(OWN_DIRECTORY);
+    let own = config.own_directory();
     // The state directory has the lock of data that may only be read.
     let elsewhere = Some(&config.state_directory).filter(|directory| **directory != own);
     let locks = std::iter::once(&own)
@@ -525,10 +527,10 @@ fn open_store(
     let store = config.storage.open(settings.readonly, Arc::clone(clock))?;
     // Where nothing is written no name can be taken for another, and the probe would be a write.
     if !settings.readonly {
-        settings.case_insensitive = config.storage.is_case_insensitive().with_context(|| {
-            let root = config.storage.root_directory().display();
-            format!("cannot write in {root}")
-        })?;
+        settings.case_insensitive = config
+            .storage
+            .is_case_insensitive()
+            .with_context(|| format!("cannot write in {}", config.storage))?;
     }
     Ok(store)
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use rustix::fs::{Access, access};
 
-use crate::config::Config;
+use crate::config::{Config, service_directory, usual_places};
 use crate::oci::{Algorithm, Digest};
 use crate::platform;
 use crate::store::user_access;
@@ -118,25 +118,7 @@ impl Surroundings<'_> {
 
     /// For what is configured, and for what grows.
     fn directories(&self) -> Option<(PathBuf, PathBuf)> {
-        if self.is_macos {
-            let library = match self.user_id {
-                0 => PathBuf::from("/Library"),
-                _ => self.directory("HOME")?.join("Library"),
-            };
-            let support = library.join("Application Support/Boathouse");
-            return Some((support.clone(), support));
-        }
-        if self.user_id == 0 {
-            return Some(("/etc/boathouse".into(), "/var/lib/boathouse".into()));
-        }
-        let below_home = |name: &str| Some(self.directory("HOME")?.join(name));
-        let config = self
-            .directory("XDG_CONFIG_HOME")
-            .or_else(|| below_home(".config"))?;
-        let data = self
-            .directory("XDG_DATA_HOME")
-            .or_else(|| below_home(".local/share"))?;
-        Some((config.join("boathouse"), data.join("boathouse")))
+        usual_places(self.is_macos, self.user_id, self.environment)
     }
 
     /// For sockets.
@@ -156,16 +138,6 @@ const GROUP_SOCKET: &str = "control.sock";
 /// Where the instance listens for questions of its group, if its service manager gives it a directory for that.
 pub(crate) fn group_socket(environment: &BTreeMap<String, String>) -> Option<PathBuf> {
     Some(service_directory(environment, "RUNTIME_DIRECTORY")?.join(GROUP_SOCKET))
-}
-
-/// The first of the directories that systemd has made for a service and names in `variable` (systemd.exec(5)), with colons between
-/// them.
-pub(super) fn service_directory(
-    environment: &BTreeMap<String, String>,
-    variable: &str,
-) -> Option<PathBuf> {
-    let directory = PathBuf::from(environment.get(variable)?.split(':').next()?);
-    directory.is_absolute().then_some(directory)
 }
 
 /// The same of root's installation, as a command finds it.

@@ -17,9 +17,10 @@ pub mod s3;
 pub mod state_directory;
 pub mod user_access;
 
+use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -44,28 +45,21 @@ pub enum Settings {
         /// `storage.filesystem.rootdirectory`, absolute.
         root_directory: PathBuf,
     },
-    /// In a bucket. No configuration makes this yet: `store::s3` has no uploads.
+    /// In a bucket.
     Bucket(Box<s3::Settings>),
 }
 
+/// Where it is, for people: the directory, or the bucket and its endpoint.
+impl fmt::Display for Settings {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Filesystem { root_directory } => root_directory.display().fmt(out),
+            Self::Bucket(bucket) => out.write_str(&bucket.described()),
+        }
+    }
+}
+
 impl Settings {
-    /// The directory of the data, where they are in one.
-    pub fn directory(&self) -> Option<&Path> {
-        match self {
-            Self::Filesystem { root_directory } => Some(root_directory),
-            Self::Bucket(_) => None,
-        }
-    }
-
-    /// [`Settings::directory`] for callers that know no bucket yet; for a bucket, the directory of its uploads, which holds no
-    /// data.
-    pub fn root_directory(&self) -> &Path {
-        match self {
-            Self::Filesystem { root_directory } => root_directory,
-            Self::Bucket(settings) => &settings.spool_directory,
-        }
-    }
-
     /// Opens the store. With `is_readonly` nothing in it is made or removed, also not now.
     pub fn open(
         &self,

@@ -13,6 +13,7 @@ use crate::cli::installation::{Installation, Where};
 use crate::cli::progress::Meter;
 use crate::cli::running::with_instance;
 use crate::cli::talk;
+use crate::instance::missing_parts::refuse_missing_root;
 use crate::registry::HandedBack;
 use crate::store::user_access;
 
@@ -41,13 +42,7 @@ struct Answer {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let installation = Installation::find(&arguments.place)?;
     let config = &installation.loaded.config;
-    let root = config.storage.root_directory();
-    if !root.is_dir() {
-        anyhow::bail!(
-            "there is no directory {}\nhint: look at `storage.filesystem.rootdirectory`",
-            root.display()
-        );
-    }
+    refuse_missing_root(config)?;
     if config.registry.readonly {
         anyhow::bail!(
             "the configuration lets nothing be written in the data\nhint: remove storage.maintenance.readonly, and run this again"
@@ -63,8 +58,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         written.context("cannot write all that the old registry needs\nhint: what was written stays; run this again")
     })?;
     meter.end();
-    let opened = user_access::open_up(root, &user)
-        .with_context(|| format!("cannot change modes below {}", root.display()))?;
+    let opened = match user {
+        Some((root, user)) => user_access::open_up(root, &user)
+            .with_context(|| format!("cannot change modes below {}", root.display()))?,
+        None => 0,
+    };
     let meter = Meter::new("looking for what is lost all the same");
     let lost = Findings::look(&installation, Wanted::Obstacles, as_user, &meter)?;
     let answer = Answer {

@@ -24,7 +24,7 @@ use crate::instance::signals::{Endings, Hangups};
 use crate::instance::{BoundInstance, ConfigSource, Expected, Instance, Parts, Plan, Warnings};
 use crate::layout::OWN_DIRECTORY;
 use crate::server::{Address, BoundAddress, PassedSockets};
-use crate::{durable_file, platform, telemetry};
+use crate::{durable_file, platform, store, telemetry};
 
 /// `boathouse serve`
 #[derive(Debug, Args)]
@@ -303,7 +303,10 @@ fn shown_address(configured: &Address, bound: Option<BoundAddress>) -> Address {
 
 /// Earlier versions wrote full paths: of an installation that was copied since, the config still leads to the old place.
 fn warn_of_another_place(config: &Config, start: &Start) {
-    let root = config.storage.root_directory();
+    let root = match &config.storage {
+        store::Settings::Filesystem { root_directory } => root_directory,
+        store::Settings::Bucket(_) => return,
+    };
     for file in &start.config_files {
         let directory = durable_file::directory_of(file);
         let beside = directory.join("data");

@@ -90,7 +90,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 /// What is stored, without a server. `None` where this process would leave files that the server's user could not open.
 fn look(installation: &Installation) -> anyhow::Result<Option<Box<Report>>> {
-    let root = installation.loaded.config.storage.root_directory();
+    let root = installation.loaded.config.owned_directory();
     if let Err(refusal) = refuse_data_of_another(root, platform::effective_user_id()) {
         talk::line(format_args!(
             "note: what is stored was not counted: {refusal:#}"

@@ -200,7 +200,7 @@ struct Configured {
     pair: TokenPair,
     /// As far as a certificate can have it as its subject.
     issuer: Option<String>,
-    /// The registry's data, whose owner reads the key.
+    /// The directory of the registry whose owner reads the key.
     data: Option<PathBuf>,
     /// How long a token lives.
     lifetime_secs: u64,
@@ -214,10 +214,7 @@ fn configured(
     let files = installation::config_files(place)?;
     let loaded = config::load_served_again(&files, &crate::cli::environment())?;
     let (data, own) = match &loaded.config {
-        Served::Registry(config) => {
-            let root = config.storage.root_directory().to_owned();
-            (Some(root), own(config))
-        }
+        Served::Registry(config) => (Some(config.owned_directory().to_owned()), own(config)),
         Served::TokenIssuer(_) => (None, None),
     };
     let auth = loaded.config.auth();

@@ -40,7 +40,7 @@ use crate::layout::{
 use crate::oci::{Algorithm, Digest, RepositoryName};
 use crate::platform;
 use crate::registry::{Progress, Tell};
-use crate::store::{Depth, Entry, ObjectStore, Small};
+use crate::store::{self, Depth, Entry, ObjectStore, Small};
 use crate::tls;
 
 /// What is not complete yet.
@@ -127,7 +127,7 @@ pub(crate) fn back_up(job: &Job<'_>) -> anyhow::Result<Made> {
         .context("cannot start the runtime")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let store = job.config.storage.open(true, Arc::clone(&clock))?;
-    let root = job.config.storage.root_directory();
+    let root = root_directory(job.config)?;
     let root_mode = fs::metadata(root)
         .with_context(|| format!("cannot read {}", root.display()))?
         .mode();
@@ -140,6 +140,7 @@ pub(crate) fn back_up(job: &Job<'_>) -> anyhow::Result<Made> {
         store,
         target: &target,
         root_mode,
+        root,
         is_same_disk,
         sums: Mutex::new(Sums::create(&target, Path::new(UNFINISHED)).with_context(cannot)?),
         counts: Mutex::default(),
@@ -177,6 +178,8 @@ struct Run<'a> {
     target: &'a Target,
     /// The mode of the data's directory: that of all directories in it.
     root_mode: u32,
+    /// The directory of the data.
+    root: &'a Path,
     is_same_disk: bool,
     sums: Mutex<Sums>,
     counts: Mutex<Counts>,
@@ -351,7 +354,7 @@ impl Run<'_> {
         let key = Place::BlobData(*digest).key();
         let relative = Path::new(Relocated::DATA).join(key.as_str());
         let copy = self.target.path(&relative);
-        let source = self.job.config.storage.root_directory().join(key.as_str());
+        let source = self.root.join(key.as_str());
         let note = |what: &str| self.damaged(format!("{digest} of {repository}: {what}"));
         let size_bytes = match fs::metadata(&copy) {
             Ok(metadata) if !self.job.reads_all => Some(metadata.len()),
@@ -401,13 +404,12 @@ impl Run<'_> {
 
     /// Whether the repository still has the blob or manifest.
     fn is_linked(&self, repository: &RepositoryName, digest: &Digest) -> bool {
-        let root = self.job.config.storage.root_directory();
         [
             Place::LayerLink(repository, *digest),
             Place::RevisionLink(repository, *digest),
         ]
         .iter()
-        .any(|link| root.join(link.key().as_str()).exists())
+        .any(|link| self.root.join(link.key().as_str()).exists())
     }
 
     /// On the same disk, a second name of the same file takes no room. It was read before it gets that.
@@ -531,10 +533,19 @@ fn files_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// The directory of the data.
+fn root_directory(config: &Config) -> anyhow::Result<&Path> {
+    match &config.storage {
+        store::Settings::Filesystem { root_directory } => Ok(root_directory),
+        store::Settings::Bucket(_) => {
+            bail!("the data are in a bucket, and this copies directories")
+        }
+    }
+}
+
 /// One of [`OWN_FILES`]. For data that can only be read, it is with the rest of the state.
 fn own_file(config: &Config, name: &str) -> Option<PathBuf> {
-    let with_data = config.storage.root_directory().join(OWN_DIRECTORY);
-    [&with_data, &config.state_directory]
+    [&config.own_directory(), &config.state_directory]
         .into_iter()
         .map(|directory| directory.join(name))
         .find(|path| path.is_file())
@@ -561,7 +572,7 @@ fn refuse_overlap(job: &Job<'_>) -> anyhow::Result<()> {
     let destination = std::path::absolute(job.destination)
         .map_or_else(|_| job.destination.to_owned(), |path| real(&path));
     for part in [
-        job.config.storage.root_directory(),
+        job.config.owned_directory(),
         &job.config.state_directory,
         job.config_directory,
     ] {

@@ -154,7 +154,10 @@ const MISTAKES: &[(&str, &str)] = &[
         "users: {}\nacl: [{match: {ip: 10.0.0}, actions: []}]\n",
         "0.yml:2: acl[].match.ip: neither an address nor a network\n",
     ),
-    ("storage: s3\n", "0.yml:1: storage.s3: not supported yet\n"),
+    (
+        "storage: {s3: {bucket: b}}\n",
+        "0.yml:1: storage.s3: the data cannot be in a bucket and in a directory",
+    ),
     (
         "users:\n  amy: {password: $2y$17$abcdefghijklmnopqrstuu5nTzPGVsNTFuMqkPVtDFQi7HyyPrHx2}\nacl: []\n",
         "0.yml:2: users.amy.password: bcrypt cost 17 exceeds the maximum 16",
@@ -218,6 +221,7 @@ fn no_value_and_no_neighbouring_line_is_ever_told() {
         format!("log: {{level: {SECRET}}}"),
         format!("server: {{real_ip_pos: {SECRET}}}"),
         format!("version: {SECRET}"),
+        format!("storage: {{s3: {{region: [{SECRET}]}}}}"),
     ];
     for line in lines {
         let errors = load(&around(&line)).expect_err(&line);

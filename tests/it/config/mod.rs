@@ -7,6 +7,7 @@
 )]
 
 mod addresses;
+mod bucket;
 mod documentation;
 mod external;
 mod health;
@@ -26,10 +27,11 @@ use std::path::{Path, PathBuf};
 
 use boathouse::auth::{self, RuleText, User};
 use boathouse::config::{
-    self, ConfigErrors, InForce, Loaded, Place, Signing, Template, UsersFile, UsersFileError,
+    self, ConfigErrors, InForce, Loaded, Place, Signing, Template, TemplateBucket, TemplateStorage,
+    UsersFile, UsersFileError,
 };
 use boathouse::server::Locations;
-use boathouse::{registry, tls};
+use boathouse::{registry, store, tls};
 use proptest::prelude::*;
 
 const STORAGE: &str = "storage: {filesystem: {rootdirectory: /srv/images}}\n";
@@ -113,10 +115,7 @@ fn the_config_of_the_registry_image_is_taken_with_notes() {
         config.server.headers,
         [("X-Content-Type-Options".to_owned(), "nosniff".to_owned())]
     );
-    assert_eq!(
-        config.storage.root_directory(),
-        Path::new("/var/lib/registry")
-    );
+    assert_eq!(config.storage.to_string(), "/var/lib/registry");
     assert_eq!(config.tls, tls::Settings::None);
     assert!(!config.auth.required);
     assert_eq!(loaded.notes.len(), 2, "{:?}", loaded.notes);

@@ -10,7 +10,7 @@ fn template(hosts: &[&str]) -> Template {
         directory: "/etc/boathouse".into(),
         address: "[::]:5443".to_owned(),
         hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
-        root_directory: "/nonexistent/a b/\"data\"".into(),
+        storage: TemplateStorage::Directory("/nonexistent/a b/\"data\"".into()),
         ca_certificate: "/nonexistent/ca.crt".into(),
         keys_directory: "/nonexistent/keys".into(),
         users_file: "/nonexistent/users.yml".into(),
@@ -25,10 +25,7 @@ fn the_template_reads_back() {
         .unwrap_or_else(|errors| panic!("{errors}"))
         .config;
     assert_eq!(config.server.address.to_string(), "[::]:5443");
-    assert_eq!(
-        config.storage.root_directory(),
-        Path::new("/nonexistent/a b/\"data\"")
-    );
+    assert_eq!(config.storage.to_string(), "/nonexistent/a b/\"data\"");
     assert_eq!(config.state_directory, Path::new("/nonexistent/state"));
     assert!(config.auth.required);
     assert_eq!(
@@ -119,4 +116,43 @@ fn check_finds_what_up_has_set_up() {
         found.talk
     );
     assert!(found.out.contains("localhost:1"), "{}", found.out);
+}
+
+#[test]
+fn the_file_for_a_bucket_names_it_and_holds_no_secret() {
+    let directory = tempfile::tempdir().unwrap();
+    let key_file = |name: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, format!("of {name}\n")).unwrap();
+        path
+    };
+    let files = (key_file("access"), key_file("secret"));
+    for (endpoint, key_files) in [(Some("http://minio.lab:9000"), Some(files)), (None, None)] {
+        let text = Template {
+            storage: TemplateStorage::Bucket(TemplateBucket {
+                endpoint: endpoint.map(str::to_owned),
+                bucket: "images".to_owned(),
+                region: "us-east-1".to_owned(),
+                key_files: key_files.clone(),
+            }),
+            ..template(&[])
+        }
+        .render();
+        assert!(
+            !text.contains("filesystem") && !text.contains("of secret"),
+            "{text}"
+        );
+        let loaded = load_with(&[&text], &[]).unwrap_or_else(|errors| panic!("{errors}"));
+        let store::Settings::Bucket(bucket) = loaded.config.storage else {
+            panic!("a bucket: {text}");
+        };
+        assert_eq!(bucket.bucket, "images");
+        assert_eq!(bucket.endpoint.as_deref(), endpoint);
+        let has_keys = matches!(bucket.credentials, store::s3::Credentials::Keys { .. });
+        assert_eq!(has_keys, key_files.is_some());
+        assert_eq!(
+            bucket.spool_directory,
+            Path::new("/nonexistent/state/spool")
+        );
+    }
 }

@@ -77,6 +77,9 @@ fn without_data_nothing_is_made() {
     let lab = Lab::open();
     fs::remove_dir(lab.path("data")).unwrap();
     let said = lab.run(&["du"]).failed();
-    assert!(said.contains("cannot look at "), "{said}");
+    assert!(
+        said.contains("the directory of the images is missing"),
+        "{said}"
+    );
     assert!(!lab.path("data").exists());
 }

@@ -22,7 +22,7 @@ use crate::cli::credentials::{self, PASSWORD_VARIABLE};
 use crate::cli::password::{self, Password};
 use crate::cli::talk;
 use crate::clock::SystemClock;
-use crate::config::{self, Template, UsersFile};
+use crate::config::{self, Template, TemplateStorage, UsersFile};
 use crate::durable_file;
 use crate::host_port::HostPort;
 use crate::instance::missing_parts::Expected;
@@ -229,7 +229,7 @@ impl Workshop for RealWorkshop {
             directory: durable_file::directory_of(&places.config).to_owned(),
             address: first.address.to_string(),
             hosts: first.hosts.to_vec(),
-            root_directory: places.data.clone(),
+            storage: TemplateStorage::Directory(places.data.clone()),
             ca_certificate: places.ca_certificate.clone(),
             keys_directory: places.keys_directory.clone(),
             users_file: places.users.clone(),

@@ -50,9 +50,8 @@ pub(super) fn take_over(arguments: &Arguments) -> anyhow::Result<(PathBuf, bool)
         return Ok((places.config, false));
     }
     let files = OldFiles::read(&old, &environment)?;
-    let root = files.loaded.config.storage.root_directory();
     missing_parts::refuse_missing_root(&files.loaded.config)?;
-    refuse_data_of_another_as_root(root)?;
+    refuse_data_of_another_as_root(files.loaded.config.owned_directory())?;
     // Until the files are written: an instance that uses the data would keep this one from serving by them.
     let locks = instance::lock_used_data(&files.loaded.config).context("nothing was changed")?;
     let certificates = Certificates::choose(arguments.tls, &files.loaded.config)?;
@@ -296,10 +295,7 @@ fn report(
             "note: the configuration was written to {}; the old files are as they were",
             places.config.display()
         ),
-        format!(
-            "  data          {}, in place",
-            config.storage.root_directory().display()
-        ),
+        format!("  data          {}, in place", config.storage),
     ];
     match (accounts, config.auth.htpasswd()) {
         (Some(accounts), _) => {

@@ -304,7 +304,7 @@ impl Command<'_> {
             Ok::<_, ChangeError>(result)
         })?;
         if is_new {
-            let root = self.loaded.config.storage.root_directory();
+            let root = self.loaded.config.owned_directory();
             give_to_owner_of_data(root, &[file, &UsersFile::lock_path(file)])
                 .with_context(|| format!("cannot give {} to the server's user", file.display()))?;
         }
