@@ -67,6 +67,9 @@ pub trait Hook: Send + Sync + 'static {
         (steps, Ok(()))
     }
 
+    /// Called where a client has named the digest of an upload, and perhaps its length, before the bytes.
+    fn expected(&self, _digest: &Digest, _length_bytes: Option<u64>) {}
+
     /// What keeps the store from taking more, besides what the store inside says.
     fn constraint(&self) -> Option<Constraint> {
         None
@@ -188,6 +191,7 @@ struct HookedUpload<H> {
 #[async_trait]
 impl<H: Hook> Upload for HookedUpload<H> {
     fn expect(&mut self, digest: &Digest, length_bytes: Option<u64>) {
+        self.hook.expected(digest, length_bytes);
         self.inner.expect(digest, length_bytes);
     }
 

@@ -22,6 +22,7 @@ mod addresses;
 mod at_once;
 mod bad_inputs;
 mod blobs;
+mod bucket_uploads;
 mod busy;
 mod client;
 mod closed_output;
@@ -68,6 +69,9 @@ mod readiness;
 mod reload;
 mod repository_removal;
 mod rooms;
+#[expect(dead_code, reason = "what only the tests on a bucket need")]
+#[path = "../s3_server/mod.rs"]
+mod s3_server;
 mod same_answers;
 mod scale;
 mod secrecy;

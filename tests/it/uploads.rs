@@ -2,10 +2,16 @@
 
 use std::time::Duration;
 
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use boathouse::clock::ManualClock;
 use boathouse::oci::{Algorithm, Digest};
+use boathouse::store::faulty::{Hook, HookedStore};
 use http::StatusCode;
 
 use crate::client::{self, Raw};
+use crate::data::Data;
 use crate::support::{Answer, Options, TestRegistry};
 
 async fn begin(registry: &TestRegistry, name: &str) -> String {
@@ -538,4 +544,54 @@ async fn sessions_of_one_caller_have_a_limit_and_an_end_makes_room() {
     cancelled.expect(StatusCode::NO_CONTENT);
     post().await.expect(StatusCode::ACCEPTED);
     post().await.expect_error(429, "TOOMANYREQUESTS");
+}
+
+/// Remembers which digests were named before the bytes.
+#[derive(Default)]
+struct Expected(Mutex<Vec<(Digest, Option<u64>)>>);
+
+#[async_trait]
+impl Hook for Expected {
+    fn expected(&self, digest: &Digest, length_bytes: Option<u64>) {
+        self.0.lock().unwrap().push((*digest, length_bytes));
+    }
+}
+
+#[tokio::test]
+async fn a_store_learns_of_the_digest_before_the_bytes() {
+    let data = Data::new();
+    let clock = ManualClock::at_unix_secs(1_800_000_000);
+    let store = data.open(Arc::new(clock.clone()));
+    let store = HookedStore::around(store, Expected::default());
+    let shared = Arc::new(store.clone());
+    let registry = TestRegistry::start_on(shared, data, clock, Options::default());
+    let digest = Digest::of(Algorithm::Sha256, b"0123456789");
+    let take = || std::mem::take(&mut *store.hook.0.lock().unwrap());
+
+    let target = format!("/v2/a/blobs/uploads/?digest={digest}");
+    let post = registry.post(&target).body(b"0123456789").send().await;
+    post.expect(StatusCode::CREATED);
+    assert_eq!(take(), [(digest, Some(10))], "POST");
+
+    let location = begin(&registry, "a").await;
+    let target = format!("{location}?digest={digest}");
+    let put = registry.put(&target).body(b"0123456789").send().await;
+    put.expect(StatusCode::CREATED);
+    assert_eq!(take(), [(digest, Some(10))], "PUT");
+
+    // After a PATCH, the length is that of the whole. A PUT without a body names it after the bytes.
+    let location = begin(&registry, "a").await;
+    let patch = registry.patch(&location).body(b"01234").send().await;
+    patch.expect(StatusCode::ACCEPTED);
+    let target = format!("{location}?digest={digest}");
+    let put = registry.put(&target).body(b"56789").send().await;
+    put.expect(StatusCode::CREATED);
+    assert_eq!(take(), [(digest, Some(10))], "PATCH and PUT");
+    let location = begin(&registry, "a").await;
+    let patch = registry.patch(&location).body(b"0123456789").send().await;
+    patch.expect(StatusCode::ACCEPTED);
+    finish(&registry, &location, &digest)
+        .await
+        .expect(StatusCode::CREATED);
+    assert_eq!(take(), []);
 }

@@ -81,7 +81,8 @@ impl Sessions {
         boot_id: Option<String>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
-        let volume = Volume::without_blobs(root, false, Arc::new(RealDisk), clock)?;
+        // Nothing is made before the first session is.
+        let volume = Volume::without_blobs(root, true, Arc::new(RealDisk), clock)?;
         Ok(Self {
             is_spool: true,
             ..Self::new(Arc::new(volume), boot_id)

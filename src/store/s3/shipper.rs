@@ -162,15 +162,16 @@ impl Shipper {
     /// Sends what was cut, in a task of its own.
     pub(super) fn start(self: &Arc<Self>) {
         let mut state = self.lock();
-        if state.next().is_none() {
-            return;
-        }
         if state.is_running {
             self.more.notify_one();
             return;
         }
-        state.is_running = true;
+        // Of an earlier attempt.
         state.failure = None;
+        if state.next().is_none() {
+            return;
+        }
+        state.is_running = true;
         drop(state);
         let shipper = Arc::clone(self);
         tokio::spawn(async move {
@@ -482,4 +483,40 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T, StoreError> {
     let done = spawn_blocking(work).await;
     done.map_err(|source| StoreError::from_io("work on the spool", io::Error::other(source)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Version;
+
+    #[test]
+    fn what_was_sent_is_the_beginning_of_the_whole_before_it_is_put_together() {
+        let mut state = State::default();
+        let sent = |number| {
+            Fact::Sent(Part {
+                number,
+                version: Version::default(),
+                size_bytes: 1,
+            })
+        };
+        for start_bytes in 0..4 {
+            state.take(Fact::Cut(Segment {
+                start_bytes,
+                length_bytes: 1,
+                checksum: 0,
+                hashers: Vec::new(),
+            }));
+        }
+        state.is_frozen = true;
+        assert_eq!(state.next(), None, "nothing was sent");
+        // The third has overtaken the others: they cannot follow it any more.
+        state.take(sent(3));
+        assert_eq!(state.next(), Some(0), "a gap is left");
+        state.take(sent(1));
+        assert_eq!(state.next(), Some(1), "a gap is left");
+        state.take(sent(2));
+        assert_eq!(state.next(), None);
+        assert_eq!((state.sent().len(), state.unsent().len()), (3, 1));
+    }
 }

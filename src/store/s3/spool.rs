@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::Mutex as AsyncMutex;
+
 use futures_util::future::BoxFuture;
 
 use super::client::Bucket;
@@ -32,6 +34,12 @@ const IDLE_MAX: Duration = Duration::from_hours(7 * 24);
 /// An upload in parts of a session that this spool does not know is given up after so long: another machine may be at work on it.
 const FOREIGN_AGE_MAX: Duration = Duration::from_hours(2 * 24);
 
+/// The same where the spool is full: clients that still want to go on come back within seconds or minutes.
+const IDLE_IN_NEED_MAX: Duration = Duration::from_hours(1);
+
+/// How often such sessions are looked for at most.
+const NEED_PAUSE: Duration = Duration::from_mins(1);
+
 /// How often what is left is looked for.
 const SWEEP_PAUSE: Duration = Duration::from_hours(24);
 
@@ -46,6 +54,8 @@ pub struct Spool {
     clock: Arc<dyn Clock>,
     root: PathBuf,
     sessions: Arc<Sessions>,
+    /// When sessions were last removed to make room.
+    made_room: AsyncMutex<Option<Duration>>,
     /// By the directory of the session.
     shippers: Mutex<HashMap<PathBuf, Weak<Shipper>>>,
 }
@@ -67,6 +77,7 @@ impl Spool {
             apply,
             clock,
             sessions: Arc::new(sessions),
+            made_room: AsyncMutex::default(),
             shippers: Mutex::default(),
             root,
         });
@@ -171,12 +182,8 @@ impl Spool {
 
     /// Removes sessions that ended or are old, and gives up the uploads in parts that were begun for sessions of ours.
     pub async fn sweep(self: &Arc<Self>) -> Result<(), StoreError> {
-        let spool = Arc::clone(self);
-        let directories = blocking(move || spool.directories()).await?;
-        let directories =
-            directories.map_err(|error| StoreError::from_io("read the spool", error))?;
-        for directory in directories {
-            self.sweep_session(&directory).await?;
+        for directory in self.all().await? {
+            self.sweep_session(&directory, IDLE_MAX).await?;
         }
         for begun in self.bucket.list_multiparts().await? {
             let key = &begun.multipart.key;
@@ -193,7 +200,33 @@ impl Spool {
         Ok(())
     }
 
-    async fn sweep_session(self: &Arc<Self>, directory: &Path) -> Result<(), StoreError> {
+    /// Removes sessions that have not been used for a while, because others need the room.
+    pub(super) async fn make_room(self: &Arc<Self>) -> Result<(), StoreError> {
+        let Ok(mut made_room) = self.made_room.try_lock() else {
+            return Ok(());
+        };
+        let now = self.clock.elapsed();
+        if made_room.is_some_and(|last| now.saturating_sub(last) < NEED_PAUSE) {
+            return Ok(());
+        }
+        *made_room = Some(now);
+        for directory in self.all().await? {
+            self.sweep_session(&directory, IDLE_IN_NEED_MAX).await?;
+        }
+        Ok(())
+    }
+
+    async fn all(self: &Arc<Self>) -> Result<Vec<PathBuf>, StoreError> {
+        let spool = Arc::clone(self);
+        let directories = blocking(move || spool.directories()).await?;
+        directories.map_err(|error| StoreError::from_io("read the spool", error))
+    }
+
+    async fn sweep_session(
+        self: &Arc<Self>,
+        directory: &Path,
+        idle_max: Duration,
+    ) -> Result<(), StoreError> {
         if self.live(directory).is_some() {
             return Ok(());
         }
@@ -209,7 +242,7 @@ impl Spool {
             .await?
             .map_err(|error| StoreError::from_io("read the spool", error))?;
         let has_ended = journal.1.iter().any(|fact| matches!(fact, Fact::Ended));
-        if !has_ended && !self.is_older(used, IDLE_MAX) {
+        if !has_ended && !self.is_older(used, idle_max) {
             return Ok(());
         }
         let session = Sessions::session(&self.sessions, &prefix);

@@ -102,6 +102,9 @@ impl BucketUpload {
                 self.cut().await?;
             }
             self.shipper.start();
+            if self.spool.room.allowance_bytes() < shortest {
+                self.spool.make_room().await?;
+            }
             let waited = self.shipper.wait(State::has_unsent).await?;
             if !waited {
                 // What is held is less than a part, so this was allowed.
