@@ -16,9 +16,30 @@ pub struct HostPort {
 }
 
 /// The text is not `HOST:PORT`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must be HOST:PORT, [IPV6]:PORT or :PORT")]
-pub struct HostPortError;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostPortError {
+    /// The number, if the text is a number alone.
+    port: Option<u16>,
+}
+
+impl HostPortError {
+    fn of(text: &str) -> Self {
+        let port = text.parse().ok();
+        Self { port }
+    }
+}
+
+impl std::error::Error for HostPortError {}
+
+impl fmt::Display for HostPortError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("must be HOST:PORT, [IPV6]:PORT or :PORT")?;
+        match self.port {
+            Some(port) => write!(formatter, "; did you mean :{port}?"),
+            None => Ok(()),
+        }
+    }
+}
 
 impl HostPort {
     /// Every address of this machine, IPv4 and IPv6.
@@ -39,7 +60,7 @@ impl HostPort {
                 port,
             });
         }
-        Err(HostPortError)
+        Err(HostPortError::of(host))
     }
 
     /// The same as [`FromStr`], but the port may be left out, as in a URL or a `Host` header. A host is needed.
@@ -52,7 +73,7 @@ impl HostPort {
             Self::new(text, port)?
         };
         if parsed.host.is_empty() {
-            return Err(HostPortError);
+            return Err(HostPortError::of(text));
         }
         Ok(parsed)
     }
@@ -122,15 +143,17 @@ impl FromStr for HostPort {
     type Err = HostPortError;
 
     fn from_str(text: &str) -> Result<Self, HostPortError> {
-        let (host, port) = text.rsplit_once(':').ok_or(HostPortError)?;
+        let (host, port) = text
+            .rsplit_once(':')
+            .ok_or_else(|| HostPortError::of(text))?;
         // `parse` would take a sign.
         let is_port = port.bytes().all(|byte| byte.is_ascii_digit());
         let port = port.parse().ok().filter(|_| is_port);
         // An address without brackets has no port: `::1:443` could mean two things.
         if host.contains(':') && without_brackets(host).is_none() {
-            return Err(HostPortError);
+            return Err(HostPortError::of(text));
         }
-        Self::new(host, port.ok_or(HostPortError)?)
+        Self::new(host, port.ok_or_else(|| HostPortError::of(text))?)
     }
 }
 

@@ -244,7 +244,7 @@ pub struct Details {
     pub claimed_account: Option<String>,
     /// The right that is missing, as a scope: `repository:team/app:pull,push`.
     pub needed: Option<String>,
-    /// Where the rule stands that decided (`file:line`), or what else did.
+    /// Where the rule is written that decided (`file:line`), or what else did.
     pub decided_by: Option<String>,
 }
 

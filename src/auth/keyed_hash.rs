@@ -9,7 +9,7 @@ use super::settings::Secret;
 /// What a hash is for; part of its input.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Purpose {
-    /// The generation of an account's credentials, as it stands in tokens.
+    /// The generation of an account's credentials, as it is written in tokens.
     Generation,
     /// The same for an account that an external authenticator knows.
     ExternalGeneration,

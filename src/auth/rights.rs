@@ -185,7 +185,7 @@ impl Auth {
         }
     }
 
-    /// What decided against a caller with a good credential: where the rule stands, or what else.
+    /// What decided against a caller with a good credential: where the rule is written, or what else.
     fn decided_by(&self, caller: &Caller, access: &Access, origin: &Origin) -> String {
         let Some((resource_type, name, actions)) = access.scope() else {
             return "the token".to_owned();

@@ -124,6 +124,12 @@ pub(super) fn configured_names(config: &Config) -> anyhow::Result<Reachable> {
     Ok(Reachable::find(config, address, certified))
 }
 
+/// The name that was configured for the registry, which another machine may resolve although this one does not.
+pub(super) fn meant_name(config: &Config, address: &Address) -> String {
+    let certified = tls::names_in_files(&config.tls);
+    Reachable::find(config, address, certified).meant
+}
+
 /// `HOST:PORT` as clients best call a registry that listens at `address`.
 pub(super) fn registry_name(config: &Config, address: &Address) -> String {
     let certified = tls::names_in_files(&config.tls);

@@ -17,7 +17,7 @@ mod talk;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 
 use self::command::Command;
 use crate::server::UnexpectedSocket;
@@ -35,9 +35,20 @@ struct Arguments {
     command: Command,
 }
 
+/// The command line that is understood.
+fn command_line() -> clap::Command {
+    let mut command = Arguments::command();
+    // Only then do subcommands have their global arguments.
+    command.build();
+    command
+}
+
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let result = Arguments::parse().command.run();
+    let matches = command_line().get_matches();
+    talk::name_installation(talk::Named::by(&command_line(), &matches));
+    let arguments = Arguments::from_arg_matches(&matches);
+    let result = arguments.unwrap_or_else(|error| error.exit()).command.run();
     let code = match result {
         Ok(code) => code,
         Err(error) => {
@@ -88,8 +99,6 @@ fn told(error: &anyhow::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

@@ -1,7 +1,7 @@
 //! By which names and addresses clients reach a registry.
 //!
-//! Must not know how a name is resolved. Invariants: a name is printed as the registry's URL only if this machine resolves it
-//! to itself, or if somebody configured it; a name that the certificate does not hold is not printed at all.
+//! Must not know how a name is resolved. Invariants: a name is printed as the registry's URL only if it resolves on this machine:
+//! to this machine or, if it was configured, to any; a name that the certificate does not hold is not printed at all.
 
 use std::net::{IpAddr, ToSocketAddrs as _};
 use std::sync::mpsc;
@@ -22,10 +22,14 @@ const RESOLVING_TIME_MAX: Duration = Duration::from_secs(2);
 pub(super) struct Reachable {
     /// `HOST:PORT` for people: what leads here for sure, or what was configured.
     pub(super) registry: String,
+    /// The same for files that are used elsewhere or later: the name that was configured first, whether it resolves here or not.
+    pub(super) meant: String,
     /// Other names and addresses in the certificate that lead here, as `HOST:PORT`.
     pub(super) others: Vec<String>,
     /// Names in the certificate that this machine does not resolve to itself, as `HOST:PORT`.
     pub(super) unresolved: Vec<String>,
+    /// Those of them that were configured, so that clients are meant to use them; without the port.
+    pub(super) unresolved_asked: Vec<String>,
 }
 
 /// What is known before any name is resolved.
@@ -46,9 +50,11 @@ impl Reachable {
     /// The registry of `config`, listening at `address`, with the certificate that shows the names `certified`.
     pub(super) fn find(config: &Config, address: &Address, certified: Option<Vec<String>>) -> Self {
         let only = |registry: String| Self {
+            meant: registry.clone(),
             registry,
             others: Vec::new(),
             unresolved: Vec::new(),
+            unresolved_asked: Vec::new(),
         };
         if let Some(external) = &config.external_host {
             return only(external.authority().to_owned());
@@ -91,7 +97,7 @@ impl Known<'_> {
                     .iter()
                     .any(|one| self.machine.addresses.contains(one))
         };
-        let (mut good, mut unresolved) = (Vec::new(), Vec::new());
+        let (mut good, mut unresolved) = (Vec::new(), Vec::<String>::new());
         for (name, addresses) in names.iter().zip(&resolved) {
             let is_known = good.contains(name) || unresolved.contains(name);
             match leads_here(name, addresses) {
@@ -106,16 +112,19 @@ impl Known<'_> {
         let registry = good
             .iter()
             .find(|name| self.asked.contains(name))
-            .or_else(|| self.asked.iter().find(|name| self.is_certified(name)))
             .or(good.first())
             .cloned()
             .unwrap_or_else(|| self.address_alone());
         let others = good.into_iter().filter(|name| *name != registry);
         let others = others.map(|name| self.named(&name)).collect();
-        unresolved.retain(|name| *name != registry);
+        let meant = self.asked.iter().find(|name| self.is_certified(name));
+        let is_asked = |name: &&String| self.asked.contains(name);
+        let unresolved_asked = unresolved.iter().filter(is_asked).cloned().collect();
         Reachable {
             others,
             unresolved: unresolved.iter().map(|name| self.named(name)).collect(),
+            unresolved_asked,
+            meant: self.named(meant.unwrap_or(&registry)),
             registry: self.named(&registry),
         }
     }
@@ -239,9 +248,9 @@ mod tests {
         let dns = ["lab=192.168.1.5", "lab.local=192.168.1.5"];
         let certified: &[&str] = &["localhost", "lab.local", "10.0.0.5", "*.example"];
         let found = found(":5443", &["x.example", "y.other"], Some(certified), &dns);
-        assert_eq!(found.registry, "x.example:5443");
-        assert_eq!(found.others, ["lab.local:5443", "10.0.0.5:5443"]);
-        assert_eq!(found.unresolved, [""; 0]);
+        assert_eq!(found.registry, "lab.local:5443");
+        assert_eq!(found.others, ["10.0.0.5:5443"]);
+        assert_eq!(found.unresolved, ["x.example:5443"]);
         let none = super::tests::found(":443", &[], Some(&["localhost"]), &dns);
         assert_eq!(none.registry, "localhost:443");
     }
@@ -249,17 +258,24 @@ mod tests {
     #[test]
     fn all_that_leads_here_is_listed_and_what_does_not_is_said() {
         let found = found(":443", &["registry.example"], None, &["lab=10.0.0.5"]);
-        assert_eq!(found.registry, "registry.example:443", "it was asked for");
+        assert_eq!(
+            found.registry, "lab:443",
+            "what was asked for leads nowhere"
+        );
+        assert_eq!(found.unresolved_asked, ["registry.example"]);
+        assert_eq!(found.meant, "registry.example:443");
         assert_eq!(
             found.others,
+            ["192.168.1.5:443", "10.0.0.5:443", "[fd00::5]:443"]
+        );
+        assert_eq!(
+            found.unresolved,
             [
-                "lab:443",
-                "192.168.1.5:443",
-                "10.0.0.5:443",
-                "[fd00::5]:443"
+                "registry.example:443",
+                "lab.corp.example:443",
+                "lab.local:443"
             ]
         );
-        assert_eq!(found.unresolved, ["lab.corp.example:443", "lab.local:443"]);
         // Of several, the one that leads somewhere.
         let dns = ["b.example=203.0.113.7"];
         let asked = ["a.example", "b.example"];
@@ -280,10 +296,14 @@ mod tests {
         assert_eq!(registry("[fd00::5]:5443", &[]), "[fd00::5]:5443");
         assert_eq!(
             registry("[::1]:5443", &["boathouse.test"]),
-            "boathouse.test:5443"
+            "localhost:5443",
+            "nothing resolves the name"
         );
+        let by_dns = ["boathouse.test=::1", "fd00::5=fd00::5"];
+        let named = found("[::1]:5443", &["boathouse.test"], None, &by_dns);
+        assert_eq!(named.registry, "boathouse.test:5443");
         assert_eq!(
-            found("0.0.0.0:443", &["fd00::5"], None, &[]).registry,
+            found("0.0.0.0:443", &["fd00::5"], None, &by_dns).registry,
             "[fd00::5]:443"
         );
     }

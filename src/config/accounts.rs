@@ -15,7 +15,7 @@ use super::from_node;
 use super::node::{Node, Value, join};
 use crate::auth::{BCRYPT_COST_MAX, PatternError, RegexError, Rule, RuleError, RuleText, User};
 
-/// An account as it stands in a file.
+/// An account as it is written in a file.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Account {
     #[serde(
@@ -39,7 +39,7 @@ fn stored_password<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
     Ok(Some(written.unwrap_or_default()))
 }
 
-/// A rule as it stands in a file.
+/// A rule as it is written in a file.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct RuleEntry {
     r#match: Option<FlowMap<Conditions>>,
@@ -145,7 +145,7 @@ impl From<&RuleText> for RuleEntry {
     }
 }
 
-/// Said of a password that nobody can log in with.
+/// The message about a password that never matches.
 const NOT_A_HASH: &str = "not a bcrypt hash, so this user cannot log in; `htpasswd -nB -C 10 NAME` prints one (`$2y$10$` and 53 characters)";
 
 /// The accounts of a `users` map. A null is no account, as in `docker_auth`.

@@ -145,7 +145,7 @@ pub(super) fn tls(reader: &mut Reader<'_>, state: &Path) -> Settings {
     }
 }
 
-/// Who may connect. Authorities that would ask nobody for a certificate are a mistake that opens a door; distribution is silent.
+/// Who may connect. Authorities with a mode that asks no client for a certificate let everyone in: a mistake here; distribution accepts it.
 fn clients(reader: &mut Reader<'_>, has_certificate: bool) -> Option<Clients> {
     let authorities = reader.get(&CLIENT_AUTHORITIES);
     let asks_for = reader.get(&CLIENT_CERTIFICATE);

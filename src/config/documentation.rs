@@ -15,7 +15,7 @@ This page is made from the table of keys in the program. Do not edit it: change 
 
 `boathouse serve` takes the files of a registry (distribution's `config.yml`) and of docker_auth (`auth_config.yml`) as they are,
 and a few keys of its own. `boathouse up` writes `boathouse.yml`, which holds the keys that are changed most often.
-`boathouse check` shows every value in force and where it was decided.
+`boathouse check --verbose` shows every value in force and where it was decided.
 
 - **Several files**: `--config` may be repeated, and a file may hold several documents. Maps merge; a value or a list that is
   given twice is an error that names both places.

@@ -1,7 +1,7 @@
 //! Durations as Go writes them: `30s`, `1m30s`, `1.5h`, `0`.
 //!
 //! Must not know any key. Invariants: a part of a second counts as a whole one, so that a duration is never shortened to none; a
-//! number without a unit is refused: to Go it counts nanoseconds, which nobody means who writes `60`.
+//! number without a unit is refused: to Go it counts nanoseconds, which is not what `60` is meant to say.
 
 const UNITS: [(&str, f64); 8] = [
     // Longest first, so that `ms` is not read as minutes.

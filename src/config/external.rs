@@ -309,7 +309,7 @@ fn check_directory(reader: &mut Reader<'_>, settings: &LdapSettings) {
     }
 }
 
-/// A label as it stands in a file.
+/// A label as it is written in a file.
 #[derive(Deserialize)]
 struct LabelEntry {
     attribute: Option<String>,

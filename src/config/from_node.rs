@@ -1,6 +1,6 @@
 //! Trees into values, by serde.
 //!
-//! Must not know any key. Invariants: a scalar is the text that stands in the file, and what reads it decides what it means; a
+//! Must not know any key. Invariants: a scalar is the text in the file, and what reads it decides what it means; a
 //! null is nothing, an empty list or an empty map; an error has the place and the key of what does not fit, and never the
 //! value.
 
@@ -13,7 +13,7 @@ use serde::forward_to_deserialize_any;
 use super::error::ConfigError;
 use super::node::{Entry, Node, Value, join};
 
-/// The value of `node`, which stands at `key`.
+/// The value of `node`, whose key is `key`.
 pub(super) fn read<'de, T: Deserialize<'de>>(node: &'de Node, key: &str) -> Result<T, ConfigError> {
     T::deserialize(node).map_err(|error| below(key, node, error))
 }

@@ -12,7 +12,7 @@ use super::reader::{self, InForce};
 use super::{Loaded, Parts, Served, check, merge_document, read_files, written, yaml};
 use crate::auth::RuleText;
 
-/// What stands in the place of a secret.
+/// What is shown instead of a secret.
 const MASK: &str = "(set)";
 /// The place of a value that no file gives.
 const DEFAULT: &str = "default";

@@ -6,7 +6,7 @@ use std::fmt;
 
 use super::error::{ConfigError, ConfigErrors, Place};
 
-/// A value and where it stands.
+/// A value and where it is written.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Node {
     pub(super) place: Place,
@@ -41,7 +41,7 @@ impl fmt::Debug for Node {
 }
 
 impl Node {
-    /// An empty map that stands at `place`.
+    /// An empty map, written at `place`.
     pub(super) fn empty_map(place: Place) -> Self {
         Self {
             place,
@@ -96,7 +96,7 @@ impl Node {
         self.find_even_null(path).filter(|node| !node.is_null())
     }
 
-    /// The node at a path of keys, also where the key stands there with nothing behind it.
+    /// The node at a path of keys; a key without a value counts too.
     pub(super) fn find_even_null(&self, path: &str) -> Option<&Self> {
         let mut node = self;
         for key in path.split('.') {
@@ -161,7 +161,7 @@ impl Node {
         }
     }
 
-    /// Makes the whole node stand at one place: line numbers inside a variable are of no use.
+    /// Gives the whole node one place: line numbers inside a variable are of no use.
     pub(super) fn stand_at(&mut self, place: &Place) {
         self.place = place.clone();
         match &mut self.value {

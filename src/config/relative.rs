@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub(super) enum RelativePaths {
     /// Not said: the one of the two places that exists.
     Unclear,
-    /// The directory of the config file in which the path stands, as `up` writes it: the directory can be moved.
+    /// The directory of the config file that has the path, as `up` writes it: the directory can be moved.
     ConfigDirectory,
     /// The directory in which the program was started.
     WorkingDirectory,
@@ -32,7 +32,7 @@ pub(super) enum Chosen {
     Both { working: PathBuf, config: PathBuf },
 }
 
-/// Where `path` leads that stands in the config file `file`, or in a variable.
+/// Where `path` of the config file `file`, or of a variable, leads.
 pub(super) fn choose(
     path: &Path,
     file: Option<&Path>,

@@ -1,6 +1,6 @@
 //! YAML text into trees.
 //!
-//! Must not know any key. Invariants: a plain scalar keeps the text that stands in the file (`0755`, `0123`, `yes`), and only
+//! Must not know any key. Invariants: a plain scalar keeps the text in the file (`0755`, `0123`, `yes`), and only
 //! the key that is read decides what it means; errors carry a line and never any text of the file.
 
 use std::fmt;
@@ -43,7 +43,7 @@ pub(super) fn documents(text: &str, source: &Place) -> Result<Vec<Node>, ConfigE
         merge_keys: MergeKeyPolicy::Merge,
         reject_unsupported_tags: true,
         non_finite_float_policy: serde_saphyr::NonFiniteFloatPolicy::AsString,
-        // An excerpt would print neighbouring lines, and secrets stand there.
+        // An excerpt would print neighbouring lines, and those may hold secrets.
         with_snippet: false,
     };
     let reader = Reader { text, source };

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 
-use crate::config::{Config, Signing, service_directory, shell_word};
+use crate::config::{AuthConfig, Config, Signing, service_directory, shell_word};
 use crate::durable_file;
 use crate::layout::OWN_DIRECTORY;
 use crate::store;
@@ -179,6 +179,16 @@ pub(crate) fn refuse_new_users_file(config: &Config, file: &Path) -> anyhow::Res
     Ok(())
 }
 
+/// What to say where the accounts of a users file are shown that is missing: a running server goes on with others.
+pub(crate) fn users_file_warning(auth: &AuthConfig) -> Option<String> {
+    let file = auth.users_file.as_ref().filter(|file| !exists(file))?;
+    Some(format!(
+        "{} is missing, so its accounts and rules are not shown; a server that is running goes on with those that it read last\n\
+         hint: restore it from a backup; without one: boathouse user add admin --admin --recreate-missing",
+        file.display()
+    ))
+}
+
 /// Which parts were there at the last start; a record that cannot be read proves nothing.
 fn record_of(config: &Config) -> String {
     fs::read_to_string(record_path(config)).unwrap_or_default()
@@ -235,8 +245,9 @@ fn parts(config: &Config) -> Vec<(Part, Vec<PathBuf>)> {
         ..
     } = &config.tls
     {
-        let key = keys_directory.join("ca.key");
-        parts.push((Part::Authority, vec![ca_certificate.clone(), key]));
+        let mut paths = vec![ca_certificate.clone()];
+        paths.extend(tls::authority_keys(ca_certificate, keys_directory));
+        parts.push((Part::Authority, paths));
     }
     let keys = super::keys::keys_directory(config);
     if config.auth.signing == Signing::Own {

@@ -42,7 +42,7 @@ const PARSERS_MAX: usize = 4;
 /// requests waiting.
 const INLINE_BYTES_MAX: usize = 16 * 1024;
 
-/// Tombstones lie in a directory for each day.
+/// There is one directory of tombstones for each day.
 pub(super) const DAY_SECS: u64 = 24 * 60 * 60;
 
 /// See the module.
@@ -66,7 +66,7 @@ pub struct Blob {
     pub size_bytes: u64,
 }
 
-/// What lies where a manifest should.
+/// What is stored where a manifest should be.
 pub(super) enum Stored {
     /// A manifest.
     Manifest(Box<Manifest>),

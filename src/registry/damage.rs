@@ -149,7 +149,7 @@ impl Damage {
         found.warned.insert(what)
     }
 
-    /// Warns, once, of a directory that cannot be looked into. What lies there is neither listed nor taken for removed.
+    /// Warns, once, of a directory that cannot be looked into. What is in it is neither listed nor taken for removed.
     pub(super) fn pass_over(&self, directory: &str, error: &RegistryError) {
         if self.is_first(directory.to_owned()) {
             // What the system said is at the end of the chain.

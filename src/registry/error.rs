@@ -36,7 +36,7 @@ pub enum RegistryError {
         /// How far the session is.
         offset_bytes: u64,
     },
-    /// The chunk does not begin where the session stands.
+    /// The chunk does not begin at the session's offset.
     #[error("the chunk must begin at byte {offset_bytes}")]
     OutOfOrder {
         /// How far the session is.

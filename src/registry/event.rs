@@ -48,7 +48,7 @@ impl<'a> Actor<'a> {
         Self(By::Task(name))
     }
 
-    /// A user of this machine, by a command: whoever may send commands to a registry may do everything.
+    /// A user of this machine, by a command: who may send commands to a registry may do everything.
     pub fn operator(user_id: u32) -> Self {
         Self(By::Operator { user_id })
     }

@@ -1,4 +1,4 @@
-//! Whether the registry can serve: what stands still, and what works with less than it should.
+//! Whether the registry can serve: what has stalled, and what works with less than it should.
 //!
 //! Must not know how the answer is given, and writes nothing. Invariants: an answer comes within [`PROBE_TIME`], also
 //! when the store does not answer; a registry that is slow, or from which one can only pull, is degraded, and not taken out
@@ -20,7 +20,7 @@ use crate::store::{Constraint, Depth, ObjectStore, Room, StoreError};
 /// How long an answer waits for the store: most probes give it a second.
 const PROBE_TIME: Duration = Duration::from_millis(500);
 
-/// How often the log is told what stands still: often enough to name it before a watchdog ends this process.
+/// How often the log is told what has stalled: often enough to name it before a watchdog ends this process.
 const WATCH_PAUSE: Duration = Duration::from_secs(10);
 
 /// The room that watches all others.
@@ -48,14 +48,14 @@ enum Seen {
 /// Whether it can serve.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Readiness {
-    /// What stands still; nothing if it can serve.
+    /// What has stalled; empty if it can serve.
     pub still: Vec<Trouble>,
     /// What works with less than it should.
     pub degraded: Vec<Trouble>,
 }
 
 impl Readiness {
-    /// Whether a loop of this program stands still or has ended, which a restart may mend. No restart mends a store that is
+    /// Whether a loop of this program has stalled or has ended, which a restart may mend. No restart mends a store that is
     /// full, read-only, unreadable or silent.
     pub fn needs_restart(&self) -> bool {
         let is_ours = |trouble: &Trouble| matches!(trouble, Trouble::Standing(_));
@@ -281,7 +281,7 @@ impl HealthCheck {
         self.core.damage.damaged_data()
     }
 
-    /// Logs what stands still, when that begins and when it ends; never returns.
+    /// Logs what has stalled, when that begins and when it ends; never returns.
     pub async fn keep_watch(&self) {
         let _beating = self.heartbeat.begin();
         let mut stood = false;

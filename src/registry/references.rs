@@ -40,7 +40,7 @@ pub(super) struct Candidates<'a> {
     near: &'a RepositoryName,
     /// Gathered only where the index cannot tell which repositories have a blob.
     repositories: Option<Vec<RepositoryName>>,
-    /// Had the last blob. Blobs of one image mostly lie together.
+    /// Had the last blob. Blobs of one image are mostly in one repository.
     last: Option<RepositoryName>,
     /// Looks in vain, for all blobs of the request together: a manifest may name thousands.
     probes_left: usize,
@@ -399,7 +399,7 @@ fn refuse_unknown(mut unknown: Vec<Digest>, total: usize) -> Result<(), Registry
     })
 }
 
-/// One digest may stand in a manifest hundreds of times (a disk of zeros): it is looked up once. Descriptors of one digest
+/// A manifest may name one digest hundreds of times (a disk of zeros): it is looked up once. Descriptors of one digest
 /// that disagree on its size are all looked up.
 fn distinct<'a>(descriptors: impl Iterator<Item = &'a Descriptor>) -> Vec<&'a Descriptor> {
     let mut seen = HashSet::new();

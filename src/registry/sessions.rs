@@ -355,7 +355,7 @@ impl Busy {
 /// How far a request is with a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// It is still finding out where the session stands.
+    /// It is still finding out the session's offset.
     Unknown,
     /// It takes in bytes.
     Receiving {

@@ -419,7 +419,7 @@ impl Uploads {
         Ok((entered, kept))
     }
 
-    /// Takes up a session to append a chunk where its client believes that it stands. After a broken request that may be before
+    /// Takes up a session to append a chunk at the offset that its client believes. After a broken request that may be before
     /// what has arrived. A client that was told of nothing sends all of it again (HTTP clients repeat a PUT by themselves). A
     /// client that was told of a part, and does not say where the next one belongs, is told first. A request that another one
     /// has overtaken is left over from a broken connection, and belongs nowhere.

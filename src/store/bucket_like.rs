@@ -1,4 +1,4 @@
-//! A store that behaves as a bucket does and a directory does not, in memory: for tests of all that stands on the seam.
+//! A store that behaves as a bucket does and a directory does not, in memory: for tests of all that uses the seam.
 //!
 //! It keeps what the seam promises and nothing more. There are no times and no directories: a prefix exists while a key has
 //! it. Steps happen in any order, several at once, except where [`Step::Then`] or [`Step::Barrier`] asks for an order. A tree

@@ -1,4 +1,4 @@
-//! What every store does, whatever lies beneath: one suite over the seam.
+//! What every store must do, whatever it is built on: one suite over the seam.
 //!
 //! Must not know which store it runs on. Each check takes an empty store.
 

@@ -43,6 +43,16 @@ pub(super) struct Issued {
     pub(super) leaf: Option<CertifiedKey>,
 }
 
+/// The keys of the authorities in the file of certificates: at least that of the first.
+pub(super) fn authority_keys(ca_certificate: &Path, keys_directory: &Path) -> Vec<PathBuf> {
+    let text = fs::read_to_string(ca_certificate).unwrap_or_default();
+    let count = certificates::pem_blocks(&text).len();
+    let numbers = 0..count.clamp(1, AUTHORITIES_MAX);
+    numbers
+        .map(|number| authority::Place::new(ca_certificate, keys_directory, number).key)
+        .collect()
+}
+
 impl Automatic {
     pub(super) fn new(
         ca_certificate: &Path,

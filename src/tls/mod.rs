@@ -135,6 +135,11 @@ pub fn names_in_files(settings: &Settings) -> Option<Vec<String>> {
     Some(names)
 }
 
+/// The keys of our own authorities, whose certificates are in `ca_certificate`: at least that of the first.
+pub fn authority_keys(ca_certificate: &Path, keys_directory: &Path) -> Vec<PathBuf> {
+    automatic::authority_keys(ca_certificate, keys_directory)
+}
+
 /// The names that somebody asked for: in the configuration, then by `up --host` on a later run.
 pub fn asked_hosts(settings: &Settings) -> Vec<String> {
     match settings {

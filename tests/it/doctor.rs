@@ -5,13 +5,15 @@ use std::net::TcpListener;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use boathouse::oci::{Algorithm, Digest};
+use http::StatusCode;
 use serde_json::Value;
 
 use crate::access::lab as registry_with_rules;
 use crate::data::tree;
 use crate::lab::PASSWORD;
 use crate::program::{free_address, ran};
-use crate::support::{Options, TestRegistry};
+use crate::support::{OCI_MANIFEST, Options, TestRegistry, image_manifest, with_users};
 use crate::trust::Served;
 
 const STEPS: [&str; 7] = ["name", "port", "tls", "clock", "login", "push", "pull"];
@@ -203,13 +205,81 @@ async fn rights_are_told_by_the_rule_that_lacks() {
         "{nobody}"
     );
     let foreign = run("ann", "ann-secret", &["--repository", "bob/app"]);
-    let foreign = failed_at("push", &foreign.out);
-    assert!(foreign.contains("ann may not push in bob/app"), "{foreign}");
+    assert_eq!(foreign.code, Some(1));
+    let foreign: Value = serde_json::from_str(&foreign.out).unwrap();
+    for (step, outcome, action) in [(5, "left_out", "push"), (6, "failed", "pull")] {
+        let step = &foreign["steps"][step];
+        assert_eq!(step["outcome"], outcome, "{foreign:#}");
+        let found = format!("ann may not {action} in bob/app");
+        assert_eq!(step["found"], *found, "{foreign:#}");
+        let hint = step["hint"].as_str().unwrap();
+        assert!(
+            hint.contains(&format!("boathouse acl explain 'ann' bob/app {action}"))
+                && hint.contains("--repository"),
+            "{hint}"
+        );
+    }
+}
+
+/// The registry answers in this process, while the program is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_may_only_pull_is_examined_by_a_pull() {
+    let mut options = Options::default();
+    let all: &[&str] = &["*"];
+    let rules = [("ann", "team/*", all), ("reader", "team/*", &["pull"])];
+    with_users(&mut options, &["ann", "reader", "guest"], &rules);
+    let registry = TestRegistry::start(options);
+    for content in [&b"{}"[..], &[1; 3_000]] {
+        let digest = Digest::of(Algorithm::Sha256, content);
+        let post = registry.post(&format!("/v2/team/app/blobs/uploads/?digest={digest}"));
+        let pushed = post.basic("ann", "ann-secret").body(content).send().await;
+        pushed.expect(StatusCode::CREATED);
+    }
+    let put = registry
+        .put("/v2/team/app/manifests/v1")
+        .basic("ann", "ann-secret");
+    let put = put.header("content-type", OCI_MANIFEST);
+    let put = put.body(image_manifest(&[1; 3_000], "").as_bytes());
+    put.send().await.expect(StatusCode::CREATED);
+    let address = registry.address.to_string();
+    let run = |account: &str, more: &[&str]| {
+        let base = [
+            "doctor",
+            &address,
+            "--plain-http",
+            "--json",
+            "--username",
+            account,
+        ];
+        let password = format!("{account}-secret");
+        ran(
+            &[&base[..], &["--password-stdin"], more].concat(),
+            &[],
+            &password,
+        )
+    };
+    for more in [&[][..], &["--repository", "team/app"]] {
+        let report: Value = serde_json::from_str(&run("reader", more).fine()).unwrap();
+        assert_eq!(report["is_healthy"], true, "{report:#}");
+        let (push, pull) = (&report["steps"][5], &report["steps"][6]);
+        assert_eq!(push["outcome"], "left_out", "{report:#}");
+        let found = push["found"].as_str().unwrap();
+        assert!(found.starts_with("reader may not push in "), "{found}");
+        assert_eq!(pull["outcome"], "ok", "{report:#}");
+        assert_eq!(
+            pull["found"],
+            "3000 bytes of team/app:v1, with the digest that its manifest says"
+        );
+    }
+    let nothing = run("guest", &[]);
+    assert_eq!(nothing.code, Some(1));
     assert!(
-        foreign.contains("boathouse acl explain ann bob/app push"),
-        "{foreign}"
+        nothing
+            .out
+            .contains("guest sees no repository that it may pull from"),
+        "{}",
+        nothing.out
     );
-    assert!(foreign.contains("--repository"), "{foreign}");
 }
 
 /// A repository that has images keeps them, and whatever else was in it.

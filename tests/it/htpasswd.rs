@@ -116,7 +116,7 @@ async fn the_file_is_read_again_when_it_changes() {
 
 /// Whether `check` succeeds, and what it prints.
 fn check(lab: &Lab) -> (bool, String) {
-    let ran = lab.run(&["check"]);
+    let ran = lab.run(&["check", "--verbose"]);
     (ran.code == Some(0), ran.out + &ran.talk)
 }
 

@@ -343,7 +343,7 @@ async fn a_relative_path_that_means_two_places_is_refused() {
     let [etc, work] = [&in_etc, &in_work].map(|path| path.to_str().unwrap());
 
     // Neither exists: as in distribution, and said.
-    let neither = run(&["check"], absolute);
+    let neither = run(&["check", "--verbose"], absolute);
     assert!(
         neither.talk.contains("neither ") && neither.talk.contains(work),
         "{}",
@@ -354,7 +354,7 @@ async fn a_relative_path_that_means_two_places_is_refused() {
     assert!(neither.failed().contains(missing));
     fs::create_dir(&in_etc).unwrap();
     for file in [absolute, "../etc/c.yml"] {
-        let root = root(run(&["check"], file));
+        let root = root(run(&["check", "--verbose"], file));
         assert!(root.contains("etc/data "), "{root}");
     }
     fs::create_dir(&in_work).unwrap();
@@ -367,22 +367,22 @@ async fn a_relative_path_that_means_two_places_is_refused() {
         assert!(said.contains("hint: write the full path"), "{said}");
     }
     write("relative_paths: config_directory\n");
-    assert!(root(run(&["check"], absolute)).contains(etc));
+    assert!(root(run(&["check", "--verbose"], absolute)).contains(etc));
     write("relative_paths: working_directory\n");
-    assert!(root(run(&["check"], absolute)).contains(work));
+    assert!(root(run(&["check", "--verbose"], absolute)).contains(work));
     write("");
     // One place by two names is one place.
     fs::remove_dir(&in_work).unwrap();
     std::os::unix::fs::symlink(&in_etc, &in_work).unwrap();
-    assert!(root(run(&["check"], absolute)).contains(etc));
+    assert!(root(run(&["check", "--verbose"], absolute)).contains(etc));
     fs::remove_file(&in_work).unwrap();
     fs::remove_dir(&in_etc).unwrap();
     fs::create_dir(&in_work).unwrap();
-    assert!(root(run(&["check"], absolute)).contains(work));
+    assert!(root(run(&["check", "--verbose"], absolute)).contains(work));
     // A variable starts at the working directory, whatever lies beside the file.
     fs::create_dir(&in_etc).unwrap();
     let mut command = command(
-        &["check", "--config", absolute],
+        &["check", "--verbose", "--config", absolute],
         &[("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", "data")],
     );
     let ran = Ran::of(command.current_dir(path("work")), "");

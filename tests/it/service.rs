@@ -181,7 +181,7 @@ fn commands_see_the_credentials_that_the_server_sees() {
     };
     let listed = with_credentials(&["user", "list", "--json"]);
     assert!(listed.contains("\"name\": \"ann\""), "{listed}");
-    let checked = with_credentials(&["check"]);
+    let checked = with_credentials(&["check", "--verbose"]);
     assert!(checked.contains("auth.htpasswd.path: "), "{checked}");
 }
 

@@ -233,7 +233,14 @@ async fn the_files_of_the_guide_run_together_in_one_program() {
     let anonymous = Call::to(issuer, Method::GET, "/auth?scope=repository:public/x:pull");
     anonymous.send().await.expect(StatusCode::OK);
     let files = ["registry.yml", "auth_config.yml"].map(|file| lab.place(file));
-    let check = ["check", "--config", &files[0], "--config", &files[1]];
+    let check = [
+        "check",
+        "--verbose",
+        "--config",
+        &files[0],
+        "--config",
+        &files[1],
+    ];
     let shown = ran(&check, &[], "").fine();
     assert!(shown.contains("server.addr: 127.0.0.1:0  # "), "{shown}");
     program.end();
@@ -243,7 +250,7 @@ async fn the_files_of_the_guide_run_together_in_one_program() {
 async fn the_files_of_the_guide_run_alone_as_an_issuer_and_a_registry() {
     let lab = installation();
     let config = lab.place("auth_config.yml");
-    let shown = ran(&["check", "--config", &config], &[], "").fine();
+    let shown = ran(&["check", "--verbose", "--config", &config], &[], "").fine();
     assert!(
         !shown.contains("http.") && !shown.contains("storage."),
         "{shown}"

@@ -115,7 +115,7 @@ impl Passwords {
             hash,
             verified: Mutex::new(Bounded::new(limits.verified_passwords_max)),
             external: Mutex::new(Bounded::new(EXTERNAL_LOGINS_MAX)),
-            // Nobody gets more by a password than by a token.
+            // A password gives no more rights than a token.
             external_logins_hold: EXTERNAL_LOGINS_HOLD.min(token_lifetime),
             turns: FairQueue::new(
                 limits.bcrypt_concurrency,

@@ -10,7 +10,7 @@ pub(super) struct Glob {
     chunks: Option<Vec<Chunk>>,
 }
 
-/// What stands between two stars.
+/// The text between two stars.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Chunk {
     after_star: bool,

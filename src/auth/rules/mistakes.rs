@@ -28,7 +28,7 @@ const SAMPLES_MAX: usize = 100;
 /// Something that is probably not meant, and the rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
-    /// Where the rule stands.
+    /// Where the rule is written.
     pub place: String,
     /// What it is.
     pub kind: MistakeKind,
@@ -48,7 +48,7 @@ pub enum MistakeKind {
     },
     /// An earlier rule matches all that this one matches.
     Shadowed {
-        /// Where the earlier rule stands.
+        /// Where the earlier rule is written.
         by: String,
     },
     /// The rule is for an account that there is not.

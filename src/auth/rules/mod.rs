@@ -30,7 +30,7 @@ use index::is_literal;
 use pattern::Pattern;
 use placeholder::{Capture, Captured, EmptyValue, Field};
 
-/// A rule as it stands in a file.
+/// A rule as it is written in a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RuleText {
     /// Patterns; an absent one matches everything.
@@ -49,7 +49,7 @@ pub struct RuleText {
     pub actions: Vec<String>,
     /// For the reader.
     pub comment: Option<String>,
-    /// Where the rule stands (`file:line`), for `acl explain`.
+    /// Where the rule is written (`file:line`), for `acl explain`.
     pub place: String,
 }
 
@@ -74,6 +74,7 @@ impl RuleText {
     pub fn shown_conditions(&self) -> String {
         let fields = self.conditions().map(|(key, pattern)| match key {
             "name" => format!("name {}", shown_name(pattern)),
+            "account" if pattern.is_empty() => "callers without credentials".to_owned(),
             key => format!("{key} `{pattern}`"),
         });
         let labels = self.labels.iter();

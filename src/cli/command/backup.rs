@@ -137,8 +137,13 @@ fn read_held(
 fn text(made: &Made, destination: &Path) -> String {
     let record = &made.record;
     let (copied, bytes) = made.copied;
+    let outcome = if record.damaged.is_empty() {
+        "backup complete".to_owned()
+    } else {
+        format!("backup made without {} damaged files", record.damaged.len())
+    };
     format!(
-        "backup complete: {}\n{} repositories, {} blobs, {}; copied now: {copied} blobs, {}\n",
+        "{outcome}: {}\n{} repositories, {} blobs, {}; copied now: {copied} blobs, {}\n",
         destination.display(),
         record.repositories,
         record.blobs,

@@ -1,4 +1,4 @@
-//! `boathouse check`: reads the configuration as `serve` or `up` would, shows what is in force, and fails where they would not
+//! `boathouse check`: reads the configuration as `serve` or `up` would, warns of mistakes, shows on demand what is in force, and fails where they would not
 //! start, or where a rule has an action that does not exist; or looks through the data.
 //!
 //! Must not start or write anything. What only a start can find out (a port in use, a full disk) is not looked for. Invariant: what is in force, or was found, goes to stdout, everything else to stderr, and
@@ -21,9 +21,16 @@ use crate::tls::{self, Tls};
 
 /// `boathouse check`
 #[derive(Debug, clap::Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     place: Where,
+    /// Print every value in force as well, and where it was decided
+    #[arg(long, short, conflicts_with_all = ["data", "hand_back"])]
+    verbose: bool,
     /// Look through the data for damage; exit code 1 if there is any
     #[arg(long)]
     data: bool,
@@ -68,8 +75,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let in_force = loaded.in_force.iter().map(|key| format!("{key}\n"));
-    talk::print(&in_force.collect::<String>())?;
+    if arguments.verbose {
+        let in_force = loaded.in_force.iter().map(|key| format!("{key}\n"));
+        talk::print(&in_force.collect::<String>())?;
+    }
     for note in &loaded.notes {
         talk::line(format_args!("note: {note}"));
     }
@@ -103,11 +112,16 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             talk::line(format_args!("warning: {warning}"));
         }
     }
-    Ok(if has_errors {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    if has_errors {
+        return Ok(ExitCode::FAILURE);
+    }
+    if !arguments.verbose {
+        let count = loaded.in_force.len();
+        talk::print(&format!(
+            "the configuration can be served; {count} values are in force, which --verbose prints\n"
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Certificates of the user's own are opened as a server opens them. Those of our own authority may yet have to be made.

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::cli::installation::{Where, config_files, registry_name};
+use crate::cli::installation::{Where, config_files, meant_name};
 use crate::cli::talk;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{self, DistributionVersion, Served, TokenPair};
@@ -158,7 +158,7 @@ fn surroundings(served: &Served) -> anyhow::Result<config::Surroundings> {
             key: key.clone(),
         }),
     };
-    let name = registry_name(config, &config.server.address);
+    let name = meant_name(config, &config.server.address);
     let host = name
         .rsplit_once(':')
         .map_or(name.as_str(), |(host, _)| host);

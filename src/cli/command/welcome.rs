@@ -149,6 +149,14 @@ impl Welcome {
                 "  in its certificate, but this machine does not resolve them to itself",
             );
         }
+        for name in &self.names.unresolved_asked {
+            say(
+                "warning",
+                &format!(
+                    "{name} does not resolve on this machine: clients reach it once the DNS, or their /etc/hosts, has it"
+                ),
+            );
+        }
         if let Some(account) = &self.account {
             say("account", account);
         }
@@ -272,6 +280,8 @@ mod tests {
                 registry: "lab:5443".into(),
                 others: texts(&["lab.local:5443", "192.168.1.5:5443"]),
                 unresolved: texts(&["lab.corp.example:5443"]),
+                unresolved_asked: Vec::new(),
+                meant: String::new(),
             },
             is_https: true,
             config: "/srv/my lab/boathouse.yml".into(),

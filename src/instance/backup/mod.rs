@@ -191,6 +191,8 @@ struct Counts {
     copied: (u64, u64),
     /// All blobs that a link leads to.
     named: BTreeSet<Digest>,
+    /// Those of the current repository that were deleted with it since its links were read.
+    gone: BTreeSet<Digest>,
 }
 
 /// The links of one repository.
@@ -294,6 +296,9 @@ impl Run<'_> {
                 .collect()
         });
         for_each(&new, |digest| self.copy_blob(name, digest))?;
+        // They were deleted with their bytes, so the copy has neither.
+        let gone = self.count(|counts| std::mem::take(&mut counts.gone));
+        links.retain(|(_, link)| digest_in(link).is_none_or(|digest| !gone.contains(&digest)));
         for (key, link) in &links {
             let relative = Path::new(Relocated::DATA).join(key.as_str());
             self.write(&relative, link, self.root_mode & 0o666, self.root_mode)?;
@@ -383,6 +388,7 @@ impl Run<'_> {
                     if error.kind() == io::ErrorKind::NotFound
                         && !self.is_linked(repository, digest) =>
                 {
+                    self.count(|counts| counts.gone.insert(*digest));
                     return Ok(());
                 }
                 Err(CopyError::Read(error)) => {

@@ -28,7 +28,7 @@ const SETTLE_TIME: Duration = Duration::from_millis(100);
 /// and a push asks for thousands. The base image of hundreds of repositories is found in the pusher's own name space.
 const HOLDERS_HALF: usize = 16;
 
-/// Blobs whose links are weighed before other requests have their turn.
+/// Blobs whose links are weighed before other requests may run.
 const HOLDERS_TURN: usize = 8;
 
 /// How far the index agrees with the store.

@@ -41,7 +41,7 @@ const CLOSE_TIME: Duration = Duration::from_secs(2);
 const READ_AT_ONCE: usize = 4;
 
 /// How long the task may wait with nothing read: for requests that change a repository and wait for each other, and for the
-/// index to take in what was read. Both show by themselves when they stand still.
+/// index to take in what was read. Both show by themselves when they stall.
 const WAIT_MAX: Duration = Duration::from_mins(5);
 
 /// How often a long reading says how far it is.

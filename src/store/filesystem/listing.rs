@@ -1,4 +1,4 @@
-//! What lies below a prefix: listings, and fingerprints made of the times of directories.
+//! What is below a prefix: listings, and fingerprints made of the times of directories.
 //!
 //! Must not know what the keys mean. Invariants: entries come in byte order of the full key; a directory is read once, and its
 //! names are held once; names that are not UTF-8 are left out. A link that is not followed is listed as the file that it is,
@@ -22,7 +22,7 @@ use crate::store::{Depth, Entry, Fingerprint, Listing, StoreError};
 /// it may show the same time after both.
 const TIME_STEP: Duration = Duration::from_millis(100);
 
-/// Lists what lies below `prefix`.
+/// Lists what is below `prefix`.
 pub(super) fn list(volume: &Arc<Volume>, prefix: &Prefix, depth: Depth) -> Listing {
     let walk = Walk {
         volume: Arc::clone(volume),

@@ -9,7 +9,7 @@ CERTS=/etc/docker/certs.d/$REGISTRY
 
 # The one place that knows how the program is started.
 boathouse_up() {
-  BOATHOUSE_ADMIN_PASSWORD=$PASSWORD exec "$BOATHOUSE" up --dir "$1" --addr "[::1]:$PORT" --host "$HOST"
+  BOATHOUSE_ADMIN_PASSWORD=$PASSWORD exec "$BOATHOUSE" up --dir "$1" --addr "[::1]:$PORT" --host "$HOST" "${@:2}"
 }
 
 # start_server DIR : SERVER is its process; its CA is trusted by docker and skopeo from here on.

@@ -77,3 +77,33 @@ sed 's/^/      | /' "$T/output"
 check "… in every file" bash -c '! find /etc/docker/certs.d /etc/containers/certs.d /usr/local/share/ca-certificates -path "*[:-]$1*.crt" | grep .' - "$PORT"
 check "… and no link to it stays" bash -c '! find /etc/ssl/certs -xtype l | grep .'
 refused "… so that curl does not know it" 'certificate' curl -sS "$URL/healthz"
+
+# Verifiers of other kinds, each with a store of its own: the names of the first authority, a bare one among them, and one that
+# only an additional authority may sign for. A certificate for a name outside the constraints is refused, with the same key.
+stop_server
+boathouse_up "$W/home" --host added.example >>"$T/server.log" 2>&1 &
+SERVER=$!
+wait_until 30 answers_or_ended || true
+csplit -s -z -f "$W/ca-" -b '%d.pem' "$CA" '/BEGIN/' '{*}'
+same "there are two authorities" 2 "$(find "$W" -name 'ca-*.pem' | wc -l)"
+certutil -N -d "sql:$W" --empty-password
+for number in 0 1; do
+  certutil -A -d "sql:$W" -n "ca-$number" -t C,, -i "$W/ca-$number.pem"
+done
+leaf_of() {
+  openssl s_client -connect "[::1]:$PORT" -servername "$1" </dev/null 2>/dev/null | openssl x509 -outform der -out "$W/leaf.der"
+}
+for name in "$(hostname -s)" "$(hostname -s).local" localhost "$HOST" added.example; do
+  check "GnuTLS trusts $name" gnutls-cli --x509cafile "$CA" --sni-hostname "$name" --verify-hostname "$name" -p "$PORT" ::1 </dev/null
+  leaf_of "$name"
+  check "NSS trusts the certificate of $name" vfychain -d "sql:$W" -u 1 -pp "$W/leaf.der"
+done
+for name in other.example "below.$(hostname -s)"; do
+  printf 'subjectAltName=DNS:%s\nextendedKeyUsage=serverAuth\n' "$name" >"$W/extensions"
+  openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$W/other.key" -subj /CN=x -out "$W/other.csr" 2>/dev/null
+  openssl x509 -req -in "$W/other.csr" -CA "$W/ca-0.pem" -CAkey "$W/home/keys/ca.key" -extfile "$W/extensions" -days 9 \
+    -out "$W/other.pem" 2>/dev/null
+  openssl x509 -in "$W/other.pem" -outform der -out "$W/other.der"
+  refused "GnuTLS refuses $name" "violates the signer's constraints" certtool --verify --load-ca-certificate "$W/ca-0.pem" --infile "$W/other.pem"
+  refused "NSS refuses $name" 'Chain is bad' vfychain -d "sql:$W" -u 1 -pp "$W/other.der"
+done

@@ -39,6 +39,7 @@ layer_file() {
 make_image "$W/image"
 make_image "$W/deleted" 100000
 make_image "$W/later" 100000
+make_image "$W/gone" 100000
 make_index "$W/index"
 start_server "$W/home"
 log_in >/dev/null
@@ -48,6 +49,8 @@ check "… and Docker's format" copy --format v2s2 "oci:$W/image:latest" "docker
 docker_digest=$(remote_digest team/docker:1)
 check "… and an image that is deleted again" push "$W/deleted" team/app:deleted
 skopeo delete --authfile "$AUTH" "docker://$REGISTRY/team/app:deleted"
+check "… and a repository that is deleted whole" push "$W/gone" team/gone:1
+check "… by command" "$BOATHOUSE" delete team/gone --yes --dir "$W/home"
 stop_server
 
 start_old
@@ -59,14 +62,27 @@ check "2.8.2 serves the index" pull_open team/multi:1 "$W/index-back"
 same_content "index from 2.8.2" "$W/index" "$W/index-back"
 same "2.8.2 serves Docker's format" "$docker_digest" \
   "$(skopeo inspect --tls-verify=false --format '{{.Digest}}' "docker://$OLD/team/docker:1")"
+refused "2.8.2 lists no tag of the deleted repository" '404|NAME_UNKNOWN' curl -sSf "http://$OLD/v2/team/gone/tags/list"
+refused "… and serves nothing of it" 'manifest unknown|name unknown' pull_open team/gone:1 "$W/stolen"
 refused "2.8.2 knows nothing of what was deleted" 'manifest unknown' pull_open team/app:deleted "$W/stolen"
 stop_server
 
 check "2.8.2's collector plans" collect --dry-run
 check "… to remove what was deleted" grep -F 'blob eligible for deletion' "$W/collected"
 check "… and touches nothing yet" test -e "$(layer_file "$W/deleted")"
+# Two images were deleted: a manifest, a config and a layer each, of which the config may be shared.
+blobs() { find "$W/home/data/docker/registry/v2/blobs" -name data | sort; }
+blobs >"$W/blobs-before"
+grep -o 'blob eligible for deletion: sha256:[0-9a-f]*' "$W/collected" | cut -d: -f3 | sort >"$W/eligible"
+for image in deleted gone; do
+  find "$W/$image/blobs/sha256" -type f -printf '%f\n'
+done | sort -u >"$W/deleted-blobs"
+same "… nor plans to delete anything else" 0 "$(comm -23 "$W/eligible" "$W/deleted-blobs" | wc -l)"
 check "2.8.2's collector runs" collect
 check "… and what was deleted is gone" test ! -e "$(layer_file "$W/deleted")"
+check "… the deleted repository too" test ! -e "$(layer_file "$W/gone")"
+gone() { comm -23 "$W/blobs-before" <(blobs) | sed -E 's|.*/([0-9a-f]{64})/data|\1|' | sort; }
+same "… and nothing else" 0 "$(gone | comm -23 - "$W/deleted-blobs" | wc -l)"
 
 start_old
 check "2.8.2 serves what was kept" pull_open team/app:1 "$W/image-kept"

@@ -66,7 +66,7 @@ fn uncommenting_every_default_changes_nothing() {
 
 #[test]
 fn check_shows_what_is_in_force() {
-    let run = |text: &str| Lab::configured(text).run(&["check"]);
+    let run = |text: &str| Lab::configured(text).run(&["check", "--verbose"]);
     let storage = "storage: {filesystem: {rootdirectory: DIR/images}}\n";
     let Ran { code, out, talk } = run(&format!("{storage}redis: {{addr: x}}\n"));
     assert_eq!(code, Some(0));
@@ -86,6 +86,12 @@ fn check_shows_what_is_in_force() {
             && talk.contains("warning: "),
         "{talk}"
     );
+    let lab = Lab::configured(&format!("{storage}redis: {{addr: x}}\n"));
+    let brief = lab.run(&["check"]).fine();
+    assert!(
+        brief.lines().count() == 1 && brief.contains("which --verbose prints"),
+        "{brief}"
+    );
     let Ran { code, out, talk } = run("http: {}\n");
     assert!(
         code == Some(1) && out.is_empty() && talk.starts_with("error: storage: no storage"),
@@ -96,7 +102,7 @@ fn check_shows_what_is_in_force() {
 #[test]
 fn check_finds_what_up_has_set_up() {
     let lab = Lab::empty();
-    let check = || ran(&["check", "--dir", &lab.place("")], &[], "");
+    let check = || ran(&["check", "--verbose", "--dir", &lab.place("")], &[], "");
     let nothing = check();
     assert_eq!(nothing.code, Some(1));
     assert!(

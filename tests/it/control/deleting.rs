@@ -352,7 +352,11 @@ async fn a_tag_goes_back_to_what_it_pointed_at() {
     let text = lab.run(&["list", "app"]).fine();
     assert!(text.contains(&format!("\n  {third}\n")), "{text}");
     let unknown = lab.run(&["restore-tag", "app:gone"]).failed();
-    assert!(unknown.contains("`boathouse list app`"), "{unknown}");
+    let line = format!(
+        "`boathouse list --config {} app`",
+        lab.place("boathouse.yml")
+    );
+    assert!(unknown.contains(&line), "{unknown}");
     // The way back is there too.
     assert_eq!(lab.json(&["restore-tag", "app:v1"])[0]["digest"], third);
 

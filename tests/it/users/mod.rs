@@ -201,7 +201,7 @@ fn what_decides_is_explained_to_people_and_to_scripts() {
     let shown = explained(&lab, &["", "lab/app", "pull"], 1);
     assert!(
         shown.contains("no   an anonymous caller may not")
-            && shown.contains("there is no user \"\""),
+            && shown.contains("no file has an account for them"),
         "{shown}"
     );
     assert!(
@@ -305,6 +305,83 @@ fn check_refuses_an_action_that_does_not_exist() {
         lab.place("boathouse.yml")
     );
     assert!(said.contains(&expected), "{said}");
+}
+
+/// A server goes on with the accounts that it read last; nobody should be told that there are none, nor be given a line that
+/// is refused.
+#[tokio::test]
+async fn a_lost_file_of_users_is_named_where_accounts_are_shown() {
+    let lab = Lab::empty();
+    lab.up("home", &[]).await.end();
+    std::fs::remove_file(lab.path("home/users.yml")).unwrap();
+    let home = lab.place("home");
+    let repair = format!("boathouse user --dir {home} add admin --admin --recreate-missing");
+    for line in [
+        &["user", "list"][..],
+        &["user", "show", "admin"],
+        &["acl", "explain", "admin", "a"],
+    ] {
+        let Ran { talk, .. } = ran(&[line, &["--dir", &home]].concat(), &[], "");
+        assert!(
+            talk.contains("users.yml is missing, so its accounts and rules are not shown"),
+            "{line:?}: {talk}"
+        );
+        assert!(talk.contains(&repair), "{line:?}: {talk}");
+    }
+    for line in [&["check"][..], &["user", "add", "ann"]] {
+        let said = ran(&[line, &["--dir", &home]].concat(), &[], "").failed();
+        assert!(said.contains("--recreate-missing"), "{line:?}: {said}");
+    }
+    // As it was printed.
+    let words: Vec<&str> = repair.split(' ').skip(1).collect();
+    ran(&words, &[], "").fine();
+    let listed = ran(&["user", "list", "--dir", &home], &[], "");
+    assert!(!listed.talk.contains("missing"), "{}", listed.talk);
+    assert!(listed.fine().contains("admin"));
+}
+
+/// Every command line that is printed can be pasted.
+#[test]
+fn a_command_line_that_is_printed_names_the_installation_again() {
+    let lab = installation();
+    done(&lab, &["user", "add", "ci", "--push", "team/**"]);
+    let home = lab.place("");
+    let revoked = boathouse(&lab, &["user", "revoke", "ci"]).talk;
+    let line = format!("boathouse user --dir {home} revoke ci --password");
+    assert!(revoked.contains(&format!("`{line}`")), "{revoked}");
+    let words: Vec<&str> = line.split(' ').skip(1).collect();
+    ran(&words, &[], "").fine();
+    let there = boathouse(&lab, &["user", "add", "ci"]).failed();
+    assert!(
+        there.contains(&format!("`boathouse user --dir {home} passwd`")),
+        "{there}"
+    );
+    let by_file = lab.run(&["list", "nowhere"]).talk + &lab.run(&["restore-tag", "a:b"]).talk;
+    let file = lab.place("boathouse.yml");
+    assert!(
+        by_file.contains(&format!("`boathouse list --config {file} a`")),
+        "{by_file}"
+    );
+}
+
+#[test]
+fn rights_of_anonymous_callers_that_accounts_lack_are_warned_of() {
+    let lab = installation();
+    done(&lab, &["user", "add", "ci", "--push", "team/**"]);
+    let talk = boathouse(&lab, &["user", "add", "", "--pull", "public/**"]).talk;
+    let says = "warning: this is for callers without a login only: once logged in, `amy` and 1 more may not pull all of public/**";
+    assert!(talk.contains(says), "{talk}");
+    for name in ["amy", "ci"] {
+        done(&lab, &["user", "grant", name, "--pull", "public/**"]);
+    }
+    let talk = boathouse(&lab, &["user", "grant", "", "--pull", "public/**"]).talk;
+    assert!(!talk.contains("callers without a login only"), "{talk}");
+    let explained = explained(&lab, &["", "public/a", "pull"], 0);
+    assert!(
+        explained.contains("match:   callers without credentials, name ")
+            && !explained.contains("``"),
+        "{explained}"
+    );
 }
 
 /// What `up` would refuse to start without.

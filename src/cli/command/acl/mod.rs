@@ -14,6 +14,7 @@ use std::sync::Arc;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use super::user::warn_of_missing_users;
 use crate::auth::{Access, Auth, Explanation, Origin, Secret};
 use crate::cli::installation::{self, Where};
 use crate::cli::talk;
@@ -88,6 +89,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     // Rules are explained for an issuer of tokens without a registry too.
     let files = installation::config_files(&arguments.place)?;
     let loaded = config::load_accounts_again(&files, &crate::cli::environment())?;
+    warn_of_missing_users(&loaded.config);
     let Action::Explain(arguments) = &arguments.action;
     let report = Report::new(&loaded.config, arguments)?;
     let mut out = io::stdout().lock();

@@ -56,7 +56,7 @@ impl Report<'_> {
             )?,
             Standing::Unknown if account.is_empty() => writeln!(
                 out,
-                "Callers without credentials are not admitted, whatever the rules say: there is no user \"\"."
+                "Callers without credentials are not admitted, whatever the rules say: no file has an account for them."
             )?,
             Standing::Unknown => writeln!(
                 out,

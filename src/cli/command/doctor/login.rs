@@ -21,6 +21,21 @@ pub(in crate::cli::command) struct Login {
     pub(super) account: String,
 }
 
+impl Login {
+    /// The account, as messages name it.
+    pub(super) fn shown_account(&self) -> &str {
+        match self.account.as_str() {
+            "" => "a caller without a login",
+            account => account,
+        }
+    }
+}
+
+/// The request that finds out what a registry asks for.
+pub(super) fn ping() -> anyhow::Result<Request<client::Body>> {
+    Ok(Request::get("/v2/").body(client::empty())?)
+}
+
 /// What a registry asks for.
 #[derive(Debug, PartialEq, Eq)]
 enum Challenge {
@@ -91,6 +106,26 @@ pub(in crate::cli::command) async fn log_in(
         account,
     };
     Ok(Finding::new(found, login))
+}
+
+/// The first repository that the account may see; `None` if it sees none, or may not ask.
+pub(super) async fn first_repository(
+    connection: &mut Connection,
+    login: &Login,
+) -> anyhow::Result<Option<RepositoryName>> {
+    #[derive(serde::Deserialize)]
+    struct Catalog {
+        repositories: Vec<String>,
+    }
+    let mut request = Request::get("/v2/_catalog?n=1");
+    if let Some(authorization) = &login.authorization {
+        request = request.header(AUTHORIZATION, authorization);
+    }
+    let answer = connection.send(request.body(client::empty())?, 0).await?;
+    let body = connection.read(answer).await?;
+    let catalog: Option<Catalog> = serde_json::from_slice(&body).ok();
+    let first = catalog.and_then(|catalog| catalog.repositories.into_iter().next());
+    Ok(first.and_then(|name| name.parse().ok()))
 }
 
 async fn token(

@@ -1,7 +1,7 @@
 //! `boathouse doctor`: run on a client, finds what keeps it from a registry, in the order in which things fail.
 //!
-//! Must not know how a step is done. Invariant: it stops at the first step that fails, since the later ones stand on it; what
-//! it pushed it takes away again.
+//! Must not know how a step is done. Invariants: it stops at the first step that fails, since the later ones need it; a step that
+//! the account may not do is left out, and the others are tried; what it pushed it takes away again.
 
 pub(super) mod credentials;
 pub(super) mod login;
@@ -17,14 +17,15 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use self::credentials::Credentials;
+use self::login::Login;
 use self::network::Network;
-use self::report::{Report, Step, Stopped};
+use self::report::{Finding, Report, Step, Stopped};
 use self::transfer::Transfer;
 use super::trust::clients::names_in_references;
 use super::trust::machine::Machine;
 use crate::cli::installation::{Installation, Where, configured_name};
 use crate::cli::talk;
-use crate::client::http::{self as client, Client, Server, Trust};
+use crate::client::http::{self as client, Client, Connection, Server, Trust};
 use crate::clock::{Clock, SystemClock};
 use crate::host_port::HostPort;
 use crate::oci::RepositoryName;
@@ -68,6 +69,7 @@ struct Examination {
     network: Network,
     credentials: Option<Credentials>,
     repository: RepositoryName,
+    is_repository_named: bool,
     size_mib: usize,
 }
 
@@ -109,6 +111,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         },
         credentials,
         repository,
+        is_repository_named: arguments.repository.is_some(),
         size_mib: arguments.size.into(),
     };
     // Whether it stopped early stands in the report.
@@ -187,11 +190,50 @@ impl Examination {
             clock: network.clock.as_ref(),
         };
         let scratch = report.note(Step::Push, transfer.push(self.size_mib).await)?;
+        let Some(scratch) = scratch else {
+            let pulled = self.pull_only(&client, &mut connection, &login).await;
+            return report.note(Step::Pull, pulled);
+        };
         let mut pulled = transfer.pull(&scratch).await;
         let cleaned = transfer.clean_up(&scratch).await;
         if let (Ok(finding), Some(cleaned)) = (&mut pulled, cleaned) {
             finding.found = format!("{}; {cleaned}", finding.found);
         }
         report.note(Step::Pull, pulled)
+    }
+
+    /// Pulls a blob of an image that is there: from the repository that was named, or else from the first that the account may
+    /// see.
+    async fn pull_only(
+        &self,
+        client: &Client,
+        connection: &mut Connection,
+        login: &Login,
+    ) -> anyhow::Result<Finding<()>> {
+        let seen = if self.is_repository_named {
+            Some(self.repository.clone())
+        } else {
+            login::first_repository(connection, login).await?
+        };
+        let repository = seen.with_context(|| {
+            format!(
+                "{} sees no repository that it may pull from\nhint: name one with --repository; on the registry's machine, `boathouse user show '{}'` tells what the account may do",
+                login.shown_account(),
+                login.account
+            )
+        })?;
+        let asked = connection.send(login::ping()?, 0).await?;
+        let credentials = self.credentials.as_ref();
+        let server = &self.network.server;
+        let login = login::log_in(client, server, connection, asked, credentials, &repository);
+        let login = login.await?.value;
+        let mut transfer = Transfer {
+            connection,
+            login: &login,
+            repository: &repository,
+            is_scratch_repository: false,
+            clock: self.network.clock.as_ref(),
+        };
+        transfer.pull_from_image().await
     }
 }

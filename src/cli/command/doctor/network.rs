@@ -48,8 +48,11 @@ impl Network {
 
     /// The addresses that the name leads to.
     pub(super) async fn name(&self) -> anyhow::Result<Finding<Vec<SocketAddr>>> {
-        let addresses = self.unsafe_client()?.resolve(self.registry()).await?;
         let host = self.registry().host();
+        let resolved = self.unsafe_client()?.resolve(self.registry()).await;
+        let addresses = resolved.with_context(|| {
+            format!("{host} has no address here, whatever the registry's certificate and its `tls.hosts` say\nhint: enter the name into the DNS, or into /etc/hosts of each client; or use a name that `boathouse welcome` prints")
+        })?;
         let shown: Vec<String> = addresses
             .iter()
             .map(|address| address.ip().to_string())

@@ -5,8 +5,10 @@
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
+use http::header::ACCEPT;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::{Method, Request, StatusCode};
+use serde_json::Value;
 
 use super::login::Login;
 use super::report::Finding;
@@ -16,6 +18,10 @@ use crate::oci::{Algorithm, Digest, Hasher, RepositoryName};
 
 /// One random piece is sent again and again: random enough for whatever may compress on the way.
 const PIECE_BYTES: usize = 1024 * 1024;
+
+/// What a client understands: manifests of all kinds, and everything else.
+const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json, */*";
 
 /// What goes there and back.
 pub(super) struct Scratch {
@@ -63,8 +69,11 @@ pub(super) struct Transfer<'a> {
 }
 
 impl Transfer<'_> {
-    /// Pushes a scratch blob, or, where it would stay, all of it but the end.
-    pub(super) async fn push(&mut self, size_mib: usize) -> anyhow::Result<Finding<Scratch>> {
+    /// Pushes a scratch blob, or, where it would stay, all of it but the end. `None` if the account may not push here.
+    pub(super) async fn push(
+        &mut self,
+        size_mib: usize,
+    ) -> anyhow::Result<Finding<Option<Scratch>>> {
         let mut scratch = Scratch::random(size_mib)?;
         // No such blob exists: this shows only whether one could be deleted.
         let refused = self.delete(&scratch).await.err();
@@ -72,6 +81,14 @@ impl Transfer<'_> {
         scratch.has_own_repository = self.is_scratch_repository || !self.exists().await?;
         let path = format!("/v2/{}/blobs/uploads/", self.repository);
         let begun = self.send(Method::POST, &path, client::empty(), 0).await?;
+        if is_denial(begun.status()) {
+            let refusal = self.refusal(begun, "push").await.to_string();
+            let (found, hint) = refusal.split_once("\nhint: ").unwrap_or((&refusal, ""));
+            let mut finding = Finding::new(found, None);
+            finding.hint = (!hint.is_empty()).then(|| hint.to_owned());
+            finding.is_left_out = true;
+            return Ok(finding);
+        }
         let location = begun.headers().get(LOCATION).cloned();
         self.expect(begun, StatusCode::ACCEPTED, "push").await?;
         let location = location
@@ -90,7 +107,54 @@ impl Transfer<'_> {
         let before = self.clock.elapsed();
         let finished = self.send(Method::PUT, &path, body, size).await?;
         self.expect(finished, StatusCode::CREATED, "push").await?;
-        Ok(self.moved(size, before, scratch))
+        Ok(self.moved(size, before, Some(scratch)))
+    }
+
+    /// Pulls a blob of the first image of the repository: an account that may only pull has no other.
+    pub(super) async fn pull_from_image(&mut self) -> anyhow::Result<Finding<()>> {
+        let name = self.repository;
+        let tags = self.json(&format!("/v2/{name}/tags/list?n=1")).await?;
+        let Some(tag) = tags.pointer("/tags/0").and_then(Value::as_str) else {
+            let mut finding = Finding::new(format!("{name} has no image to pull"), ());
+            finding.is_left_out = true;
+            return Ok(finding);
+        };
+        let mut reference = tag.to_owned();
+        let manifest = loop {
+            let manifest = self
+                .json(&format!("/v2/{name}/manifests/{reference}"))
+                .await?;
+            match manifest
+                .pointer("/manifests/0/digest")
+                .and_then(Value::as_str)
+            {
+                Some(child) if !reference.contains(':') => child.clone_into(&mut reference),
+                _ => break manifest,
+            }
+        };
+        let blob = manifest.pointer("/layers/0").or(manifest.get("config"));
+        let digest = blob.and_then(|blob| blob.get("digest")?.as_str()?.parse().ok());
+        let size = blob.and_then(|blob| blob.get("size")?.as_u64());
+        let (Some(digest), Some(size)) = (digest, size) else {
+            bail!("the manifest of {name}:{tag} names no blob");
+        };
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        let mut finding = self.pull_blob(&digest, size).await?;
+        finding.found = format!(
+            "{} of {name}:{tag}, with the digest that its manifest says",
+            finding.found
+        );
+        Ok(finding)
+    }
+
+    /// The answer to a GET, which must be JSON.
+    async fn json(&mut self, path: &str) -> anyhow::Result<Value> {
+        let answer = self.send(Method::GET, path, client::empty(), 0).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(self.refusal(answer, "pull").await);
+        }
+        let body = self.connection.read(answer).await?;
+        serde_json::from_slice(&body).context("the registry's answer is not JSON")
     }
 
     /// Sends all bytes to the upload session at `path`, then cancels it.
@@ -98,12 +162,12 @@ impl Transfer<'_> {
         &mut self,
         path: &str,
         scratch: Scratch,
-    ) -> anyhow::Result<Finding<Scratch>> {
+    ) -> anyhow::Result<Finding<Option<Scratch>>> {
         let size = scratch.size_bytes();
         let body = client::repeated(scratch.piece.clone(), scratch.pieces);
         let before = self.clock.elapsed();
         let sent = self.send(Method::PATCH, path, body, size).await?;
-        let mut finding = self.moved(size, before, scratch);
+        let mut finding = self.moved(size, before, Some(scratch));
         let location = sent.headers().get(LOCATION).cloned();
         self.expect(sent, StatusCode::ACCEPTED, "push").await?;
         let location = location.as_ref().and_then(|text| text.to_str().ok());
@@ -123,24 +187,30 @@ impl Transfer<'_> {
             finding.is_left_out = true;
             return Ok(finding);
         }
-        let path = format!("/v2/{}/blobs/{}", self.repository, scratch.digest);
+        let mut finding = self
+            .pull_blob(&scratch.digest, scratch.size_bytes())
+            .await?;
+        finding.found.push_str(", and came back the same");
+        Ok(finding)
+    }
+
+    async fn pull_blob(&mut self, digest: &Digest, size: usize) -> anyhow::Result<Finding<()>> {
+        let path = format!("/v2/{}/blobs/{digest}", self.repository);
         let before = self.clock.elapsed();
         let answer = self.send(Method::GET, &path, client::empty(), 0).await?;
         if answer.status() != StatusCode::OK {
             return Err(self.refusal(answer, "pull").await);
         }
-        let mut hasher = Hasher::new(Algorithm::Sha256);
-        let size = scratch.size_bytes();
+        let mut hasher = Hasher::new(digest.algorithm());
         self.connection
             .read_through(answer, size, |piece| hasher.update(piece))
             .await?;
-        let mut finding = self.moved(size, before, ());
-        if hasher.finish() != scratch.digest {
+        let finding = self.moved(size, before, ());
+        if hasher.finish() != *digest {
             bail!(
-                "what came back is not what was pushed\nhint: something on the way changes or cuts what it carries: a proxy, or a broken disk or memory on either machine"
+                "what came is not what its digest says\nhint: something on the way changes or cuts what it carries: a proxy, or a broken disk or memory on either machine"
             );
         }
-        finding.found.push_str(", and came back the same");
         Ok(finding)
     }
 
@@ -229,6 +299,9 @@ impl Transfer<'_> {
         if let Some(authorization) = &self.login.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
+        if method == Method::GET {
+            request = request.header(ACCEPT, MANIFESTS);
+        }
         if matches!(method, Method::POST | Method::PATCH | Method::PUT) {
             request = request.header(CONTENT_LENGTH, size_bytes);
         }
@@ -252,25 +325,30 @@ impl Transfer<'_> {
         let status = answer.status();
         let body = self.connection.read(answer).await.unwrap_or_default();
         let (repository, account) = (self.repository, &self.login.account);
-        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        if is_denial(status) {
             return anyhow!(
-                "{} may not {action} in {repository}\nhint: name a repository where it may, with --repository; on the registry's machine, `boathouse acl explain {account} {repository} {action}` tells which rule decides",
+                "{} may not {action} in {repository}\nhint: name a repository where it may, with --repository; on the registry's machine, `boathouse acl explain '{account}' {repository} {action}` tells which rule decides",
                 if account.is_empty() {
-                    "nobody"
+                    "callers without a login"
                 } else {
                     account
                 }
             );
         }
-        let parsed: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        let parsed: Value = serde_json::from_slice(&body).unwrap_or_default();
         let message = parsed.pointer("/errors/0/message");
-        let message = message.and_then(serde_json::Value::as_str);
+        let message = message.and_then(Value::as_str);
         let message = message.map(|message| format!(": {message}"));
         anyhow!(
             "the registry answers {status}{}\nhint: its log says more",
             message.unwrap_or_default()
         )
     }
+}
+
+/// Whether the account may not do it.
+fn is_denial(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
 /// An error without its hints.
@@ -289,6 +367,10 @@ fn relative(location: &str) -> anyhow::Result<String> {
 }
 
 fn shown_rate(size_bytes: usize, bytes_per_sec: u64) -> String {
+    if size_bytes < PIECE_BYTES {
+        // Too little to tell a rate by.
+        return format!("{size_bytes} bytes");
+    }
     let mib = size_bytes / PIECE_BYTES;
     // Tenths, for networks that are slower than 10 MB/s.
     let tenths = bytes_per_sec / 100_000;

@@ -147,8 +147,15 @@ fn write_profile(file: &Path, subject: &Subject) -> anyhow::Result<ExitCode> {
         .first()
         .map_or("this registry", String::as_str);
     let text = profile::text(&subject.authorities, name);
-    durable_file::create(file, text.as_bytes(), 0o644)
-        .with_context(|| format!("cannot write {}", file.display()))?;
+    durable_file::create(file, text.as_bytes(), 0o644).map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                "\nhint: no file is replaced: name a new one, or remove this one first"
+            }
+            _ => "",
+        };
+        anyhow::Error::new(error).context(format!("cannot write {}{hint}", file.display()))
+    })?;
     talk::line(format_args!(
         "wrote {}. On each Mac: `open` it, then install it in System Settings, General, Device Management; or give it to your device management",
         file.display()

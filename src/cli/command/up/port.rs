@@ -23,15 +23,22 @@ pub(super) fn choose(
         })?;
         return Ok(asked.with_port(port));
     }
+    let mut refused = Vec::new();
     for port in PORTS {
         let address = HostPort::every_address(port);
-        // A port that we may not bind is as good as taken.
-        if bind(&address).is_ok() {
-            return Ok(address);
-        }
+        let why = match bind(&address) {
+            Ok(_) => return Ok(address),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => "in use".to_owned(),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                "not allowed to this user".to_owned()
+            }
+            Err(error) => error.to_string(),
+        };
+        refused.push(format!("{port} ({why})"));
     }
     bail!(
-        "the ports {PORTS:?} are all in use\nhint: choose another with `boathouse up --addr HOST:PORT`"
+        "none of the usual ports can be listened on: {}\nhint: choose another with `boathouse up --addr HOST:PORT`",
+        refused.join(", ")
     )
 }
 
@@ -71,13 +78,13 @@ mod tests {
                 .to_string(),
             ":443"
         );
-        let none = |_: &HostPort| Err(io::ErrorKind::AddrInUse.into());
-        assert!(
-            choose(None, &none)
-                .unwrap_err()
-                .to_string()
-                .contains("hint: ")
-        );
+        let none = |address: &HostPort| match address.port() {
+            443 => Err(io::ErrorKind::PermissionDenied.into()),
+            _ => Err(io::ErrorKind::AddrInUse.into()),
+        };
+        let said = choose(None, &none).unwrap_err().to_string();
+        let expected = "none of the usual ports can be listened on: 443 (not allowed to this user), 5443 (in use), 8443 (in use)\nhint: ";
+        assert!(said.starts_with(expected), "{said}");
         let asked: HostPort = "[::1]:5443".parse().unwrap();
         assert!(choose(Some(&asked), &refused).is_err());
         assert_eq!(

@@ -31,7 +31,7 @@ use crate::cli::moment::{self, Expiry};
 use crate::cli::password::{self, Password};
 use crate::cli::talk::{self, Talk};
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::{self, Loaded, UsersFile};
+use crate::config::{self, AuthConfig, Loaded, UsersFile};
 use crate::instance::missing_parts;
 use crate::store::user_access::give_to_owner_of_data;
 
@@ -64,6 +64,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 "note: no accounts: another server issues the tokens that these files accept",
             );
         }
+        warn_of_missing_users(&auth);
         let written = match name {
             None => list::write(&auth, now_unix_secs, as_json, &mut out),
             Some(name) => {
@@ -97,6 +98,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     .run(&arguments.action)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Without the file of users, fewer accounts are shown than a running server knows.
+pub(super) fn warn_of_missing_users(auth: &AuthConfig) {
+    if let Some(warning) = missing_parts::users_file_warning(auth) {
+        talk::line(format_args!("warning: {warning}"));
+    }
 }
 
 /// One change, and all that it touches.
@@ -483,6 +491,9 @@ impl Command<'_> {
                 }
             }
         }
+        if name.is_empty() {
+            self.warn_of_accounts_with_less(grants, &accounts)?;
+        }
         if is_warned {
             return Ok(());
         }
@@ -506,6 +517,45 @@ impl Command<'_> {
                     )?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Rules for callers without credentials are not for accounts that are logged in.
+    fn warn_of_accounts_with_less(
+        &mut self,
+        grants: &[Grant],
+        accounts: &Accounts,
+    ) -> anyhow::Result<()> {
+        for grant in grants {
+            let Grant::On(_, pattern) = grant else {
+                continue;
+            };
+            let may_pull = |account: &str, repository: &str| {
+                let rule = self.decisive(accounts, account, repository);
+                rule.is_some_and(|rule| !rule.grant(&["pull".to_owned()]).is_empty())
+            };
+            let names = accounts.users.keys().filter(|account| !account.is_empty());
+            let lacking: Vec<&String> = names
+                .filter(|account| {
+                    let samples = grant.sample_names();
+                    samples
+                        .iter()
+                        .any(|repository| !may_pull(account, repository))
+                })
+                .collect();
+            let Some(first) = lacking.first() else {
+                continue;
+            };
+            let others = match lacking.len() - 1 {
+                0 => String::new(),
+                others => format!(" and {others} more"),
+            };
+            writeln!(
+                self.talk,
+                "warning: this is for callers without a login only: once logged in, `{first}`{others} may not pull all of {pattern}; \
+                 `boathouse user grant {first} --pull '{pattern}'` allows it"
+            )?;
         }
         Ok(())
     }
