@@ -33,6 +33,9 @@ const SWEEP_PAUSE: Duration = Duration::from_hours(1);
 /// How long one sweep may take: it lists the days, and renames those that are over.
 const SWEEP_TIME: Duration = Duration::from_mins(5);
 
+/// How long a client may take to begin to read by a link of the store: as long as with distribution. What has begun goes on.
+const LINK_LIFETIME: Duration = Duration::from_mins(20);
+
 /// The room of blobs.
 pub struct Blobs {
     core: Arc<Core>,
@@ -76,6 +79,23 @@ impl Blobs {
         }
     }
 
+    /// A URL by which the client can read the blob from the store itself, where the store gives such links and HEAD would show
+    /// the blob.
+    pub async fn link_or_elsewhere(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        viewer: &dyn Viewer,
+    ) -> Result<Option<String>, RegistryError> {
+        let key = Place::BlobData(*digest).key();
+        let Some(link) = self.core.store.link(&key, LINK_LIFETIME).await? else {
+            return Ok(None);
+        };
+        let blob = self.get_or_elsewhere(name, digest, viewer).await?;
+        // The link of a repository may lead to data of another digest.
+        Ok((blob.key == key).then_some(link))
+    }
+
     /// What GET sends, by the same rule as HEAD: the bytes, or `range` of them. The data are looked up once.
     pub async fn open_or_elsewhere(
         &self,
@@ -85,9 +105,7 @@ impl Blobs {
         range: Option<ByteRange>,
     ) -> Result<Content, RegistryError> {
         let link = Place::LayerLink(name, *digest).key();
-        if let Some(target) = self.core.read_link(&link).await?
-            && let Some(content) = self.core.damage.read_data(&target, range).await?
-        {
+        if let Some(content) = self.core.read_linked(&link, digest, range).await? {
             return Ok(content);
         }
         let blob = self.elsewhere(name, digest, viewer).await?;

@@ -20,8 +20,9 @@ use super::settings::{References, Settings};
 use crate::clock::Clock;
 use crate::index::Index;
 use crate::layout::{self, Key, Place, PlaceOf, Prefix};
+use crate::oci::range::ByteRange;
 use crate::oci::{Algorithm, Digest, Manifest, RepositoryName, Tag};
-use crate::store::{Depth, Entry, Meta, ObjectStore, Small, Step, StoreError};
+use crate::store::{Content, Depth, Entry, Meta, ObjectStore, Small, Step, StoreError};
 
 /// A link holds at most `sha512:` and 128 digits; the rest is room for the line end that other tools leave.
 pub(super) const LINK_SIZE_MAX_BYTES: u64 = 256;
@@ -161,10 +162,7 @@ impl Core {
     ) -> Result<Vec<Option<Digest>>, RegistryError> {
         let mut digests = Vec::with_capacity(keys.len());
         self.read_each(keys, LINK_SIZE_MAX_BYTES, |key, link| {
-            digests.push(match link {
-                Small::Whole(meta, bytes) => self.digest_in(key, &meta, &bytes),
-                Small::Absent | Small::TooLarge(_) => None,
-            });
+            digests.push(self.link_in(key, &link));
         })
         .await?;
         Ok(digests)
@@ -186,7 +184,11 @@ impl Core {
         Ok(())
     }
 
-    fn digest_in(&self, key: &Key, meta: &Meta, link: &[u8]) -> Option<Digest> {
+    /// What a link holds.
+    fn link_in(&self, key: &Key, link: &Small) -> Option<Digest> {
+        let Small::Whole(meta, link) = link else {
+            return None;
+        };
         let digest = std::str::from_utf8(link)
             .ok()
             .and_then(|text| text.trim().parse().ok());
@@ -229,16 +231,55 @@ impl Core {
         damage::find_each(&*self.store, keys).await
     }
 
-    /// Which data `link` leads to, and what is known of them, if both are there.
+    /// Which data `link` leads to, and what is known of them, if both are there. The data of the link's own digest, to which
+    /// nearly every link leads, are looked at together with it.
     pub(super) async fn linked_data(
         &self,
         link: &Place<'_>,
     ) -> Result<Option<(Digest, Meta)>, RegistryError> {
-        let Some(target) = self.read_link(&link.key()).await? else {
+        let key = link.key();
+        let (PlaceOf::LayerLink(_, digest) | PlaceOf::RevisionLink(_, digest)) = link else {
+            let target = self.read_link(&key).await?;
+            return self.target_of(target).await;
+        };
+        let expected = Place::BlobData(*digest).key();
+        let looked = self.store.head_linked(&key, LINK_SIZE_MAX_BYTES, &expected);
+        let (found, meta) = looked.await?;
+        match self.link_in(&key, &found) {
+            Some(target) if target == *digest => {
+                let meta = self.damage.sound(&target, meta).await?;
+                Ok(meta.map(|meta| (target, meta)))
+            }
+            target => self.target_of(target).await,
+        }
+    }
+
+    async fn target_of(
+        &self,
+        target: Option<Digest>,
+    ) -> Result<Option<(Digest, Meta)>, RegistryError> {
+        let Some(target) = target else {
             return Ok(None);
         };
         let meta = self.damage.find_data(&target).await?;
         Ok(meta.map(|meta| (target, meta)))
+    }
+
+    /// The bytes that the link of `digest` at `key` leads to, or `range` of them, if both are there.
+    pub(super) async fn read_linked(
+        &self,
+        key: &Key,
+        digest: &Digest,
+        range: Option<ByteRange>,
+    ) -> Result<Option<Content>, RegistryError> {
+        let expected = Place::BlobData(*digest).key();
+        let read = (self.store).read_linked(key, LINK_SIZE_MAX_BYTES, &expected, range);
+        let (found, content) = read.await?;
+        match self.link_in(key, &found) {
+            None => Ok(None),
+            Some(target) if target == *digest => self.damage.sound(&target, content).await,
+            Some(target) => self.damage.read_data(&target, range).await,
+        }
     }
 
     /// What is known of the data that each of `links` leads to, in their order, where both are there.

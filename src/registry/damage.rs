@@ -8,6 +8,7 @@
 //!
 //! Must not know how data came to be damaged. Invariant: a file that was hashed and found right stays visible.
 
+use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -174,10 +175,8 @@ impl Damage {
 
     /// What is known of the data of `digest`, if they are there and can be what it says.
     pub(super) async fn find_data(&self, digest: &Digest) -> Result<Option<Meta>, RegistryError> {
-        let Some(meta) = find(&*self.store, &data_key(digest)).await? else {
-            return Ok(None);
-        };
-        Ok(self.can_be(digest, &meta).await?.then_some(meta))
+        let meta = find(&*self.store, &data_key(digest)).await?;
+        self.sound(digest, meta).await
     }
 
     /// The data of `digest`, or `range` of them, if they are there and can be what it says.
@@ -187,12 +186,23 @@ impl Damage {
         range: Option<ByteRange>,
     ) -> Result<Option<Content>, RegistryError> {
         let content = match self.store.read(&data_key(digest), range).await {
-            Ok(content) => content,
-            Err(StoreError::NotFound) => return Ok(None),
+            Ok(content) => Some(content),
+            Err(StoreError::NotFound) => None,
             Err(error) => return Err(error.into()),
         };
-        let can_be = self.can_be(digest, &content.meta).await?;
-        Ok(can_be.then_some(content))
+        self.sound(digest, content).await
+    }
+
+    /// What the store has just found of the data of `digest`, if it can be what it says.
+    pub(super) async fn sound<T: Borrow<Meta>>(
+        &self,
+        digest: &Digest,
+        found: Option<T>,
+    ) -> Result<Option<T>, RegistryError> {
+        let Some(found) = found else {
+            return Ok(None);
+        };
+        Ok(self.can_be(digest, found.borrow()).await?.then_some(found))
     }
 
     /// Whether the data of `digest`, of which the store has just said this, can be what it says.

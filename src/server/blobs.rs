@@ -11,7 +11,7 @@ use data_encoding::HEXLOWER;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue,
-    IF_NONE_MATCH, IF_RANGE, RANGE,
+    IF_NONE_MATCH, IF_RANGE, LOCATION, RANGE,
 };
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
@@ -48,6 +48,13 @@ pub(super) async fn read(
             answer.headers_mut().remove(CONTENT_LENGTH);
             answer.headers_mut().remove(CONTENT_TYPE);
         }
+        return Ok(answer);
+    }
+    if let Some(link) = blobs.link_or_elsewhere(name, digest, &viewer).await? {
+        // The client repeats its headers there, `Range` among them.
+        let mut answer = response::empty(StatusCode::TEMPORARY_REDIRECT);
+        response::set_digest(&mut answer, digest);
+        response::set(&mut answer, LOCATION, &link);
         return Ok(answer);
     }
     let range = match requested(&request.head, digest) {

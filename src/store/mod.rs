@@ -17,6 +17,7 @@ pub mod s3;
 pub mod state_directory;
 pub mod user_access;
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -27,10 +28,11 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::BoxStream;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, future, stream};
 use serde::{Deserialize, Serialize};
 
 use self::filesystem::FilesystemStore;
+use self::s3::S3Store;
 use crate::clock::Clock;
 use crate::heartbeat::Heartbeat;
 use crate::layout::{Key, Prefix};
@@ -75,9 +77,7 @@ impl Settings {
                 Ok(Arc::new(FilesystemStore::open(settings, clock)?))
             }
             Self::Bucket(settings) => {
-                let unsupported = io::Error::from(io::ErrorKind::Unsupported);
-                let doing = format!("keep data in the {}", settings.described());
-                Err(StoreError::from_io(doing, unsupported))
+                Ok(Arc::new(S3Store::open(settings.as_ref().clone(), clock)?))
             }
         }
     }
@@ -113,11 +113,7 @@ pub trait ObjectStore: Send + Sync {
     async fn head_each(&self, keys: &[Key]) -> Result<Vec<Option<Meta>>, StoreError> {
         let mut found = Vec::with_capacity(keys.len());
         for key in keys {
-            found.push(match self.head(key).await {
-                Ok(meta) => Some(meta),
-                Err(StoreError::NotFound) => None,
-                Err(error) => return Err(error),
-            });
+            found.push(if_there(self.head(key).await)?);
         }
         Ok(found)
     }
@@ -143,6 +139,44 @@ pub trait ObjectStore: Send + Sync {
             }
         }
         Ok(gathered.items)
+    }
+
+    /// What is at `link`, where it is no longer than `size_max_bytes`, and then the content at `data`, or `range` of it: none
+    /// without a link. A store where each look is a round trip asks for both at once.
+    async fn read_linked(
+        &self,
+        link: &Key,
+        size_max_bytes: u64,
+        data: &Key,
+        range: Option<ByteRange>,
+    ) -> Result<(Small, Option<Content>), StoreError> {
+        let links = self.read_each(std::slice::from_ref(link), size_max_bytes);
+        let link = links.await?.pop().unwrap_or(Small::Absent);
+        if !matches!(link, Small::Whole(..)) {
+            return Ok((link, None));
+        }
+        Ok((link, if_there(self.read(data, range).await)?))
+    }
+
+    /// [`ObjectStore::read_linked`] without the bytes at `data`.
+    async fn head_linked(
+        &self,
+        link: &Key,
+        size_max_bytes: u64,
+        data: &Key,
+    ) -> Result<(Small, Option<Meta>), StoreError> {
+        let links = self.read_each(std::slice::from_ref(link), size_max_bytes);
+        let link = links.await?.pop().unwrap_or(Small::Absent);
+        if !matches!(link, Small::Whole(..)) {
+            return Ok((link, None));
+        }
+        Ok((link, if_there(self.head(data).await)?))
+    }
+
+    /// A URL by which a client can read the content at `key` itself for `lifetime`, where the store is set to give such links.
+    /// The content need not be there.
+    async fn link(&self, _key: &Key, _lifetime: Duration) -> Result<Option<String>, StoreError> {
+        Ok(None)
     }
 
     /// What lies below `prefix`, in byte order of the full key (`a-b/`, `a.b/` come before `a/`). With [`Depth::One`], what
@@ -171,6 +205,11 @@ pub trait ObjectStore: Send + Sync {
     /// The loops of the store, to see whether they move.
     fn heartbeats(&self) -> Vec<Arc<Heartbeat>> {
         Vec::new()
+    }
+
+    /// Removes what interrupted work has left, now and then, for as long as the store is used; never returns.
+    async fn maintain(&self) {
+        future::pending().await
     }
 
     /// Begins an upload session in the directory `prefix`. Its sha256 is computed while it receives, and `algorithm`, where the
@@ -328,6 +367,12 @@ pub struct Content {
     pub bytes: ByteStream,
 }
 
+impl Borrow<Meta> for Content {
+    fn borrow(&self) -> &Meta {
+        &self.meta
+    }
+}
+
 impl Content {
     /// The answer to a reader who asked for what the content does not have.
     pub(crate) fn out_of_range(meta: Meta) -> Self {
@@ -387,6 +432,15 @@ impl Gathered {
 
     pub(crate) fn is_full(&self) -> bool {
         self.bytes >= READ_EACH_BYTES
+    }
+}
+
+/// `None` for what is not there.
+fn if_there<T>(result: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(StoreError::NotFound) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -23,6 +23,8 @@ pub enum Patience {
     Request,
     /// Nobody waits for this one call, and what it sends is safe on this machine: a bucket may be restarted or moved meanwhile.
     Background,
+    /// Somebody at a terminal asks whether the bucket will do.
+    Check,
 }
 
 impl Patience {
@@ -30,6 +32,7 @@ impl Patience {
         match self {
             Self::Request => Duration::from_secs(25),
             Self::Background => Duration::from_mins(15),
+            Self::Check => Duration::from_secs(5),
         }
     }
 }
@@ -169,5 +172,146 @@ impl Failed {
                 source: std::io::Error::other(self.trouble),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::clock::ManualClock;
+
+    fn attempts(requests_at_once: usize) -> (ManualClock, Attempts) {
+        let clock = ManualClock::at_unix_secs(1_800_000_000);
+        (
+            clock.clone(),
+            Attempts::new(Arc::new(clock), requests_at_once),
+        )
+    }
+
+    /// Moves the clock in steps of 50 ms until `call` ends; returns its result, and how much time has passed.
+    async fn timed<T: Send + 'static>(
+        clock: &ManualClock,
+        call: impl Future<Output = T> + Send + 'static,
+    ) -> (T, Duration) {
+        let began = clock.elapsed();
+        let call = tokio::spawn(call);
+        while !call.is_finished() {
+            clock.advance(Duration::from_millis(50));
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        }
+        (call.await.unwrap(), clock.elapsed().saturating_sub(began))
+    }
+
+    #[tokio::test]
+    async fn a_silent_bucket_holds_a_client_for_less_than_30_s() {
+        let (clock, attempts) = attempts(4);
+        for (patience, limit) in [(Patience::Request, 30), (Patience::Check, 6)] {
+            let mut attempts = attempts.clone();
+            attempts.patience = patience;
+            let silent = async move {
+                let never = || std::future::pending::<Result<(), Trouble>>();
+                attempts.call(sending(64 * 1024 * 1024), never).await
+            };
+            let (result, took) = timed(&clock, silent).await;
+            let failed = result.err().unwrap();
+            assert!(took < Duration::from_secs(limit), "{took:?}");
+            let error = failed.into_store_error(|| "read".to_owned());
+            assert!(matches!(error, StoreError::Busy { .. }), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bucket_that_is_back_after_a_minute_has_lost_no_background_call() {
+        let (clock, mut attempts) = attempts(4);
+        attempts.patience = Patience::Background;
+        let back = clock.elapsed() + Duration::from_mins(1);
+        let call = {
+            let clock = clock.clone();
+            async move {
+                let act = || async {
+                    if clock.elapsed() < back {
+                        return Err(Trouble::answered(503, Some("SlowDown")));
+                    }
+                    Ok(7)
+                };
+                attempts.call(SMALL, act).await
+            }
+        };
+        let (result, took) = timed(&clock, call).await;
+        assert_eq!(result.ok(), Some(7));
+        assert!(took < Duration::from_secs(64), "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn what_lasts_is_tried_once_and_what_passes_again() {
+        let (clock, attempts) = attempts(4);
+        for (status, code, expected) in [
+            (403, Some("AccessDenied"), 1),
+            (404, Some("NoSuchKey"), 1),
+            (412, None, 1),
+            (429, None, 3),
+            (503, Some("SlowDown"), 3),
+        ] {
+            let attempts = attempts.clone();
+            let call = async move {
+                let count = AtomicUsize::new(0);
+                let act = || async {
+                    if count.fetch_add(1, Ordering::Relaxed) == 2 {
+                        return Ok(());
+                    }
+                    Err(Trouble::answered(status, code))
+                };
+                let result = attempts.call(SMALL, act).await;
+                (
+                    result.err().map(|failed| failed.is_repeated),
+                    count.into_inner(),
+                )
+            };
+            let ((failed, count), _) = timed(&clock, call).await;
+            assert_eq!(count, expected, "{status}");
+            assert_eq!(failed, (expected == 1).then_some(false), "{status}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lost_answer_makes_the_next_refusal_doubtful() {
+        let (clock, attempts) = attempts(4);
+        let call = async move {
+            let count = AtomicUsize::new(0);
+            let act = || async {
+                match count.fetch_add(1, Ordering::Relaxed) {
+                    0 => Err(Trouble::silence()),
+                    _ => Err::<(), _>(Trouble::answered(412, None)),
+                }
+            };
+            attempts.call(SMALL, act).await
+        };
+        let (result, _) = timed(&clock, call).await;
+        let failed = result.err().unwrap();
+        assert!(failed.is_repeated);
+        assert_eq!(failed.trouble.kind, Kind::ConditionFailed);
+    }
+
+    #[tokio::test]
+    async fn no_more_requests_are_on_their_way_than_allowed() {
+        let (_, attempts) = attempts(3);
+        let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let act = || async {
+            let under_way = now.fetch_add(1, Ordering::Relaxed) + 1;
+            most.fetch_max(under_way, Ordering::Relaxed);
+            for _ in 0..3 {
+                tokio::task::yield_now().await;
+            }
+            now.fetch_sub(1, Ordering::Relaxed);
+            Ok(())
+        };
+        let calls = (0..20).map(|_| attempts.call(SMALL, act));
+        let results = futures_util::future::join_all(calls).await;
+        assert!(results.iter().all(Result::is_ok));
+        assert_eq!(most.into_inner(), 3);
     }
 }

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::Client;
@@ -38,6 +39,12 @@ use crate::store::{Condition, Depth, Meta, StoreError, Version};
 /// than this after a DELETE knows that it will not come any more.
 pub const DELETE_LIFETIME: Duration = Duration::from_secs(30);
 
+/// For how long a bucket counts as full after a write found no room. Then the next write shows whether it still is.
+const FULL_FOR: Duration = Duration::from_secs(30);
+
+/// The longest name in a path of the usual file systems.
+const SEGMENT_BYTES_MAX: usize = 255;
+
 /// How much of an answer is read to find the code of an error: S3's have some hundred bytes.
 const ERROR_ANSWER_BYTES_MAX: usize = 64 * 1024;
 
@@ -54,8 +61,10 @@ pub(super) struct Shared {
     pub(super) settings: Settings,
     /// The root directory with a slash at its end, or nothing.
     root: String,
-    connector: Connector,
+    pub(super) connector: Connector,
     pub(super) bucket_clock: BucketClock,
+    /// See [`Bucket::is_full`].
+    full_until_millis: AtomicU64,
 }
 
 /// An object as it is read.
@@ -182,6 +191,7 @@ impl Bucket {
                 root,
                 connector,
                 bucket_clock,
+                full_until_millis: AtomicU64::new(0),
             }),
         })
     }
@@ -213,8 +223,10 @@ impl Bucket {
         range: Option<ByteRange>,
         version: Option<&Version>,
     ) -> Result<Option<Got>, StoreError> {
-        let answered = self.try_get(key, range, version).await;
-        match answered {
+        if is_too_long(key) {
+            return Err(StoreError::NotFound);
+        }
+        match self.try_get(key, range, version).await {
             Ok(value) => Ok(Some(value)),
             Err(failed) if failed.trouble.kind == Kind::OutOfRange => Ok(None),
             Err(failed) => Err(self.failed(failed, "read", key)),
@@ -224,20 +236,25 @@ impl Bucket {
     /// What is known of an object. Absence is confirmed by a GET: the answer to a HEAD has no body, so a wrong bucket, a wrong
     /// account or a proxy looks the same as an object that is not there.
     pub async fn head(&self, key: &str) -> Result<Meta, StoreError> {
+        if is_too_long(key) {
+            return Err(StoreError::NotFound);
+        }
         let name = self.full(key);
         let act = || async {
             let request = self.sdk.head_object().bucket(self.name()).key(&name);
-            let answer = request.send().await?;
+            let answer = match request.send().await.map_err(Trouble::from) {
+                Ok(answer) => answer,
+                Err(trouble) if trouble.is_mute() => return Ok(None),
+                Err(trouble) => return Err(trouble),
+            };
             let size_bytes = length(answer.content_length())?;
             let written = answer.last_modified().copied();
-            meta(size_bytes, answer.e_tag(), written)
+            meta(size_bytes, answer.e_tag(), written).map(Some)
         };
-        match self.attempts.call(SMALL, act).await {
-            Ok(value) => Ok(value),
-            Err(failed) if matches!(failed.trouble.status, Some(400..=499)) => {
-                self.head_by_get(key).await
-            }
-            Err(failed) => Err(self.failed(failed, "look at", key)),
+        let called = self.attempts.call(SMALL, act).await;
+        match called.map_err(|failed| self.failed(failed, "look at", key))? {
+            Some(meta) => Ok(meta),
+            None => self.head_by_get(key).await,
         }
     }
 
@@ -261,17 +278,17 @@ impl Bucket {
         let act = || async {
             let request = self.sdk.head_object().bucket(self.name()).key(&name);
             let request = request.checksum_mode(ChecksumMode::Enabled);
-            Ok(request.send().await?.checksum_sha256().map(str::to_owned))
-        };
-        match self.attempts.call(SMALL, act).await {
-            Ok(sum) => {
-                let sum = sum.and_then(|sum| STANDARD.decode(sum).ok());
-                Ok(sum.and_then(|sum| sum.try_into().ok()))
+            match request.send().await.map_err(Trouble::from) {
+                Ok(answer) => Ok(answer.checksum_sha256().map(str::to_owned)),
+                // The answer to a HEAD has no code. Not to know it is always right.
+                Err(trouble) if trouble.is_mute() => Ok(None),
+                Err(trouble) => Err(trouble),
             }
-            // The answer to a HEAD has no code. Not to know it is always right.
-            Err(failed) if matches!(failed.trouble.status, Some(400..=499)) => Ok(None),
-            Err(failed) => Err(self.failed(failed, "look at", key)),
-        }
+        };
+        let sum = self.attempts.call(SMALL, act).await;
+        let sum = sum.map_err(|failed| self.failed(failed, "look at", key))?;
+        let sum = sum.and_then(|sum| STANDARD.decode(sum).ok());
+        Ok(sum.and_then(|sum| sum.try_into().ok()))
     }
 
     /// Writes an object whole, if `condition` holds.
@@ -281,6 +298,18 @@ impl Bucket {
         body: &Body,
         condition: &Condition,
     ) -> Result<Written, StoreError> {
+        match self.try_put(key, body, condition).await {
+            Ok(value) => Ok(Written::Done(value)),
+            Err(failed) => self.refused(failed, condition, "write", key),
+        }
+    }
+
+    pub(super) async fn try_put(
+        &self,
+        key: &str,
+        body: &Body,
+        condition: &Condition,
+    ) -> Result<Version, Failed> {
         let name = self.full(key);
         let act = || async {
             let mut request = self.sdk.put_object().bucket(self.name()).key(&name);
@@ -308,11 +337,7 @@ impl Bucket {
             let answer = request.send().await?;
             version(answer.e_tag())
         };
-        let called = self.attempts.call(sending(body.size_bytes), act).await;
-        match called {
-            Ok(value) => Ok(Written::Done(value)),
-            Err(failed) => self.refused(failed, condition, "write", key),
-        }
+        self.attempts.call(sending(body.size_bytes), act).await
     }
 
     /// Removes an object; nothing happens if it is absent. The request expires after [`DELETE_LIFETIME`] by the bucket's own
@@ -508,8 +533,20 @@ impl Bucket {
         class.map(StorageClass::from)
     }
 
+    /// Whether a write has lately found no room.
+    pub(super) fn is_full(&self) -> bool {
+        let until = self.shared.full_until_millis.load(Ordering::Relaxed);
+        until > 0 && elapsed_millis(&*self.attempts.clock) < until
+    }
+
     /// The error of the seam for a call that failed.
     pub(super) fn failed(&self, failed: Failed, verb: &str, key: &str) -> StoreError {
+        if failed.trouble.kind == Kind::Full {
+            let until = elapsed_millis(&*self.attempts.clock) + millis(FULL_FOR);
+            self.shared
+                .full_until_millis
+                .store(until, Ordering::Relaxed);
+        }
         let bucket = self.shared.settings.described();
         failed.into_store_error(|| format!("{verb} {key} in {bucket}"))
     }
@@ -580,6 +617,12 @@ impl Body {
     }
 }
 
+/// No directory holds such a key, and servers that keep objects in one each have an error of their own for it.
+fn is_too_long(key: &str) -> bool {
+    key.split('/')
+        .any(|segment| segment.len() > SEGMENT_BYTES_MAX)
+}
+
 /// A `Range` header. Servers read its numbers as signed ones.
 fn header_of_range(range: ByteRange) -> String {
     let most = i64::MAX.unsigned_abs();
@@ -622,6 +665,14 @@ fn meta(
         version: version(tag)?,
         written: written.and_then(|written| SystemTime::try_from(written).ok()),
     })
+}
+
+fn elapsed_millis(clock: &dyn Clock) -> u64 {
+    millis(clock.elapsed())
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Lengths of objects are far below the limit.

@@ -1,23 +1,169 @@
-//! A bucket: how it is reached, and the requests to it.
+//! A bucket: the same keys as in a directory, by requests to an S3 server.
 //!
-//! Design: `docs/storage-layout.md`. Must not know which links a registry writes. Invariant: every request to the bucket goes
-//! through one type, [`client::Bucket`].
+//! Design: `docs/storage-layout.md`. Must not know which links a registry writes. Invariants: every request to the bucket goes
+//! through one type, [`client::Bucket`]; nothing depends on a condition of a DELETE or a copy, which servers ignore.
 
+mod applying;
 mod attempts;
 pub mod client;
 mod connector;
 mod credentials;
 mod file_body;
 mod journal;
+mod listing;
 pub mod multipart;
 mod part_sizes;
+mod reading;
 mod settings;
 mod shipper;
 pub mod spool;
 mod spool_room;
+pub mod start_check;
 mod storing;
+#[cfg(test)]
+mod tests;
 pub mod trouble;
 mod upload;
 
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::FutureExt as _;
+
 pub use self::attempts::Patience;
+use self::client::Bucket;
 pub use self::settings::{Credentials, Encryption, Settings};
+use self::spool::Spool;
+use crate::clock::Clock;
+use crate::heartbeat::Heartbeat;
+use crate::layout::{Key, Prefix};
+use crate::oci::Algorithm;
+use crate::oci::range::ByteRange;
+use crate::store::{
+    Constraint, Content, Depth, Fingerprint, Listing, Meta, ObjectStore, Small, Step, StoreError,
+    Upload,
+};
+
+/// The store in a bucket; clones share it.
+#[derive(Clone)]
+pub struct S3Store {
+    bucket: Bucket,
+    spool: Arc<Spool>,
+}
+
+impl S3Store {
+    /// Opens its spool, which is a directory; sends nothing. [`start_check`] finds out whether the bucket will do.
+    pub fn open(settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let bucket = Bucket::new(settings, Arc::clone(&clock))?;
+        let applying = bucket.clone();
+        let apply = move |steps| {
+            let bucket = applying.clone();
+            async move { bucket.apply(steps).await }.boxed()
+        };
+        let spool = Spool::open(bucket.clone(), clock, Arc::new(apply))?;
+        Ok(Self { bucket, spool })
+    }
+
+    /// The requests to it.
+    pub fn bucket(&self) -> &Bucket {
+        &self.bucket
+    }
+
+    /// The uploads that are not in it yet.
+    pub fn spool(&self) -> &Arc<Spool> {
+        &self.spool
+    }
+}
+
+impl fmt::Debug for S3Store {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "S3Store({})", self.bucket.settings().described())
+    }
+}
+
+#[async_trait]
+impl ObjectStore for S3Store {
+    async fn read(&self, key: &Key, range: Option<ByteRange>) -> Result<Content, StoreError> {
+        self.bucket.read(key.as_str(), range).await
+    }
+
+    async fn read_linked(
+        &self,
+        link: &Key,
+        size_max_bytes: u64,
+        data: &Key,
+        range: Option<ByteRange>,
+    ) -> Result<(Small, Option<Content>), StoreError> {
+        self.bucket
+            .read_linked(link.as_str(), size_max_bytes, data.as_str(), range)
+            .await
+    }
+
+    async fn head_linked(
+        &self,
+        link: &Key,
+        size_max_bytes: u64,
+        data: &Key,
+    ) -> Result<(Small, Option<Meta>), StoreError> {
+        self.bucket
+            .head_linked(link.as_str(), size_max_bytes, data.as_str())
+            .await
+    }
+
+    async fn head(&self, key: &Key) -> Result<Meta, StoreError> {
+        self.bucket.head(key.as_str()).await
+    }
+
+    async fn head_each(&self, keys: &[Key]) -> Result<Vec<Option<Meta>>, StoreError> {
+        self.bucket.head_each(keys).await
+    }
+
+    async fn read_each(&self, keys: &[Key], size_max_bytes: u64) -> Result<Vec<Small>, StoreError> {
+        self.bucket.read_each(keys, size_max_bytes).await
+    }
+
+    async fn link(&self, key: &Key, lifetime: Duration) -> Result<Option<String>, StoreError> {
+        if !self.bucket.settings().redirects_pulls {
+            return Ok(None);
+        }
+        self.bucket.link(key.as_str(), lifetime).await.map(Some)
+    }
+
+    fn list(&self, prefix: &Prefix, depth: Depth) -> Listing {
+        self.bucket.listing(prefix.as_str(), depth)
+    }
+
+    async fn fingerprint(&self, prefixes: &[Prefix]) -> Result<Option<Fingerprint>, StoreError> {
+        self.bucket.fingerprint(prefixes).await.map(Some)
+    }
+
+    async fn apply(&self, steps: Vec<Step>) -> Result<(), StoreError> {
+        self.bucket.apply(steps).await
+    }
+
+    async fn constraint(&self) -> Result<Option<Constraint>, StoreError> {
+        Ok(self.bucket.is_full().then_some(Constraint::Full))
+    }
+
+    fn heartbeats(&self) -> Vec<Arc<Heartbeat>> {
+        vec![Arc::clone(self.bucket.heartbeat())]
+    }
+
+    async fn maintain(&self) {
+        Arc::clone(&self.spool).sweep_daily().await;
+    }
+
+    async fn open_upload(
+        &self,
+        prefix: &Prefix,
+        algorithm: Option<Algorithm>,
+    ) -> Result<Box<dyn Upload>, StoreError> {
+        self.spool.open_upload(prefix, algorithm).await
+    }
+
+    async fn resume_upload(&self, prefix: &Prefix) -> Result<Option<Box<dyn Upload>>, StoreError> {
+        self.spool.resume_upload(prefix).await
+    }
+}

@@ -22,6 +22,8 @@ pub struct Trouble {
     pub code: Option<String>,
     /// What happened, where no answer came.
     text: String,
+    /// What to do about it, where the certificate of the server is the cause.
+    certificate_hint: Option<&'static str>,
 }
 
 /// What [`Trouble`] means.
@@ -66,6 +68,7 @@ impl Trouble {
             status: None,
             code: None,
             text: text.into(),
+            certificate_hint: None,
         }
     }
 
@@ -81,6 +84,7 @@ impl Trouble {
             status: Some(status),
             code: code.map(str::to_owned),
             text: String::new(),
+            certificate_hint: None,
         }
     }
 
@@ -88,17 +92,32 @@ impl Trouble {
         if error.is_timeout() {
             return Self::silence();
         }
-        // A certificate is refused each time.
-        let kind = match cause::<rustls::Error>(error) {
-            Some(_) => Kind::Lasting,
-            None if error.is_user() => Kind::Lasting,
-            None => Kind::Passing,
+        if let Some(tls) = cause::<rustls::Error>(error) {
+            // A certificate is refused each time.
+            return Self {
+                certificate_hint: hint_of_tls(tls),
+                ..Self::without_answer(Kind::Lasting, tls.to_string())
+            };
+        }
+        let kind = if error.is_user() {
+            Kind::Lasting
+        } else {
+            Kind::Passing
         };
         Self::without_answer(kind, root_cause(error))
     }
 
+    /// Whether it is a refusal whose cause the answer to a HEAD, which has no body, cannot name.
+    pub(super) fn is_mute(&self) -> bool {
+        let is_refusal = matches!(self.status, Some(400..=499));
+        is_refusal && !matches!(self.status, Some(408 | 425 | 429))
+    }
+
     /// What to do about it, for the operator.
     pub fn hint(&self) -> Option<&'static str> {
+        if self.certificate_hint.is_some() {
+            return self.certificate_hint;
+        }
         let by_code = match self.code.as_deref()? {
             "NoSuchBucket" => {
                 "create the bucket, or correct `bucket`; a path in `regionendpoint` counts as a bucket, too"
@@ -116,6 +135,41 @@ impl Trouble {
         };
         Some(by_code)
     }
+}
+
+fn hint_of_tls(error: &rustls::Error) -> Option<&'static str> {
+    use rustls::CertificateError as Certificate;
+    let reason = match error {
+        rustls::Error::InvalidCertificate(reason) => reason,
+        rustls::Error::InvalidMessage(_) => {
+            return Some("if its server does not speak TLS, write http:// in `regionendpoint`");
+        }
+        _ => return None,
+    };
+    let hint = match reason {
+        Certificate::UnknownIssuer | Certificate::BadSignature => {
+            "name the certificate of its authority in `ca_file`"
+        }
+        Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => {
+            "write a name in `regionendpoint` that its certificate is for"
+        }
+        Certificate::Expired
+        | Certificate::ExpiredContext { .. }
+        | Certificate::NotValidYet
+        | Certificate::NotValidYetContext { .. } => {
+            "renew the certificate of its server, or set the clock of this machine"
+        }
+        Certificate::Other(other)
+            if matches!(
+                other.0.downcast_ref(),
+                Some(webpki::Error::CaUsedAsEndEntity)
+            ) =>
+        {
+            "its certificate is self-signed as an authority (openssl's default), which is refused even if trusted: make it with `-addext basicConstraints=CA:FALSE`"
+        }
+        _ => return None,
+    };
+    Some(hint)
 }
 
 fn kind_of(status: u16, code: Option<&str>) -> Kind {
