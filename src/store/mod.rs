@@ -209,7 +209,7 @@ pub trait ObjectStore: Send + Sync {
 
     /// Removes what interrupted work has left, now and then, for as long as the store is used; never returns.
     async fn maintain(&self) {
-        future::pending().await
+        future::pending::<()>().await;
     }
 
     /// Begins an upload session in the directory `prefix`. Its sha256 is computed while it receives, and `algorithm`, where the
@@ -303,7 +303,9 @@ impl Step {
     }
 }
 
-/// What must hold for a [`Step::Put`]; [`StoreError::Conflict`] otherwise.
+/// What must hold for a [`Step::Put`]; [`StoreError::Conflict`] otherwise, and then it has not happened. Content that is
+/// compared and swapped carries a nonce: a bucket calls equal content by an equal version, and knows by it whose write it was
+/// if an answer is lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
     /// Nothing.

@@ -4,9 +4,11 @@
 //! Invariants: no step begins before all that precede a [`Step::Then`] or [`Step::Barrier`] have ended; steps that have begun
 //! are waited for, also when one of them fails.
 
+use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::client::{Body, Bucket, Written};
+use super::attempts::RETRY_AFTER;
+use super::client::{Body, Bucket, Listed, Written};
 use crate::layout::{Key, Prefix};
 use crate::store::{Condition, Depth, Step, StoreError};
 
@@ -46,32 +48,30 @@ impl Bucket {
     }
 
     /// If the answer to an own attempt was lost, the condition of the next one fails because of what that attempt has written.
-    /// Equal bytes are then taken for our own: those that are compared and swapped carry a nonce.
+    /// Equal bytes are then taken for our own: those that are compared and swapped carry a nonce. With other bytes, ours may
+    /// have been there in between, so the caller learns no more than that the outcome is unknown.
     async fn write(
         &self,
         key: &Key,
-        bytes: bytes::Bytes,
+        bytes: Bytes,
         condition: &Condition,
     ) -> Result<(), StoreError> {
         let body = Body::bytes(bytes.clone());
         match self.put(key.as_str(), &body, condition).await? {
-            Written::Done(_) => Ok(()),
-            Written::Refused { may_be_own: false } => Err(StoreError::Conflict),
-            Written::Refused { may_be_own: true } => {
-                let is_own = match self.read(key.as_str(), None).await {
-                    Ok(found) if found.meta.size_bytes == bytes.len() as u64 => {
-                        let found: bytes::BytesMut = found.bytes.try_collect().await?;
-                        found == bytes
-                    }
-                    Ok(_) | Err(StoreError::NotFound) => false,
-                    Err(error) => return Err(error),
-                };
-                if is_own {
-                    Ok(())
-                } else {
-                    Err(StoreError::Conflict)
-                }
+            Written::Done(_) => return Ok(()),
+            Written::Refused { may_be_own: false } => return Err(StoreError::Conflict),
+            Written::Refused { may_be_own: true } => {}
+        }
+        let unknown = StoreError::Busy {
+            retry_after: RETRY_AFTER,
+        };
+        match self.read(key.as_str(), None).await {
+            Ok(found) if found.meta.size_bytes == bytes.len() as u64 => {
+                let found: BytesMut = found.bytes.try_collect().await?;
+                if found == bytes { Ok(()) } else { Err(unknown) }
             }
+            Ok(_) | Err(StoreError::NotFound) => Err(unknown),
+            Err(error) => Err(error),
         }
     }
 
@@ -80,7 +80,7 @@ impl Bucket {
             self.delete(first.as_str()).await?;
         }
         let items = self.items(prefix.as_str(), Depth::All);
-        let remove = |item: super::client::Listed| async move { self.delete(&item.key).await };
+        let remove = |item: Listed| async move { self.delete(&item.key).await };
         items.try_for_each_concurrent(AT_ONCE, remove).await
     }
 }

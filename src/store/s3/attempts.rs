@@ -58,7 +58,7 @@ const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(3);
 
 /// What clients are asked to wait after a call has ended without success.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// What one attempt may take that sends so many bytes.
 pub(super) fn sending(size_bytes: u64) -> Duration {
@@ -138,7 +138,7 @@ impl Attempts {
                 });
             }
             tracing::debug!(error = %trouble, "a request to the bucket is tried again");
-            is_repeated = true;
+            is_repeated |= trouble.may_have_happened();
             self.clock.sleep(jittered(pause)).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }

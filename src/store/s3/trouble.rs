@@ -107,6 +107,18 @@ impl Trouble {
         Self::without_answer(kind, root_cause(error))
     }
 
+    /// Whether the request may have had its effect all the same: there was no answer, or one that something between here and the
+    /// bucket may have given.
+    pub(super) fn may_have_happened(&self) -> bool {
+        match (self.status, self.code.as_deref()) {
+            (None, _) => true,
+            (Some(500..=599), code) => {
+                !matches!(code, Some("SlowDown" | "SlowDownRead" | "SlowDownWrite"))
+            }
+            (Some(_), _) => false,
+        }
+    }
+
     /// Whether it is a refusal whose cause the answer to a HEAD, which has no body, cannot name.
     pub(super) fn is_mute(&self) -> bool {
         let is_refusal = matches!(self.status, Some(400..=499));
@@ -323,6 +335,15 @@ mod tests {
         }
         assert_eq!(kind(507, None), Kind::Full);
         assert_eq!(kind(412, Some("PreconditionFailed")), Kind::ConditionFailed);
+    }
+
+    #[test]
+    fn without_a_clear_refusal_it_may_have_happened() {
+        let may = |status, code| Trouble::answered(status, code).may_have_happened();
+        assert!(Trouble::silence().may_have_happened());
+        assert!(may(500, Some("InternalError")) && may(504, None));
+        assert!(!may(503, Some("SlowDown")) && !may(429, None));
+        assert!(!may(409, Some("ConditionalRequestConflict")));
     }
 
     #[test]
