@@ -21,3 +21,13 @@ integration_tests() {
     sed -n 's/.*"name":"it".*"executable":"\([^"]*\)".*/\1/p')
   [[ -x $TESTS ]] || { echo "error: no program of the tests in tests/it" >&2; exit 1; }
 }
+
+# fleet_program : FLEET is afterwards the absolute path of tests/bench/fleet, built with the profile of everything else.
+fleet_program() {
+  local root
+  root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
+  (cd "$root" && cargo build --locked --bench fleet)
+  FLEET=$(cd "$root" && cargo build --locked --bench fleet --quiet --message-format json |
+    sed -n 's/.*"name":"fleet".*"executable":"\([^"]*\)".*/\1/p')
+  [[ -x $FLEET ]] || { echo "error: no program of tests/bench/fleet" >&2; exit 1; }
+}
