@@ -111,7 +111,7 @@ impl Client {
                 Ok(head) => {
                     expect(&head, 201)?;
                     self.count_sent(blob.size_bytes());
-                    self.count_finish(&head, blob);
+                    self.count_finish(&head);
                     return Ok(());
                 }
                 Err(error) => self.bear(error).await?,
@@ -175,7 +175,7 @@ impl Client {
         let path = format!("{location}{}digest={}", separator(location), blob.digest);
         let finished = self.try_call("PUT", &path, "", &[]).await?;
         expect(&finished, 201)?;
-        self.count_finish(&finished, blob);
+        self.count_finish(&finished);
         Ok(())
     }
 
@@ -347,14 +347,10 @@ impl Client {
         counts.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// How long the last answer took, of layers that are no larger than what is promised to be quick.
-    fn count_finish(&self, head: &Head, blob: &Blob) {
-        const QUICK_BYTES_MAX: usize = 64 * 1024 * 1024;
-        if blob.size_bytes() <= QUICK_BYTES_MAX {
-            let micros = u64::try_from(head.waited.as_micros()).unwrap_or(u64::MAX);
-            let slowest = &self.fleet.counts.slowest_finish_micros;
-            slowest.fetch_max(micros, Ordering::Relaxed);
-        }
+    fn count_finish(&self, head: &Head) {
+        let micros = u64::try_from(head.waited.as_micros()).unwrap_or(u64::MAX);
+        let slowest = &self.fleet.counts.slowest_finish_micros;
+        slowest.fetch_max(micros, Ordering::Relaxed);
     }
 }
 

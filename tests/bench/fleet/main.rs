@@ -26,6 +26,7 @@ mod client;
 mod connection;
 #[path = "../peers/content.rs"]
 mod content;
+mod crowd;
 mod figures;
 #[path = "../peers/load.rs"]
 mod load;
@@ -74,9 +75,19 @@ fn main() -> ExitCode {
 
 /// Whether all that must hold does.
 async fn run(options: &Options) -> io::Result<bool> {
-    let noise = Arc::new(Noise::new(NOISE_BYTES));
+    let noise = Arc::new(if options.is_zeros {
+        Noise::zeros(NOISE_BYTES)
+    } else {
+        Noise::new(NOISE_BYTES)
+    });
+    let ours = options.servers.iter().find(|server| server.is_ours);
+    if let (Some(count), Some(ours)) = (options.crowd, ours) {
+        return crowd::run(options, ours, &noise, count)
+            .await
+            .map(|()| true);
+    }
     let mut is_well = true;
-    if let Some(ours) = options.servers.iter().find(|server| server.is_ours) {
+    if let Some(ours) = ours {
         is_well &= trial::run(options, ours, &noise).await?;
     }
     let mut order = options.servers.clone();

@@ -21,6 +21,10 @@ pub(crate) struct Options {
     pub(crate) size_bytes: u64,
     /// Of the figures; none for the trial alone.
     pub(crate) rounds: u32,
+    /// Instead of the releases, so many layers at once.
+    pub(crate) crowd: Option<usize>,
+    /// Layers are zeros but for their first bytes.
+    pub(crate) is_zeros: bool,
 }
 
 impl Options {
@@ -37,6 +41,8 @@ impl Options {
             secret_key: String::new(),
             size_bytes: 4 * 1024 * 1024 * 1024,
             rounds: 1,
+            crowd: None,
+            is_zeros: false,
         };
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
@@ -52,6 +58,11 @@ impl Options {
                     let rounds = number(&value()?)?;
                     options.rounds = u32::try_from(rounds).map_err(|error| error.to_string())?;
                 }
+                "--crowd" => {
+                    let count = number(&value()?)?;
+                    options.crowd = usize::try_from(count).ok();
+                }
+                "--zeros" => options.is_zeros = true,
                 // What cargo adds by itself.
                 "--bench" | "--test" => {}
                 other => return Err(format!("no option {other}")),

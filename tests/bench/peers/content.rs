@@ -33,6 +33,11 @@ impl Noise {
         Self(bytes)
     }
 
+    /// What any file system and server can shrink, for sizes that are larger than a disk.
+    pub(crate) fn zeros(size_bytes: usize) -> Self {
+        Self(vec![0; size_bytes])
+    }
+
     /// A blob of `size_bytes` that differs from all with another `number`, in this run and others.
     pub(crate) fn blob(&self, run: u64, number: u64, size_bytes: usize) -> Blob {
         let mut mark = [0; 16];
