@@ -355,6 +355,16 @@ pub fn upload_directory(name: &RepositoryName, id: UploadId) -> Prefix {
     Prefix(format!("{ROOT}repositories/{name}/_uploads/{id}/").into())
 }
 
+/// A file of our own that belongs to all the data.
+pub fn own_key(name: &'static str) -> Key {
+    Key(format!("{OWN_DIRECTORY}/{name}").into())
+}
+
+/// Says that the store is the destination of a move that is not complete; holds a digest of the secret of the data.
+pub fn unfinished_move() -> Key {
+    own_key("moving")
+}
+
 /// What repositories have deleted lately: a directory for each day (a number, since 1970).
 pub fn tombstones_directory() -> Prefix {
     Prefix(format!("{OWN_DIRECTORY}/deleted/").into())

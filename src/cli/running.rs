@@ -338,7 +338,8 @@ pub(super) fn with_instance<T>(
             expected: Expected::None,
             makes_new_authority: false,
             parts: Parts::default(),
-        })?;
+        })
+        .await?;
         work(instance, clock).await
     });
     runtime.shutdown_background();

@@ -151,6 +151,28 @@ pub(crate) fn refuse_missing_root(config: &Config) -> anyhow::Result<()> {
     )
 }
 
+/// Refuses to begin a store in a bucket that no instance has used, where this installation had one: the name of the bucket, its
+/// `rootdirectory` or its endpoint may be wrong.
+pub(crate) fn refuse_new_bucket(
+    config: &Config,
+    environment: &Environment,
+    expected: Expected,
+) -> anyhow::Result<()> {
+    let is_expected = match expected {
+        Expected::None => false,
+        Expected::All => true,
+        Expected::Known => has_traces_of_data(config, environment),
+    };
+    if is_expected {
+        bail!(
+            "the {} does not hold the data of this installation\n\
+             hint: check `bucket`, `rootdirectory` and `regionendpoint` of storage.s3; --recreate-missing begins an empty store there",
+            config.storage
+        );
+    }
+    Ok(())
+}
+
 /// What to say of a root directory in which nothing was ever stored: it may be where a disk is to be mounted.
 pub(crate) fn empty_root_warning(config: &Config) -> Option<String> {
     let root = match &config.storage {

@@ -6,6 +6,7 @@
 //! (`tasks`).
 
 pub(crate) mod backup;
+mod bucket;
 pub(crate) mod issuer;
 pub(crate) mod keys;
 pub(crate) mod missing_parts;
@@ -49,6 +50,7 @@ use crate::server::control::{Clients, Control, ControlSocket};
 use crate::server::status::Serving;
 use crate::server::{self, BoundAddress, Listener, PassedSockets, Server, Services, Site};
 use crate::store::filesystem;
+use crate::store::lease::Lease;
 use crate::store::state_directory::{StateDirectory, StateDirectoryError};
 use crate::store::{self, ObjectStore};
 use crate::tls::Tls;
@@ -93,8 +95,18 @@ pub struct Instance {
     secret: Vec<u8>,
     renews_authority: bool,
     tasks: Tasks,
+    /// Of a bucket that may be written to.
+    lease: Option<Arc<Lease>>,
     /// Holds the lock of the data.
     _state: StateDirectory,
+}
+
+/// The data, locked.
+struct Data {
+    state: StateDirectory,
+    /// Where it had to be opened to be locked.
+    store: Option<Arc<dyn ObjectStore>>,
+    lease: Option<Arc<Lease>>,
 }
 
 /// An instance that is bound to its addresses.
@@ -122,8 +134,9 @@ impl Plan {
 }
 
 impl Instance {
-    /// Locks the data, and opens the store and its index. Nothing runs yet. Needs a running tokio runtime.
-    pub fn open(plan: Plan) -> anyhow::Result<Self> {
+    /// Locks the data, and opens the store and its index. Nothing runs yet. A bucket is locked by its lease, for which this may
+    /// wait.
+    pub async fn open(plan: Plan) -> anyhow::Result<Self> {
         let config = &plan.config;
         let environment = plan.environment();
         missing_parts::refuse(
@@ -141,16 +154,28 @@ impl Instance {
         let is_half_recreated =
             plan.expected == Expected::None && missing_parts::is_half_an_authority(config);
         let renews_authority = plan.makes_new_authority || is_half_recreated;
-        let state = lock_data_of(config, plan.clock.as_ref())?;
-        let secret = server_secret(config, &state);
-        let registry = Arc::new(open_registry(&plan, &state, &secret)?);
+        let data = match &config.storage {
+            store::Settings::Filesystem { root_directory } => Data {
+                state: lock_data_of(config, root_directory, plan.clock.as_ref())?,
+                store: None,
+                lease: None,
+            },
+            store::Settings::Bucket(_) => bucket::open(&plan).await?,
+        };
+        let secret = server_secret(config, &data.state);
+        let registry = Arc::new(open_registry(&plan, &data, &secret)?);
+        let tasks = Tasks::new(Arc::clone(&registry));
+        if let Some(lease) = &data.lease {
+            tasks.spawn_of(lease, lease.heartbeat(), |lease| lease.keep().boxed());
+        }
         Ok(Self {
-            tasks: Tasks::new(Arc::clone(&registry)),
+            tasks,
             registry,
             plan,
             secret,
             renews_authority,
-            _state: state,
+            lease: data.lease,
+            _state: data.state,
         })
     }
 
@@ -258,6 +283,9 @@ impl Instance {
         self.tasks.close().await;
         if self.plan.parts.index.is_none() {
             self.registry.index_sync.close().await;
+        }
+        if let Some(lease) = &self.lease {
+            lease.release().await;
         }
     }
 }
@@ -437,11 +465,11 @@ pub(crate) fn lock_data(
 
 /// [`lock_data`]; where the data may only be read, and that is all the config wants, the lock and the secret lie with the
 /// rest of the state.
-fn lock_data_of(config: &Config, clock: &dyn Clock) -> anyhow::Result<StateDirectory> {
-    let root_directory = match &config.storage {
-        store::Settings::Filesystem { root_directory } => root_directory,
-        store::Settings::Bucket(_) => return locked(StateDirectory::open(&config.state_directory)),
-    };
+fn lock_data_of(
+    config: &Config,
+    root_directory: &Path,
+    clock: &dyn Clock,
+) -> anyhow::Result<StateDirectory> {
     let own = config.own_directory();
     if config.registry.readonly && config.state_directory != own {
         let _ = filesystem::make_root(root_directory);
@@ -490,8 +518,9 @@ fn server_secret(config: &Config, state: &StateDirectory) -> Vec<u8> {
 }
 
 /// The operations over the store and its index.
-fn open_registry(plan: &Plan, state: &StateDirectory, secret: &[u8]) -> anyhow::Result<Registry> {
+fn open_registry(plan: &Plan, data: &Data, secret: &[u8]) -> anyhow::Result<Registry> {
     let Plan { config, clock, .. } = plan;
+    let Data { state, store, .. } = data;
     let mut settings = config.registry.clone();
     if settings.fallback_tags == FallbackTags::WhereTakenOver {
         settings.fallback_tags = if state.is_taken_over() {
@@ -500,7 +529,7 @@ fn open_registry(plan: &Plan, state: &StateDirectory, secret: &[u8]) -> anyhow::
             FallbackTags::Off
         };
     }
-    let store = match &plan.parts.store {
+    let store = match plan.parts.store.as_ref().or(store.as_ref()) {
         Some(store) => Arc::clone(store),
         None => open_store(config, &mut settings, clock)?,
     };

@@ -112,7 +112,7 @@ async fn looks_until(clock: &ManualClock, mut is_so: impl FnMut() -> bool) {
 async fn the_watchdog_is_fed_until_a_loop_stands_still_and_the_status_says_which() {
     let systemd = Manager::start();
     let clock = ManualClock::at_unix_secs(1_800_000_000);
-    let instance = open(systemd.directory.path(), &clock);
+    let instance = open(systemd.directory.path(), &clock).await;
     let registry = Arc::clone(&instance.registry);
     let settings = auth_settings(&instance.plan.config, [0; SECRET_BYTES], &clock).unwrap();
     let auth = Auth::new(settings, Arc::new(clock.clone())).unwrap();

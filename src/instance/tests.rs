@@ -24,7 +24,7 @@ async fn says(log: &KeptLog, text: &str) {
 }
 
 /// An instance on empty data, as the program opens it.
-pub(super) fn open(directory: &Path, clock: &ManualClock) -> Instance {
+pub(super) async fn open(directory: &Path, clock: &ManualClock) -> Instance {
     let file = directory.join("config.yml");
     let place = directory.display();
     let text = format!(
@@ -41,6 +41,7 @@ pub(super) fn open(directory: &Path, clock: &ManualClock) -> Instance {
         makes_new_authority: false,
         parts: Parts::default(),
     })
+    .await
     .unwrap()
 }
 
@@ -73,7 +74,10 @@ async fn a_task_that_ends_early_is_logged_once_and_shows_in_readyz_and_status() 
     let _logging = tracing::subscriber::set_default(subscriber.finish());
     let directory = tempfile::tempdir().unwrap();
     let clock = ManualClock::at_unix_secs(1_800_000_000);
-    let instance = open(directory.path(), &clock).bind(Vec::new()).unwrap();
+    let instance = open(directory.path(), &clock)
+        .await
+        .bind(Vec::new())
+        .unwrap();
     let address = instance.address().unwrap().tcp().unwrap();
     let socket = places::control_socket(instance.config());
     let heartbeat = |name| Heartbeat::new(name, Arc::new(clock.clone()));
@@ -119,7 +123,7 @@ async fn a_task_that_ends_early_is_logged_once_and_shows_in_readyz_and_status() 
 async fn nothing_of_an_instance_goes_on_after_its_end() {
     let directory = tempfile::tempdir().unwrap();
     let clock = ManualClock::at_unix_secs(1_800_000_000);
-    let instance = open(directory.path(), &clock);
+    let instance = open(directory.path(), &clock).await;
     let held = Arc::new(());
     let holds = Arc::clone(&held);
     let heartbeat = Heartbeat::new("a task", Arc::new(clock.clone()));
@@ -137,5 +141,5 @@ async fn nothing_of_an_instance_goes_on_after_its_end() {
         "somebody holds the registry"
     );
     // The lock is free again.
-    open(directory.path(), &clock).close().await;
+    open(directory.path(), &clock).await.close().await;
 }

@@ -6,6 +6,7 @@
 //! Must not know requests, headers or statuses. Invariant (`docs/storage-layout.md`): bytes before link, link before tag;
 //! deletion in reverse. Whether something is there is always read from the store: link *and* data.
 
+mod all_links;
 mod blobs;
 mod commit;
 mod copying;
@@ -25,6 +26,7 @@ mod listings;
 mod locks;
 mod manifests;
 mod memory_budget;
+mod moving;
 #[cfg(test)]
 mod open_mode;
 #[cfg(test)]
@@ -48,6 +50,7 @@ mod usage;
 
 use std::sync::Arc;
 
+pub use self::all_links::{AllLinks, digest_in, links_of, repositories_of};
 pub use self::blobs::Blobs;
 pub use self::copying::Copied;
 pub use self::core::Blob;
@@ -64,6 +67,7 @@ pub use self::listings::{Listings, Page, PageRequest};
 pub use self::locks::Quiet;
 pub use self::manifests::{ManifestContent, Manifests, PushedManifest, StoredManifest};
 pub use self::memory_budget::{BudgetSpent, Holder, MemoryBudget, Reservation};
+pub use self::moving::{Move, MoveError, Moved};
 pub use self::readiness::{HealthCheck, Readiness, Trouble};
 pub use self::referrers::{Referrer, ReferrersPage};
 pub use self::repositories::{Removal, Repositories, Spares};

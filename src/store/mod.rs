@@ -11,9 +11,11 @@ pub mod bucket_like;
 mod conformance;
 pub mod faulty;
 pub mod filesystem;
+pub mod lease;
 #[cfg(test)]
 mod memory;
 pub mod s3;
+pub mod shared_state;
 pub mod state_directory;
 pub mod user_access;
 

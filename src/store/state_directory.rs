@@ -15,9 +15,10 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::clock::Clock;
 use crate::durable_file;
-use crate::layout::{OWN_DIRECTORY, repositories_directory};
+use crate::layout::{OWN_DIRECTORY, repositories_directory, unfinished_move};
 use crate::oci::RepositoryName;
 use crate::store::StoreError;
+use crate::store::shared_state::SharedState;
 
 /// The length of the secret: that of the output of the hash it keys.
 pub const SECRET_BYTES: usize = 32;
@@ -41,6 +42,7 @@ const PUBLIC_FILE: u32 = 0o644;
 pub struct StateDirectory {
     path: PathBuf,
     secret: [u8; SECRET_BYTES],
+    is_taken_over: bool,
     /// Unlocked by the system when it is closed, however the process ends.
     _lock: File,
 }
@@ -61,6 +63,9 @@ impl StateDirectory {
     ) -> Result<Self, StateDirectoryError> {
         let path = root_directory.join(OWN_DIRECTORY);
         let lock = lock(&path)?;
+        if root_directory.join(unfinished_move().as_str()).exists() {
+            return Err(StateDirectoryError::UnfinishedMove);
+        }
         let is_first_start = !path.join(SECRET).exists() && !path.join(TEMPORARY).exists();
         if is_first_start && holds_repositories(root_directory)? {
             record_takeover(&path, clock)
@@ -85,10 +90,26 @@ impl StateDirectory {
             Err(source) => return Err(failed("read the secret in", &path, source)),
         };
         Ok(Self {
+            is_taken_over: path.join(TAKEN_OVER).exists(),
             path,
             secret,
             _lock: lock,
         })
+    }
+
+    /// Takes the lock in the directory at `path` (made if it is missing), for data in a bucket.
+    pub fn lock(path: &Path) -> Result<File, StateDirectoryError> {
+        lock(path)
+    }
+
+    /// The directory at `path`, locked by `lock`, for data in a bucket: what is `shared` is there.
+    pub fn of_bucket(path: PathBuf, lock: File, shared: &SharedState) -> Self {
+        Self {
+            path,
+            secret: shared.secret,
+            is_taken_over: shared.is_taken_over,
+            _lock: lock,
+        }
     }
 
     /// The lock in the directory at `path`, where an instance has run before; nothing is made. `None` where none has: then none
@@ -105,7 +126,7 @@ impl StateDirectory {
 
     /// Whether the data held repositories of another registry at our first start.
     pub fn is_taken_over(&self) -> bool {
-        self.path.join(TAKEN_OVER).exists()
+        self.is_taken_over
     }
 
     /// Where it is.
@@ -211,6 +232,9 @@ pub enum StateDirectoryError {
         /// What is in it.
         length_bytes: usize,
     },
+    /// The store is the destination of a move that has not ended.
+    #[error("the data are an incomplete copy: `boathouse move` has not finished here")]
+    UnfinishedMove,
     /// Something else.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -234,6 +258,9 @@ impl StateDirectoryError {
             Self::InUse { .. } => Some("stop the other instance first"),
             Self::BadSecret { .. } => Some(
                 "restore the file from a backup, or remove it: a new one is made, all logins and uploads in progress end",
+            ),
+            Self::UnfinishedMove => Some(
+                "stop the server on the old data, and run `boathouse move` again: it goes on where it was",
             ),
             Self::Store(_) if self.is_unwritable() => Some(
                 "let this user write there; or, to serve data that can only be read, set storage.maintenance.readonly.enabled: true, and state_directory to a place that can be written",

@@ -17,6 +17,7 @@ use boathouse::registry::{self, Registry};
 use boathouse::server::{self, BoundAddress, Listener};
 use boathouse::store::ObjectStore;
 use boathouse::tls;
+use futures_util::FutureExt as _;
 use http::Method;
 use tokio_util::sync::CancellationToken;
 
@@ -188,7 +189,9 @@ impl TestRegistry {
                 ..Parts::default()
             },
         };
-        let instance = Instance::open(plan).expect("an instance");
+        // Only a bucket is waited for.
+        let opened = Instance::open(plan).now_or_never();
+        let instance = opened.and_then(Result::ok).expect("an instance");
         let instance = instance.bind(options.more_listeners).expect("a free port");
         let address = instance.address().expect("an address");
         let address = address.tcp().expect("a TCP address");

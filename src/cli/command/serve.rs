@@ -191,7 +191,7 @@ fn serve_for(
 }
 
 /// The instance, bound to its addresses.
-fn open(
+async fn open(
     start: &Start,
     config: Config,
     source: ConfigSource,
@@ -211,7 +211,8 @@ fn open(
             sockets,
             ..Parts::default()
         },
-    })?;
+    })
+    .await?;
     instance.bind(Vec::new())
 }
 
@@ -224,7 +225,7 @@ async fn serve_until_ended(
 ) -> anyhow::Result<()> {
     let endings = Endings::listen()?;
     let hangups = Hangups::listen()?;
-    let mut instance = open(start, *config, source, sockets)?;
+    let mut instance = open(start, *config, source, sockets).await?;
     instance.report_to(Arc::clone(manager));
     let config = instance.config();
     let address = shown_address(&config.server.address, instance.address());

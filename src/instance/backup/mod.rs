@@ -24,7 +24,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
-use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 
 use self::files::{CopyError, Durable, Target, digest_of, for_each};
@@ -34,13 +33,11 @@ use super::keys::{derived_secret, keys_directory};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Relocated};
 use crate::durable_file::PRIVATE_FILE;
-use crate::layout::{
-    self, Key, OWN_DIRECTORY, OwnedPlace, Place, Prefix, blobs_directory, repositories_directory,
-};
+use crate::layout::{self, Key, OWN_DIRECTORY, OwnedPlace, Place, blobs_directory};
 use crate::oci::{Algorithm, Digest, RepositoryName};
 use crate::platform;
-use crate::registry::{Progress, Tell};
-use crate::store::{self, Depth, Entry, ObjectStore, Small};
+use crate::registry::{AllLinks, Progress, Tell, digest_in, links_of, repositories_of};
+use crate::store::{self, Depth, Entry, ObjectStore};
 use crate::tls;
 
 /// What is not complete yet.
@@ -48,12 +45,6 @@ const UNFINISHED: &str = "unfinished";
 
 /// What is complete, and takes the place of the last backup.
 const FINISHED: &str = "finished";
-
-/// A link holds a digest as text, and perhaps white space that other tools leave.
-const LINK_BYTES_MAX: u64 = 256;
-
-/// How many links are read at once.
-const LINKS_AT_ONCE: usize = 256;
 
 /// The configuration of the copy.
 const CONFIG: &str = "boathouse.yml";
@@ -195,9 +186,6 @@ struct Counts {
     gone: BTreeSet<Digest>,
 }
 
-/// The links of one repository.
-type Links = Vec<(Key, Bytes)>;
-
 impl Run<'_> {
     fn count<T>(&self, change: impl FnOnce(&mut Counts) -> T) -> T {
         change(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner))
@@ -240,7 +228,9 @@ impl Run<'_> {
     }
 
     fn copy_everything(&self) -> anyhow::Result<()> {
-        let repositories = self.runtime.block_on(self.repositories())?;
+        let repositories = self
+            .runtime
+            .block_on(repositories_of(self.store.as_ref()))?;
         let total = Some(repositories.len() as u64);
         for (done, repository) in repositories.iter().enumerate() {
             let done = done as u64;
@@ -251,40 +241,13 @@ impl Run<'_> {
         self.copy_configuration()
     }
 
-    /// All repositories. One that cannot be read is an error: a backup without it would look complete.
-    async fn repositories(&self) -> anyhow::Result<Vec<RepositoryName>> {
-        let root = repositories_directory();
-        let mut repositories = Vec::new();
-        let mut unread = vec![root.clone()];
-        while let Some(prefix) = unread.pop() {
-            let mut is_repository = false;
-            let mut entries = self.store.list(&prefix, Depth::One);
-            while let Some(Entry { key }) = entries.try_next().await? {
-                let below = key.strip_prefix(prefix.as_str());
-                match below.and_then(|below| below.strip_suffix('/')) {
-                    Some("_layers" | "_manifests") => is_repository = true,
-                    // A name that no repository can have: `lost+found` of a volume.
-                    Some(directory) if !directory.starts_with('_') => {
-                        unread.extend(name_of(&root, &key).and(key.parse::<Prefix>().ok()));
-                    }
-                    _ => {}
-                }
-            }
-            repositories.extend(name_of(&root, prefix.as_str()).filter(|_| is_repository));
-        }
-        repositories.sort_unstable();
-        Ok(repositories)
-    }
-
     fn copy_repository(&self, name: &RepositoryName) -> anyhow::Result<()> {
-        let mut links = Links::new();
-        let mut damaged = Vec::new();
+        let mut found = AllLinks::default();
         (self.job.quietly)(name, &mut || {
-            links.clear();
-            damaged.clear();
-            self.runtime
-                .block_on(self.read_links(name, &mut links, &mut damaged))
+            found = self.runtime.block_on(links_of(self.store.as_ref(), name))?;
+            Ok(())
         })?;
+        let AllLinks { links, damaged } = found;
         let damaged = damaged
             .into_iter()
             .map(|key: Key| format!("{key}: a damaged link"));
@@ -307,49 +270,6 @@ impl Run<'_> {
             counts.record.repositories += 1;
             counts.record.links += links.len() as u64;
         });
-        Ok(())
-    }
-
-    async fn read_links(
-        &self,
-        name: &RepositoryName,
-        links: &mut Links,
-        damaged: &mut Vec<Key>,
-    ) -> anyhow::Result<()> {
-        let mut keys = Vec::new();
-        for prefix in [
-            layout::manifests_directory(name),
-            layout::layers_directory(name),
-        ] {
-            let mut entries = self.store.list(&prefix, Depth::All);
-            while let Some(Entry { key }) = entries.try_next().await? {
-                match OwnedPlace::parse(&key) {
-                    Some(
-                        OwnedPlace::BlobData(_)
-                        | OwnedPlace::UploadData(..)
-                        | OwnedPlace::UploadStartedAt(..),
-                    )
-                    | None => {}
-                    Some(link) => keys.push(link.key()),
-                }
-            }
-        }
-        let mut left = keys.as_slice();
-        while !left.is_empty() {
-            let (part, _) = left.split_at(left.len().min(LINKS_AT_ONCE));
-            let contents = self.store.read_each(part, LINK_BYTES_MAX).await?;
-            let (read, rest) = left.split_at(contents.len().clamp(1, part.len()));
-            for (key, content) in read.iter().zip(contents) {
-                match content {
-                    Small::Whole(_, bytes) if digest_in(&bytes).is_some() => {
-                        links.push((key.clone(), bytes));
-                    }
-                    Small::Whole(..) | Small::TooLarge(_) => damaged.push(key.clone()),
-                    Small::Absent => {}
-                }
-            }
-            left = rest;
-        }
         Ok(())
     }
 
@@ -510,16 +430,6 @@ impl Run<'_> {
             PRIVATE_DIRECTORY,
         )
     }
-}
-
-/// The repository whose directory is `directory`, if it can be one.
-fn name_of(root: &Prefix, directory: &str) -> Option<RepositoryName> {
-    let name = directory.strip_prefix(root.as_str())?;
-    name.strip_suffix('/')?.parse().ok()
-}
-
-fn digest_in(link: &[u8]) -> Option<Digest> {
-    std::str::from_utf8(link).ok()?.trim().parse().ok()
 }
 
 /// The files directly in a directory; none if it is missing.

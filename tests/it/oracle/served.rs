@@ -112,7 +112,9 @@ impl Served {
             makes_new_authority: false,
             parts: Parts::default(),
         };
-        let instance = Instance::open(plan).and_then(|instance| instance.bind(Vec::new()));
+        let instance = Instance::open(plan)
+            .await
+            .and_then(|instance| instance.bind(Vec::new()));
         let instance = instance.map_err(|error| format!("{error:#}"))?;
         let place = instance.token_address();
         let ending = CancellationToken::new();
