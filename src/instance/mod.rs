@@ -362,6 +362,11 @@ impl BoundInstance {
         tasks.spawn_of(registry, uploads.heartbeat(), |r| {
             r.uploads.close_idle().boxed()
         });
+        let clock = Arc::clone(&self.instance.plan.clock);
+        let maintenance = Heartbeat::new("the maintenance of the store", clock);
+        tasks.spawn_of(registry, maintenance, |r| {
+            r.uploads.maintain_store().boxed()
+        });
         tasks.spawn_of(registry, blobs.heartbeat(), |r| {
             r.blobs.keep_tombstones().boxed()
         });

@@ -87,6 +87,14 @@ impl Uploads {
         }
     }
 
+    /// Lets the store remove what interrupted uploads have left; never returns.
+    pub async fn maintain_store(&self) {
+        if self.core.settings.readonly {
+            return std::future::pending().await;
+        }
+        self.core.store.maintain().await;
+    }
+
     /// Opens a session. `algorithm` is the one that the client announced (distribution-spec `digest-algorithm`).
     pub async fn begin(
         &self,

@@ -1,6 +1,6 @@
 //! Why a request to the bucket failed, and what follows from it: try again, give up, or a plain answer.
 //!
-//! Source of the table: `docs/architecture.md` "The bucket", seen on MinIO and versitygw. Must not know who asked. Invariants:
+//! Source of the table: seen on MinIO and versitygw. Must not know who asked. Invariants:
 //! absence is believed only where the bucket names the code of it, so that a wrong proxy or bucket never makes data look
 //! deleted; nothing that a server has written is repeated but the code, so no secret can be in it.
 
