@@ -468,6 +468,11 @@ pub(crate) fn lock_data(
     locked(StateDirectory::open_beside(root_directory, clock))
 }
 
+/// The same for data in a bucket, whose lease is taken later: makes this the only process with this state directory.
+pub(crate) fn lock_state(state_directory: &Path) -> anyhow::Result<File> {
+    locked(StateDirectory::lock(state_directory))
+}
+
 /// [`lock_data`]; where the data may only be read, and that is all the config wants, the lock and the secret lie with the
 /// rest of the state.
 fn lock_data_of(

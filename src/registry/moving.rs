@@ -216,17 +216,13 @@ impl Move {
     ) -> Result<(), MoveError> {
         let (mut tags, mut others) = (Vec::new(), Vec::new());
         for key in links {
-            match OwnedPlace::parse(key.as_str()) {
-                Some(OwnedPlace::TagCurrent(_, tag)) => {
-                    let directory = layout::tag_directory(name, &tag);
-                    tags.push(Step::remove_tree(directory, key.clone()));
-                }
-                _ => {
-                    let directory = key.as_str().strip_suffix("link");
-                    if let Some(Ok(directory)) = directory.map(str::parse::<Prefix>) {
-                        others.push(Step::remove_tree(directory, key.clone()));
-                    }
-                }
+            if let Some(OwnedPlace::TagCurrent(_, tag)) = OwnedPlace::parse(key.as_str()) {
+                let directory = layout::tag_directory(name, &tag);
+                tags.push(Step::remove_tree(directory, key.clone()));
+            } else if let Some(Ok(directory)) =
+                key.as_str().strip_suffix("link").map(str::parse::<Prefix>)
+            {
+                others.push(Step::remove_tree(directory, key.clone()));
             }
         }
         moved.removed_links += (tags.len() + others.len()) as u64;

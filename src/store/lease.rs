@@ -3,8 +3,8 @@
 //! One key, [`layout::own_key`]`("lease")`, is swapped by conditional writes, and never deleted: a request that arrives late must
 //! not remove a successor's (it is given up by swapping in a released record). Its record carries the holder's run and a number
 //! that grows, so that no two are equal. Nobody compares clocks of two machines: another instance takes a lease only after it has
-//! seen the same record for [`DURATION`], and the holder counts from before it sent its last renewal, and stops [`MARGIN`]
-//! earlier. A restart of the same state directory, whose lock is held by then, need not wait. Must not know what is stored.
+//! seen the same record for [`DURATION`], and the holder counts from before it sent its last renewal, and stops after
+//! [`WRITES_FOR`]. A restart of the same state directory, whose lock is held by then, need not wait. Must not know what is stored.
 //! Invariants: a holder that cannot renew refuses writes before another instance can hold; the record is changed by nothing but
 //! [`Condition::Absent`] and [`Condition::Match`].
 
@@ -22,11 +22,11 @@ use crate::heartbeat::Heartbeat;
 use crate::layout::{self, Key};
 
 /// How long the same record must be seen before another instance may take its place.
-pub const DURATION: Duration = Duration::from_secs(60);
+pub const DURATION: Duration = Duration::from_mins(1);
 
-/// How much earlier the holder stops: longer than the longest attempt of a small request (25 s), so that a write that was begun
-/// has ended.
-pub const MARGIN: Duration = Duration::from_secs(30);
+/// How long the holder may write after it sent a renewal. The rest of [`DURATION`] is longer than the longest attempt of a small
+/// request (25 s), so that a write that was begun has ended before another instance can hold.
+pub const WRITES_FOR: Duration = Duration::from_secs(30);
 
 /// How often it is renewed: a renewal may fail twice before the holder has to stop.
 pub const RENEW: Duration = Duration::from_secs(10);
@@ -226,8 +226,8 @@ impl Lease {
                 state.version = Some(version);
                 // An older record of ours, whose renewal was in time, but not now.
                 if record.number == number {
-                    state.until = sent + (DURATION - MARGIN);
-                    state.until_wall = sent_wall + (DURATION - MARGIN);
+                    state.until = sent + WRITES_FOR;
+                    state.until_wall = sent_wall + WRITES_FOR;
                 }
                 Ok(true)
             }
@@ -482,7 +482,7 @@ mod tests {
             };
             let put = || guarded.apply(vec![Step::put(layout::own_key("probe"), "x")]);
             put().await.unwrap();
-            clock.advance(DURATION - MARGIN);
+            clock.advance(WRITES_FOR);
             let refused = put().await;
             assert!(
                 matches!(refused, Err(StoreError::Busy { .. })),
@@ -496,11 +496,11 @@ mod tests {
             );
             // Nobody has taken it: the holder goes on as soon as it can renew.
             assert!(first.renew().await && first.is_held());
-            let stopped = clock.elapsed() + (DURATION - MARGIN);
+            let stopped = clock.elapsed() + WRITES_FOR;
             let second = taken(&store, &clock, "two", "b").await.unwrap();
             let held_from = clock.elapsed();
             assert!(
-                held_from >= stopped + MARGIN,
+                held_from >= stopped + WRITES_FOR,
                 "{began:?} {stopped:?} {held_from:?}"
             );
             assert!(second.is_held() && !first.is_held());

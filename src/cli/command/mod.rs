@@ -14,6 +14,7 @@ mod du;
 mod hand_back;
 mod list;
 mod man;
+mod move_data;
 mod new_ca;
 mod push_sample;
 mod rebuild;
@@ -79,6 +80,8 @@ pub(super) enum Command {
     Backup(backup::Arguments),
     /// Restore an installation from its backup
     Restore(restore::Arguments),
+    /// Copy all data to another place, a directory or a bucket, while they are served
+    Move(move_data::Arguments),
     /// Have the running server read users, rules and certificates again, and report mistakes
     Reload(reload::Arguments),
     /// Write what an old registry needs before it serves the data again
@@ -118,6 +121,7 @@ impl Command {
             Self::Rebuild(arguments) => rebuild::run(arguments),
             Self::Backup(arguments) => backup::run(arguments),
             Self::Restore(arguments) => restore::run(arguments),
+            Self::Move(arguments) => move_data::run(arguments),
             Self::Reload(arguments) => reload::run(arguments),
             Self::HandBack(arguments) => hand_back::run(arguments),
             Self::User(arguments) => user::run(arguments),

@@ -9,6 +9,7 @@ use boathouse::clock::SystemClock;
 use boathouse::config;
 use boathouse::instance::{Expected, Instance, Parts, Plan};
 use boathouse::server::BoundAddress;
+use futures_util::FutureExt as _;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
@@ -112,9 +113,10 @@ impl Served {
             makes_new_authority: false,
             parts: Parts::default(),
         };
-        let instance = Instance::open(plan)
-            .await
-            .and_then(|instance| instance.bind(Vec::new()));
+        // Only a bucket is waited for.
+        let opened = Instance::open(plan).now_or_never();
+        let opened = opened.ok_or("it waits")?;
+        let instance = opened.and_then(|instance| instance.bind(Vec::new()));
         let instance = instance.map_err(|error| format!("{error:#}"))?;
         let place = instance.token_address();
         let ending = CancellationToken::new();

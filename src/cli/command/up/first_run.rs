@@ -15,6 +15,7 @@ use anyhow::Context;
 use super::port;
 use crate::cli::command::welcome::ShownPassword;
 use crate::cli::password::Password;
+use crate::config::TemplateBucket;
 use crate::durable_file;
 use crate::host_port::HostPort;
 use crate::instance::keys::write_private;
@@ -30,6 +31,8 @@ pub(super) struct Request {
     /// The port of a socket that the service manager has bound for this program.
     pub(super) passed_port: Option<u16>,
     pub(super) hosts: Vec<String>,
+    /// `--s3` and `--bucket`
+    pub(super) bucket: Option<TemplateBucket>,
     /// `BOATHOUSE_ADMIN_PASSWORD`
     pub(super) password: Option<Password>,
     /// Whether a person watches stderr.
@@ -42,6 +45,8 @@ pub(super) struct FirstConfig<'a> {
     pub(super) places: &'a Places,
     pub(super) address: &'a HostPort,
     pub(super) hosts: &'a [String],
+    /// Where the data are to be, if not in a directory.
+    pub(super) bucket: Option<&'a TemplateBucket>,
 }
 
 /// What other layers make, and what a test must decide.
@@ -51,7 +56,7 @@ pub(super) trait Workshop {
     /// Whether an address can be listened on, and at which port: port 0 is any that is free.
     fn bind(&self, address: &HostPort) -> io::Result<u16>;
     /// Locks the data until the result is dropped.
-    fn lock(&self, data: &Path) -> anyhow::Result<Box<dyn Any>>;
+    fn lock(&self, first: &FirstConfig<'_>) -> anyhow::Result<Box<dyn Any>>;
     /// Makes `token.crt` and `token.key` in `keys_directory` unless they are there.
     fn make_token_key(&self, keys_directory: &Path) -> anyhow::Result<()>;
     /// Makes the authority and the leaf unless they are there.
@@ -89,13 +94,14 @@ pub(super) fn complete(
         places,
         address: &address,
         hosts: &request.hosts,
+        bucket: request.bucket.as_ref(),
     };
     // Two first runs at once would each make an authority; only one of them gets past the lock.
-    let _alone = workshop.lock(&places.data)?;
+    let _alone = workshop.lock(&first)?;
     if places.config.exists() {
         return Ok(None);
     }
-    make_directories(places)?;
+    make_directories(&first)?;
     workshop.make_token_key(&places.keys_directory)?;
     workshop.make_certificates(&first)?;
     let password = if places.users.exists() {
@@ -145,7 +151,8 @@ pub(super) fn make_admin(
     Ok(shown)
 }
 
-fn make_directories(places: &Places) -> anyhow::Result<()> {
+fn make_directories(first: &FirstConfig<'_>) -> anyhow::Result<()> {
+    let places = first.places;
     let make = |path: &Path, mode| {
         DirBuilder::new()
             .recursive(true)
@@ -157,8 +164,11 @@ fn make_directories(places: &Places) -> anyhow::Result<()> {
     durable_file::make_private_directory_if_ours(&places.state_directory)
         .with_context(|| format!("cannot make {}", places.state_directory.display()))?;
     make(&places.keys_directory, 0o700)?;
-    // As the store makes it: for its owner and group.
-    make(&places.data, 0o750)
+    match first.bucket {
+        // As the store makes it: for its owner and group.
+        None => make(&places.data, 0o750),
+        Some(_) => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -212,7 +222,7 @@ mod tests {
                 port => Ok(port),
             }
         }
-        fn lock(&self, _: &Path) -> anyhow::Result<Box<dyn Any>> {
+        fn lock(&self, _: &FirstConfig<'_>) -> anyhow::Result<Box<dyn Any>> {
             self.on_lock.iter().for_each(|act| act());
             Ok(Box::new(()))
         }

@@ -22,14 +22,17 @@ use crate::cli::credentials::{self, PASSWORD_VARIABLE};
 use crate::cli::password::{self, Password};
 use crate::cli::talk;
 use crate::clock::SystemClock;
-use crate::config::{self, Template, TemplateStorage, UsersFile};
+use crate::config::{self, Template, TemplateBucket, TemplateStorage, UsersFile};
 use crate::durable_file;
-use crate::host_port::HostPort;
+use crate::host_port::{BaseUrl, HostPort};
 use crate::instance::missing_parts::Expected;
 use crate::instance::places::{Places, Surroundings, refuse_data_of_another_as_root};
 use crate::instance::{self, keys};
 use crate::server::PassedSockets;
 use crate::tls::{self, Tls, TlsError};
+
+/// What `--s3` says for Amazon's own endpoint of the region.
+const AMAZON: &str = "amazon";
 
 /// `boathouse up`
 #[derive(Debug, Default, clap::Args)]
@@ -51,6 +54,31 @@ pub(in crate::cli) struct Arguments {
     /// With --from: the registry's certificates [default: keep, unless clients come without a proxy over plain HTTP]
     #[arg(long, value_enum, value_name = "WHICH", requires = "from")]
     tls: Option<taking_over::CertificateChoice>,
+    /// Keep the images in a bucket of the S3 server at this URL, or at `amazon` (first run only)
+    #[arg(
+        long,
+        value_name = "ENDPOINT",
+        requires = "bucket",
+        conflicts_with = "from"
+    )]
+    s3: Option<String>,
+    /// With --s3: the bucket, which must exist
+    #[arg(long, value_name = "NAME", requires = "s3")]
+    bucket: Option<String>,
+    /// With --s3: the region
+    #[arg(
+        long,
+        value_name = "REGION",
+        requires = "s3",
+        default_value = "us-east-1"
+    )]
+    region: String,
+    /// With --s3: a file with the name of the account [default: the environment, a profile, or the instance has the credentials]
+    #[arg(long, value_name = "FILE", requires_all = ["s3", "secret_key_file"])]
+    access_key_file: Option<PathBuf>,
+    /// With --s3: a file with its secret
+    #[arg(long, value_name = "FILE", requires_all = ["s3", "access_key_file"])]
+    secret_key_file: Option<PathBuf>,
     /// Make a new certificate authority; every client must then trust it anew
     #[arg(long)]
     new_ca: bool,
@@ -74,12 +102,16 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         address: arguments.addr.clone(),
         passed_port: sockets.port(),
         hosts: arguments.host.clone(),
+        bucket: bucket(arguments)?,
         password: makes_admin.then(given_password).transpose()?.flatten(),
         is_terminal: io::stderr().is_terminal(),
     };
     let mut password = None;
     // Before anything is made: the data's owner could not open it.
-    refuse_data_of_another_as_root(&places.data)?;
+    refuse_data_of_another_as_root(match request.bucket {
+        None => &places.data,
+        Some(_) => &places.state_directory,
+    })?;
     if is_first {
         let paths = [
             places.ca_certificate.clone(),
@@ -93,6 +125,31 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     let password = first_run::complete(&places, &request, &RealWorkshop)?.or(password);
     serve_as_ours(arguments, places.config, makes_admin, password, sockets)
+}
+
+/// The bucket of a first run.
+fn bucket(arguments: &Arguments) -> anyhow::Result<Option<TemplateBucket>> {
+    let (Some(endpoint), Some(bucket)) = (&arguments.s3, &arguments.bucket) else {
+        return Ok(None);
+    };
+    let full = |file: &PathBuf| {
+        let path = std::path::absolute(file);
+        path.with_context(|| format!("cannot use {}", file.display()))
+    };
+    let access_key = arguments.access_key_file.as_ref().map(full).transpose()?;
+    let secret_key = arguments.secret_key_file.as_ref().map(full).transpose()?;
+    let endpoint = endpoint.trim_end_matches('/');
+    if endpoint != AMAZON && endpoint.parse::<BaseUrl>().is_err() {
+        bail!(
+            "--s3 must be a URL without a path, or `{AMAZON}`\nhint: written like http://minio.example.com:9000"
+        );
+    }
+    Ok(Some(TemplateBucket {
+        endpoint: (endpoint != AMAZON).then(|| endpoint.to_owned()),
+        bucket: bucket.clone(),
+        region: arguments.region.clone(),
+        key_files: access_key.zip(secret_key),
+    }))
 }
 
 /// Serves, with a welcome. `makes_parts`: parts of the installation that are missing are made. `password`: of the account that
@@ -186,8 +243,12 @@ impl Workshop for RealWorkshop {
         port::try_bind(address)
     }
 
-    fn lock(&self, data: &Path) -> anyhow::Result<Box<dyn Any>> {
-        Ok(Box::new(instance::lock_data(data, &SystemClock::new())?))
+    fn lock(&self, first: &FirstConfig<'_>) -> anyhow::Result<Box<dyn Any>> {
+        let places = first.places;
+        Ok(match first.bucket {
+            None => Box::new(instance::lock_data(&places.data, &SystemClock::new())?),
+            Some(_) => Box::new(instance::lock_state(&places.state_directory)?),
+        })
     }
 
     fn make_token_key(&self, keys_directory: &Path) -> anyhow::Result<()> {
@@ -229,7 +290,10 @@ impl Workshop for RealWorkshop {
             directory: durable_file::directory_of(&places.config).to_owned(),
             address: first.address.to_string(),
             hosts: first.hosts.to_vec(),
-            storage: TemplateStorage::Directory(places.data.clone()),
+            storage: match first.bucket {
+                None => TemplateStorage::Directory(places.data.clone()),
+                Some(bucket) => TemplateStorage::Bucket(bucket.clone()),
+            },
             ca_certificate: places.ca_certificate.clone(),
             keys_directory: places.keys_directory.clone(),
             users_file: places.users.clone(),
