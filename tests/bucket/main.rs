@@ -44,6 +44,8 @@ mod crowds;
 mod damaged_data;
 #[path = "../it/data.rs"]
 mod data;
+#[path = "../it/data_in_s3.rs"]
+mod data_in_s3;
 #[path = "../it/denial.rs"]
 mod denial;
 #[path = "../it/encoded_paths.rs"]

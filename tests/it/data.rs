@@ -1,7 +1,8 @@
 //! Where test registries keep their data: a directory, or a bucket in the test target `bucket`.
 //!
 //! Outlives the registries on it, so a test restarts one by starting another on the same data. What another program does to
-//! the data, a test does through [`Data`], so it runs on both. A test that needs a directory says so by `on_a_directory!`.
+//! the data, a test does through [`Data`], so it runs on all of them. A test that needs a directory says so by
+//! `on_a_directory!`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,11 +16,24 @@ use boathouse::store::bucket_like::{BucketLike, Change};
 use boathouse::store::filesystem::{self, FilesystemStore};
 use tempfile::TempDir;
 
+use crate::data_in_s3::DataInS3;
+
+/// Chooses the order in which a bucket carries out what has none. Set, tests of the target `bucket` run on a bucket that is
+/// random and has no network.
+const SEED: &str = "BOATHOUSE_BUCKET_SEED";
+
 /// See the module.
 pub(crate) struct Data {
     directory: TempDir,
-    bucket: Option<BucketLike>,
+    bucket: Option<Bucket>,
     state: TempDir,
+}
+
+enum Bucket {
+    /// In memory, in random order, without a network.
+    Random(BucketLike),
+    /// Behind S3.
+    S3(Box<DataInS3>),
 }
 
 impl Data {
@@ -31,28 +45,54 @@ impl Data {
     /// An empty bucket in any case. `seed` chooses the order of what has none, and which requests find it busy.
     pub(crate) fn in_bucket(seed: u64) -> Arc<Self> {
         let directory = tempfile::tempdir().expect("a directory");
-        Self::of(directory, Some(BucketLike::new(seed)))
+        Self::of(directory, Some(Bucket::Random(BucketLike::new(seed))))
+    }
+
+    /// An empty bucket behind S3 in any case.
+    pub(crate) fn in_s3(s3: DataInS3) -> Arc<Self> {
+        let directory = tempfile::tempdir().expect("a directory");
+        Self::of(directory, Some(Bucket::S3(Box::new(s3))))
+    }
+
+    fn random(&self) -> &BucketLike {
+        match &self.bucket {
+            Some(Bucket::Random(bucket)) => bucket,
+            Some(Bucket::S3(_)) | None => panic!("this test needs `Data::in_bucket`"),
+        }
+    }
+
+    /// The bucket behind S3, for tests that are about it.
+    pub(crate) fn s3(&self) -> &DataInS3 {
+        match &self.bucket {
+            Some(Bucket::S3(s3)) => s3,
+            Some(Bucket::Random(_)) | None => panic!("this test needs `Data::in_s3`"),
+        }
     }
 
     /// Every change of the bucket in its order, since this was first called.
     pub(crate) fn journal(&self) -> Vec<Change> {
-        self.bucket.as_ref().expect("a bucket").journal()
+        self.random().journal()
     }
 
     /// From now on one request to the bucket in `one_in` (0 for none) is refused, or its answer is lost.
     pub(crate) fn be_busy(&self, one_in: u64) {
-        let bucket = self.bucket.as_ref().expect("a bucket");
-        bucket.be_busy(one_in);
+        self.random().be_busy(one_in);
     }
 
     /// Empty; the directory, if there is one, is made within `parent`.
     pub(crate) fn within(parent: &Path) -> Arc<Self> {
-        let bucket = crate::KEEPS_DATA_IN_A_BUCKET.then(|| BucketLike::new(seed()));
         let directory = tempfile::tempdir_in(parent).expect("a directory");
-        Self::of(directory, bucket)
+        if !crate::KEEPS_DATA_IN_A_BUCKET {
+            return Self::of(directory, None);
+        }
+        let bucket = match std::env::var_os(SEED) {
+            Some(_) => Bucket::Random(BucketLike::new(seed())),
+            None => Bucket::S3(Box::new(DataInS3::new())),
+        };
+        Self::of(directory, Some(bucket))
     }
 
-    fn of(directory: TempDir, bucket: Option<BucketLike>) -> Arc<Self> {
+    fn of(directory: TempDir, bucket: Option<Bucket>) -> Arc<Self> {
         let state = tempfile::tempdir().expect("a directory");
         Arc::new(Self {
             directory,
@@ -68,11 +108,14 @@ impl Data {
 
     /// The store over it, as a process opens it.
     pub(crate) fn open(&self, clock: Arc<dyn Clock>) -> Arc<dyn ObjectStore> {
-        if let Some(bucket) = &self.bucket {
-            return Arc::new(bucket.clone());
+        match &self.bucket {
+            Some(Bucket::Random(bucket)) => Arc::new(bucket.clone()),
+            Some(Bucket::S3(s3)) => s3.open(clock),
+            None => {
+                let settings = filesystem::Settings::at(self.directory.path());
+                Arc::new(FilesystemStore::open(settings, clock).expect("a store"))
+            }
         }
-        let settings = filesystem::Settings::at(self.directory.path());
-        Arc::new(FilesystemStore::open(settings, clock).expect("a store"))
     }
 
     /// The directory, for tests which run on a directory only.
@@ -85,7 +128,8 @@ impl Data {
     /// All keys with their content, and what upload sessions have received.
     pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
         match &self.bucket {
-            Some(bucket) => bucket.everything(),
+            Some(Bucket::Random(bucket)) => bucket.everything(),
+            Some(Bucket::S3(s3)) => s3.everything(),
             None => tree(self.directory.path()),
         }
     }
@@ -99,25 +143,30 @@ impl Data {
 
     pub(crate) fn read(&self, key: &str) -> Option<Vec<u8>> {
         match &self.bucket {
-            Some(bucket) => bucket.content(key),
+            Some(Bucket::Random(bucket)) => bucket.content(key),
+            Some(Bucket::S3(s3)) => s3.content(key),
             None => fs::read(self.file(key)).ok(),
         }
     }
 
     /// Writes a key as another program does.
     pub(crate) fn write(&self, key: &str, content: impl AsRef<[u8]>) {
-        if let Some(bucket) = &self.bucket {
-            return bucket.put_by_another_program(key, content.as_ref());
+        match &self.bucket {
+            Some(Bucket::Random(bucket)) => bucket.put_by_another_program(key, content.as_ref()),
+            Some(Bucket::S3(s3)) => s3.put(key, content.as_ref()),
+            None => {
+                let path = self.file(key);
+                fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+                fs::write(path, content).expect("written");
+            }
         }
-        let path = self.file(key);
-        fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
-        fs::write(path, content).expect("written");
     }
 
     /// Removes a key as another program does: its directory stays where there is one. Returns whether it was there.
     pub(crate) fn remove(&self, key: &str) -> bool {
         match &self.bucket {
-            Some(bucket) => bucket.remove_by_another_program(|other| other == key),
+            Some(Bucket::Random(bucket)) => bucket.remove_by_another_program(|other| other == key),
+            Some(Bucket::S3(s3)) => s3.remove(|other| other == key),
             None => fs::remove_file(self.file(key)).is_ok(),
         }
     }
@@ -125,8 +174,10 @@ impl Data {
     /// Removes all keys below a prefix, which ends in `/`, and its directory where there is one. Returns whether
     /// there was any.
     pub(crate) fn remove_below(&self, prefix: &str) -> bool {
+        let is_below = |key: &str| key.starts_with(prefix);
         match &self.bucket {
-            Some(bucket) => bucket.remove_by_another_program(|key| key.starts_with(prefix)),
+            Some(Bucket::Random(bucket)) => bucket.remove_by_another_program(is_below),
+            Some(Bucket::S3(s3)) => s3.remove(is_below),
             None => fs::remove_dir_all(self.file(prefix)).is_ok(),
         }
     }
@@ -134,10 +185,7 @@ impl Data {
     /// Whether there is a key below a prefix, or its directory where there may be one.
     pub(crate) fn is_there(&self, prefix: &str) -> bool {
         match &self.bucket {
-            Some(bucket) => bucket
-                .everything()
-                .keys()
-                .any(|key| key.starts_with(prefix)),
+            Some(_) => self.files().keys().any(|key| key.starts_with(prefix)),
             None => self.file(prefix).exists(),
         }
     }
@@ -176,13 +224,10 @@ pub(crate) fn tree(directory: &Path) -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-/// Of the order in which the bucket carries out what has none: another one for each test, and the same in each run unless
-/// `BOATHOUSE_BUCKET_SEED` is set.
+/// Another one for each test, and the same in each run with the same `BOATHOUSE_BUCKET_SEED`.
 fn seed() -> u64 {
     let mut hasher = DefaultHasher::new();
     std::thread::current().name().hash(&mut hasher);
-    std::env::var("BOATHOUSE_BUCKET_SEED")
-        .ok()
-        .hash(&mut hasher);
+    std::env::var(SEED).ok().hash(&mut hasher);
     hasher.finish()
 }

@@ -120,10 +120,12 @@ impl Plans {
         struck
     }
 
-    /// Whether the next of these is one in `one_in`; never, where that is 0.
+    /// Whether the next of these is one in `one_in`, and thus has trouble; never, where that is 0.
     pub(super) fn is_one_in(&mut self, one_in: u64) -> bool {
         self.random = next_random(self.random);
-        one_in > 0 && (self.random >> 33).is_multiple_of(one_in)
+        let is_it = one_in > 0 && (self.random >> 33).is_multiple_of(one_in);
+        self.struck += u64::from(is_it);
+        is_it
     }
 }
 
