@@ -11,16 +11,22 @@ boathouse_program() {
   [[ -x $BOATHOUSE ]] || { echo "error: $BOATHOUSE cannot be run" >&2; exit 1; }
 }
 
-# integration_tests : TESTS is afterwards the absolute path of the built tests/it, with the program that they start.
-integration_tests() {
-  local root
+# built_tests VARIABLE TARGET… : VARIABLE is afterwards the absolute path of the built tests of that target (`--test it`), with
+# the program that they start.
+built_tests() {
+  local variable=$1 root found
+  shift
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
   # The first time for a person to see what the compiler says, the second time for the path.
-  (cd "$root" && cargo test --locked --test it --no-run)
-  TESTS=$(cd "$root" && cargo test --locked --test it --no-run --quiet --message-format json |
-    sed -n 's/.*"name":"it".*"executable":"\([^"]*\)".*/\1/p')
-  [[ -x $TESTS ]] || { echo "error: no program of the tests in tests/it" >&2; exit 1; }
+  (cd "$root" && cargo test --locked "$@" --no-run)
+  found=$(cd "$root" && cargo test --locked "$@" --no-run --quiet --message-format json |
+    sed -n 's/.*"test":true.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
+  [[ -x $found ]] || { echo "error: no program of the tests of $*" >&2; exit 1; }
+  printf -v "$variable" '%s' "$found"
 }
+
+# integration_tests : TESTS is afterwards the absolute path of the built tests/it.
+integration_tests() { built_tests TESTS --test it; }
 
 # fleet_program : FLEET is afterwards the absolute path of tests/bench/fleet, built with the profile of everything else.
 fleet_program() {

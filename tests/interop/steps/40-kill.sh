@@ -18,7 +18,7 @@ http --limit-rate 4M -X PATCH -H 'Content-Type: application/octet-stream' -T "$W
 patch=$!
 
 some_bytes_are_stored() {
-  [[ -n $(find "$DIR/data" -path "*/team/big/_uploads/*/data" -size +4096k) ]]
+  [[ -n $(find "$DIR" -path "*/team/big/_uploads/*/data" -size +4096k) ]]
 }
 check "a part of the blob is stored" wait_until 20 some_bytes_are_stored
 check "the push is still going on" kill -0 "$patch"
