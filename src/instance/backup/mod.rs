@@ -247,7 +247,7 @@ impl Run<'_> {
             found = self.runtime.block_on(links_of(self.store.as_ref(), name))?;
             Ok(())
         })?;
-        let AllLinks { links, damaged } = found;
+        let AllLinks { mut links, damaged } = found;
         let damaged = damaged
             .into_iter()
             .map(|key: Key| format!("{key}: a damaged link"));
