@@ -17,11 +17,12 @@ use super::missing_parts::refuse_new_bucket;
 use super::{Data, Plan, locked};
 use crate::durable_file;
 use crate::platform;
-use crate::store::ObjectStore;
 use crate::store::faulty::HookedStore;
 use crate::store::lease::{Holder, Lease, LeaseError};
+use crate::store::s3::start_check::check;
 use crate::store::shared_state::SharedState;
 use crate::store::state_directory::StateDirectory;
+use crate::store::{ObjectStore, s3};
 
 /// Names an installation in the lease.
 const INSTANCE_ID: &str = "instance-id";
@@ -30,14 +31,22 @@ const INSTANCE_ID: &str = "instance-id";
 const RUN_BYTES: usize = 16;
 
 /// Opens the bucket of `plan`. A store that a test hands in is used in its place.
-pub(super) async fn open(plan: &Plan) -> anyhow::Result<Data> {
+pub(super) async fn open(plan: &Plan, bucket: &s3::Settings) -> anyhow::Result<Data> {
     let Plan { config, clock, .. } = plan;
     let is_readonly = config.registry.readonly;
     let directory = &config.state_directory;
     let lock = locked(StateDirectory::lock(directory))?;
     let store = match &plan.parts.store {
         Some(store) => Arc::clone(store),
-        None => config.storage.open(is_readonly, Arc::clone(clock))?,
+        None => {
+            if let Some(ahead_secs) = check(bucket, is_readonly, Arc::clone(clock)).await? {
+                tracing::warn!(
+                    ahead_secs,
+                    "the clocks of this machine and of the bucket differ; hint: set the clock (`timedatectl set-ntp true`)"
+                );
+            }
+            config.storage.open(is_readonly, Arc::clone(clock))?
+        }
     };
     if is_readonly {
         let shared = locked(SharedState::find(store.as_ref()).await)?;

@@ -160,7 +160,7 @@ impl Instance {
                 store: None,
                 lease: None,
             },
-            store::Settings::Bucket(_) => bucket::open(&plan).await?,
+            store::Settings::Bucket(bucket) => bucket::open(&plan, bucket).await?,
         };
         let secret = server_secret(config, &data.state);
         let registry = Arc::new(open_registry(&plan, &data, &secret)?);

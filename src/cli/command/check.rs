@@ -1,7 +1,7 @@
 //! `boathouse check`: reads the configuration as `serve` or `up` would, warns of mistakes, shows on demand what is in force, and fails where they would not
 //! start, or where a rule has an action that does not exist; or looks through the data.
 //!
-//! Must not start or write anything. What only a start can find out (a port in use, a full disk) is not looked for. Invariant: what is in force, or was found, goes to stdout, everything else to stderr, and
+//! Must not start or write anything, but for an object below `boathouse/start-check/` in a bucket, which is removed again. What only a start can find out (a port in use, a full disk) is not looked for. Invariant: what is in force, or was found, goes to stdout, everything else to stderr, and
 //! no secret to either.
 
 use std::process::ExitCode;
@@ -17,6 +17,8 @@ use crate::cli::talk;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{self, Config, Served};
 use crate::instance::{Expected, missing_parts};
+use crate::store;
+use crate::store::s3::start_check::check;
 use crate::tls::{self, Tls};
 
 /// `boathouse check`
@@ -108,6 +110,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         };
         missing_parts::refuse(config, &environment, expected, false)?;
         open_own_certificates(config)?;
+        check_bucket(config)?;
         if let Some(warning) = missing_parts::empty_root_warning(config) {
             talk::line(format_args!("warning: {warning}"));
         }
@@ -122,6 +125,26 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         ))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Asks the bucket for all that a server needs of it; what is wrong is one line with a hint.
+fn check_bucket(config: &Config) -> anyhow::Result<()> {
+    let bucket = match &config.storage {
+        store::Settings::Filesystem { .. } => return Ok(()),
+        store::Settings::Bucket(bucket) => bucket,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let clock = Arc::new(SystemClock::new());
+    let ahead_secs = runtime.block_on(check(bucket, config.registry.readonly, clock))?;
+    if let Some(ahead_secs) = ahead_secs {
+        talk::line(format_args!(
+            "warning: the clock of the bucket is {ahead_secs} s ahead of this machine's; hint: set the clock (`timedatectl set-ntp true`)"
+        ));
+    }
+    Ok(())
 }
 
 /// Certificates of the user's own are opened as a server opens them. Those of our own authority may yet have to be made.
