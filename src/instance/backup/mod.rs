@@ -454,7 +454,9 @@ fn root_directory(config: &Config) -> anyhow::Result<&Path> {
     match &config.storage {
         store::Settings::Filesystem { root_directory } => Ok(root_directory),
         store::Settings::Bucket(_) => {
-            bail!("the data are in a bucket, and this copies directories")
+            bail!(
+                "the data are in a bucket, and this copies directories\nhint: back the bucket up by its own means (replication, versions, `rclone`), and copy the configuration, `keys/` and users.yml beside it"
+            )
         }
     }
 }
