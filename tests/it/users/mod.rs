@@ -378,8 +378,7 @@ fn rights_of_anonymous_callers_that_accounts_lack_are_warned_of() {
     assert!(!talk.contains("callers without a login only"), "{talk}");
     let explained = explained(&lab, &["", "public/a", "pull"], 0);
     assert!(
-        explained.contains("match:   callers without credentials, name ")
-            && !explained.contains("``"),
+        explained.contains("match:   callers without credentials, ") && !explained.contains("``"),
         "{explained}"
     );
 }
