@@ -23,12 +23,15 @@ start_s3() {
       ;;
   esac
   S3_SERVER=$!
-  if ! wait_until 30 s3 "$S3_ENDPOINT/"; then
+  # A server that has just started refuses for a moment, also what it has.
+  if ! wait_until 30 has_bucket; then
     fail "$1 does not answer" "$T/s3.log"
     exit 1
   fi
-  s3 "$S3_ENDPOINT/$S3_BUCKET?location" >/dev/null 2>&1 || s3 -X PUT "$S3_ENDPOINT/$S3_BUCKET"
 }
+
+# has_bucket : the bucket is there, or is made.
+has_bucket() { s3 "$S3_ENDPOINT/$S3_BUCKET?location" || s3 -X PUT "$S3_ENDPOINT/$S3_BUCKET"; }
 
 stop_s3() {
   kill -TERM "$S3_SERVER"
