@@ -350,6 +350,16 @@ pub fn uploads_directory(name: &RepositoryName) -> Prefix {
     Prefix(format!("{ROOT}repositories/{name}/_uploads/").into())
 }
 
+/// Whether `prefix` is the [`uploads_directory`] of a repository.
+pub fn is_uploads_directory(prefix: &Prefix) -> bool {
+    let below = prefix.as_str().strip_prefix(ROOT);
+    let repository = below.and_then(|below| {
+        let name = below.strip_prefix("repositories/")?;
+        name.strip_suffix("/_uploads/")
+    });
+    repository.is_some()
+}
+
 /// One upload session's directory.
 pub fn upload_directory(name: &RepositoryName, id: UploadId) -> Prefix {
     Prefix(format!("{ROOT}repositories/{name}/_uploads/{id}/").into())

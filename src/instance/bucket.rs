@@ -36,17 +36,16 @@ pub(super) async fn open(plan: &Plan, bucket: &s3::Settings) -> anyhow::Result<D
     let is_readonly = config.registry.readonly;
     let directory = &config.state_directory;
     let lock = locked(StateDirectory::lock(directory))?;
-    let store = match &plan.parts.store {
-        Some(store) => Arc::clone(store),
-        None => {
-            if let Some(ahead_secs) = check(bucket, is_readonly, Arc::clone(clock)).await? {
-                tracing::warn!(
-                    ahead_secs,
-                    "the clocks of this machine and of the bucket differ; hint: set the clock (`timedatectl set-ntp true`)"
-                );
-            }
-            config.storage.open(is_readonly, Arc::clone(clock))?
+    let store = if let Some(store) = &plan.parts.store {
+        Arc::clone(store)
+    } else {
+        if let Some(ahead_secs) = check(bucket, is_readonly, Arc::clone(clock)).await? {
+            tracing::warn!(
+                ahead_secs,
+                "the clocks of this machine and of the bucket differ; hint: set the clock (`timedatectl set-ntp true`)"
+            );
         }
+        config.storage.open(is_readonly, Arc::clone(clock))?
     };
     if is_readonly {
         let shared = locked(SharedState::find(store.as_ref()).await)?;

@@ -160,7 +160,8 @@ impl Instance {
                 store: None,
                 lease: None,
             },
-            store::Settings::Bucket(bucket) => bucket::open(&plan, bucket).await?,
+            // Boxed: what waits for the lease would make every future that opens an instance larger.
+            store::Settings::Bucket(bucket) => Box::pin(bucket::open(&plan, bucket)).await?,
         };
         let secret = server_secret(config, &data.state);
         let registry = Arc::new(open_registry(&plan, &data, &secret)?);

@@ -25,12 +25,13 @@ mod tests;
 pub mod trouble;
 mod upload;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 
 pub use self::attempts::Patience;
 use self::client::Bucket;
@@ -38,12 +39,12 @@ pub use self::settings::{Credentials, Encryption, Settings};
 use self::spool::Spool;
 use crate::clock::Clock;
 use crate::heartbeat::Heartbeat;
-use crate::layout::{Key, Prefix};
+use crate::layout::{self, Key, Prefix};
 use crate::oci::Algorithm;
 use crate::oci::range::ByteRange;
 use crate::store::{
-    Constraint, Content, Depth, Fingerprint, Listing, Meta, ObjectStore, Small, Step, StoreError,
-    Upload,
+    Constraint, Content, Depth, Entry, Fingerprint, Listing, Meta, ObjectStore, Small, Step,
+    StoreError, Upload,
 };
 
 /// The store in a bucket; clones share it.
@@ -69,6 +70,28 @@ impl S3Store {
     /// The requests to it.
     pub fn bucket(&self) -> &Bucket {
         &self.bucket
+    }
+
+    /// The sessions in the directory `prefix`: those of the spool, most of which the bucket does not know, among those in the
+    /// bucket, which other registries may have left. There are few of either, so both are gathered before the first is given.
+    fn with_own_uploads(&self, prefix: Prefix, listed: Listing) -> Listing {
+        let spool = Arc::clone(&self.spool);
+        let gathered = async move {
+            let mut keys: BTreeSet<String> = listed.map_ok(|entry| entry.key).try_collect().await?;
+            let found = shipper::blocking(move || {
+                let names = spool.sessions_below(&prefix)?;
+                Ok(names
+                    .into_iter()
+                    .map(move |name| format!("{prefix}{name}/")))
+            });
+            keys.extend(
+                found.await?.map_err(|source| {
+                    StoreError::from_io("list the uploads in the spool", source)
+                })?,
+            );
+            Ok::<_, StoreError>(stream::iter(keys.into_iter().map(|key| Ok(Entry { key }))))
+        };
+        stream::once(gathered).try_flatten().boxed()
     }
 
     /// The uploads that are not in it yet.
@@ -132,7 +155,11 @@ impl ObjectStore for S3Store {
     }
 
     fn list(&self, prefix: &Prefix, depth: Depth) -> Listing {
-        self.bucket.listing(prefix.as_str(), depth)
+        let listed = self.bucket.listing(prefix.as_str(), depth);
+        if depth == Depth::One && layout::is_uploads_directory(prefix) {
+            return self.with_own_uploads(prefix.clone(), listed);
+        }
+        listed
     }
 
     async fn fingerprint(&self, prefixes: &[Prefix]) -> Result<Option<Fingerprint>, StoreError> {

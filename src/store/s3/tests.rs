@@ -11,9 +11,9 @@ use self::s3_server::{Endpoint, Fault, Kind, Manners, Plan, S3Server};
 use super::client::{Body, Bucket, Checksum, Written};
 use super::{Credentials, Patience, S3Store, Settings, start_check};
 use crate::clock::{Clock, SystemClock};
-use crate::layout::Key;
+use crate::layout::{self, Key, UploadId};
 use crate::oci::range::ByteRange;
-use crate::oci::{Algorithm, Digest};
+use crate::oci::{Algorithm, Digest, RepositoryName};
 use crate::store::{Condition, Depth, ObjectStore, Step, StoreError, conformance};
 
 #[path = "../../../tests/s3_server/mod.rs"]
@@ -450,4 +450,29 @@ async fn a_link_is_given_only_where_it_is_asked_for_and_reads_without_credential
         let answer = store.bucket().shared.connector.send(request.unwrap()).await;
         assert_eq!(answer.unwrap().status(), 200);
     }
+}
+
+#[tokio::test]
+async fn sessions_of_the_spool_are_listed_among_those_of_the_bucket() {
+    let lab = Lab::new();
+    let name: RepositoryName = "team/app".parse().unwrap();
+    let uploads = layout::uploads_directory(&name);
+    let ids = [3, 1].map(|number| UploadId::from_parts(number, 0));
+    for id in ids {
+        let session = layout::upload_directory(&name, id);
+        let mut upload = lab.store.open_upload(&session, None).await.unwrap();
+        upload.append("abc".into()).await.unwrap();
+        upload.persist().await.unwrap();
+    }
+    lab.put(&format!("{uploads}another-registry/startedat"), "then")
+        .await;
+    let listed = lab
+        .store
+        .list(&uploads, Depth::One)
+        .map_ok(|entry| entry.key);
+    let listed: Vec<String> = listed.try_collect().await.unwrap();
+    let mut expected = vec![format!("{uploads}another-registry/")];
+    expected.extend(ids.map(|id| format!("{uploads}{id}/")));
+    expected.sort();
+    assert_eq!(listed, expected);
 }

@@ -76,7 +76,7 @@ fn main() -> ExitCode {
 /// Whether all that must hold does.
 async fn run(options: &Options) -> io::Result<bool> {
     let noise = Arc::new(if options.is_zeros {
-        Noise::zeros(NOISE_BYTES)
+        Noise(vec![0; NOISE_BYTES])
     } else {
         Noise::new(NOISE_BYTES)
     });

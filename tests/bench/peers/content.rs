@@ -16,7 +16,7 @@ pub(crate) struct Blob {
 }
 
 /// Noise, of which blobs are made; it is in memory once.
-pub(crate) struct Noise(Vec<u8>);
+pub(crate) struct Noise(pub(crate) Vec<u8>);
 
 impl Noise {
     pub(crate) fn new(size_bytes: usize) -> Self {
@@ -31,11 +31,6 @@ impl Noise {
         }
         bytes.truncate(size_bytes);
         Self(bytes)
-    }
-
-    /// What any file system and server can shrink, for sizes that are larger than a disk.
-    pub(crate) fn zeros(size_bytes: usize) -> Self {
-        Self(vec![0; size_bytes])
     }
 
     /// A blob of `size_bytes` that differs from all with another `number`, in this run and others.
