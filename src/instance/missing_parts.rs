@@ -158,12 +158,10 @@ pub(crate) fn refuse_new_bucket(
     environment: &Environment,
     expected: Expected,
 ) -> anyhow::Result<()> {
-    let is_expected = match expected {
-        Expected::None => false,
-        Expected::All => true,
-        Expected::Known => has_traces_of_data(config, environment),
-    };
-    if is_expected {
+    // Keys are no trace: a first run that did not reach its bucket has made them.
+    let has_served =
+        was_served(config, environment) || exists(&config.state_directory.join("index.state"));
+    if expected != Expected::None && has_served {
         bail!(
             "the {} does not hold the data of this installation\n\
              hint: check `bucket`, `rootdirectory` and `regionendpoint` of storage.s3; --recreate-missing begins an empty store there",

@@ -123,6 +123,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     } else if arguments.recreate_missing {
         password = recreate_admin(&places, &request)?;
     }
+    match &request.bucket {
+        Some(_) if !is_first => talk::line(format_args!(
+            "note: --s3 counts on the first run only; the bucket is now `storage.s3` in {}",
+            places.config.display()
+        )),
+        Some(_) | None => {}
+    }
     let password = first_run::complete(&places, &request, &RealWorkshop)?.or(password);
     serve_as_ours(arguments, places.config, makes_admin, password, sockets)
 }
