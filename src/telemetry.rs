@@ -28,6 +28,14 @@ const FILTER_VARIABLES: [&str; 2] = ["BOATHOUSE_LOG", "RUST_LOG"];
 /// Crates whose debug output hides ours; a filter variable can enable them.
 const QUIET_CRATES: [&str; 5] = ["h2", "hyper", "hyper_util", "rustls", "sled"];
 
+/// Crates whose every line is about a failure that is told here with its cause and a hint, some with a whole answer of a server.
+const SILENT_CRATES: [&str; 4] = [
+    "aws_config",
+    "aws_runtime",
+    "aws_sdk_s3",
+    "aws_smithy_runtime",
+];
+
 /// The log of this process, after it was started.
 static WRITER: OnceLock<LogWriter> = OnceLock::new();
 
@@ -149,6 +157,7 @@ fn filter(
         "info"
     };
     let mut directives = format!("{},{ACCESS_LOG_TARGET}={access}", settings.level);
+    directives.extend(SILENT_CRATES.map(|name| format!(",{name}=off")));
     if settings.level > Level::WARN {
         directives.extend(QUIET_CRATES.map(|name| format!(",{name}=warn")));
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use boathouse::clock::{Clock, ManualClock, SystemClock};
 use boathouse::layout::{OwnedPlace, Prefix, UploadId, upload_directory};
 use boathouse::oci::{Algorithm, Digest, RepositoryName};
-use boathouse::store::s3::client::{Body, Bucket};
+use boathouse::store::s3::requests::{Body, Bucket};
 use boathouse::store::s3::spool::{Apply, Spool};
 use boathouse::store::s3::{Credentials, Settings};
 use boathouse::store::{Condition, Step, StoreError, Upload};

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use boathouse::clock::{Clock, Sleep, SystemClock};
-use boathouse::store::s3::client::{Body, Bucket, From};
+use boathouse::store::s3::requests::{Body, Bucket, From};
 use boathouse::store::s3::{self, Credentials};
 use boathouse::store::{self, Condition, Depth, ObjectStore};
 use bytes::Bytes;

@@ -34,8 +34,8 @@ const ORDER: [&str; 20] = [
 const AT_HOME: [(&str, &[&str], &str); 6] = [
     (
         "hyper::",
-        &["server/", "client/"],
-        "only `server` and `client` know the HTTP library",
+        &["server/", "client/", "store/s3/connector.rs"],
+        "only `server`, `client` and the connection to a bucket know the HTTP library",
     ),
     (
         "target_os",

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::attempts::RETRY_AFTER;
-use super::client::{Body, Bucket, Listed, Written};
+use super::requests::{Body, Bucket, Listed, Written};
 use crate::layout::{Key, Prefix};
 use crate::store::{Condition, Depth, Step, StoreError};
 

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::client::Body;
+use super::requests::Body;
 
 /// How much is read at once: a request in flight holds two of these.
 const PIECE_BYTES: u64 = 256 * 1024;

@@ -5,7 +5,7 @@
 
 use futures_util::{StreamExt as _, TryStreamExt as _, future, stream};
 
-use super::client::{Bucket, From, Listed};
+use super::requests::{Bucket, From, Listed};
 use crate::layout::{OWN_DIRECTORY, Prefix};
 use crate::oci::{Algorithm, Hasher};
 use crate::store::{Depth, Entry, Fingerprint, Listing, StoreError};

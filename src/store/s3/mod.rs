@@ -1,11 +1,10 @@
 //! A bucket: the same keys as in a directory, by requests to an S3 server.
 //!
 //! Design: `docs/storage-layout.md`. Must not know which links a registry writes. Invariants: every request to the bucket goes
-//! through one type, [`client::Bucket`]; nothing depends on a condition of a DELETE or a copy, which servers ignore.
+//! through one type, [`requests::Bucket`]; nothing depends on a condition of a DELETE or a copy, which servers ignore.
 
 mod applying;
 mod attempts;
-pub mod client;
 mod connector;
 mod credentials;
 mod file_body;
@@ -14,6 +13,7 @@ mod listing;
 pub mod multipart;
 mod part_sizes;
 mod reading;
+pub mod requests;
 mod settings;
 mod shipper;
 pub mod spool;
@@ -34,7 +34,7 @@ use async_trait::async_trait;
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 
 pub use self::attempts::Patience;
-use self::client::Bucket;
+use self::requests::Bucket;
 pub use self::settings::{Credentials, Encryption, Settings};
 use self::spool::Spool;
 use crate::clock::Clock;

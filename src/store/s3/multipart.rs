@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::attempts::{COMPLETION, SMALL, copying, sending};
-use super::client::{Body, Bucket, Checksum, Written, signed, version};
+use super::requests::{Body, Bucket, Checksum, Written, signed, version};
 use super::trouble::{Kind, Trouble};
 use crate::store::{Condition, StoreError, Version};
 

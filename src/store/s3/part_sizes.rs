@@ -78,7 +78,8 @@ mod tests {
         assert_eq!(parts_of(1024 * MIB, false), 64);
         for is_known in [false, true] {
             assert!(parts_of(58_000_000_000, is_known) <= 400);
-            assert!(parts_of(100 * 1024 * MIB, is_known) <= 450);
+            // Short last parts are some 40 of them.
+            assert!(parts_of(100 * 1024 * MIB, is_known) <= 480);
         }
         // The last one is short where the length is known.
         assert_eq!(planned(16 * MIB, 300, Some(100 * MIB)), 16 * MIB);

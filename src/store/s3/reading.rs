@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::client::{Bucket, Got};
+use super::requests::{Bucket, Got};
 use super::trouble::Trouble;
 use crate::layout::Key;
 use crate::oci::range::ByteRange;

@@ -17,10 +17,10 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::attempts::Patience;
-use super::client::{Body, Bucket, Checksum};
 use super::file_body::body_of;
 use super::journal::{Fact, Journal, Target};
 use super::multipart::{Multipart, Part};
+use super::requests::{Body, Bucket, Checksum};
 use super::spool_room::{Share, SpoolRoom};
 use super::storing::blob_key;
 use crate::clock::Clock;

@@ -15,8 +15,8 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use futures_util::future::BoxFuture;
 
-use super::client::Bucket;
 use super::journal::{self, Fact, Journal};
+use super::requests::Bucket;
 use super::shipper::{Shipper, blocking};
 use super::spool_room::SpoolRoom;
 use super::upload::BucketUpload;

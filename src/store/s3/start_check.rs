@@ -11,7 +11,7 @@ use aws_smithy_async::time::TimeSource as _;
 use bytes::Bytes;
 
 use super::attempts::{Failed, Patience, SMALL};
-use super::client::{Body, Bucket, DELETE_LIFETIME};
+use super::requests::{Body, Bucket, DELETE_LIFETIME};
 use super::settings::Settings;
 use super::trouble::{Kind, Trouble};
 use crate::clock::Clock;

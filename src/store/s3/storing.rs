@@ -9,9 +9,9 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::attempts::Patience;
-use super::client::{Bucket, Checksum, Written};
 use super::journal::{Fact, Target};
 use super::multipart::{Multipart, Part};
+use super::requests::{Bucket, Checksum, Written};
 use super::shipper::{PARTS_AT_ONCE, Shipper};
 use crate::layout::Place;
 use crate::oci::Digest;

@@ -8,7 +8,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use http::StatusCode;
 
 use self::s3_server::{Endpoint, Fault, Kind, Manners, Plan, S3Server};
-use super::client::{Body, Bucket, Checksum, Written};
+use super::requests::{Body, Bucket, Checksum, Written};
 use super::{Credentials, Patience, S3Store, Settings, start_check};
 use crate::clock::{Clock, SystemClock};
 use crate::layout::{self, Key, UploadId};

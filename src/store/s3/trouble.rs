@@ -8,6 +8,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ConnectorError, ProvideErrorMetadata, SdkError};
 
@@ -42,6 +43,9 @@ pub enum Kind {
     /// It stays until somebody changes the configuration or the bucket.
     Lasting,
 }
+
+/// Stands for a code where no request could be signed.
+const NO_CREDENTIALS: &str = "NoCredentials";
 
 /// The longest code of an answer that is repeated; S3's are shorter.
 const CODE_LENGTH_MAX: usize = 64;
@@ -133,6 +137,9 @@ impl Trouble {
         let by_code = match self.code.as_deref()? {
             "NoSuchBucket" => {
                 "create the bucket, or correct `bucket`; a path in `regionendpoint` counts as a bucket, too"
+            }
+            NO_CREDENTIALS => {
+                "set `accesskey` and `secretkey` (or `accesskey_file` and `secretkey_file`), or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             }
             "InvalidAccessKeyId" | "XAdminUserNotFound" => "correct `accesskey`",
             "SignatureDoesNotMatch" => "correct `secretkey`",
@@ -233,6 +240,12 @@ where
     E: ProvideErrorMetadata + Error + 'static,
 {
     fn from(error: SdkError<E, HttpResponse>) -> Self {
+        if cause::<CredentialsError>(&error).is_some() {
+            return Self {
+                code: Some(NO_CREDENTIALS.to_owned()),
+                ..Self::unusable("no credentials were found")
+            };
+        }
         match &error {
             SdkError::ServiceError(answer) => {
                 let status = answer.raw().status().as_u16();

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::client::Bucket;
 use super::part_sizes;
+use super::requests::Bucket;
 use super::shipper::{Shipper, State, blocking};
 use super::spool::Spool;
 use crate::oci::{Algorithm, Digest, Hasher};

@@ -7,6 +7,7 @@ mod taking_over;
 
 use std::any::Any;
 use std::env;
+use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -29,6 +30,7 @@ use crate::instance::missing_parts::Expected;
 use crate::instance::places::{Places, Surroundings, refuse_data_of_another_as_root};
 use crate::instance::{self, keys};
 use crate::server::PassedSockets;
+use crate::store::s3::{self, start_check};
 use crate::tls::{self, Tls, TlsError};
 
 /// What `--s3` says for Amazon's own endpoint of the region.
@@ -130,6 +132,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         )),
         Some(_) | None => {}
     }
+    if let (true, Some(bucket)) = (is_first, &request.bucket) {
+        // Before anything is written: a mistake in the command line must not become the configuration.
+        ask(bucket, &places)?;
+    }
     let password = first_run::complete(&places, &request, &RealWorkshop)?.or(password);
     serve_as_ours(arguments, places.config, makes_admin, password, sockets)
 }
@@ -157,6 +163,36 @@ fn bucket(arguments: &Arguments) -> anyhow::Result<Option<TemplateBucket>> {
         region: arguments.region.clone(),
         key_files: access_key.zip(secret_key),
     }))
+}
+
+/// Fails if the bucket will not do.
+fn ask(bucket: &TemplateBucket, places: &Places) -> anyhow::Result<()> {
+    let read = |file: &PathBuf| {
+        let text = fs::read_to_string(file);
+        let text = text.with_context(|| format!("cannot read {}", file.display()))?;
+        anyhow::Ok(text.trim_end().to_owned())
+    };
+    let credentials = match &bucket.key_files {
+        Some((access_key, secret_key)) => s3::Credentials::Keys {
+            access_key: read(access_key)?,
+            secret_key: read(secret_key)?,
+            session_token: None,
+        },
+        None => s3::Credentials::Surroundings,
+    };
+    let settings = s3::Settings::of(
+        bucket.endpoint.clone(),
+        &bucket.region,
+        &bucket.bucket,
+        credentials,
+        &places.state_directory,
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let clock = Arc::new(SystemClock::new());
+    runtime.block_on(start_check::check(&settings, false, clock))?;
+    Ok(())
 }
 
 /// Serves, with a welcome. `makes_parts`: parts of the installation that are missing are made. `password`: of the account that
