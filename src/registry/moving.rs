@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::all_links::{AllLinks, digest_in, links_of, repositories_of};
-use super::{Progress, Tell};
+use super::index_sync::comparing::{Progress, Tell};
 use crate::layout::{
     self, Key, OwnedPlace, Place, Prefix, UploadId, repositories_directory, tombstones_directory,
 };

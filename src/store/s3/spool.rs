@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::Mutex as AsyncMutex;
-
 use futures_util::future::BoxFuture;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::Mutex as AsyncMutex;
 
 use super::journal::{self, Fact, Journal};
 use super::requests::Bucket;
@@ -317,13 +318,16 @@ fn check(session: &Session, facts: &[Fact]) -> io::Result<u64> {
     Ok(end_bytes)
 }
 
-/// When the session in `directory` was last used; blocks.
+/// When the session in `directory` was last used; blocks. The beginning counts as well: it was told by the clock that it is
+/// compared with, which need not be that of the files.
 fn used(directory: &Path) -> Option<SystemTime> {
     let files = entries(directory).ok()?;
     let times = files
         .iter()
         .filter_map(|file| file.metadata().ok()?.modified().ok());
-    times.max()
+    let began = fs::read_to_string(directory.join("startedat")).ok();
+    let began = began.and_then(|text| OffsetDateTime::parse(text.trim(), &Rfc3339).ok());
+    times.chain(began.map(SystemTime::from)).max()
 }
 
 fn size_of(directory: &Path) -> u64 {
