@@ -31,7 +31,7 @@ start_s3() {
 }
 
 # has_bucket : the bucket is there, or is made.
-has_bucket() { s3 "$S3_ENDPOINT/$S3_BUCKET?location" || s3 -X PUT "$S3_ENDPOINT/$S3_BUCKET"; }
+has_bucket() { s3 "$S3_ENDPOINT/$S3_BUCKET?location=" || s3 -X PUT "$S3_ENDPOINT/$S3_BUCKET"; }
 
 stop_s3() {
   kill -TERM "$S3_SERVER"

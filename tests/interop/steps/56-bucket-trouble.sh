@@ -79,4 +79,4 @@ done
 check "pull after" pull team/app:1 "$W/image-back"
 same_content "pulled after" "$W/image" "$W/image-back"
 stop_server
-same "nothing is half done in the bucket" 0 "$(s3 "$S3_ENDPOINT/$S3_BUCKET?uploads" | grep -c '<Upload>' || true)"
+same "nothing is half done in the bucket" 0 "$(s3 "$S3_ENDPOINT/$S3_BUCKET?uploads=" | grep -c '<Upload>' || true)"
