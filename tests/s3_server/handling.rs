@@ -104,6 +104,18 @@ fn get(state: &State, request: &Request) -> Result<Answer, Failure> {
         .map_or(Range::Ignored, |text| range(text, size));
     let mut answer = match range {
         Range::Ignored => Answer::new(object.bytes.clone()),
+        // "-0" is no bytes anywhere.
+        Range::Outside
+            if size == 0
+                && state.manners.serves_the_end_of_nothing
+                && request
+                    .header("range")
+                    .is_some_and(|text| text.starts_with("bytes=-") && text != "bytes=-0") =>
+        {
+            let mut answer = empty(StatusCode::PARTIAL_CONTENT);
+            set(&mut answer, "content-range", "bytes 0--1/0");
+            answer
+        }
         Range::Outside => {
             let failure = Failure::new(StatusCode::RANGE_NOT_SATISFIABLE, "InvalidRange");
             return Err(failure.with("ActualObjectSize", size.to_string()));

@@ -37,6 +37,8 @@ pub(crate) struct Manners {
     pub(crate) start_after_skips_group: bool,
     /// What happens to keys below another key.
     pub(crate) keys_below_keys: KeysBelowKeys,
+    /// Whether the last bytes of an empty object are answered 206 with `bytes 0--1/0`, or 416.
+    pub(crate) serves_the_end_of_nothing: bool,
     /// What the account may not do.
     pub(crate) denied: Vec<Kind>,
     /// Every request is answered 404 by a page of HTML, as a web server that is not an S3 server does.
@@ -69,6 +71,7 @@ impl Manners {
             wrong_checksum: "BadDigest",
             start_after_skips_group: false,
             keys_below_keys: KeysBelowKeys::Allowed,
+            serves_the_end_of_nothing: false,
             denied: Vec::new(),
             is_a_web_server: false,
         }
@@ -83,6 +86,7 @@ impl Manners {
             wrong_checksum: "XAmzContentChecksumMismatch",
             start_after_skips_group: true,
             keys_below_keys: KeysBelowKeys::Hidden,
+            serves_the_end_of_nothing: true,
             ..Self::aws()
         }
     }

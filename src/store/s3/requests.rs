@@ -491,6 +491,10 @@ impl Bucket {
             let answer = request.send().await?;
             let sent_bytes = length(answer.content_length())?;
             let (range, size_bytes) = match answer.content_range() {
+                // MinIO, asked for the last bytes of an empty object.
+                Some("bytes 0--1/0") => {
+                    return Err(Trouble::answered(416, Some("InvalidRange")));
+                }
                 Some(text) => content_range(text)
                     .ok_or_else(|| Trouble::strange("an answer with a strange Content-Range"))?,
                 None => (0..sent_bytes, sent_bytes),

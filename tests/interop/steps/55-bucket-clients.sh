@@ -9,6 +9,8 @@ for server in "${S3_SERVERS[@]}"; do
       STEP=$STEP:$server:${name#*-} W=$W/$server-$name
       mkdir -p "$W/user"
       HOME=$W/user
+      # An earlier step may have logged in.
+      rm -f "$AUTH"
       start_s3 "$server" "$W/s3"
       data_in_bucket
       # shellcheck source=/dev/null
