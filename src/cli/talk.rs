@@ -62,21 +62,24 @@ impl Named {
         while let Some(at) = rest.find(PROGRAM) {
             let (before, line) = rest.split_at(at + PROGRAM.len());
             named.push_str(before);
-            let end = line.find(['`', '\n', '"']).unwrap_or(line.len());
-            let (line, after) = line.split_at(end);
+            rest = line;
             let is_letter = |letter: char| letter.is_ascii_lowercase() || letter == '-';
             let word_end = line.find(|letter| !is_letter(letter)).unwrap_or(line.len());
-            let (command, arguments) = line.split_at(word_end);
+            let (command, after) = line.split_at(word_end);
+            // Another word may be the name of a user, before the program's.
+            if !self.commands.iter().any(|one| one == command) {
+                continue;
+            }
             named.push_str(command);
+            rest = after;
+            let arguments = after.split(['`', '\n', '"']).next().unwrap_or_default();
             let is_named = ["--dir", "--config", "--remote"]
                 .iter()
                 .any(|option| arguments.contains(option));
-            if self.commands.iter().any(|one| one == command) && !is_named {
+            if !is_named {
                 named.push(' ');
                 named.push_str(&self.words);
             }
-            named.push_str(arguments);
-            rest = after;
         }
         named.push_str(rest);
         named
@@ -206,6 +209,10 @@ mod tests {
                 "without one: boathouse user --dir '/srv/a b' add admin --admin --recreate-missing",
             ),
             ("`boathouse up`", "`boathouse up --dir '/srv/a b'`"),
+            (
+                "sudo -u boathouse boathouse status",
+                "sudo -u boathouse boathouse status --dir '/srv/a b'",
+            ),
         ] {
             assert_eq!(dir.in_text(text), expected);
         }
