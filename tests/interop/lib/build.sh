@@ -17,10 +17,11 @@ built_tests() {
   local variable=$1 root found
   shift
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
-  # The first time for a person to see what the compiler says, the second time for the path.
+  # The first time for a person to see what the compiler says, the second time for the path. It is the only program there whose
+  # profile is that of tests.
   (cd "$root" && cargo test --locked "$@" --no-run)
   found=$(cd "$root" && cargo test --locked "$@" --no-run --quiet --message-format json |
-    sed -n 's/.*"test":true.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
+    sed -n 's/.*"test":true},"features".*"executable":"\([^"]*\)".*/\1/p')
   [[ -x $found ]] || { echo "error: no program of the tests of $*" >&2; exit 1; }
   printf -v "$variable" '%s' "$found"
 }
